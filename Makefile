@@ -1,0 +1,41 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Each sets itself up.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: demo test test-all lint format clean help
+
+help:  ## List what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+demo: $(VENV)/run.stamp  ## Run the whole system on this machine (ARGS="--images 60 --keep")
+	$(BIN)/python main.py demo $(ARGS)
+
+test: lint  ## Lint, then run the tests
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: lint  ## As test, with the slow ones
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/dev.stamp  ## ruff, mypy and the import order
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy .
+	$(BIN)/lint-imports
+
+format: $(VENV)/dev.stamp  ## Rewrite the code as ruff would have it
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove the environment, caches and what was built
+	rm -rf $(VENV) .cache build data .mypy_cache .pytest_cache .ruff_cache
+
+$(VENV)/run.stamp: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -r requirements.txt
+	touch $@
+
+$(VENV)/dev.stamp: requirements-dev.txt requirements.txt $(VENV)/run.stamp
+	$(BIN)/pip install --quiet -r requirements-dev.txt
+	touch $@

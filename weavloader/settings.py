@@ -1,0 +1,162 @@
+"""Every setting of every role, read once from the environment.
+
+Nothing else in the project reads ``os.environ``. Field names are the environment variables
+in lower case; ``docs/configuration.md`` lists them for users and a test compares the two.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from weavloader.errors import ConfigError
+
+DEFAULT_FLOWER_AUTH = "admin:weavloader123"
+_UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)")
+
+
+def parse_duration(value: object) -> float:
+    """Seconds from ``"90"``, ``"90s"``, ``"10m"``, ``"24h"``, ``"30d"`` or ``"1w"``.
+
+    Raises:
+        ValueError: The text is none of these.
+    """
+    match = _DURATION.fullmatch(str(value).strip().lower())
+    if match is None:
+        raise ValueError("expected a duration such as 90s, 10m, 24h or 30d")
+    return float(match[1]) * _UNIT_SECONDS[match[2]]
+
+
+def _split(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _known_models(models: tuple[str, ...]) -> tuple[str, ...]:
+    unknown = sorted(set(models) - {"clip", "align", "colbert"})
+    if unknown or not models:
+        raise ValueError("expected a comma-separated list of clip, align, colbert")
+    return models
+
+
+def _sage_filter(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError('expected JSON such as {"name": "upload"}') from None
+
+
+Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Settings(BaseSettings):
+    """The configuration of one process; immutable, secrets masked in its ``repr``."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    sage_user: str = ""
+    sage_pass: SecretStr = SecretStr("")
+    sage_data_api: str = "https://data.sagecontinuum.org/api/v1/query"
+    sage_storage_hosts: Names = ("storage.sagecontinuum.org",)
+    sage_filter: Annotated[dict[str, str], NoDecode, BeforeValidator(_sage_filter)] = {
+        "name": "upload",
+        "task": "imagesampler-.*",
+    }
+    manifest_api: str = "https://auth.sagecontinuum.org/manifests/"
+    manifest_ttl: Seconds = 3600.0
+    position_ttl: Seconds = 300.0
+    sage_timeout: Seconds = 30.0
+    unallowed_nodes: Names = ()
+    max_image_bytes: int = Field(default=32 * 1024 * 1024, gt=0)
+    max_image_pixels: int = Field(default=100_000_000, gt=0)
+
+    triton_host: str = "triton"
+    triton_port: Port = 8001
+    triton_timeout: Seconds = 120.0
+    caption_model: Literal["gemma3", "florence2", "qwen2_5_vl"] = "gemma3"
+    embedding_models: Annotated[Names, AfterValidator(_known_models)] = ("clip",)
+
+    vector_store: Literal["weaviate", "embedded"] = "weaviate"
+    embedded_store_path: str = "./data/store"
+    weaviate_host: str = "weaviate"
+    weaviate_port: Port = 8080
+    weaviate_grpc_port: Port = 50051
+    weaviate_secure: bool = False
+    weaviate_api_key: SecretStr = SecretStr("")
+    weaviate_collection: str = "HybridSearchExample"
+    store_timeout: Seconds = 30.0
+
+    celery_broker_url: SecretStr = SecretStr("redis://localhost:6379/0")
+    celery_result_backend: SecretStr = SecretStr("redis://localhost:6379/0")
+    poll_min_seconds: Seconds = 15.0
+    poll_max_seconds: Seconds = 120.0
+    stream_lookback: Seconds = 600.0
+    reconcile_window: Seconds = 86400.0
+    queue_high_water: int = Field(default=10_000, gt=0)
+    retry_delay: Seconds = 60.0
+    retry_max_delay: Seconds = 600.0
+    max_retries: int = Field(default=3, ge=0)
+    dlq_ttl: Seconds = 30 * 86400.0
+    dlq_max_age: Seconds = 7 * 86400.0
+
+    metrics_address: str = "0.0.0.0"  # noqa: S104 - scraped from other hosts
+    metrics_port: Port = 8080
+    web_address: str = "127.0.0.1"
+    web_port: Port = 8081
+    flower_address: str = "0.0.0.0"  # noqa: S104 - behind basic auth
+    flower_port: Port = 5555
+    flower_basic_auth: SecretStr = SecretStr(DEFAULT_FLOWER_AUTH)
+    flower_url: str = "http://localhost:5555"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    prometheus_multiproc_dir: str = os.path.join(tempfile.gettempdir(), "weavloader-metrics")
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the environment, with ``overrides`` (field names) taking precedence.
+
+    Raises:
+        ConfigError: A value is wrong; the message is one line and never shows the value of
+            a secret.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error), reason="bad_setting") from None
+
+
+@cache
+def get_settings() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        ConfigError: As :func:`load_settings`.
+    """
+    return load_settings()
+
+
+def publish_to_environment(name: str, value: str) -> None:
+    """Hand a setting to libraries and child processes that only read the environment."""
+    os.environ[name] = value
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = str(first["loc"][0]).upper()
+    text = first["msg"].removeprefix("Value error, ")
+    field = Settings.model_fields.get(str(first["loc"][0]))
+    secret = field is not None and field.annotation is SecretStr
+    given = "" if secret else f", not {str(first['input'])[:80]!r}"
+    return f"{name}: {text[0].lower()}{text[1:]}{given}"

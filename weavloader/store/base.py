@@ -1,0 +1,161 @@
+"""What a store is: the objects it keeps, the questions it answers, the promises it makes."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float32]
+
+TEXT_PROPERTIES = (
+    "filename", "caption", "link", "timestamp", "vsn", "node", "zone", "task", "host", "job",
+    "plugin", "camera", "project", "address",
+)  # fmt: skip
+KEYWORD_PROPERTIES = (
+    "caption", "camera", "host", "job", "vsn", "plugin", "zone", "project", "address",
+)  # fmt: skip
+DEFAULT_ALPHA = 0.4
+DEFAULT_LIMIT = 25
+
+
+def image_id(link: str) -> str:
+    """Id of the image behind ``link``: its object id, its task id and its dead letter's id.
+
+    ``uuid5(NAMESPACE_URL, link)``, so that writing an image twice gives one object.
+    """
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, link))
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A point on Earth, in degrees (WGS 84)."""
+
+    latitude: float
+    longitude: float
+
+
+@dataclass(frozen=True, slots=True)
+class ImageObject:
+    """One stored image.
+
+    Attributes:
+        text: Every name of :data:`TEXT_PROPERTIES`; ``link`` decides the object's id and
+            ``timestamp`` reads ``%y-%m-%d %H:%M Z``.
+        captured_at: Moment of capture, timezone-aware.
+        image: The image as it was downloaded; empty when it is not kept.
+        vectors: By model name; ``clip`` and ``align`` have shape [D], ``colbert``
+            [tokens, 128]; finite float32.
+        location: Where the node stood, if known.
+    """
+
+    text: Mapping[str, str]
+    captured_at: datetime
+    image: bytes
+    vectors: Mapping[str, Vector]
+    location: Location | None = None
+
+    @property
+    def id(self) -> str:
+        """The object's id, a function of its link alone."""
+        return image_id(self.text["link"])
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Limits on what a search may return; ``None`` means no limit.
+
+    Text is matched whole and without regard to case. ``since`` and ``until`` bound
+    ``captured_at`` (inclusive), timezone-aware.
+    """
+
+    vsn: str | None = None
+    node: str | None = None
+    job: str | None = None
+    task: str | None = None
+    camera: str | None = None
+    project: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def text(self) -> dict[str, str]:
+        """The filters on text properties that are set."""
+        names = ("vsn", "node", "job", "task", "camera", "project")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class SearchQuery:
+    """A hybrid search.
+
+    Attributes:
+        text: Words for the keyword half, over :data:`KEYWORD_PROPERTIES`; may be empty.
+        vector: The query's embedding, shape [D]; ``None`` asks for keywords only.
+        vector_name: Which named vector it is compared with (cosine).
+        alpha: Weight of the vector half, 0 (words) to 1 (looks).
+        limit: Most results wanted.
+    """
+
+    text: str
+    vector: Vector | None = None
+    vector_name: str = "clip"
+    alpha: float = DEFAULT_ALPHA
+    limit: int = DEFAULT_LIMIT
+    filters: Filters = field(default_factory=Filters)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """One hit, best first in a list of them.
+
+    Attributes:
+        score: Relative-score fusion of both halves, 0 to 1, higher is better.
+    """
+
+    id: str
+    score: float
+    text: Mapping[str, str]
+    captured_at: datetime | None
+    location: Location | None
+
+
+class Store(Protocol):
+    """A place that keeps images and finds them.
+
+    Every method has a timeout. Each raises ``TransientError`` when the store is out of reach
+    or overloaded, and ``PermanentError`` when what was asked cannot succeed. A store is used
+    by the process that made it: never across a fork.
+    """
+
+    def prepare(self) -> None:
+        """Create the schema where it is absent; safe from many processes at once.
+
+        Raises:
+            ConfigError: The schema that exists would lose data or break search.
+        """
+
+    def ready(self) -> bool:
+        """Whether the store answers now; never raises."""
+
+    def existing(self, ids: Iterable[str]) -> set[str]:
+        """Those of ``ids`` that are stored."""
+
+    def upsert(self, objects: Sequence[ImageObject]) -> None:
+        """Write each object under its id, replacing what was there; all or an error."""
+
+    def get(self, object_id: str) -> ImageObject | None:
+        """One object with image and vectors."""
+
+    def search(self, query: SearchQuery) -> list[SearchResult]:
+        """The best matches, best first."""
+
+    def count(self) -> int:
+        """How many objects are stored."""
+
+    def close(self) -> None:
+        """Release connections and files; further calls are an error."""
