@@ -24,8 +24,18 @@ def dead_letter(task_id: str) -> str:
 
 
 def manifest(vsn: str) -> str:
-    """Key under which a node's manifest and position are cached."""
+    """Key under which a node's manifest is cached."""
     return f"weavloader:manifest:{vsn}"
+
+
+def position(vsn: str) -> str:
+    """Key under which a node's live position is cached."""
+    return f"weavloader:position:{vsn}"
+
+
+def failures(task_id: str) -> str:
+    """Key of the hash that remembers a task's failures: ``first_seen``, ``attempts``."""
+    return f"weavloader:failures:{task_id}"
 
 
 def deliveries(task_id: str, retry: int) -> str:

@@ -1,0 +1,140 @@
+"""The job of one image: what the stream says of it, cleaned, and the message that carries it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from typing import Self
+from urllib.parse import urlsplit
+
+from weavloader.errors import PermanentError
+from weavloader.store.base import image_id
+
+UNKNOWN = "unknown"
+META_FIELDS = ("vsn", "filename", "camera", "host", "job", "node", "plugin", "task", "zone")
+MAX_NAME = 256
+MAX_URL = 2048
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+_EXCESS_DIGITS = re.compile(r"(\.\d{6})\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageJob:
+    """One image to process; its fields are the message ``process_image_task`` receives.
+
+    Attributes:
+        url: Where the image lies, http or https, without credentials.
+        timestamp: Moment of capture, RFC 3339 as the data API gave it.
+    """
+
+    url: str
+    timestamp: str
+    vsn: str = UNKNOWN
+    filename: str = UNKNOWN
+    camera: str = UNKNOWN
+    host: str = UNKNOWN
+    job: str = UNKNOWN
+    node: str = UNKNOWN
+    plugin: str = UNKNOWN
+    task: str = UNKNOWN
+    zone: str = UNKNOWN
+
+    @classmethod
+    def from_record(cls, record: object) -> Self:
+        """Take a record of the data API.
+
+        A meta field that is missing or no name becomes ``"unknown"``.
+
+        Raises:
+            PermanentError: Without a usable link or time there is no image; ``reason`` is
+                ``bad_record``, ``bad_url`` or ``bad_timestamp``.
+        """
+        if not isinstance(record, Mapping):
+            raise PermanentError("the record is not an object", reason="bad_record")
+        meta = record.get("meta")
+        meta = meta if isinstance(meta, Mapping) else {}
+        return cls._checked(record.get("value"), record.get("timestamp"), meta)
+
+    @classmethod
+    def from_message(cls, message: object) -> Self:
+        """Take ``image_data`` from the queue, whoever put it there.
+
+        Raises:
+            PermanentError: As :meth:`from_record`.
+        """
+        if not isinstance(message, Mapping):
+            raise PermanentError("image_data is not an object", reason="bad_record")
+        return cls._checked(message.get("url"), message.get("timestamp"), message)
+
+    @classmethod
+    def _checked(cls, url: object, timestamp: object, meta: Mapping[str, object]) -> Self:
+        names = {name: clean_name(meta.get(name)) for name in META_FIELDS}
+        return cls(url=_checked_url(url), timestamp=_checked_timestamp(timestamp), **names)
+
+    @property
+    def id(self) -> str:
+        """Id of the image, of its task and of its object in the store."""
+        return image_id(self.url)
+
+    @property
+    def captured_at(self) -> datetime:
+        """Moment of capture, UTC, to the microsecond."""
+        return parse_timestamp(self.timestamp)
+
+    def to_message(self) -> dict[str, str]:
+        """The JSON that :meth:`from_message` reads."""
+        return asdict(self)
+
+
+FIELDS = tuple(field.name for field in fields(ImageJob))
+
+
+def clean_name(value: object) -> str:
+    """A name fit for a store and a metric label: one line of at most 256 characters.
+
+    Numbers are written out; anything else that is not text, and nothing, is ``"unknown"``.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        return UNKNOWN
+    return _CONTROL.sub(" ", value[: 4 * MAX_NAME]).strip()[:MAX_NAME] or UNKNOWN
+
+
+def parse_timestamp(text: str) -> datetime:
+    """RFC 3339 with up to nanoseconds, as UTC to the microsecond.
+
+    Raises:
+        ValueError: It is not such a time, or names no offset.
+    """
+    moment = datetime.fromisoformat(_EXCESS_DIGITS.sub(r"\1", text))
+    if moment.tzinfo is None:
+        raise ValueError("no UTC offset")
+    return moment.astimezone(UTC)
+
+
+def _checked_timestamp(value: object) -> str:
+    try:
+        if not isinstance(value, str) or len(value) > 64:
+            raise ValueError
+        parse_timestamp(value)
+    except (ValueError, OverflowError):
+        shown = repr(value)[:80]
+        raise PermanentError(f"{shown} is not a time", reason="bad_timestamp") from None
+    return value
+
+
+def _checked_url(value: object) -> str:
+    if not isinstance(value, str) or len(value) > MAX_URL or _CONTROL.search(value):
+        raise PermanentError(f"{repr(value)[:80]} is not a link", reason="bad_url")
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+        usable = usable and parts.username is None and (parts.port or 1) > 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise PermanentError(f"{value[:80]!r} is not a link", reason="bad_url")
+    return value

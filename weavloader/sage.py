@@ -1,0 +1,114 @@
+"""The SAGE data API: records of a stretch of time, streamed.
+
+Written on httpx rather than ``sage-data-client``: that one opens the URL without a timeout,
+fails a whole answer for one bad line, and holds every record in a pandas table (136 MB to
+import), where a tick has to stay alive, lose nothing and keep its memory flat.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import httpx
+
+from weavloader.errors import TransientError
+
+MAX_LINE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """A line of an answer that is not JSON."""
+
+    text: str
+
+
+class DataApi:
+    """A query endpoint.
+
+    Args:
+        url: Full URL of the query endpoint.
+        http: Carries the timeouts of every request.
+    """
+
+    def __init__(self, url: str, http: httpx.Client) -> None:
+        self._url = url
+        self._http = http
+
+    def records(
+        self,
+        query_filter: Mapping[str, str],
+        start: datetime | str,
+        end: datetime | None = None,
+        tail: int | None = None,
+    ) -> Iterator[object]:
+        """Yield each record (parsed JSON) of ``start`` to ``end``, a bad line as `BadLine`.
+
+        Args:
+            query_filter: Regular expressions over ``name`` and the meta fields.
+            start: Inclusive; a time, or relative such as ``"-5m"``.
+            end: ``None`` for all there is.
+            tail: Only so many of the newest of each series.
+
+        Raises:
+            TransientError: The API is out of reach, refused, or its answer ended early; what
+                was yielded until then is good.
+        """
+        body: dict[str, object] = {"start": _rfc3339(start), "filter": dict(query_filter)}
+        if end is not None:
+            body["end"] = _rfc3339(end)
+        if tail is not None:
+            body["tail"] = tail
+        try:
+            with self._http.stream("POST", self._url, json=body) as answer:
+                _check_status(answer)
+                yield from _parsed(_lines(answer.iter_bytes()))
+        except httpx.HTTPError as error:
+            raise TransientError(f"SAGE data API: {error!r}", reason="sage_unreachable") from error
+
+
+def _rfc3339(moment: datetime | str) -> str:
+    return moment if isinstance(moment, str) else moment.isoformat().replace("+00:00", "Z")
+
+
+def _check_status(answer: httpx.Response) -> None:
+    if answer.status_code != httpx.codes.OK:
+        answer.read()
+        said = answer.text[:200].strip()
+        message = f"SAGE data API answered {answer.status_code}: {said}"
+        raise TransientError(message, reason="sage_refused")
+
+
+def _lines(chunks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """Split at newlines; with each line, whether it was ended by one."""
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from ((line, True) for line in whole)
+        if len(rest) > MAX_LINE:
+            raise TransientError("SAGE data API: a line without end", reason="sage_garbage")
+    yield rest, False
+
+
+def _parsed(lines: Iterator[tuple[bytes, bool]]) -> Iterator[object]:
+    good = bad = 0
+    for line, ended in lines:
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError:
+            if not ended:
+                # The server always ends a record with a newline: this one was cut off, and
+                # records after it may be missing, so the answer must be asked for again.
+                raise TransientError("SAGE data API: answer cut off", reason="sage_cut") from None
+            bad += 1
+            yield BadLine(line[:200].decode(errors="replace"))
+        else:
+            good += 1
+            yield record
+    if bad and not good:
+        raise TransientError("SAGE data API: answer is not NDJSON", reason="sage_garbage")
