@@ -1,1 +1,22 @@
 """Where images are kept: one protocol, an embedded store and Weaviate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from weavloader.settings import Settings
+from weavloader.store.base import Store
+
+
+def open_store(settings: Settings) -> Store:
+    """The store that ``VECTOR_STORE`` names; it connects on first use.
+
+    Only the client of that store is imported: Weaviate's takes two seconds and 80 MB.
+    """
+    if settings.vector_store == "embedded":
+        from weavloader.store.embedded import EmbeddedStore
+
+        return EmbeddedStore(Path(settings.embedded_store_path), settings.store_timeout)
+    from weavloader.store.weaviate import WeaviateStore
+
+    return WeaviateStore(settings)

@@ -20,6 +20,7 @@ TEXT_PROPERTIES = (
 KEYWORD_PROPERTIES = (
     "caption", "camera", "host", "job", "vsn", "plugin", "zone", "project", "address",
 )  # fmt: skip
+FILTER_PROPERTIES = ("vsn", "node", "job", "task", "camera", "project")
 DEFAULT_ALPHA = 0.4
 DEFAULT_LIMIT = 25
 
@@ -85,8 +86,8 @@ class Filters:
 
     def text(self) -> dict[str, str]:
         """The filters on text properties that are set."""
-        names = ("vsn", "node", "job", "task", "camera", "project")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        given = {name: getattr(self, name) for name in FILTER_PROPERTIES}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)

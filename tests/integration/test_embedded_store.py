@@ -1,0 +1,274 @@
+"""The embedded store keeps the contract, and stays whole whatever happens around it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from threading import Event, Thread
+
+import apsw
+import numpy as np
+import pytest
+import sqlite_vec
+
+from tests.store_contract import EAST, StoreContract, an_image, found, in_processes
+from weavloader.errors import ConfigError, PermanentError, TransientError
+from weavloader.settings import Settings, load_settings
+from weavloader.store import embedded_schema, open_store
+from weavloader.store.base import Store
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """An embedded store in a folder that does not exist yet."""
+    return embedded(tmp_path / "deep" / "store")
+
+
+def embedded(path: Path, **changes: object) -> Settings:
+    """Settings of an embedded store."""
+    return load_settings(vector_store="embedded", embedded_store_path=str(path), **changes)
+
+
+class TestEmbeddedStore(StoreContract):
+    """The contract, and what only files can do."""
+
+    @pytest.fixture
+    def gone(self, tmp_path: Path) -> Settings:
+        """A store whose folder is a file."""
+        (tmp_path / "file").touch()
+        return embedded(tmp_path / "file" / "store")
+
+    def test_ten_processes_prepare_at_once(self, settings: Settings) -> None:
+        in_processes(10, prepare_and_write, settings)
+        store = open_store(settings)
+        assert store.count() == 10
+        store.close()
+
+    def test_killed_writers_tear_nothing(self, store: Store, settings: Settings) -> None:
+        for _ in range(4):
+            kill_a_writer(settings)
+        assert_whole(store, settings)
+
+    def test_what_a_killed_writer_left_aside_is_cleared(
+        self, settings: Settings, tmp_path: Path
+    ) -> None:
+        aside = Path(settings.embedded_store_path) / "images" / "incoming"
+        aside.mkdir(parents=True)
+        for name, age in (("old", 7200), ("new", 60)):
+            (aside / name).touch()
+            os.utime(aside / name, (time.time() - age,) * 2)
+        store = open_store(settings)
+        store.prepare()
+        assert [path.name for path in aside.iterdir()] == ["new"]
+        store.close()
+
+    def test_a_newer_schema_is_refused(self, store: Store, settings: Settings) -> None:
+        store.close()
+        with database(settings) as connection:
+            connection.execute("PRAGMA user_version = 99")
+        newer = open_store(settings)
+        with pytest.raises(ConfigError, match="99"):
+            newer.prepare()
+        assert not newer.ready()
+
+    def test_a_lock_that_lasts_is_transient(self, store: Store, settings: Settings) -> None:
+        hasty = open_store(settings.model_copy(update={"store_timeout": 0.2}))
+        with database(settings) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            with pytest.raises(TransientError) as caught:
+                hasty.upsert([an_image()])
+            assert caught.value.reason == "store_locked"
+            assert hasty.count() == 0
+        hasty.upsert([an_image()])
+        hasty.close()
+        assert image_files(settings) == {an_image().id}
+
+    def test_a_full_disk_is_transient_and_leaves_nothing_half_written(
+        self, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        opened = embedded_schema.open_database
+
+        def small(path: Path, timeout: float) -> apsw.Connection:
+            connection = opened(path, timeout)
+            connection.execute("PRAGMA max_page_count = 60")
+            return connection
+
+        monkeypatch.setattr("weavloader.store.embedded.open_database", small)
+        full = open_store(settings)
+        with pytest.raises(TransientError) as caught:
+            full.upsert([an_image(str(n), caption="fox " * 9000) for n in range(40)])
+        assert caught.value.reason == "store_full"
+        assert full.count() == 0
+        assert found(full, "fox", EAST) == []
+        full.close()
+        store.upsert([an_image()])
+        assert store.count() == 1
+
+    def test_a_damaged_database_is_no_fault_of_the_image(self, settings: Settings) -> None:
+        path = Path(settings.embedded_store_path)
+        path.mkdir(parents=True)
+        (path / "store.sqlite3").write_bytes(b"not a database " * 1000)
+        store = open_store(settings)
+        assert not store.ready()
+        with pytest.raises(TransientError) as caught:
+            store.upsert([an_image()])
+        assert caught.value.reason == "store_damaged"
+
+    def test_a_store_opened_before_a_fork_is_refused_after_it(
+        self, store: Store, settings: Settings
+    ) -> None:
+        assert in_a_fork(store) == "store_forked"
+        assert in_a_fork(open_store(settings)) == ""
+
+    def test_a_vanished_database_is_not_made_anew_behind_the_back_of_others(
+        self, store: Store, settings: Settings
+    ) -> None:
+        path = Path(settings.embedded_store_path)
+        path.rename(path.with_name("unmounted"))
+        assert not store.ready()
+        with pytest.raises(TransientError):
+            store.upsert([an_image()])
+        assert not path.exists()
+        path.with_name("unmounted").rename(path)
+        store.upsert([an_image()])
+        assert store.count() == 1
+
+    def test_the_log_stays_small_while_readers_read(
+        self, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(embedded_schema, "_PAGES_BEFORE_CHECKPOINT", 50)
+        monkeypatch.setattr(embedded_schema, "_PAGES_BEFORE_WAITING", 200)
+        log = Path(settings.embedded_store_path) / "store.sqlite3-wal"
+        done = Event()
+        reader = Thread(target=read_without_pause, args=(settings, done))
+        reader.start()
+        try:
+            for n in range(100):
+                store.upsert([an_image(str(n), image=b"")])
+                assert log.stat().st_size < 1_500_000
+        finally:
+            done.set()
+            reader.join()
+
+    def test_images_are_files_and_go_when_replaced_by_none(
+        self, store: Store, settings: Settings
+    ) -> None:
+        first, second = an_image("1"), an_image("2")
+        store.upsert([first, second])
+        assert image_files(settings) == {first.id, second.id}
+        store.upsert([an_image("1", image=b"")])
+        assert image_files(settings) == {second.id}
+
+    def test_equal_scores_come_in_the_order_of_writing(self, store: Store) -> None:
+        store.upsert([an_image(str(n), caption=f"fox {n}") for n in range(9)])
+        assert found(store, "fox", EAST) == [f"fox {n}" for n in range(9)]
+
+
+def database(settings: Settings) -> closing[apsw.Connection]:
+    """A connection of the test's own, for a block."""
+    path = Path(settings.embedded_store_path) / "store.sqlite3"
+    connection = apsw.Connection(str(path))
+    connection.enable_load_extension(True)
+    connection.load_extension(sqlite_vec.loadable_path())
+    return closing(connection)
+
+
+def image_files(settings: Settings) -> set[str]:
+    """Names of the files under ``images``, those written aside included."""
+    images = Path(settings.embedded_store_path) / "images"
+    return {path.name for path in images.rglob("*") if path.is_file()}
+
+
+def read_without_pause(settings: Settings, done: Event) -> None:
+    """Read so that a transaction is open at every moment: each opens before the last ends."""
+    with database(settings) as one, database(settings) as other:
+        for reader, next_reader in itertools.cycle([(one, other), (other, one)]):
+            next_reader.execute("BEGIN")
+            next_reader.execute("SELECT count(*) FROM images").fetchall()
+            if reader.in_transaction:
+                reader.execute("ROLLBACK")
+            if done.wait(0.005):
+                return
+
+
+def prepare_and_write(settings: Settings) -> None:
+    """Prepare the store and write an image of this process alone."""
+    store = open_store(settings)
+    store.prepare()
+    store.upsert([an_image(str(os.getpid()))])
+    store.close()
+
+
+def write_for_ever(settings: Settings) -> None:
+    """Write images, the same few over and over, each a different one of the same link."""
+    store = open_store(settings)
+    for n in itertools.count():
+        words = f"fox {n} {os.getpid()}"
+        image = f"link {n % 7} ".encode() * 20_000
+        vector = np.array([n + 1, os.getpid(), 1], np.float32)
+        changed = an_image(f"link {n % 7}", caption=words, image=image, vectors={"clip": vector})
+        store.upsert([changed, an_image(f"{os.getpid()} {n}", caption=words)])
+
+
+def kill_a_writer(settings: Settings) -> None:
+    """Let two processes write, and kill both once they have written some."""
+    store = open_store(settings)
+    enough = store.count() + 40
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=write_for_ever, args=(settings,)) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    wait_until(lambda: store.count() >= enough)
+    for writer in writers:
+        writer.kill()
+        writer.join()
+    store.close()
+
+
+def assert_whole(store: Store, settings: Settings) -> None:
+    """Every row has its image, its vector and its words, and nothing else has."""
+    with database(settings) as connection:
+        rows = connection.execute("SELECT number, uuid, text FROM images").fetchall()
+        numbers = {row[0] for row in rows}
+        for table, column in (("vectors", "number"), ("nearest_clip", "rowid"), ("words", "rowid")):
+            query = f"SELECT {column} FROM {table}"
+            assert {row[0] for row in connection.execute(query)} == numbers
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    for _, uuid, text in rows:
+        item = store.get(str(uuid))
+        assert item is not None
+        whole = item.text["link"].encode() + b" "
+        assert item.image == whole * 20_000 or item.image == an_image().image
+        caption = json.loads(str(text))["caption"]
+        assert caption in found(store, caption, item.vectors["clip"], limit=1000)
+
+
+def in_a_fork(store: Store) -> str:
+    """Reason with which a store fails in a forked child; empty when it answers."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            store.count()
+        except PermanentError as error:
+            os.write(writer, error.reason.encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as answer:
+        return answer.read().decode()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait for a condition, or fail."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)

@@ -1,0 +1,108 @@
+"""What no store takes: checked before anything is written or asked, so that all refuse alike."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Iterable
+
+import numpy as np
+
+from weavloader.errors import PermanentError
+from weavloader.store.base import (
+    TEXT_PROPERTIES,
+    Filters,
+    ImageObject,
+    Location,
+    SearchQuery,
+    Vector,
+)
+
+VECTOR_RANKS = {"clip": 1, "align": 1, "colbert": 2}
+SEARCHED_VECTORS = ("clip", "align")
+MOST_RESULTS = 1000
+
+
+def check_object(item: ImageObject) -> None:
+    """Refuse an object that could not be read back as it is, or never be found.
+
+    Raises:
+        PermanentError: ``reason`` is ``bad_object`` or ``bad_vector``.
+    """
+    if set(item.text) != set(TEXT_PROPERTIES):
+        odd = ", ".join(sorted(set(item.text) ^ set(TEXT_PROPERTIES)))
+        raise PermanentError(f"properties missing or unknown: {odd}", reason="bad_object")
+    for name, value in item.text.items():
+        if not _is_unicode(value):
+            raise PermanentError(f"{name} is not Unicode text", reason="bad_object")
+    if item.captured_at.tzinfo is None:
+        raise PermanentError("captured_at names no time zone", reason="bad_object")
+    if item.location is not None:
+        _check_location(item.location)
+    for name, vector in item.vectors.items():
+        _check_vector(name, vector)
+
+
+def check_query(query: SearchQuery) -> None:
+    """Refuse a search that has no answer.
+
+    Raises:
+        PermanentError: ``reason`` is ``bad_query`` or ``bad_vector``.
+    """
+    if not 0 <= query.alpha <= 1:
+        raise PermanentError("alpha lies between 0 and 1", reason="bad_query")
+    if not 1 <= query.limit <= MOST_RESULTS:
+        raise PermanentError(f"limit lies between 1 and {MOST_RESULTS}", reason="bad_query")
+    if query.vector_name not in SEARCHED_VECTORS:
+        raise PermanentError(f"no search by vector {query.vector_name!r}", reason="bad_query")
+    if query.vector is not None:
+        _check_vector(query.vector_name, query.vector)
+    _check_filters(query.filters)
+
+
+def valid_ids(ids: Iterable[str]) -> list[str]:
+    """Those of ``ids`` that an object can have, each once; the others name nothing."""
+    return [text for text in dict.fromkeys(ids) if _is_uuid(text)]
+
+
+def _check_filters(filters: Filters) -> None:
+    for name, value in filters.text().items():
+        if not _is_unicode(value):
+            raise PermanentError(f"{name} is not Unicode text", reason="bad_query")
+    for moment in (filters.since, filters.until):
+        if moment is not None and moment.tzinfo is None:
+            raise PermanentError("since and until need a time zone", reason="bad_query")
+
+
+def _check_location(location: Location) -> None:
+    # A comparison with NaN is false, so NaN is refused too.
+    if not (abs(location.latitude) <= 90 and abs(location.longitude) <= 180):
+        raise PermanentError("the location is not on Earth", reason="bad_object")
+
+
+def _check_vector(name: str, vector: Vector) -> None:
+    rank = VECTOR_RANKS.get(name)
+    if rank is None:
+        raise PermanentError(f"unknown vector {name!r}", reason="bad_vector")
+    if vector.ndim != rank or vector.dtype != np.float32 or vector.size == 0:
+        message = f"{name} is {vector.dtype} of shape {vector.shape}, not float32 of rank {rank}"
+        raise PermanentError(message, reason="bad_vector")
+    length = float(np.linalg.norm(vector.astype(np.float64)))
+    if not math.isfinite(length) or length == 0:
+        raise PermanentError(
+            f"{name} has no direction: its length is {length}", reason="bad_vector"
+        )
+
+
+def _is_unicode(value: object) -> bool:
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False

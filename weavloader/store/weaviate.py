@@ -1,0 +1,152 @@
+"""The Weaviate store: a collection of a server that many machines share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from threading import Lock
+from typing import Any
+
+import httpx
+
+from weavloader.errors import PermanentError
+from weavloader.settings import Settings
+from weavloader.store.base import ImageObject, SearchQuery, SearchResult
+from weavloader.store.checks import check_object, check_query, valid_ids
+from weavloader.store.weaviate_api import Collection, DataObject, WeaviateClient, connect
+from weavloader.store.weaviate_errors import from_texts, store_errors
+from weavloader.store.weaviate_objects import STORED_PROPERTIES, to_image_object, to_weaviate
+from weavloader.store.weaviate_schema import prepare
+from weavloader.store.weaviate_search import hybrid
+
+READY_TIMEOUT = 5.0
+_IDS_PER_REQUEST = 500
+# A server takes messages of 100 MB unless told otherwise, and base64 adds a third.
+_IMAGE_BYTES_PER_REQUEST = 24 * 1024 * 1024
+_OBJECTS_PER_REQUEST = 100
+
+
+class WeaviateStore:
+    """See :class:`weavloader.store.base.Store`, whose promises it keeps.
+
+    Connects on first use, so it may be made before a fork and used after it. Threads may
+    share it.
+
+    Args:
+        settings: The server, its key, the collection, and which vectors objects carry.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = Lock()
+        self._client: WeaviateClient | None = None
+        self._process: int | None = None
+        self._closed = False
+
+    def prepare(self) -> None:
+        """See :meth:`Store.prepare`."""
+        with store_errors():
+            client = self._connected()
+        prepare(client, self._settings.weaviate_collection, self._settings.embedding_models)
+
+    def ready(self) -> bool:
+        """See :meth:`Store.ready`."""
+        # Not the client's own is_ready(), which prints what went wrong.
+        scheme = "https" if self._settings.weaviate_secure else "http"
+        address = f"{scheme}://{self._settings.weaviate_host}:{self._settings.weaviate_port}"
+        try:
+            url = f"{address}/v1/.well-known/ready"
+            return httpx.get(url, timeout=READY_TIMEOUT, trust_env=False).is_success
+        except httpx.HTTPError:
+            return False
+
+    def existing(self, ids: Iterable[str]) -> set[str]:
+        """See :meth:`Store.existing`."""
+        remaining = iter(valid_ids(ids))
+        found: set[str] = set()
+        with self._using() as collection:
+            while batch := list(islice(remaining, _IDS_PER_REQUEST)):
+                answer = collection.query.fetch_objects_by_ids(
+                    batch, limit=len(batch), return_properties=[]
+                )
+                found.update(str(each.uuid) for each in answer.objects)
+        return found
+
+    def upsert(self, objects: Sequence[ImageObject]) -> None:
+        """See :meth:`Store.upsert`; on an error, some of the objects may have been written."""
+        for item in objects:
+            check_object(item)
+        latest = {item.id: item for item in objects}
+        with self._using() as collection:
+            for batch in _batches(latest.values()):
+                _insert(collection, [to_weaviate(item) for item in batch])
+
+    def get(self, object_id: str) -> ImageObject | None:
+        """See :meth:`Store.get`."""
+        if not valid_ids([object_id]):
+            return None
+        with self._using() as collection:
+            found = collection.query.fetch_object_by_id(
+                object_id, include_vector=True, return_properties=STORED_PROPERTIES
+            )
+        return to_image_object(found.properties, found.vector) if found is not None else None
+
+    def search(self, query: SearchQuery) -> list[SearchResult]:
+        """See :meth:`Store.search`."""
+        check_query(query)
+        with self._using() as collection:
+            return hybrid(collection, query)
+
+    def count(self) -> int:
+        """See :meth:`Store.count`."""
+        with self._using() as collection:
+            return collection.aggregate.over_all(total_count=True).total_count or 0
+
+    def close(self) -> None:
+        """See :meth:`Store.close`."""
+        with self._lock:
+            self._closed = True
+            if self._client is not None:
+                self._client.close()
+                self._client = None
+
+    @contextmanager
+    def _using(self) -> Iterator[Collection]:
+        with store_errors():
+            yield self._connected().collections.use(self._settings.weaviate_collection)
+
+    def _connected(self) -> WeaviateClient:
+        with self._lock:
+            if self._closed:
+                raise PermanentError("the store is closed", reason="store_closed")
+            if self._client is None:
+                self._client = connect(self._settings)
+                self._process = os.getpid()
+            if self._process != os.getpid():
+                # A gRPC channel opened before a fork hangs in the child, past every deadline.
+                message = "a store that was opened before a fork cannot be used after it"
+                raise PermanentError(message, reason="store_forked")
+            return self._client
+
+
+def _insert(collection: Collection, batch: Sequence[DataObject[Any, Any]]) -> None:
+    # Where only some of a batch fail it does not raise: their errors stand in its result.
+    errors = collection.data.insert_many(batch).errors
+    if errors:
+        raise from_texts(error.message for error in errors.values())
+
+
+def _batches(objects: Iterable[ImageObject]) -> Iterator[list[ImageObject]]:
+    batch: list[ImageObject] = []
+    size = 0
+    for item in objects:
+        full = len(batch) == _OBJECTS_PER_REQUEST
+        if batch and (full or size + len(item.image) > _IMAGE_BYTES_PER_REQUEST):
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += len(item.image)
+    if batch:
+        yield batch

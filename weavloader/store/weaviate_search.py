@@ -1,0 +1,72 @@
+"""Hybrid search in Weaviate."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import and_
+
+from weavloader.store.base import KEYWORD_PROPERTIES, Filters, SearchQuery, SearchResult
+from weavloader.store.checks import MOST_RESULTS
+from weavloader.store.weaviate_api import (
+    Collection,
+    Filter,
+    FilterReturn,
+    HybridFusion,
+    MetadataQuery,
+)
+from weavloader.store.weaviate_objects import to_result
+from weavloader.store.words import same_text, words
+
+
+def hybrid(collection: Collection, query: SearchQuery) -> list[SearchResult]:
+    """Answer a checked query.
+
+    Weaviate matches a text filter by its words, in any order and among others; what only
+    matches so is dropped here, and more is asked for until there is enough.
+    """
+    asked = query.limit
+    while True:
+        hits = _ask(collection, query, asked)
+        matches = [hit for hit in hits if _matches(hit, query.filters)]
+        if len(matches) >= query.limit or len(hits) < asked or asked == MOST_RESULTS:
+            return matches[: query.limit]
+        asked = min(asked * 4, MOST_RESULTS)
+
+
+def _ask(collection: Collection, query: SearchQuery, limit: int) -> list[SearchResult]:
+    text = " ".join(words(query.text))
+    vector = None if query.alpha == 0 else query.vector
+    if not text and vector is None:
+        return []
+    answer = collection.query.hybrid(
+        text,
+        alpha=0 if vector is None else query.alpha,
+        vector=None if vector is None else {query.vector_name: vector.tolist()},
+        target_vector=query.vector_name,
+        query_properties=list(KEYWORD_PROPERTIES),
+        fusion_type=HybridFusion.RELATIVE_SCORE,
+        limit=limit,
+        filters=_filters(query.filters),
+        return_metadata=MetadataQuery(score=True),
+    )
+    return [
+        to_result(str(hit.uuid), float(hit.metadata.score or 0.0), hit.properties)
+        for hit in answer.objects
+    ]
+
+
+def _filters(filters: Filters) -> FilterReturn | None:
+    parts: list[FilterReturn] = [
+        Filter.by_property(name).equal(value)
+        for name, value in filters.text().items()
+        if words(value)  # without a word to match, Weaviate refuses the filter
+    ]
+    if filters.since is not None:
+        parts.append(Filter.by_property("captured_at").greater_or_equal(filters.since))
+    if filters.until is not None:
+        parts.append(Filter.by_property("captured_at").less_or_equal(filters.until))
+    return reduce(and_, parts) if parts else None
+
+
+def _matches(hit: SearchResult, filters: Filters) -> bool:
+    return all(same_text(hit.text[name], value) for name, value in filters.text().items())
