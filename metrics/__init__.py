@@ -1,0 +1,37 @@
+"""Metrics of all roles: ``from metrics import metrics`` and count.
+
+Importing connects to nothing. Each process keeps its values in files that the metrics server
+adds up, so what a worker's children count is seen, and outlives them.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+
+from prometheus_client import CollectorRegistry
+
+from metrics.metrics import Metrics
+from metrics.multiprocess import forget_process, share_values
+from weavloader.errors import ConfigError
+from weavloader.settings import get_settings
+
+__all__ = ["Metrics", "metrics"]
+
+
+def _share() -> None:
+    try:
+        directory = get_settings().prometheus_multiproc_dir
+    except ConfigError:
+        return  # whoever starts a role reads the settings first, and reports this
+    try:
+        share_values(directory)
+    except ConfigError as error:
+        logging.getLogger(__name__).warning("Metrics stay in this process: %s", error)
+        return
+    atexit.register(lambda: forget_process(directory, os.getpid()))
+
+
+_share()
+metrics = Metrics(CollectorRegistry())

@@ -1,0 +1,85 @@
+"""Flower's own metrics, merged under this project's prefix."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from tornado.httpclient import AsyncHTTPClient, HTTPError
+
+from metrics.families import gauges
+from metrics.metrics import PREFIX
+from metrics.workers import OTHER_ROLE, ROLES, role_of
+from weavloader.errors import TransientError
+from weavloader.settings import Settings
+
+TIMEOUT = 2.0
+MOST_BYTES = 8 * 1024 * 1024
+_PREFETCHED = f"{PREFIX}flower_worker_prefetched_tasks"
+
+
+def renamed_families(page: str) -> list[Metric]:
+    """Families of an exposition page, each with its samples under the project's prefix.
+
+    Raises:
+        ValueError: The page is not in Prometheus' text format.
+    """
+    return [_renamed(family) for family in text_string_to_metric_families(page)]
+
+
+def reserved_tasks(families: Iterable[Metric]) -> Metric:
+    """Tasks that workers hold but do not run yet, by role, out of Flower's families."""
+    reserved = dict.fromkeys((*ROLES, OTHER_ROLE), 0.0)
+    for family in families:
+        if family.name == _PREFETCHED:
+            for sample in family.samples:
+                reserved[role_of(sample.labels["worker"])] += sample.value
+    return gauges("celery_tasks_reserved", "Tasks held, not yet run", "role", reserved)
+
+
+class FlowerPage:
+    """Reads Flower's ``/metrics`` with its basic auth."""
+
+    def __init__(self, settings: Settings) -> None:
+        first = settings.flower_basic_auth.get_secret_value().split(",")[0]
+        self._user, _, self._password = first.partition(":")
+        self._url = f"{settings.flower_url.rstrip('/')}/metrics"
+
+    async def families(self) -> list[Metric]:
+        """Flower's families, renamed.
+
+        Raises:
+            TransientError: Flower is absent, slow, refuses us or sent something else.
+        """
+        page = await self._fetch()
+        try:
+            families = await asyncio.to_thread(renamed_families, page.decode())
+        except ValueError as error:
+            raise TransientError("Flower: unreadable page", reason="flower_garbage") from error
+        if not families:
+            raise TransientError("Flower: empty page", reason="flower_garbage")
+        return [*families, reserved_tasks(families)]
+
+    async def _fetch(self) -> bytes:
+        client = AsyncHTTPClient(force_instance=True, max_body_size=MOST_BYTES)
+        try:
+            response = await client.fetch(
+                self._url,
+                request_timeout=TIMEOUT,
+                connect_timeout=TIMEOUT,
+                auth_username=self._user,
+                auth_password=self._password,
+            )
+        except (HTTPError, OSError, ValueError) as error:
+            raise TransientError(f"Flower: {error}", reason="flower_unreachable") from error
+        finally:
+            client.close()
+        return response.body
+
+
+def _renamed(family: Metric) -> Metric:
+    copy = Metric(PREFIX + family.name, family.documentation, family.type)
+    copy.samples = [sample._replace(name=PREFIX + sample.name) for sample in family.samples]
+    return copy

@@ -1,0 +1,121 @@
+"""Whether what Weavloader depends on answers now, each by a light question of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc  # type: ignore[import-untyped]
+import httpx
+from redis import Redis
+
+from metrics.queues import ping
+from weavloader.errors import TransientError, WeavloaderError
+from weavloader.settings import Settings
+
+PROBE_TIMEOUT = 2.0
+# Name lookups know no timeout of ours, so the wait for a probe has its own bound.
+DEADLINE = 3.0
+REQUIRED = ("redis", "triton", "store")
+# tritonclient would bring numpy and its whole protocol; this question has an empty request
+# and the answer ``ready: true`` is field 1 with value 1.
+_SERVER_READY = "/inference.GRPCInferenceService/ServerReady"
+_READY = b"\x08\x01"
+
+Probe = Callable[[], None]
+
+
+def builtin_probes(settings: Settings, redis: Redis) -> dict[str, Probe]:
+    """A question for each component that returns when it is well.
+
+    Each raises ``TransientError`` with the reason when it is not, within
+    :data:`PROBE_TIMEOUT` seconds or so.
+    """
+    return {
+        "redis": lambda: ping(redis),
+        "triton": lambda: _triton(f"{settings.triton_host}:{settings.triton_port}"),
+        "store": lambda: _store(settings),
+        "flower": lambda: _http(f"{settings.flower_url.rstrip('/')}/healthcheck"),
+    }
+
+
+class HealthChecks:
+    """Runs probes side by side; one that hangs is never started twice.
+
+    Args:
+        probes: By component.
+        deadline: Seconds after which a probe counts as failed.
+    """
+
+    def __init__(self, probes: Mapping[str, Probe], deadline: float = DEADLINE) -> None:
+        self._probes = dict(probes)
+        self._deadline = deadline
+        self._pool = ThreadPoolExecutor(len(self._probes), thread_name_prefix="probe")
+        self._running: dict[str, asyncio.Future[None]] = {}
+
+    async def run(self) -> dict[str, str]:
+        """What ails each component; an empty text where nothing does."""
+        for name in self._probes:
+            self._start(name)
+        running = dict(self._running)
+        await asyncio.wait(running.values(), timeout=self._deadline)
+        return {name: self._ailment(future) for name, future in running.items()}
+
+    def close(self) -> None:
+        """Start no further probe."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _start(self, name: str) -> None:
+        running = self._running.get(name)
+        if running is None or running.done():
+            loop = asyncio.get_running_loop()
+            self._running[name] = loop.run_in_executor(self._pool, self._probes[name])
+
+    def _ailment(self, future: asyncio.Future[None]) -> str:
+        if not future.done():
+            return f"no answer within {self._deadline:g} s"
+        error = future.exception()
+        if error is None:
+            return ""
+        return str(error) if isinstance(error, WeavloaderError) else type(error).__name__
+
+
+def well(ailments: Mapping[str, str]) -> bool:
+    """Whether all that images need is there; Flower is for people."""
+    return not any(ailments.get(name) for name in REQUIRED)
+
+
+def _triton(address: str) -> None:
+    with grpc.insecure_channel(address) as channel:
+        ask = channel.unary_unary(_SERVER_READY)
+        try:
+            answer = ask(b"", timeout=PROBE_TIMEOUT)
+        except grpc.RpcError as error:
+            raise TransientError(f"Triton: {error.code().name}", reason="triton") from error
+    if answer != _READY:
+        raise TransientError("Triton: not ready", reason="triton")
+
+
+def _store(settings: Settings) -> None:
+    if settings.vector_store == "embedded":
+        _directory(Path(settings.embedded_store_path))
+        return
+    scheme = "https" if settings.weaviate_secure else "http"
+    address = f"{scheme}://{settings.weaviate_host}:{settings.weaviate_port}"
+    _http(f"{address}/v1/.well-known/ready")
+
+
+def _directory(path: Path) -> None:
+    if not path.is_dir():
+        raise TransientError(f"no store at {path}", reason="store")
+
+
+def _http(url: str) -> None:
+    try:
+        response = httpx.get(url, timeout=PROBE_TIMEOUT)
+    except httpx.HTTPError as error:
+        raise TransientError(type(error).__name__, reason="unreachable") from error
+    if response.is_error:
+        raise TransientError(f"HTTP {response.status_code}", reason="unreachable")

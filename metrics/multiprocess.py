@@ -1,0 +1,128 @@
+"""One set of metrics for many processes, by files that each keeps and one server adds up."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prometheus_client import Metric, values
+from prometheus_client.mmap_dict import MmapedDict
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+from metrics.metrics import PREFIX
+from weavloader.errors import ConfigError
+from weavloader.settings import publish_to_environment
+
+DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+_SUMMED_TYPES = ("counter", "histogram")
+_ENDED = "ended"
+
+
+def share_values(directory: str) -> None:
+    """Keep the values of all metrics made from now on in files of ``directory``.
+
+    ``celery worker`` imports Flower, and with it prometheus_client, before this project, so
+    the library's choice at import is made again here.
+
+    Raises:
+        ConfigError: The directory cannot be made or written; values then stay in the process.
+    """
+    try:
+        _make_private(Path(directory))
+    except ConfigError:
+        vars(values)["ValueClass"] = values.MutexValue
+        raise
+    publish_to_environment(DIRECTORY_VARIABLE, directory)
+    if not values.ValueClass._multiprocess:
+        vars(values)["ValueClass"] = values.MultiProcessValue()  # type: ignore[no-untyped-call]
+
+
+def forget_process(directory: str, pid: int) -> None:
+    """Remove the live gauges of a process that has ended."""
+    try:
+        mark_process_dead(pid, directory)  # type: ignore[no-untyped-call]
+    except FileNotFoundError:
+        return  # a scrape removed them at the same moment
+
+
+class SharedMetrics(Collector):
+    """The sum over all processes that share a directory, living and ended.
+
+    Counts of ended processes are added into one file before each collection, so neither the
+    directory nor the time of a scrape grows as workers come and go. Liveness is judged by
+    process id: all who share a directory must share a process namespace.
+
+    Args:
+        directory: As given to :func:`share_values`.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self._directory = Path(directory)
+        self._collector = MultiProcessCollector(None, directory)  # type: ignore[no-untyped-call]
+
+    def collect(self) -> Iterable[Metric]:
+        """Families of this project; other libraries' metrics may share the files."""
+        with _locked(self._directory):
+            for pid in _ended_processes(self._directory):
+                _fold(self._directory, pid)
+            families = list(self._collector.collect())  # type: ignore[no-untyped-call]
+        return [family for family in families if family.name.startswith(PREFIX)]
+
+
+def _make_private(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        writable = os.access(path, os.W_OK | os.X_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise ConfigError(f"{DIRECTORY_VARIABLE}: cannot write {path}", reason="bad_setting")
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _ended_processes(directory: Path) -> set[int]:
+    names = (path.stem.rpartition("_")[2] for path in directory.glob("*_*.db"))
+    pids = {int(name) for name in names if name.isdigit()}
+    return {pid for pid in pids if not _alive(pid)}
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _fold(directory: Path, pid: int) -> None:
+    forget_process(str(directory), pid)
+    for kind in _SUMMED_TYPES:
+        source = directory / f"{kind}_{pid}.db"
+        if source.exists():
+            _add(source, directory / f"{kind}_{_ENDED}.db")
+    for leftover in directory.glob(f"*_{pid}.db"):
+        leftover.unlink()
+
+
+def _add(source: Path, target: Path) -> None:
+    total = MmapedDict(str(target))  # type: ignore[no-untyped-call]
+    try:
+        entries = MmapedDict.read_all_values_from_file(str(source))  # type: ignore[no-untyped-call]
+        for key, value, _, _ in entries:
+            before, _ = total.read_value(key)  # type: ignore[no-untyped-call]
+            total.write_value(key, before + value, 0.0)  # type: ignore[no-untyped-call]
+    finally:
+        total.close()  # type: ignore[no-untyped-call]
+    source.unlink()

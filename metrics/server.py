@@ -1,0 +1,113 @@
+"""The one endpoint for metrics and health of the whole system."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from tornado.routing import Rule
+from tornado.web import Application, RequestHandler, url
+
+from metrics import metrics
+from metrics.flower import FlowerPage
+from metrics.health import HealthChecks, builtin_probes, well
+from metrics.http import serve_until_signal
+from metrics.multiprocess import SharedMetrics, share_values
+from metrics.page import CONTENT_TYPE, MetricsPage
+from metrics.queues import connect
+from metrics.workers import HeartbeatListener, WorkerStates
+from weavloader.settings import Settings
+
+
+def serve(settings: Settings) -> None:
+    """Serve ``/metrics`` and ``/health`` until SIGINT or SIGTERM.
+
+    Raises:
+        ConfigError: The address cannot be bound.
+    """
+    with application(settings) as app:
+        asyncio.run(serve_until_signal(app, settings.metrics_address, settings.metrics_port))
+
+
+@contextmanager
+def application(settings: Settings) -> Iterator[Application]:
+    """The server's routes, with the connections and threads behind them."""
+    share_values(settings.prometheus_multiproc_dir)
+    metrics.start_at_zero()
+    redis = connect(settings)
+    workers = WorkerStates()
+    listener = HeartbeatListener(settings.celery_broker_url.get_secret_value(), workers)
+    health = HealthChecks(builtin_probes(settings, redis))
+    shared = SharedMetrics(settings.prometheus_multiproc_dir)
+    page = MetricsPage(shared, redis, workers, FlowerPage(settings), health)
+    listener.start()
+    try:
+        yield Application(_routes(page, health), log_function=lambda handler: None)
+    finally:
+        listener.stop()
+        health.close()
+        redis.close()
+
+
+class MetricsHandler(RequestHandler):
+    """``/metrics``: the page Prometheus scrapes."""
+
+    def initialize(self, page: MetricsPage) -> None:
+        """Take what the route holds."""
+        self._page = page
+
+    async def get(self) -> None:
+        """Write the page."""
+        body = await self._page.render()
+        self.set_header("Content-Type", CONTENT_TYPE)
+        self.write(body)
+
+
+class HealthHandler(RequestHandler):
+    """``/health``: each component and what ails it; 503 while a required one fails."""
+
+    def initialize(self, health: HealthChecks) -> None:
+        """Take what the route holds."""
+        self._health = health
+
+    async def get(self) -> None:
+        """Write the report."""
+        ailments = await self._health.run()
+        healthy = well(ailments)
+        self.set_status(200 if healthy else 503)
+        self.write(
+            {
+                "status": "healthy" if healthy else "unhealthy",
+                "timestamp": datetime.now(UTC).isoformat(),
+                "components": {name: reason or "ok" for name, reason in ailments.items()},
+            }
+        )
+
+
+class ReadyHandler(HealthHandler):
+    """``/health/ready``: 200 while Redis answers, without which nothing can be served."""
+
+    async def get(self) -> None:
+        """Write one word."""
+        ailment = (await self._health.run())["redis"]
+        self.set_status(503 if ailment else 200)
+        self.write({"status": ailment or "ready"})
+
+
+class LiveHandler(RequestHandler):
+    """``/health/live``: 200 while the process serves at all."""
+
+    def get(self) -> None:
+        """Write one word."""
+        self.write({"status": "live"})
+
+
+def _routes(page: MetricsPage, health: HealthChecks) -> list[Rule]:
+    return [
+        url(r"/metrics", MetricsHandler, {"page": page}),
+        url(r"/health", HealthHandler, {"health": health}),
+        url(r"/health/ready", ReadyHandler, {"health": health}),
+        url(r"/health/live", LiveHandler),
+    ]

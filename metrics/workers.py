@@ -1,0 +1,131 @@
+"""Which Celery workers are alive and busy, from the heartbeats they send.
+
+Heartbeats rather than Flower: they are there when Flower is not, and a worker that was killed
+stops sending them. Only ``worker.*`` events are subscribed to, so the cost does not grow with
+the number of tasks.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from threading import Event, Lock, Thread
+from typing import Any
+
+from celery import Celery
+from kombu.exceptions import KombuError
+from prometheus_client import Metric
+
+from metrics.families import counters, gauges
+
+logger = logging.getLogger(__name__)
+
+ROLES = ("processor", "moderator", "cleaner")
+OTHER_ROLE = "other"
+# Celery sends a heartbeat every 2 s; a busy machine may delay several.
+SILENCE_SECONDS = 15.0
+RECONNECT_SECONDS = 2.0
+EVENTS = ("worker-heartbeat", "worker-online", "worker-offline")
+
+
+def role_of(worker: str) -> str:
+    """The role in a worker's name such as ``processor@host``; one of a fixed few."""
+    name = worker.partition("@")[0]
+    return name if name in ROLES else OTHER_ROLE
+
+
+class WorkerStates:
+    """The last word of every worker that is not silent; safe between threads.
+
+    Args:
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = Lock()
+        self._workers: dict[str, tuple[float, float]] = {}
+        self._events = Counter(dict.fromkeys(EVENTS, 0))
+
+    def take(self, event: Mapping[str, Any]) -> None:
+        """Note a Celery worker event."""
+        worker = str(event.get("hostname", ""))
+        with self._lock:
+            self._events[str(event["type"])] += 1
+            if event["type"] == "worker-offline":
+                self._workers.pop(worker, None)
+            else:
+                self._workers[worker] = (self._clock(), float(event.get("active") or 0))
+
+    def families(self) -> list[Metric]:
+        """Workers online and tasks they run, by role, and how many events told so."""
+        online = dict.fromkeys((*ROLES, OTHER_ROLE), 0.0)
+        active = dict(online)
+        with self._lock:
+            self._drop_silent()
+            for worker, (_, running) in self._workers.items():
+                online[role_of(worker)] += 1
+                active[role_of(worker)] += running
+            events = dict(self._events)
+        return [
+            gauges("celery_workers_online", "Workers heard from", "role", online),
+            gauges("celery_tasks_active", "Tasks being run", "role", active),
+            counters("celery_events", "Worker events heard", "type", events),
+        ]
+
+    def _drop_silent(self) -> None:
+        oldest = self._clock() - SILENCE_SECONDS
+        silent = [name for name, (seen, _) in self._workers.items() if seen < oldest]
+        for name in silent:
+            del self._workers[name]
+
+
+class HeartbeatListener:
+    """A thread that feeds a :class:`WorkerStates` and reconnects for as long as it runs.
+
+    Args:
+        broker_url: Where the workers send their events.
+        states: What is kept up to date.
+    """
+
+    def __init__(self, broker_url: str, states: WorkerStates) -> None:
+        self._app = Celery("metrics", broker=broker_url, set_as_current=False)
+        self._app.conf.broker_transport_options = {
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+        }
+        self._states = states
+        self._stop = Event()
+        self._thread = Thread(target=self._listen, name="heartbeats", daemon=True)
+
+    def start(self) -> None:
+        """Begin to listen; a broker out of reach is tried again until it is there."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and its connection, within some seconds."""
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def _listen(self) -> None:
+        while not self._stop.is_set():
+            with self._app.connection_for_read() as connection:
+                lost = (*connection.connection_errors, *connection.channel_errors, KombuError)
+                try:
+                    self._receive(connection)
+                except lost as error:
+                    logger.warning("No worker events: %s", type(error).__name__)
+            self._stop.wait(RECONNECT_SECONDS)
+
+    def _receive(self, connection: Any) -> None:
+        handlers = dict.fromkeys(EVENTS, self._states.take)
+        receiver = self._app.events.Receiver(connection, handlers, routing_key="worker.#")
+        receiver.connect_max_retries = 1
+
+        def stop_when_asked() -> None:
+            receiver.should_stop = self._stop.is_set()
+
+        receiver.on_iteration = stop_when_asked
+        receiver.capture()

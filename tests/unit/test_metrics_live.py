@@ -1,0 +1,250 @@
+"""What is read at the moment of a scrape: Flower's page, workers, components."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from concurrent import futures
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Event, Thread
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]
+import pytest
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.exposition import generate_latest
+
+from metrics.families import Snapshot, gauge
+from metrics.flower import renamed_families, reserved_tasks
+from metrics.health import HealthChecks, builtin_probes, well
+from metrics.queues import connect
+from metrics.workers import SILENCE_SECONDS, WorkerStates
+from weavloader.errors import TransientError
+from weavloader.settings import load_settings
+
+PAGE = """\
+# HELP flower_events_total Number of events
+# TYPE flower_events_total counter
+flower_events_total{task="t",type="task-sent",worker="processor@a"} 3.0
+# HELP flower_worker_prefetched_tasks Number of tasks prefetched
+# TYPE flower_worker_prefetched_tasks gauge
+flower_worker_prefetched_tasks{task="t",worker="processor@a"} 2.0
+flower_worker_prefetched_tasks{task="t",worker="processor@b"} 1.0
+flower_worker_prefetched_tasks{task="t",worker="worker2@a"} 5.0
+"""
+
+
+def exposition(*families: Metric) -> str:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Snapshot(families))
+    return generate_latest(registry).decode()
+
+
+def by_label(family: Metric) -> dict[str, float]:
+    return {next(iter(sample.labels.values())): sample.value for sample in family.samples}
+
+
+def test_help_type_and_samples_of_flower_are_renamed_together() -> None:
+    page = exposition(*renamed_families(PAGE))
+    assert "# HELP weavloader_flower_events_total Number of events\n" in page
+    assert "# TYPE weavloader_flower_events_total counter\n" in page
+    assert "\nweavloader_flower_events_total{" in page
+    assert not [line for line in page.splitlines() if line.startswith("flower_")]
+
+
+def test_a_page_that_is_no_exposition_is_refused() -> None:
+    with pytest.raises(ValueError):
+        renamed_families("<html>not metrics</html>")
+
+
+def test_of_two_families_with_one_name_the_first_is_kept() -> None:
+    page = exposition(gauge("dlq_size", "ours", 1), gauge("dlq_size", "Flower's", 2))
+    assert page.count("# TYPE weavloader_dlq_size") == 1
+    assert "weavloader_dlq_size 1.0" in page
+
+
+def test_reserved_tasks_are_added_up_by_role() -> None:
+    reserved = by_label(reserved_tasks(renamed_families(PAGE)))
+    assert reserved == {"processor": 3, "moderator": 0, "cleaner": 0, "other": 5}
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def heartbeat(worker: str, active: int = 0) -> dict[str, Any]:
+    return {"type": "worker-heartbeat", "hostname": worker, "active": active}
+
+
+def online(states: WorkerStates) -> dict[str, float]:
+    return by_label(states.families()[0])
+
+
+def test_every_role_is_listed_though_no_worker_was_heard() -> None:
+    assert online(WorkerStates()) == {"processor": 0, "moderator": 0, "cleaner": 0, "other": 0}
+
+
+def test_workers_and_what_they_run_are_counted_by_role() -> None:
+    states = WorkerStates()
+    for event in (heartbeat("processor@a", 3), heartbeat("processor@b", 1), heartbeat("x@a")):
+        states.take(event)
+    assert online(states)["processor"] == 2
+    assert online(states)["other"] == 1
+    assert by_label(states.families()[1])["processor"] == 4
+
+
+def test_a_worker_that_fell_silent_is_not_online() -> None:
+    clock = Clock()
+    states = WorkerStates(clock)
+    states.take(heartbeat("processor@a"))
+    clock.now = SILENCE_SECONDS
+    assert online(states)["processor"] == 1
+    clock.now += 0.1
+    assert online(states)["processor"] == 0
+
+
+def test_a_worker_that_said_goodbye_is_not_online() -> None:
+    states = WorkerStates()
+    states.take(heartbeat("processor@a"))
+    states.take({"type": "worker-offline", "hostname": "processor@a"})
+    assert online(states)["processor"] == 0
+
+
+def fail() -> None:
+    raise TransientError("broken", reason="test")
+
+
+def run_checks(checks: HealthChecks) -> dict[str, str]:
+    try:
+        return asyncio.run(checks.run())
+    finally:
+        checks.close()
+
+
+def test_each_component_is_told_apart_with_its_reason() -> None:
+    checks = HealthChecks({"redis": lambda: None, "store": fail})
+    assert run_checks(checks) == {"redis": "", "store": "broken"}
+
+
+def test_a_probe_that_hangs_holds_up_neither_the_others_nor_the_answer() -> None:
+    release = Event()
+
+    def hang() -> None:
+        release.wait()
+
+    checks = HealthChecks({"redis": lambda: None, "triton": hang}, 0.1)
+
+    async def ask_twice() -> list[dict[str, str]]:
+        answers = [await checks.run(), await checks.run()]
+        release.set()
+        return answers
+
+    try:
+        first, second = asyncio.run(ask_twice())
+    finally:
+        checks.close()
+    assert first == second == {"redis": "", "triton": "no answer within 0.1 s"}
+
+
+def test_a_component_that_came_back_is_well_again() -> None:
+    answers: Iterator[Any] = iter([fail, lambda: None])
+    checks = HealthChecks({"store": lambda: next(answers)()})
+
+    async def ask_twice() -> list[str]:
+        return [(await checks.run())["store"] for _ in range(2)]
+
+    try:
+        assert asyncio.run(ask_twice()) == ["broken", ""]
+    finally:
+        checks.close()
+
+
+def test_an_unforeseen_error_tells_its_kind_and_never_its_text() -> None:
+    def leak() -> None:
+        raise RuntimeError("secret")
+
+    assert run_checks(HealthChecks({"redis": leak})) == {"redis": "RuntimeError"}
+
+
+def test_flower_is_not_needed_for_health() -> None:
+    assert well({"redis": "", "triton": "", "store": "", "flower": "ConnectError"})
+    assert not well({"redis": "", "triton": "UNAVAILABLE", "store": "", "flower": ""})
+
+
+class Answer(BaseHTTPRequestHandler):
+    status = 200
+
+    def do_GET(self) -> None:
+        ready = self.path == "/v1/.well-known/ready"
+        self.send_response(self.status if ready else 404)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def weaviate() -> Iterator[ThreadingHTTPServer]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def probe(component: str, **settings: Any) -> None:
+    chosen = load_settings(celery_broker_url="redis://127.0.0.1:1/0", **settings)
+    redis = connect(chosen)
+    try:
+        builtin_probes(chosen, redis)[component]()
+    finally:
+        redis.close()
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_weaviate_is_asked_whether_it_is_ready(
+    weaviate: ThreadingHTTPServer, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Answer, "status", status)
+    where = {"weaviate_host": "127.0.0.1", "weaviate_port": weaviate.server_port}
+    if status == 200:
+        probe("store", **where)
+    else:
+        with pytest.raises(TransientError, match="HTTP 503"):
+            probe("store", **where)
+
+
+def test_an_embedded_store_that_is_not_there_is_named(tmp_path: Any) -> None:
+    probe("store", vector_store="embedded", embedded_store_path=str(tmp_path))
+    with pytest.raises(TransientError, match="no store at"):
+        probe("store", vector_store="embedded", embedded_store_path=str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("answer", [b"\x08\x01", b""])
+def test_triton_is_asked_whether_it_is_ready(answer: bytes) -> None:
+    handler = grpc.method_handlers_generic_handler(
+        "inference.GRPCInferenceService",
+        {"ServerReady": grpc.unary_unary_rpc_method_handler(lambda request, context: answer)},
+    )
+    server = grpc.server(futures.ThreadPoolExecutor(1), handlers=[handler])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        if answer:
+            probe("triton", triton_host="127.0.0.1", triton_port=port)
+        else:
+            with pytest.raises(TransientError, match="not ready"):
+                probe("triton", triton_host="127.0.0.1", triton_port=port)
+    finally:
+        server.stop(None).wait()
+
+
+@pytest.mark.parametrize("component", ["redis", "triton", "store", "flower"])
+def test_a_component_that_is_not_there_is_a_passing_failure(component: str) -> None:
+    nowhere = {"triton_host": "127.0.0.1", "triton_port": 1, "flower_url": "http://127.0.0.1:1"}
+    with pytest.raises(TransientError):
+        probe(component, weaviate_host="127.0.0.1", weaviate_port=1, **nowhere)

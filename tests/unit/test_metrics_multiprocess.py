@@ -1,0 +1,128 @@
+"""Counts of many processes on one page, also after the processes have ended."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from metrics.multiprocess import SharedMetrics, forget_process, share_values
+from weavloader.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+COUNT = "metrics.count_error('unit', 'test'); metrics.observe_stage('store', 0.02);"
+HEALTHY = "metrics.set_stream_health(True); metrics.set_memory('processor', 100);"
+
+
+@contextmanager
+def counting(directory: Path, code: str, before: str = "") -> Iterator[subprocess.Popen[str]]:
+    """A process that ran ``code`` and lives until the block ends."""
+    script = f"{before}\nfrom metrics import metrics\n{code}\nprint('counted', flush=True)\ninput()"
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(directory)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "counted\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def samples(directory: Path) -> dict[str, float]:
+    families = SharedMetrics(str(directory)).collect()
+    return {
+        sample.name.removeprefix("weavloader_"): sample.value
+        for family in families
+        for sample in family.samples
+        if "le" not in sample.labels
+    }
+
+
+def test_living_processes_are_added_up(tmp_path: Path) -> None:
+    with counting(tmp_path, COUNT + HEALTHY), counting(tmp_path, COUNT + HEALTHY):
+        seen = samples(tmp_path)
+    assert seen["errors_total"] == 2
+    assert seen["image_stage_seconds_count"] == 2
+    assert seen["memory_usage_bytes"] == 200
+    assert seen["sage_stream_health"] == 1
+
+
+def test_counts_outlive_a_killed_process_and_its_gauges_do_not(tmp_path: Path) -> None:
+    for _ in range(3):
+        with counting(tmp_path, COUNT + HEALTHY):
+            pass
+        seen = samples(tmp_path)
+    assert seen["errors_total"] == 3
+    assert seen["image_stage_seconds_sum"] == pytest.approx(0.06)
+    assert "memory_usage_bytes" not in seen
+    assert "sage_stream_health" not in seen
+
+
+def test_files_do_not_pile_up_as_processes_come_and_go(tmp_path: Path) -> None:
+    for _ in range(3):
+        with counting(tmp_path, COUNT + HEALTHY):
+            pass
+        samples(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "counter_ended.db",
+        "histogram_ended.db",
+        "lock",
+    ]
+
+
+def test_values_are_shared_though_flower_was_imported_first(tmp_path: Path) -> None:
+    before = "import os; given = os.environ.pop('PROMETHEUS_MULTIPROC_DIR')\n"
+    before += "import prometheus_client; os.environ['PROMETHEUS_MULTIPROC_DIR'] = given"
+    with counting(tmp_path, COUNT, before):
+        assert samples(tmp_path)["errors_total"] == 1
+
+
+def test_the_counts_of_a_forked_child_are_its_own(tmp_path: Path) -> None:
+    code = f"{COUNT}\nimport os\npid = os.fork()\n"
+    code += f"if pid == 0:\n    {COUNT}\n    os._exit(0)\nos.waitpid(pid, 0)"
+    with counting(tmp_path, code):
+        assert samples(tmp_path)["errors_total"] == 2
+
+
+def test_other_libraries_metrics_in_the_files_are_left_out(tmp_path: Path) -> None:
+    code = "import prometheus_client; prometheus_client.Counter('flower_events', 'x').inc()"
+    with counting(tmp_path, code + "\n" + COUNT):
+        assert "flower_events_total" not in samples(tmp_path)
+
+
+def test_the_directory_is_private(tmp_path: Path) -> None:
+    with counting(tmp_path / "new", COUNT):
+        assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_directory_that_cannot_be_made_is_a_wrong_setting(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="PROMETHEUS_MULTIPROC_DIR"):
+        share_values(str(tmp_path / "file" / "below"))
+
+
+def test_work_goes_on_where_metrics_cannot_be_shared(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with counting(tmp_path / "file" / "below", COUNT) as process:
+        assert process.poll() is None
+
+
+def test_forgetting_a_process_removes_its_gauges_only(tmp_path: Path) -> None:
+    for name in ("gauge_livesum_7.db", "counter_7.db"):
+        (tmp_path / name).write_bytes(b"")
+    forget_process(str(tmp_path), 7)
+    forget_process(str(tmp_path), 7)
+    assert [path.name for path in tmp_path.iterdir()] == ["counter_7.db"]
