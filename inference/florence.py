@@ -1,0 +1,125 @@
+"""Florence-2: one model for many tasks, each asked for by its prompt."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from tritonclient.grpc import InferenceServerClient
+
+from inference.answers import bounded, clean_text, read_answer
+from inference.images import RGBImage, reduce_image
+from inference.model_config import FLORENCE2
+from inference.triton import Tensors, infer, text_tensor
+from weavloader.errors import TransientError
+
+CAPTION_TASK = "<MORE_DETAILED_CAPTION>"
+GROUNDING_TASK = "<CAPTION_TO_PHRASE_GROUNDING>"
+REGIONS_TASK = "<DENSE_REGION_CAPTION>"
+
+_OPERATIONS = {CAPTION_TASK: "caption", GROUNDING_TASK: "grounding", REGIONS_TASK: "regions"}
+
+
+def florence2_run_model(
+    client: InferenceServerClient,
+    image: RGBImage,
+    task: str,
+    text_input: str = "",
+    *,
+    timeout: float,
+) -> Any:
+    """Florence-2's answer to one task.
+
+    Args:
+        client: A client of the server.
+        image: Shape [H, W, 3]; reduced to what the model sees.
+        task: The task's prompt, such as ``<MORE_DETAILED_CAPTION>``.
+        text_input: The text that goes with it, for tasks that take one.
+        timeout: Seconds.
+
+    Returns:
+        What the answer holds for ``task``: a string for a caption; for regions a dict of
+        ``bboxes`` (x1, y1, x2, y2 in pixels of ``image``) and ``labels``.
+
+    Raises:
+        PermanentError: The image or the task was refused.
+        TransientError: Triton could not be reached, or the model failed.
+    """
+    return infer(
+        client, FLORENCE2.name, _inputs(image, task, text_input), partial(_read, task),
+        outputs=("answer",), operation=_OPERATIONS.get(task, "task"), timeout=timeout,
+    )  # fmt: skip
+
+
+def florence2_gen_caption(client: InferenceServerClient, image: RGBImage, *, timeout: float) -> str:
+    """A caption, ``DESCRIPTION: … LABELS: a, b``, made in three calls; no labels, no list.
+
+    Args:
+        client: A client of the server.
+        image: Shape [H, W, 3].
+        timeout: Seconds for all of it.
+
+    Raises:
+        PermanentError: The image was refused.
+        TransientError: As :func:`florence2_run_model`, or a malformed answer.
+    """
+    deadline = time.monotonic() + timeout
+    picture = reduce_image(image, FLORENCE2.limit)
+
+    def run(task: str, text_input: str = "") -> Any:
+        remaining = deadline - time.monotonic()
+        return florence2_run_model(client, picture, task, text_input, timeout=remaining)
+
+    description = _description(run(CAPTION_TASK))
+    labels = _distinct([*_labels(run(GROUNDING_TASK, description)), *_labels(run(REGIONS_TASK))])
+    named = f" LABELS: {', '.join(labels)}" if labels else ""
+    return bounded(f"DESCRIPTION: {description}{named}")
+
+
+def _inputs(image: RGBImage, task: str, text_input: str) -> Tensors:
+    picture = reduce_image(image, FLORENCE2.limit).astype(np.float32)
+    height, width = image.shape[:2]
+    return {
+        "image": picture,
+        "prompt": text_tensor(task),
+        "text_input": text_tensor(text_input),
+        # Boxes come back in these units.
+        "image_width": np.array([width], dtype=np.int32),
+        "image_height": np.array([height], dtype=np.int32),
+    }
+
+
+def _read(task: str, outputs: Tensors) -> Any:
+    answer = read_answer(outputs["answer"], FLORENCE2.name)
+    try:
+        return json.loads(answer, strict=False)[task]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _malformed(task) from error
+
+
+def _description(answer: Any) -> str:
+    if not isinstance(answer, str) or not (description := clean_text(answer)):
+        raise _malformed(CAPTION_TASK)
+    return description
+
+
+def _labels(answer: Any) -> list[str]:
+    labels = answer.get("labels") if isinstance(answer, dict) else None
+    if not isinstance(labels, list):
+        raise _malformed("labels")
+    return [text for label in labels if (text := clean_text(str(label)))]
+
+
+def _distinct(labels: Iterable[str]) -> list[str]:
+    first_spellings: dict[str, str] = {}
+    for label in labels:
+        first_spellings.setdefault(label.casefold(), label)
+    return list(first_spellings.values())
+
+
+def _malformed(part: str) -> TransientError:
+    return TransientError(f"{FLORENCE2.name}: malformed answer ({part})", reason="bad_answer")

@@ -1,0 +1,33 @@
+"""A preview of ColBERT: a vector for each word, near those of like words."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.append(str(Path(__file__).resolve().parents[3]))
+
+from preview.serving import read_text, respond
+from preview.vectors import token_vectors
+
+_DIMENSION = 128
+_PADDED_TO = 8
+
+
+class TritonPythonModel:
+    """What Triton's Python backend runs."""
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """A response to each request."""
+        return respond(requests, _answer)
+
+
+def _answer(request: Any) -> dict[str, Any]:
+    tokens = token_vectors(read_text(request, "text"), _DIMENSION)
+    padding = -len(tokens) % _PADDED_TO
+    padded = np.pad(tokens, ((0, padding), (0, 0)))
+    return {
+        "embedding": padded.reshape(1, -1),
+        "token_lengths": np.array([len(tokens)], dtype=np.int32),
+    }

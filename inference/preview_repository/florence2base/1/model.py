@@ -1,0 +1,26 @@
+"""A preview of Florence-2: its tasks, answered from colour and brightness."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parents[3]))
+
+from preview.florence import answer
+from preview.scene import see
+from preview.serving import read_image, read_size, read_text, respond, text_tensor
+
+
+class TritonPythonModel:
+    """What Triton's Python backend runs."""
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """A response to each request."""
+        return respond(requests, _answer)
+
+
+def _answer(request: Any) -> dict[str, Any]:
+    scene, size = see(read_image(request)), read_size(request)
+    task, text = read_text(request, "prompt"), read_text(request, "text_input")
+    return {"answer": text_tensor(json.dumps(answer(scene, task, text, size)))}

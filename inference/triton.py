@@ -1,0 +1,119 @@
+"""The one way to call a model in Triton: deadline, errors and metrics are settled here."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput, InferResult
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from metrics import metrics
+from weavloader.errors import PermanentError, TransientError, WeavloaderError
+
+Tensor = NDArray[Any]
+Tensors = Mapping[str, Tensor]
+Answer = TypeVar("Answer")
+
+# Whatever is not the input's fault may pass: a model that is missing or an access that is
+# refused is put right by the operator, and the images wait for it.
+_INPUT_AT_FAULT = ("StatusCode.INVALID_ARGUMENT", "StatusCode.OUT_OF_RANGE")
+_REASONS = {
+    "StatusCode.UNAVAILABLE": "triton_unavailable",
+    "StatusCode.DEADLINE_EXCEEDED": "triton_timeout",
+    "StatusCode.CANCELLED": "triton_cancelled",
+    "StatusCode.RESOURCE_EXHAUSTED": "triton_overloaded",
+    "StatusCode.NOT_FOUND": "model_missing",
+}
+_SHOWN_CHARACTERS = 300
+
+
+def infer(
+    client: InferenceServerClient,
+    model: str,
+    inputs: Tensors,
+    read: Callable[[Tensors], Answer],
+    *,
+    outputs: Sequence[str],
+    operation: str,
+    timeout: float,
+) -> Answer:
+    """Run ``model`` once and read its answer.
+
+    Args:
+        client: A client of the server.
+        model: The model's name in Triton.
+        inputs: Tensors by input name; text as :func:`text_tensor` makes it.
+        read: Turns the tensors of ``outputs`` into the answer; what it raises counts as a
+            failed inference.
+        outputs: Names of the outputs wanted.
+        operation: What the call is for, a constant word for the metrics.
+        timeout: Seconds after which the call is given up.
+
+    Raises:
+        PermanentError: The input was refused.
+        TransientError: Any other failure of the server or the model.
+    """
+    started = time.perf_counter()
+    status = "error"
+    try:
+        answer = read(_call(client, model, inputs, outputs, timeout))
+        status = "success"
+        return answer
+    finally:
+        metrics.observe_inference(model, operation, status, time.perf_counter() - started)
+
+
+def text_tensor(text: str) -> Tensor:
+    """``text`` as a STRING tensor of shape [1]; what UTF-8 cannot hold becomes ``?``."""
+    return np.array([text.encode("utf-8", errors="replace")], dtype=np.object_)
+
+
+def _call(
+    client: InferenceServerClient,
+    model: str,
+    inputs: Tensors,
+    outputs: Sequence[str],
+    timeout: float,
+) -> Tensors:
+    try:
+        result = client.infer(
+            model,
+            [_infer_input(name, tensor) for name, tensor in inputs.items()],
+            outputs=[InferRequestedOutput(name) for name in outputs],
+            client_timeout=max(timeout, 0.0),
+        )
+    except InferenceServerException as error:
+        raise translated(error, model) from error
+    return {name: _output(result, name, model) for name in outputs}
+
+
+def _infer_input(name: str, tensor: Tensor) -> InferInput:
+    infer_input = InferInput(name, tensor.shape, np_to_triton_dtype(tensor.dtype))
+    infer_input.set_data_from_numpy(tensor)
+    return infer_input
+
+
+def _output(result: InferResult, name: str, model: str) -> Tensor:
+    try:
+        tensor: Tensor | None = result.as_numpy(name)
+    except (ValueError, TypeError, struct.error) as error:
+        message = f"{model}: output {name} cannot be read: {error}"
+        raise TransientError(message, reason="bad_answer") from error
+    if tensor is None:
+        raise TransientError(f"{model}: no output {name}", reason="bad_answer")
+    return tensor
+
+
+def translated(error: InferenceServerException, model: str) -> WeavloaderError:
+    """The project's error for one of the Triton client."""
+    message = f"{model}: {(error.message() or 'no message')[:_SHOWN_CHARACTERS]}"
+    status = error.status()
+    # The client's own checks, made before anything is sent, carry no status.
+    if status is None or status in _INPUT_AT_FAULT:
+        return PermanentError(message, reason="bad_input")
+    return TransientError(message, reason=_REASONS.get(status, "triton_error"))
