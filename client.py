@@ -1,0 +1,57 @@
+"""The clients of Redis, Triton, the store and SAGE: one place, a timeout on every call.
+
+Each is used by the process that built it. A gRPC channel opened before a fork hangs in the
+child, so workers build theirs after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import httpx
+import redis
+import tritonclient.grpc as triton
+
+from inference import EMBEDDERS
+from weavloader.settings import Settings
+from weavloader.store import open_store
+from weavloader.store.base import Vector
+
+__all__ = ["connect_embedder", "connect_redis", "connect_sage", "connect_triton", "open_store"]
+
+REDIS_TIMEOUT = 10.0
+KEEPALIVE_MS = 30_000
+
+
+def connect_redis(settings: Settings) -> redis.Redis:
+    """A client of the broker's Redis; answers are bytes. Connects on first use."""
+    return redis.Redis.from_url(
+        settings.celery_broker_url.get_secret_value(),
+        socket_timeout=REDIS_TIMEOUT,
+        socket_connect_timeout=REDIS_TIMEOUT,
+        health_check_interval=30,
+    )
+
+
+def connect_triton(settings: Settings) -> triton.InferenceServerClient:
+    """A client of Triton; every call takes its timeout. Connects on first use."""
+    keepalive = triton.KeepAliveOptions(keepalive_time_ms=KEEPALIVE_MS, keepalive_timeout_ms=10_000)
+    address = f"{settings.triton_host}:{settings.triton_port}"
+    return triton.InferenceServerClient(address, keepalive_options=keepalive)
+
+
+def connect_embedder(settings: Settings, vector_name: str) -> Callable[[str], Vector]:
+    """What turns the words of a search into a vector, by the model that embedded the images."""
+    embed = partial(EMBEDDERS[vector_name], connect_triton(settings), image=None)
+    return partial(embed, timeout=settings.triton_timeout)
+
+
+def connect_sage(settings: Settings) -> httpx.Client:
+    """An HTTP client for SAGE: keeps connections, follows no redirect, carries no credentials."""
+    return httpx.Client(
+        timeout=settings.sage_timeout,
+        follow_redirects=False,
+        headers={"User-Agent": "weavloader"},
+        limits=httpx.Limits(max_keepalive_connections=8, max_connections=16),
+    )

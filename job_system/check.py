@@ -1,0 +1,111 @@
+"""Reaching every dependency of a role, before it is started or when it is in doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+
+import httpx
+from redis.exceptions import RedisError
+from tritonclient.utils import InferenceServerException
+
+from client import connect_redis, connect_sage, connect_triton, open_store
+from inference import required_models
+from job_system.resources import downloader
+from weavloader.errors import ConfigError, TransientError, WeavloaderError
+from weavloader.image_job import ImageJob
+from weavloader.sage import DataApi
+from weavloader.settings import Settings
+
+TIMEOUT = 5.0
+Probe = Callable[[Settings], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """How reaching one dependency went."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def check(settings: Settings, role: str | None) -> Iterator[Finding]:
+    """Try what ``role`` depends on, one after another; ``None`` for all there is."""
+    for name in _NEEDS[role] if role in _NEEDS else ("redis",) if role else tuple(_PROBES):
+        yield _try(name, _PROBES[name], settings)
+
+
+def _try(name: str, probe: Probe, settings: Settings) -> Finding:
+    try:
+        return Finding(name, True, probe(settings))
+    except (WeavloaderError, RedisError, InferenceServerException, httpx.HTTPError) as error:
+        return Finding(name, False, str(error) or type(error).__name__)
+
+
+def _redis(settings: Settings) -> str:
+    with closing(connect_redis(settings)) as redis:
+        redis.ping()
+        return f"version {redis.info('server')['redis_version']}"
+
+
+def _triton(settings: Settings) -> str:
+    with closing(connect_triton(settings)) as triton:
+        names = required_models(settings.caption_model, settings.embedding_models)
+        missing = [
+            name for name in names if not triton.is_model_ready(name, client_timeout=TIMEOUT)
+        ]
+    if missing:
+        raise TransientError(f"not ready: {', '.join(missing)}", reason="model_missing")
+    return f"ready: {', '.join(names)}"
+
+
+def _store(settings: Settings) -> str:
+    with closing(open_store(settings)) as store:
+        store.prepare()
+        return f"{settings.vector_store} with {store.count()} images"
+
+
+def _sage(settings: Settings) -> str:
+    job = _newest_image(settings)
+    return f"newest image captured {job.timestamp}" if job else "reached; no image in the last hour"
+
+
+def _storage(settings: Settings) -> str:
+    if not settings.sage_user:
+        raise ConfigError("SAGE_USER and SAGE_PASS are not set", reason="no_credentials")
+    job = _newest_image(settings)
+    if job is None:
+        return "not tried: no image in the last hour"
+    size = len(downloader(settings).fetch(job.url))
+    return f"credentials accepted; {size:,} bytes fetched"
+
+
+def _newest_image(settings: Settings) -> ImageJob | None:
+    with connect_sage(settings) as http:
+        records = DataApi(settings.sage_data_api, http).records(settings.sage_filter, "-1h", tail=1)
+        jobs = list(islice((job for record in records if (job := _job(record))), 100))
+    return max(jobs, key=lambda job: job.captured_at, default=None)
+
+
+def _job(record: object) -> ImageJob | None:
+    try:
+        return ImageJob.from_record(record)
+    except WeavloaderError:
+        return None  # the stream counts and logs such records
+
+
+_PROBES: dict[str, Probe] = {
+    "redis": _redis,
+    "triton": _triton,
+    "store": _store,
+    "sage": _sage,
+    "storage": _storage,
+}
+_NEEDS = {
+    "processor": ("redis", "triton", "store", "storage"),
+    "moderator": ("redis", "sage"),
+    "web": ("triton", "store"),
+}

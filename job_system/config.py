@@ -1,0 +1,113 @@
+"""Celery's configuration, with the reason for each choice that reliability rests on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.schedules import crontab
+from kombu.entity import Queue
+
+from weavloader import keys
+from weavloader.settings import Settings
+
+TASKS = "job_system.tasks."
+# An image that hangs is told to stop, then killed; three model calls and a download fit.
+SOFT_TIME_LIMIT = 540
+TIME_LIMIT = 600
+# A message that a dead worker held comes back after this; no wait may be longer.
+VISIBILITY_TIMEOUT = 3600
+MAX_CHILD_MEMORY_KIB = 1_000_000
+FAILURE_RECORD_SECONDS = 2 * 86400
+
+
+def celery_config(settings: Settings) -> dict[str, Any]:
+    """The whole configuration, from the project's settings."""
+    return {
+        "broker_url": settings.celery_broker_url.get_secret_value(),
+        "result_backend": settings.celery_result_backend.get_secret_value(),
+        **_messages(),
+        **_delivery(),
+        **_workers(),
+        **_beat(),
+    }
+
+
+def _messages() -> dict[str, Any]:
+    queue_of = {
+        "monitor_data_stream": keys.STREAM_QUEUE,
+        "health_check": keys.STREAM_QUEUE,
+        "process_image_task": keys.IMAGE_QUEUE,
+    }
+    return {
+        "task_queues": [Queue(name) for name in keys.QUEUES],  # type: ignore[no-untyped-call]
+        "task_default_queue": keys.CLEANUP_QUEUE,
+        "task_routes": {TASKS + name: {"queue": queue} for name, queue in queue_of.items()},
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        "timezone": "UTC",
+        # Nobody reads a success; a failure is kept, with its arguments, for the archive.
+        "task_ignore_result": True,
+        "task_store_errors_even_if_ignored": True,
+        "result_extended": True,
+        "result_expires": FAILURE_RECORD_SECONDS,
+    }
+
+
+def _delivery() -> dict[str, Any]:
+    return {
+        # A message leaves the queue when its work is done, whatever dies meanwhile.
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "task_acks_on_timeout": False,
+        # More would be stranded with a worker that dies.
+        "worker_prefetch_multiplier": 1,
+        "task_soft_time_limit": SOFT_TIME_LIMIT,
+        "task_time_limit": TIME_LIMIT,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        # True was seen to run tasks again that were still running.
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "broker_transport_options": {
+            "visibility_timeout": VISIBILITY_TIMEOUT,
+            "socket_timeout": 30,
+            "socket_connect_timeout": 10,
+            "socket_keepalive": True,
+            "health_check_interval": 25,
+            # Producer.batch refuses to work with blind repeats of half-sent batches.
+            "retry_on_timeout": False,
+        },
+        "redis_socket_timeout": 30,
+        "redis_socket_connect_timeout": 10,
+    }
+
+
+def _workers() -> dict[str, Any]:
+    return {
+        "worker_send_task_events": True,  # Flower shows what runs
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "worker_max_memory_per_child": MAX_CHILD_MEMORY_KIB,
+        "worker_enable_remote_control": True,
+    }
+
+
+def _beat() -> dict[str, Any]:
+    return {
+        # Holds a lock in Redis, so that one beat is active however many run.
+        "beat_scheduler": "redbeat.RedBeatScheduler",
+        "redbeat_key_prefix": "weavloader:beat:",
+        "redbeat_lock_key": "weavloader:beat:lock",
+        "redbeat_lock_timeout": 30,
+        "beat_max_loop_interval": 5,
+        "beat_schedule": {
+            "health-check": _every("health_check", crontab(minute="*/30")),
+            "archive": _every("archive_failed_tasks", crontab(minute=5)),
+            "reprocess": _every("reprocess_dlq_tasks", crontab(hour=3, minute=10)),
+            "cleanup": _every("cleanup_failed_tasks", crontab(hour=4, minute=10)),
+        },
+    }
+
+
+def _every(task: str, schedule: crontab) -> dict[str, Any]:
+    return {"task": TASKS + task, "schedule": schedule}

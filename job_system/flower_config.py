@@ -1,0 +1,48 @@
+"""Flower's configuration file: ``celery -A job_system flower --conf=job_system/flower_config.py``.
+
+Flower executes this file and takes the names that are options of its own; nothing else here
+may bear the name of one.
+"""
+
+from __future__ import annotations
+
+from logging import getLogger
+from typing import Any
+
+from weavloader.logs import mask
+from weavloader.settings import DEFAULT_FLOWER_AUTH, get_settings
+
+LONGEST_TEXT = 300
+_SHOWN_TEXTS = ("args", "kwargs", "result", "exception", "traceback")
+
+
+def format_task(task: Any) -> Any:
+    """Shorten a task's arguments and results, and mask passwords in any URL among them."""
+    for name in _SHOWN_TEXTS:
+        text = getattr(task, name, None)
+        if text:
+            setattr(task, name, _shortened(mask(str(text))))
+    return task
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
+
+
+_settings = get_settings()
+_given = _settings.flower_basic_auth.get_secret_value()
+if _given == DEFAULT_FLOWER_AUTH:
+    getLogger(__name__).warning(
+        "Flower is guarded by the published default password: set FLOWER_BASIC_AUTH"
+    )
+
+basic_auth = [pair.strip() for pair in _given.split(",")]
+address = _settings.flower_address
+port = _settings.flower_port
+persistent = False
+# Flower keeps every task and worker it ever saw unless told otherwise.
+max_tasks = 10_000
+max_workers = 1_000
+purge_offline_workers = 3600
+# Queue lengths come from the metrics server; Flower needs no way into the broker of its own.
+broker_api = None

@@ -1,0 +1,56 @@
+"""What happens around every task and worker: logs, metrics, preparation before the fork."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import resource
+import time
+from typing import Any
+
+from celery import signals, states
+
+from metrics import metrics
+from weavloader import keys
+from weavloader.logs import configure_logging
+from weavloader.settings import get_settings
+
+_role = "scheduler"
+_started: dict[str, float] = {}
+
+
+@signals.celeryd_init.connect
+def _name_worker(sender: str = "", **_: Any) -> None:
+    global _role
+    _role = sender.partition("@")[0]
+
+
+@signals.setup_logging.connect
+def _set_up_logging(**_: Any) -> None:
+    configure_logging(_role, get_settings())
+
+
+@signals.worker_init.connect
+def _import_before_fork(sender: Any = None, **_: Any) -> None:
+    """Load what all children need once, and keep the collector off it, so they share it."""
+    if keys.IMAGE_QUEUE in sender.app.amqp.queues.consume_from:
+        importlib.import_module(f"weavloader.store.{get_settings().vector_store}")
+        importlib.import_module("inference")
+    gc.freeze()
+
+
+@signals.task_prerun.connect
+def _begin(task_id: str = "", **_: Any) -> None:
+    _started[task_id] = time.monotonic()
+
+
+@signals.task_postrun.connect
+def _end(
+    task_id: str = "", task: Any = None, state: str = "", retval: object = None, **_: Any
+) -> None:
+    seconds = time.monotonic() - _started.pop(task_id, time.monotonic())
+    if state == states.SUCCESS:
+        metrics.observe_task(task.name, "success", seconds)
+    elif state == states.FAILURE:
+        metrics.observe_task(task.name, "failure", seconds, type(retval).__name__)
+    metrics.set_memory(_role, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

@@ -1,0 +1,22 @@
+"""Every task, under the names that users and messages know: ``job_system.tasks.<name>``."""
+
+from job_system.tasks.cleaner import (
+    archive_failed_tasks,
+    cleanup_failed_tasks,
+    handle_dlq,
+    process_dlq_message,
+    reprocess_dlq_tasks,
+)
+from job_system.tasks.moderator import health_check, monitor_data_stream
+from job_system.tasks.processor import process_image_task
+
+__all__ = [
+    "archive_failed_tasks",
+    "cleanup_failed_tasks",
+    "handle_dlq",
+    "health_check",
+    "monitor_data_stream",
+    "process_dlq_message",
+    "process_image_task",
+    "reprocess_dlq_tasks",
+]

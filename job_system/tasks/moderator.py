@@ -1,0 +1,116 @@
+"""The tasks that follow the stream."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from kombu.exceptions import BatchPublishError, OperationalError
+from redis.exceptions import LockError
+from redis.lock import Lock
+
+from job_system.app import celery_app
+from job_system.config import TASKS
+from job_system.resources import data_api, redis_client
+from job_system.tasks.processor import process_image_task
+from metrics import metrics
+from weavloader import keys
+from weavloader.errors import TransientError
+from weavloader.image_job import ImageJob
+from weavloader.settings import get_settings
+from weavloader.stream import BATCH, Stream, TickReport, utc_now
+
+# Longer than any one request; a moderator that dies holds the next tick up no longer.
+LOCK_SECONDS = 60
+
+logger = logging.getLogger(__name__)
+
+
+@celery_app.task(name=TASKS + "monitor_data_stream")
+def monitor_data_stream() -> None:
+    """One tick: publish what is new on the stream. Only one runs at a time."""
+    _look("tick", Stream.tick, wait=0)
+
+
+@celery_app.task(name=TASKS + "health_check")
+def health_check() -> None:
+    """Look over the whole reconciliation window again, for what nodes uploaded late."""
+    _look("health check", Stream.reconcile, wait=LOCK_SECONDS)
+
+
+def publish(jobs: Sequence[ImageJob]) -> None:
+    """Put one message for each job on the image queue.
+
+    Raises:
+        TransientError: The broker failed; some of them may have been put there.
+    """
+    try:
+        with celery_app.producer_or_acquire() as producer, producer.batch(BATCH):
+            for job in jobs:
+                process_image_task.apply_async(
+                    (job.to_message(),), task_id=job.id, producer=producer, retry=False
+                )
+    except (BatchPublishError, OperationalError) as error:
+        raise TransientError(f"broker: {error}", reason="broker") from error
+
+
+def _stream(renew: Callable[[], object]) -> Stream:
+    redis = redis_client()
+    return Stream(
+        settings=get_settings(),
+        api=data_api(),
+        redis=redis,
+        publish=publish,
+        backlog=lambda: int(redis.llen(keys.IMAGE_QUEUE)),
+        renew=renew,
+    )
+
+
+def _look(name: str, look: Callable[[Stream, datetime, TickReport], None], wait: float) -> None:
+    """Look at the stream, unless another process does so for longer than ``wait`` seconds."""
+    lock = Lock(redis_client(), keys.STREAM_LOCK, timeout=LOCK_SECONDS)
+    if not lock.acquire(blocking=wait > 0, blocking_timeout=wait):
+        logger.info("%s left out: another one is under way", name)
+        return
+    now, report = utc_now(), TickReport()
+    try:
+        look(_stream(lock.reacquire), now, report)
+        metrics.set_stream_health(True)
+    except TransientError as error:
+        metrics.set_stream_health(False)
+        metrics.count_error("moderator", error.reason)
+        logger.warning("%s failed, the next one looks again: %s", name, error)
+    finally:
+        _release(lock)
+        _record(now, report)
+        _tell(name, report)
+
+
+def _release(lock: Lock) -> None:
+    try:
+        lock.release()
+    except LockError as error:
+        # It ran out in a long wait; what a second look published twice is stored once.
+        logger.warning("the stream's lock was lost: %s", error)
+
+
+def _record(now: datetime, report: TickReport) -> None:
+    metrics.set_stream_waiting(report.waiting)
+    for origin, amount in report.received.items():
+        metrics.count_received(*origin, amount=amount)
+    for reason, amount in report.refused.items():
+        metrics.count_refused(reason, amount)
+    # Word for the process that submits ticks.
+    last = {"at": now.isoformat(), "taken": report.taken, "waiting": report.waiting}
+    redis_client().set(keys.STREAM_LAST_TICK, json.dumps(last))
+
+
+def _tell(name: str, report: TickReport) -> None:
+    if report.waiting:
+        logger.warning("%s waits: %s is full (QUEUE_HIGH_WATER)", name, keys.IMAGE_QUEUE)
+    logger.info(
+        "%s: %d taken, %d already taken, %d excluded, %d refused",
+        name, report.taken, report.already, report.excluded, report.refused.total(),
+    )  # fmt: skip

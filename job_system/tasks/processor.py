@@ -1,0 +1,104 @@
+"""The task of one image: what happens to it when something fails."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from typing import Any, NoReturn
+
+from billiard.exceptions import SoftTimeLimitExceeded
+from celery import Task
+from celery.exceptions import Reject, Retry
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from job_system.app import celery_app
+from job_system.config import TASKS
+from job_system.resources import dead_letters, pipeline
+from metrics import metrics
+from processing import Stages, process_image
+from weavloader.dead_letters import FailedTask, describe
+from weavloader.errors import PermanentError, TransientError, WeavloaderError
+from weavloader.image_job import ImageJob
+from weavloader.settings import Settings, get_settings
+
+logger = logging.getLogger(__name__)
+
+
+@celery_app.task(
+    name=TASKS + "process_image_task", bind=True, max_retries=None, throws=(WeavloaderError,)
+)
+def process_image_task(self: Task, image_data: dict[str, Any]) -> None:
+    """Bring one image into the store, or its failure into the dead-letter queue."""
+    try:
+        try:
+            _process(self.request.id, image_data)
+        except SoftTimeLimitExceeded:
+            raise TransientError("it took too long", reason="time_limit") from None
+    except Retry:
+        raise
+    except Exception as error:
+        _after_failure(self, error)
+
+
+def retry_delay(retries: int, settings: Settings) -> float:
+    """Seconds before try ``retries + 1``: 60, 120, 240, and never more than the maximum."""
+    return float(min(settings.retry_delay * 2**retries, settings.retry_max_delay))
+
+
+def _process(task_id: str, image_data: dict[str, Any]) -> None:
+    stages = Stages()
+    job = ImageJob.from_message(image_data)
+    try:
+        outcome = process_image(job, pipeline(), stages)
+    finally:
+        for stage, seconds in stages.seconds.items():
+            metrics.observe_stage(stage, seconds)
+    dead_letters().settle(task_id)
+    metrics.count_outcome(outcome)
+    times = " ".join(f"{stage}={seconds:.2f}s" for stage, seconds in stages.seconds.items())
+    logger.info("image %s %s vsn=%s %s", job.id, outcome, job.vsn, times)
+
+
+def _after_failure(task: Task, error: Exception) -> None:
+    """Retry what may pass, bury what will not; the message goes only once either is done."""
+    settings = get_settings()
+    metrics.count_error("processor", _reason(error))
+    try:
+        dead_letters().note_failure(task.request.id)
+        if isinstance(error, PermanentError) or task.request.retries >= settings.max_retries:
+            _bury(task, error)
+            raise error
+        _retry(task, error, settings)
+    except (RedisError, OperationalError) as outage:
+        # Neither could be written down: the message stays on the queue.
+        raise Reject(outage, requeue=True) from error
+
+
+def _retry(task: Task, error: Exception, settings: Settings) -> NoReturn:
+    delay = retry_delay(task.request.retries, settings)
+    metrics.count_retry(task.name, _reason(error))
+    logger.warning(
+        "image %s will be tried again in %.0f s: %s", task.request.id, delay, describe(error)
+    )
+    raise task.retry(exc=error, countdown=delay)
+
+
+def _bury(task: Task, error: Exception) -> None:
+    request = task.request
+    failed = FailedTask(
+        task_id=request.id,
+        task=task.name,
+        args=list(request.args),
+        kwargs=dict(request.kwargs),
+        retries=request.retries,
+        worker=str(request.hostname),
+    )
+    text = "".join(traceback.format_exception(error))
+    letter = dead_letters().write(failed, error, text)
+    metrics.count_outcome("dead")
+    logger.error("image %s is dead: %s", letter.task_id, letter.exc_message)
+
+
+def _reason(error: Exception) -> str:
+    return error.reason if isinstance(error, WeavloaderError) else type(error).__name__
