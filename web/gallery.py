@@ -1,0 +1,131 @@
+"""What the pages show, out of the store and with Triton's help."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Lock
+
+from client import connect_embedder, open_store
+from weavloader import search as searching
+from weavloader.errors import ConfigError, TransientError
+from weavloader.settings import Settings
+from weavloader.store.base import ImageObject, SearchResult, Store, Vector
+from web.query import PageQuery
+from web.thumbnails import BoundedCache, as_jpeg
+
+logger = logging.getLogger(__name__)
+
+# A person waits: words alone now are better than looks in two minutes.
+EMBEDDING_TIMEOUT = 10.0
+THUMBNAIL_SIDE = 320
+PICTURE_SIDE = 1600
+CACHE_BYTES = 64 * 1024 * 1024
+WORDS_ONLY = "The model that knows looks is out of reach: these results are by words alone."
+
+Embedder = Callable[[str], Vector]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Results of a search, best first, and what a visitor should know about them."""
+
+    results: list[SearchResult]
+    notice: str = ""
+
+
+class Gallery:
+    """Searches and pictures; connects on first use and again after a failure.
+
+    Args:
+        settings: Where the store and Triton are.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = Lock()
+        self._store: Store | None = None
+        self._embedder: Embedder | None = None
+        self._thumbnails = BoundedCache(CACHE_BYTES)
+
+    def search(self, query: PageQuery) -> Found:
+        """Hybrid search, or by words alone while Triton is out of reach.
+
+        Raises:
+            ConfigError: ``since`` cannot be read.
+            TransientError: The store is out of reach.
+        """
+        filters = searching.filters(vsn=query.vsn or None, since=query.since or None)
+        vector, notice = self._vector(query)
+        results = searching.search(
+            self._opened(),
+            query.text,
+            embed=None if vector is None else lambda _: vector,
+            alpha=query.alpha,
+            limit=query.limit,
+            filters=filters,
+        )
+        return Found(results, notice)
+
+    def image(self, object_id: str) -> ImageObject | None:
+        """One image with all that is known about it.
+
+        Raises:
+            TransientError: The store is out of reach.
+        """
+        return self._opened().get(object_id)
+
+    def thumbnail(self, object_id: str) -> bytes | None:
+        """A small JPEG of an image; ``None`` where no picture is kept.
+
+        Raises:
+            PermanentError: What is kept is not a readable image.
+            TransientError: The store is out of reach.
+        """
+        small = self._thumbnails.get(object_id)
+        if small is None:
+            small = self.picture(object_id, THUMBNAIL_SIDE)
+            if small is not None:
+                self._thumbnails.put(object_id, small)
+        return small
+
+    def picture(self, object_id: str, longest_side: int = PICTURE_SIDE) -> bytes | None:
+        """A JPEG of an image; errors as :meth:`thumbnail`."""
+        image = self.image(object_id)
+        if image is None or not image.image:
+            return None
+        most = self._settings.max_image_pixels
+        return as_jpeg(image.image, longest_side=longest_side, max_pixels=most)
+
+    def close(self) -> None:
+        """Let go of the store."""
+        if self._store is not None:
+            self._store.close()
+
+    def _vector(self, query: PageQuery) -> tuple[Vector | None, str]:
+        if query.alpha == 0:
+            return None, ""
+        try:
+            return self._connected()(query.text), ""
+        except TransientError as error:
+            logger.warning("Search by words alone: %s", error)
+            return None, WORDS_ONLY
+
+    def _opened(self) -> Store:
+        with self._lock:
+            if self._store is None:
+                self._store = open_store(self._settings)
+            return self._store
+
+    def _connected(self) -> Embedder:
+        with self._lock:
+            if self._embedder is None:
+                hasty = self._settings.model_copy(update={"triton_timeout": EMBEDDING_TIMEOUT})
+                self._embedder = connect_embedder(hasty, self._vector_name())
+            return self._embedder
+
+    def _vector_name(self) -> str:
+        if "clip" not in self._settings.embedding_models:
+            raise ConfigError("pages search by clip: add it to EMBEDDING_MODELS", reason="no_clip")
+        return "clip"
