@@ -1,0 +1,98 @@
+"""The account of a demo: what became of every image that was published."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from demo.cast import DEAD, EXCLUDED, MISSING, OUTCOMES, REFUSED, STORED, Fate
+from demo.scenario import PlannedImage
+from weavloader import keys
+from weavloader.dead_letters import DeadLetters
+from weavloader.errors import PermanentError
+from weavloader.image_job import ImageJob
+from weavloader.store.base import Store, image_id
+from weavloader.stream import Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the account."""
+
+    image: PlannedImage
+    found: Fate
+
+    @property
+    def is_as_expected(self) -> bool:
+        """Whether it is what should have become of the image; missing never is."""
+        if self.image.expected is None:
+            return self.found.outcome != MISSING
+        return self.found == self.image.expected
+
+
+class Witness:
+    """Finds out what became of images, from what the system itself keeps.
+
+    Args:
+        store: Where images should be.
+        redis: Holds dead letters, and marks of what was taken from the stream.
+        letters: The dead letters in it.
+        unallowed: VSNs whose images are not to be taken.
+    """
+
+    def __init__(
+        self, store: Store, redis: Any, letters: DeadLetters, unallowed: Iterable[str]
+    ) -> None:
+        self._store = store
+        self._redis = redis
+        self._letters = letters
+        self._unallowed = set(unallowed)
+
+    def account(self, images: Sequence[PlannedImage]) -> list[Entry]:
+        """The present fate of each."""
+        stored = self._store.existing(image_id(image.link) for image in images)
+        return [Entry(image, self._fate(image, stored)) for image in images]
+
+    def last_look(self) -> datetime | None:
+        """When the moderator last looked at the stream."""
+        last = self._redis.get(keys.STREAM_LAST_TICK)
+        return datetime.fromisoformat(json.loads(last)["at"]) if last else None
+
+    def _fate(self, image: PlannedImage, stored: set[str]) -> Fate:
+        object_id = image_id(image.link)
+        if object_id in stored:
+            return Fate(STORED)
+        if letter := self._letters.get(object_id):
+            return Fate(DEAD, letter.reason)
+        return self._untaken(image, object_id)
+
+    def _untaken(self, image: PlannedImage, object_id: str) -> Fate:
+        refusal = _refusal(image)
+        if refusal is not None and self._was_seen(refusal.id):
+            return Fate(REFUSED, refusal.reason)
+        if image.vsn in self._unallowed and not self._was_seen(object_id):
+            return Fate(EXCLUDED)
+        return Fate(MISSING)
+
+    def _was_seen(self, member: str) -> bool:
+        return self._redis.zscore(keys.SEEN, uuid.UUID(member).bytes) is not None
+
+
+def _refusal(image: PlannedImage) -> Refusal | None:
+    """The mark that the stream leaves of a record it refuses."""
+    try:
+        ImageJob.from_record(image.record)
+    except PermanentError as error:
+        return Refusal(error.reason, str(error), json.dumps(image.record, sort_keys=True))
+    return None
+
+
+def totals(account: Iterable[Entry]) -> dict[str, int]:
+    """How many images have each outcome; every outcome is named."""
+    counted = Counter(entry.found.outcome for entry in account)
+    return {outcome: counted[outcome] for outcome in OUTCOMES}

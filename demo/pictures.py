@@ -1,0 +1,157 @@
+"""Draws what a camera on a pole might see: skies, fields, snow, smoke, night, a street.
+
+A scene is painted small and enlarged, as a soft lens would, with a sensor's noise; lettering
+is put on afterwards so that it stays sharp. The same index and seed give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from demo.canvas import HEIGHT, WIDTH, Canvas
+
+_SIZES = ((1024, 768), (1280, 960), (1600, 1200), (2048, 1536))
+_QUALITIES = (80, 85, 90)
+_SIGNS = ("FIRE DANGER: HIGH", "BRIDGE AHEAD", "STATION 7", "NO SWIMMING")
+_HORIZON = int(HEIGHT * 0.55)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is drawn and how.
+
+    Attributes:
+        scene: A name of :data:`SCENES`.
+        size: Width and height, pixels.
+        lettering: Text burnt into the picture; empty for none.
+    """
+
+    scene: str
+    size: tuple[int, int]
+    quality: int
+    lettering: str
+
+
+def look(index: int, seed: int) -> Look:
+    """The look of picture ``index``: scenes take turns, everything else is drawn by lot."""
+    lots = np.random.default_rng((seed, index, 0))
+    letterings = ("", f"CAM {index:03d}  {lots.integers(24):02d}:{lots.integers(60):02d}", "")
+    sign = (str(lots.choice(_SIGNS)),)
+    return Look(
+        scene=tuple(SCENES)[index % len(SCENES)],
+        size=_SIZES[int(lots.integers(len(_SIZES)))],
+        quality=_QUALITIES[int(lots.integers(len(_QUALITIES)))],
+        lettering=str(lots.choice(letterings + sign)),
+    )
+
+
+def draw(index: int, seed: int) -> bytes:
+    """Picture ``index`` as a JPEG file."""
+    style = look(index, seed)
+    canvas = Canvas(np.random.default_rng((seed, index, 1)))
+    SCENES[style.scene](canvas)
+    image = canvas.developed(style.size)
+    _letter(image, style.lettering)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=style.quality)
+    return file.getvalue()
+
+
+def _letter(image: Image.Image, text: str) -> None:
+    if not text:
+        return
+    font = ImageFont.load_default(image.height // 24)
+    pen = ImageDraw.Draw(image)
+    left, top, right, bottom = pen.textbbox((image.width // 40, image.height // 40), text, font)
+    margin = image.height // 96
+    frame = (left - margin, top - margin, right + margin, bottom + margin)
+    pen.rectangle(frame, fill=(24, 24, 24))
+    pen.text((image.width // 40, image.height // 40), text, (240, 240, 230), font)
+
+
+def _green_field(canvas: Canvas) -> None:
+    canvas.gradient(0, _HORIZON, (70, 130, 220), (170, 205, 240))
+    canvas.clouds(3, (245, 248, 252))
+    canvas.gradient(_HORIZON, HEIGHT, (90, 160, 60), (40, 120, 30))
+    canvas.ridge(_HORIZON, 14, (50, 105, 50))
+
+
+def _night_lights(canvas: Canvas) -> None:
+    canvas.gradient(0, HEIGHT, (4, 6, 18), (16, 16, 28))
+    canvas.ridge(_HORIZON, 40, (6, 6, 10))
+    for _ in range(18):
+        x, y = canvas.between(0, WIDTH), canvas.between(_HORIZON, HEIGHT - 20)
+        canvas.glow((x, y), canvas.between(2, 6), (255, 214, 140))
+
+
+def _snow_ridge(canvas: Canvas) -> None:
+    canvas.gradient(0, _HORIZON, (110, 150, 205), (195, 212, 230))
+    canvas.ridge(int(HEIGHT * 0.35), 90, (128, 136, 150))
+    canvas.ridge(int(HEIGHT * 0.48), 60, (236, 240, 246))
+    canvas.gradient(int(HEIGHT * 0.6), HEIGHT, (242, 245, 250), (228, 234, 244))
+
+
+def _smoke_plume(canvas: Canvas) -> None:
+    canvas.gradient(0, _HORIZON, (140, 165, 195), (205, 205, 200))
+    canvas.gradient(_HORIZON, HEIGHT, (120, 112, 70), (84, 80, 50))
+    canvas.ridge(_HORIZON, 24, (70, 80, 52))
+    root = canvas.between(WIDTH // 4, 3 * WIDTH // 4)
+    for step in range(14):
+        centre = (root + step * 14, _HORIZON - step * 17)
+        grey = 92 + step * 6
+        canvas.glow(centre, 12 + step * 5, (grey, grey - 4, grey - 8))
+    canvas.glow((root, _HORIZON), 9, (240, 110, 30))
+
+
+def _sunset(canvas: Canvas) -> None:
+    canvas.gradient(0, _HORIZON, (90, 60, 110), (250, 140, 60))
+    sun = (canvas.between(WIDTH // 4, 3 * WIDTH // 4), _HORIZON - 24)
+    canvas.glow(sun, 30, (255, 232, 150))
+    canvas.gradient(_HORIZON, HEIGHT, (72, 44, 42), (26, 18, 24))
+    canvas.ridge(_HORIZON, 20, (46, 30, 40))
+
+
+def _fog(canvas: Canvas) -> None:
+    canvas.gradient(0, HEIGHT, (196, 200, 202), (172, 176, 178))
+    for _ in range(5):
+        x, top = canvas.between(0, WIDTH), canvas.between(HEIGHT // 3, _HORIZON)
+        canvas.box((x, top, x + 7, HEIGHT - 80), (158, 163, 165))
+
+
+def _lake_shore(canvas: Canvas) -> None:
+    canvas.gradient(0, _HORIZON, (95, 150, 215), (190, 215, 235))
+    canvas.gradient(_HORIZON, int(HEIGHT * 0.85), (40, 92, 140), (60, 120, 160))
+    for _ in range(40):
+        x, y = canvas.between(0, WIDTH), canvas.between(_HORIZON + 6, int(HEIGHT * 0.84))
+        canvas.box((x, y, x + canvas.between(12, 50), y + 1), (132, 176, 204))
+    canvas.gradient(int(HEIGHT * 0.85), HEIGHT, (206, 188, 142), (188, 168, 122))
+
+
+def _city_street(canvas: Canvas) -> None:
+    canvas.gradient(0, _HORIZON, (150, 175, 205), (205, 212, 220))
+    canvas.gradient(_HORIZON, HEIGHT, (96, 96, 100), (62, 62, 66))
+    left = 0
+    while left < WIDTH:
+        right, roof = left + canvas.between(50, 110), canvas.between(60, _HORIZON - 60)
+        grey = canvas.between(95, 150)
+        canvas.building((left, roof, right, int(HEIGHT * 0.66)), (grey, grey - 8, grey - 14))
+        left = right + canvas.between(0, 14)
+    for y in range(int(HEIGHT * 0.72), HEIGHT, 36):
+        canvas.box((WIDTH // 2 - 4, y, WIDTH // 2 + 4, y + 18), (232, 226, 190))
+
+
+SCENES: dict[str, Callable[[Canvas], None]] = {
+    "green-field": _green_field,
+    "night-lights": _night_lights,
+    "snow-ridge": _snow_ridge,
+    "smoke-plume": _smoke_plume,
+    "sunset": _sunset,
+    "fog": _fog,
+    "lake-shore": _lake_shore,
+    "city-street": _city_street,
+}

@@ -1,0 +1,36 @@
+"""Ports for servers that others start."""
+
+import random
+import socket
+
+from weavloader.errors import TransientError
+
+HOST = "127.0.0.1"
+# Below the ports that outgoing connections take (Linux): one of those could take a port
+# between its choice and its use.
+_RANGE = range(20_000, 32_000)
+
+
+def free_ports(amount: int) -> list[int]:
+    """Ports on loopback that nothing listens on at this moment, all different.
+
+    Raises:
+        TransientError: There are not so many.
+    """
+    tried = iter(random.SystemRandom().sample(_RANGE, len(_RANGE)))
+    found: list[int] = []
+    for port in tried:
+        if len(found) == amount:
+            return found
+        if _is_free(port):
+            found.append(port)
+    raise TransientError(f"{amount} free ports were not found", reason="no_ports")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True
