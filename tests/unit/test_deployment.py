@@ -1,0 +1,276 @@
+"""The deployment files agree with the settings, the commands and each other."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job_system.config import TIME_LIMIT
+from main import ROLES, cli
+from weavloader.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+OUR_IMAGE = "weavloader:0.1.0"
+KNOWN = {name.upper() for name in Settings.model_fields}
+DEFAULTS = {name: field.default for name, field in Settings.model_fields.items()}
+SECRETS = {"SAGE_PASS", "REDIS_PASSWORD", "FLOWER_BASIC_AUTH", "WEAVIATE_API_KEY"}
+SERVED = {
+    8080: {"/metrics", "/health", "/health/live", "/health/ready"},
+    8081: {"/"},
+    5555: {"/healthcheck"},
+}
+
+
+def documents(name: str) -> list[dict[str, Any]]:
+    yaml = pytest.importorskip("yaml", reason="PyYAML is missing")
+    return list(yaml.safe_load_all((ROOT / name).read_text()))
+
+
+def compose() -> dict[str, Any]:
+    return documents("docker-compose.yml")[0]
+
+
+def pod_specs() -> Iterator[tuple[str, dict[str, Any]]]:
+    for document in documents("kubernetes-complete.yaml"):
+        if document["kind"] in ("Deployment", "StatefulSet"):
+            yield document["metadata"]["name"], document["spec"]["template"]["spec"]
+
+
+def our_containers() -> Iterator[tuple[str, dict[str, Any]]]:
+    for pod, spec in pod_specs():
+        for container in spec["containers"]:
+            if container["image"] == OUR_IMAGE:
+                yield pod, container
+
+
+def kubernetes(kind: str, name: str = "weavloader") -> dict[str, Any]:
+    found = [
+        document
+        for document in documents("kubernetes-complete.yaml")
+        if (document["kind"], document["metadata"]["name"]) == (kind, name)
+    ]
+    assert len(found) == 1, f"{kind} {name}"
+    return found[0]
+
+
+def test_every_variable_of_the_example_is_a_setting() -> None:
+    names = set(re.findall(r"^(\w+)=", (ROOT / ".env.example").read_text(), re.M))
+    assert names
+    assert names <= KNOWN
+
+
+def test_the_example_holds_no_secret() -> None:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    assert all(line.endswith("=") for line in lines if line.split("=")[0] in SECRETS)
+
+
+def test_every_variable_of_the_image_is_a_setting_or_pythons_own() -> None:
+    block = re.search(r"^ENV (.*?)(?<!\\)\n", DOCKERFILE, re.M | re.S)
+    assert block is not None
+    names = set(re.findall(r"(\w+)=", block[1]))
+    assert names - {"PATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"} <= KNOWN
+
+
+def test_every_variable_of_the_compose_service_is_a_setting() -> None:
+    assert set(compose()["services"]["weavloader"]["environment"]) <= KNOWN
+
+
+def test_every_variable_of_kubernetes_is_a_setting() -> None:
+    given = set(kubernetes("ConfigMap")["data"]) | set(kubernetes("Secret")["stringData"])
+    for _, container in our_containers():
+        given |= {variable["name"] for variable in container["env"]}
+    assert given - {"REDIS_PASSWORD"} <= KNOWN  # from which the broker's URL is made
+
+
+def test_every_variable_that_compose_asks_for_is_in_the_example() -> None:
+    asked = set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
+    assert asked == set(re.findall(r"^(\w+)=", (ROOT / ".env.example").read_text(), re.M))
+
+
+def test_every_command_of_kubernetes_exists() -> None:
+    for pod, container in our_containers():
+        assert container["command"][:2] == ["python", "main.py"]
+        assert container["command"][2] in cli.commands, pod
+        probe = container.get("readinessProbe", {}).get("exec")
+        if probe:
+            assert probe["command"] == ["python", "main.py", "check", "--role", pod]
+            assert pod in ROLES
+
+
+def test_every_role_has_a_deployment_and_the_scheduler_one_pod() -> None:
+    names = {name for name, _ in pod_specs()}
+    assert set(ROLES) <= names
+    assert kubernetes("Deployment", "scheduler")["spec"]["replicas"] == 1
+
+
+def test_the_image_holds_every_file_that_its_roles_import() -> None:
+    copies = re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.M)
+    copied = " ".join(copies).split()
+    for package in ("weavloader", "metrics", "job_system", "web", "main.py", "client.py",
+                    "processing.py", "tasks.py", "supervisord.conf", "inference/*.py"):  # fmt: skip
+        assert package in copied
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    for name in copied:
+        top = name.split("/")[0]
+        assert f"!{top}" in ignored, f"{top} never reaches the build"
+
+
+def test_the_image_holds_neither_tests_nor_the_demo() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "*" in ignored
+    assert not {"!tests", "!demo", "!benchmarks", "!.env", "!.git"} & set(ignored)
+
+
+def test_the_image_runs_as_a_user_without_rights_and_asks_its_own_health() -> None:
+    final = DOCKERFILE.rpartition("\nFROM ")[2]
+    user = re.search(r"^USER (\d+):\d+$", final, re.M)
+    assert user is not None and int(user[1]) >= 1000
+    asked = re.search(r"http://localhost:(\d+)(/[\w/]*)", final.partition("HEALTHCHECK")[2])
+    assert asked is not None
+    assert int(asked[1]) == DEFAULTS["metrics_port"]
+    assert asked[2] in SERVED[8080]
+
+
+def test_no_compiler_is_in_the_image() -> None:
+    final = DOCKERFILE.rpartition("\nFROM ")[2]
+    assert not re.search(r"build-essential|\bgcc\b|\bg\+\+|python3-dev", final)
+
+
+def test_every_image_is_pinned() -> None:
+    images = re.findall(r"image: (\S+)", (ROOT / "docker-compose.yml").read_text())
+    images += re.findall(r"image: (\S+)", (ROOT / "kubernetes-complete.yaml").read_text())
+    images += re.findall(r"^FROM (\S+)", DOCKERFILE, re.M)
+    assert len(images) > 10
+    for image in images:
+        tag = image.rpartition("/")[2].partition(":")[2]
+        assert re.search(r"\d", tag), image
+        assert tag != "latest"
+
+
+def test_compose_and_kubernetes_use_the_same_images() -> None:
+    of_compose = {service["image"] for service in compose()["services"].values()}
+    of_kubernetes = {c["image"] for _, spec in pod_specs() for c in spec["containers"]}
+    for image in of_kubernetes & {i for i in of_kubernetes if i.startswith(("weav", "cr."))}:
+        assert image in of_compose
+
+
+def test_compose_publishes_the_ports_of_the_settings_on_loopback_only() -> None:
+    published = compose()["services"]["weavloader"]["ports"]
+    ports = [DEFAULTS[f"{name}_port"] for name in ("metrics", "web", "flower")]
+    assert published == [f"127.0.0.1:{port}:{port}" for port in ports]
+    for service in compose()["services"].values():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+
+
+def test_services_that_others_dial_listen_where_the_settings_say() -> None:
+    for name in ("triton", "weaviate"):
+        port = DEFAULTS[f"{name}_port"]
+        service = kubernetes("Service", name)
+        assert port in [each["port"] for each in service["spec"]["ports"]]
+
+
+def test_every_probe_asks_for_what_is_served() -> None:
+    for pod, container in our_containers():
+        for kind in ("livenessProbe", "readinessProbe"):
+            asked = container.get(kind, {}).get("httpGet")
+            if asked:
+                assert asked["path"] in SERVED[asked["port"]], pod
+
+
+@pytest.mark.parametrize("role", ["processor", "moderator", "cleaner"])
+def test_kubernetes_lets_the_longest_task_end(role: str) -> None:
+    assert dict(pod_specs())[role]["terminationGracePeriodSeconds"] > TIME_LIMIT
+
+
+def test_compose_lets_the_longest_task_end() -> None:
+    grace = compose()["services"]["weavloader"]["stop_grace_period"]
+    assert int(grace.removesuffix("m")) * 60 > TIME_LIMIT
+
+
+def test_workers_and_the_metrics_server_beside_them_see_each_others_processes() -> None:
+    for pod, spec in pod_specs():
+        commands = [c["command"][-1] for c in spec["containers"] if c["image"] == OUR_IMAGE]
+        if len(commands) > 1:
+            assert commands[1] == "metrics"
+            assert spec["shareProcessNamespace"], pod
+            mounts = [c["volumeMounts"] for c in spec["containers"]]
+            assert mounts[0] == mounts[1]
+
+
+def test_pods_of_ours_have_no_rights_and_bounded_memory() -> None:
+    for pod, spec in pod_specs():
+        assert spec["securityContext"]["runAsNonRoot"], pod
+        assert spec["enableServiceLinks"] is False, "TRITON_PORT would become tcp://…"
+        for container in spec["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert "memory" in container["resources"]["limits"], pod
+    for pod, container in our_containers():
+        assert container["securityContext"]["readOnlyRootFilesystem"], pod
+
+
+def test_no_secret_stands_in_clear() -> None:
+    for value in kubernetes("Secret")["stringData"].values():
+        assert set(value.split(":")) == {"REPLACE_ME"}
+    assert not SECRETS & set(kubernetes("ConfigMap")["data"])
+    for _, container in our_containers():
+        for variable in container["env"]:
+            if variable["name"] in SECRETS:
+                assert "secretKeyRef" in variable["valueFrom"]
+    for name in SECRETS & set(compose()["services"]["weavloader"]["environment"]):
+        assert compose()["services"]["weavloader"]["environment"][name].startswith("${")
+
+
+def test_every_compose_service_restarts_and_rotates_its_log() -> None:
+    for name, service in compose()["services"].items():
+        assert service["restart"] == "unless-stopped", name
+        assert service["logging"]["options"]["max-size"], name
+        assert service["mem_limit"], name
+
+
+def test_every_claimed_volume_and_configuration_exists() -> None:
+    volumes = compose()["volumes"]
+    for service in compose()["services"].values():
+        for mount in service.get("volumes", []):
+            source = mount.split(":")[0]
+            assert (ROOT / source).exists() if source.startswith(".") else source in volumes
+
+
+def test_a_service_finds_pods_of_its_name() -> None:
+    names = {name for name, _ in pod_specs()}
+    for document in documents("kubernetes-complete.yaml"):
+        if document["kind"] == "Service":
+            assert document["spec"]["selector"]["app"] in names
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["with", "without"])
+def test_docker_compose_accepts_the_file_only_with_credentials(given: bool, tmp_path: Path) -> None:
+    client = shutil.which("docker-compose")
+    if client is None:
+        pytest.skip("docker-compose is missing: apt-get install docker-compose")
+    (tmp_path / "empty").write_text("")  # instead of a developer's own .env
+    credentials = {"SAGE_USER": "a", "SAGE_PASS": "b"} if given else {}
+    done = subprocess.run(
+        [
+            client,
+            "--env-file",
+            str(tmp_path / "empty"),
+            "-f",
+            "docker-compose.yml",
+            "config",
+            "--quiet",
+        ],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", **credentials},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode == 0) is given, done.stderr
+    assert given or "SAGE" in done.stderr
