@@ -30,6 +30,7 @@ COPY metrics metrics
 COPY inference/*.py inference/
 COPY job_system job_system
 COPY web web
+COPY commands commands
 COPY client.py processing.py tasks.py main.py supervisord.conf ./
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from supervisor.options import ServerOptions
 
+from commands.roles import ROLES
 from demo.plan import Plan
 from demo.ports import free_ports
 from demo.supervision import PRODUCTION, demo_config
-from main import ROLES
 from weavloader.settings import Settings, load_settings
 
 # Starts a shell that starts a process of another session, and hands that one on to us.

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from commands.group import cli
+from commands.roles import ROLES
 from job_system.config import TIME_LIMIT
-from main import ROLES, cli
 from weavloader.settings import Settings
 
 ROOT = Path(__file__).parents[2]

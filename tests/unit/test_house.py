@@ -16,7 +16,9 @@ LAYERS = (
     {"client", "processing"},
     {"job_system"},
     {"web", "tasks"},
-    {"demo", "main"},
+    {"demo"},
+    {"commands"},
+    {"main"},
 )
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 

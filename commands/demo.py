@@ -1,0 +1,22 @@
+"""The demo: the whole system on this machine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from commands.group import command
+
+
+@command("demo")
+@click.option("--images", type=click.IntRange(1, 100_000), default=40, show_default=True)
+@click.option("--images-dir", type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="Pictures of your own, besides the drawn ones.")  # fmt: skip
+@click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C.")
+def demo(images: int, images_dir: Path | None, keep: bool) -> None:
+    """Run the whole system on this machine and account for every image."""
+    from demo.runner import run_demo
+
+    sys.exit(run_demo(images=images, keep=keep, images_dir=images_dir))

@@ -1,0 +1,90 @@
+"""The roles: what runs day and night."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from threading import Event
+
+import click
+
+from commands.group import begin, command
+
+WORKERS = {"processor": ("image_processing", 3), "moderator": ("data_monitoring", 1),
+           "cleaner": ("cleanup", 2)}  # fmt: skip
+ROLES = ("stream", *WORKERS, "scheduler", "metrics", "flower", "web")
+
+
+@command("stream")
+def stream() -> None:
+    """Follow the stream: submit ticks to the moderator."""
+    settings = begin("main")
+    from job_system.ticker import submit_ticks
+
+    submit_ticks(settings, _stop_on_signal())
+
+
+def _worker(role: str) -> click.Command:
+    queue, concurrency = WORKERS[role]
+
+    @command(role)
+    @click.option("--concurrency", type=click.IntRange(1), default=concurrency, show_default=True)
+    def run(concurrency: int) -> None:
+        settings = begin(role)
+        from job_system import celery_app
+
+        celery_app.worker_main([
+            "worker", f"--loglevel={settings.log_level}", f"--queues={queue}",
+            f"--concurrency={concurrency}", "-n", f"{role}@%h",
+        ])  # fmt: skip
+
+    run.help = f"Run a worker on the queue {queue}."
+    return run
+
+
+for _role in WORKERS:
+    _worker(_role)
+
+
+@command("scheduler")
+def scheduler() -> None:
+    """Run beat; of several, one is active."""
+    settings = begin("scheduler")
+    from job_system import celery_app
+
+    celery_app.start(["beat", f"--loglevel={settings.log_level}"])
+
+
+@command("metrics")
+def metrics_server() -> None:
+    """Serve metrics and health on METRICS_PORT."""
+    settings = begin("metrics")
+    from metrics.server import serve
+
+    serve(settings)
+
+
+@command("flower")
+def flower() -> None:
+    """Run Flower on FLOWER_PORT."""
+    begin("flower")
+    from job_system import celery_app
+
+    config = Path(__file__).parents[1] / "job_system" / "flower_config.py"
+    celery_app.start(["flower", f"--conf={config}"])
+
+
+@command("web")
+def web() -> None:
+    """Serve the pages on WEB_PORT."""
+    settings = begin("web")
+    from web.server import serve
+
+    serve(settings)
+
+
+def _stop_on_signal() -> Event:
+    stop = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
