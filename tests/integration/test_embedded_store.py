@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from threading import Event, Thread
@@ -18,6 +17,7 @@ import pytest
 import sqlite_vec
 
 from tests.store_contract import EAST, StoreContract, an_image, found, in_processes
+from tests.waiting import wait_until
 from weavloader.errors import ConfigError, PermanentError, TransientError
 from weavloader.settings import Settings, load_settings
 from weavloader.store import embedded_schema, open_store
@@ -224,7 +224,7 @@ def kill_a_writer(settings: Settings) -> None:
     writers = [context.Process(target=write_for_ever, args=(settings,)) for _ in range(2)]
     for writer in writers:
         writer.start()
-    wait_until(lambda: store.count() >= enough)
+    wait_until(lambda: store.count() >= enough, "enough images")
     for writer in writers:
         writer.kill()
         writer.join()
@@ -264,11 +264,3 @@ def in_a_fork(store: Store) -> str:
     os.close(writer)
     with os.fdopen(reader, "rb") as answer:
         return answer.read().decode()
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Wait for a condition, or fail."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)
