@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test test-all lint format clean help
+.PHONY: bench demo test test-all lint format clean help
 
 help:  ## List what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -17,6 +17,9 @@ test: lint  ## Lint, then run the tests
 
 test-all: lint  ## As test, with the slow ones
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/dev.stamp  ## What an image costs (ARGS="--images 1000 --store weaviate")
+	$(BIN)/python -m benchmarks.bench $(ARGS)
 
 lint: $(VENV)/dev.stamp  ## ruff, mypy and the import order
 	$(BIN)/ruff check .

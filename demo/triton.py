@@ -115,6 +115,11 @@ class Triton:
         """``host:port`` of gRPC, as a client takes it."""
         return f"{HOST}:{self.ports.grpc}"
 
+    @property
+    def pid(self) -> int | None:
+        """Id of the server's process, while there is one."""
+        return self._process.pid if self._process else None
+
     def __enter__(self) -> Triton:
         try:
             self.start()

@@ -1,0 +1,1 @@
+"""Measurements of the running system; none of them is a test."""

@@ -1,0 +1,109 @@
+"""What an image costs, on the real system: ``make bench``, or ``python -m benchmarks.bench``."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from benchmarks.bench_flow import measure_flow, measure_latency
+from benchmarks.bench_queue import measure_enqueueing
+from benchmarks.bench_report import Figures, headline, save, show
+from benchmarks.bench_stack import Stack, running_stack
+from benchmarks.bench_stages import measure_stages
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = ROOT / "build"
+OTHER_ROLES = ("cleaner", "scheduler", "metrics", "flower", "web")
+_LATENCY_IMAGES, _LATENCY_SECONDS = 30, 20.0
+_WARM_UP = 24
+
+
+@click.command()
+@click.option("--images", type=click.IntRange(1), default=200, show_default=True,
+              help="How many go through the whole system.")  # fmt: skip
+@click.option("--stage-images", type=click.IntRange(1), default=40, show_default=True,
+              help="How many go through one process, stage by stage.")  # fmt: skip
+@click.option("--records", type=click.IntRange(1), multiple=True, default=(100, 1000, 10_000),
+              show_default=True, help="How many one tick enqueues; may be repeated.")  # fmt: skip
+@click.option("--store", type=click.Choice(["embedded", "weaviate"]), default="embedded",
+              show_default=True)  # fmt: skip
+@click.option("--delay", type=click.FloatRange(0), default=0.0, help="Seconds each model takes.")
+@click.option("--sample-seconds", type=click.FloatRange(0.1), default=2.0, show_default=True,
+              help="How often memory is looked at.")  # fmt: skip
+@click.option("--profile", is_flag=True, help="Profile the stages into build/bench.prof.")
+@click.option("--out", type=click.Path(path_type=Path), default=BUILD / "bench.json",
+              help="Where the figures go, as JSON.")  # fmt: skip
+@click.option("--baseline", type=click.Path(exists=True, path_type=Path),
+              help="Earlier figures to compare with.")  # fmt: skip
+def bench(
+    images: int,
+    stage_images: int,
+    records: tuple[int, ...],
+    store: str,
+    delay: float,
+    sample_seconds: float,
+    profile: bool,
+    out: Path,
+    baseline: Path | None,
+) -> None:
+    """Measure what an image costs: processor time, memory, bytes, requests, seconds."""
+    console = Console()
+    earlier = json.loads(baseline.read_text()) if baseline else None
+    BUILD.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="weavloader-bench-") as name:
+        with (
+            console.status("Starting") as status,
+            running_stack(Path(name), BUILD / "pictures", store, delay) as stack,
+        ):
+            figures = _circumstances(store, delay)
+            status.update("Stage by stage")
+            prof = BUILD / "bench.prof" if profile else None
+            figures["stages"] = measure_stages(stack, stage_images, prof)
+            status.update("Enqueueing")
+            figures["queue"] = _queue(stack, records)
+            status.update("The whole system")
+            _start_all(stack)
+            figures["flow"] = measure_flow(stack, "flow", images, sample_seconds)
+            status.update("Publication to store")
+            stack.start_role("stream")
+            figures["latency"] = measure_latency(stack, _LATENCY_IMAGES, _LATENCY_SECONDS)
+    figures.update(headline(figures))
+    show(console, figures, earlier)
+    save(figures, out)
+    console.print(f"Written to {out}", highlight=False)
+
+
+def _circumstances(store: str, delay: float) -> Figures:
+    return {
+        "at": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "cpus": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "store": store,
+        "model_delay_s": delay,
+    }
+
+
+def _queue(stack: Stack, records: tuple[int, ...]) -> Figures:
+    stack.start_role("moderator")
+    stack.wait_for_workers()
+    return {str(amount): measure_enqueueing(stack, amount) for amount in records}
+
+
+def _start_all(stack: Stack) -> None:
+    for role in OTHER_ROLES:
+        stack.start_role(role)
+    stack.start_role("processor")
+    stack.wait_for_workers()
+    measure_flow(stack, "warm-up", _WARM_UP, sample_seconds=60.0)
+
+
+if __name__ == "__main__":
+    bench()

@@ -1,0 +1,196 @@
+"""The running system of a benchmark: real servers, instant models, and the real roles."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from benchmarks.bench_models import instant_repository
+from benchmarks.bench_relay import Relay
+from benchmarks.bench_sage import Sage, running_sage
+from benchmarks.bench_usage import Usage, cpu_s, usage
+from commands.roles import WORKERS
+from demo.local_redis import running_redis
+from demo.ports import HOST, free_ports
+from demo.processes import end_with_parent
+from demo.triton import Triton
+from weavloader.settings import load_settings, publish_to_environment
+
+READY_SECONDS = 120.0
+_STOP_SECONDS = 20.0
+_POLL_SECONDS = 0.05
+TICK_SECONDS = "1"
+HIGH_WATER = "1000000"
+
+
+class Stack:
+    """Redis, Triton, a replay of SAGE and a store; roles are started as they are needed.
+
+    Args:
+        folder: For data and logs.
+        store: Settings of the store, by variable.
+    """
+
+    def __init__(
+        self, folder: Path, redis_url: str, triton: Triton, sage: Sage, store: Mapping[str, str]
+    ) -> None:
+        self.folder = folder
+        self.redis_url = redis_url
+        self.sage = sage
+        self._triton = triton
+        self._store = dict(store)
+        self._roles: dict[str, subprocess.Popen[bytes]] = {}
+        self._pages = _pages()
+
+    def environment(self, relays: Mapping[str, Relay] | None = None) -> dict[str, str]:
+        """The settings of every role, by way of ``relays`` where there are some."""
+        host = {name: relay.host for name, relay in relays.items()} if relays else self.peers()
+        return {
+            **self._store,
+            **self.sage.environment(host["sage"]),
+            "CELERY_BROKER_URL": f"redis://{host['redis']}/0",
+            "CELERY_RESULT_BACKEND": f"redis://{host['redis']}/0",
+            "TRITON_HOST": HOST,
+            "TRITON_PORT": host["triton"].rpartition(":")[2],
+            **self._pages,
+            "POLL_MIN_SECONDS": TICK_SECONDS,
+            "POLL_MAX_SECONDS": TICK_SECONDS,
+            "QUEUE_HIGH_WATER": HIGH_WATER,
+            "PROMETHEUS_MULTIPROC_DIR": str(self.folder / "metrics"),
+        }
+
+    def peers(self) -> dict[str, str]:
+        """``host:port`` of each server whose traffic is counted."""
+        redis_host = self.redis_url.removeprefix("redis://").partition("/")[0]
+        return {"sage": self.sage.host, "triton": self._triton.url, "redis": redis_host}
+
+    def triton_metrics(self) -> str:
+        """Where Triton counts its requests."""
+        return f"http://{HOST}:{self._triton.ports.metrics}/metrics"
+
+    def start(self, role: str, command: Sequence[str]) -> None:
+        """Start ``command`` as ``role``; its log is a file of that name."""
+        with (self.folder / f"{role}.log").open("ab") as log:
+            self._roles[role] = subprocess.Popen(
+                [sys.executable, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=end_with_parent,
+            )
+
+    def start_role(self, role: str, *options: str) -> None:
+        """Start a role as users do."""
+        self.start(role, ["main.py", role, *options])
+
+    def wait_for_workers(self) -> None:
+        """Wait until every worker that was started answers."""
+        from job_system import celery_app  # its settings are published by now
+
+        expected = {role for role in self._roles if role in WORKERS}
+
+        def answered() -> bool:
+            replies = celery_app.control.ping(timeout=1.0)
+            return {name.partition("@")[0] for each in replies for name in each} >= expected
+
+        self.wait_until(answered, READY_SECONDS)
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Wait for ``condition``, as long as every role lives."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            for role, process in self._roles.items():
+                if process.poll() is not None:
+                    raise SystemExit(f"{role} ended: see {self.folder / role}.log")
+            if time.monotonic() > deadline:
+                raise SystemExit(f"nothing came of it in {seconds:.0f} s: see {self.folder}")
+            time.sleep(_POLL_SECONDS)
+
+    def stop(self, *roles: str) -> None:
+        """Stop roles, all of them when none is named."""
+        stopped = [self._roles.pop(role) for role in roles or tuple(self._roles)]
+        for process in stopped:
+            process.terminate()
+        for process in stopped:
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def usage(self) -> dict[str, Usage]:
+        """What every role and server has used so far."""
+        return {name: usage(pid) for name, pid in self._pids().items()}
+
+    def cpu_s(self) -> dict[str, float]:
+        """As :meth:`usage`, processor time only."""
+        return {name: cpu_s(pid) for name, pid in self._pids().items()}
+
+    def redis(self) -> redis.Redis:
+        """A client of the broker."""
+        return redis.Redis.from_url(self.redis_url, socket_timeout=60)
+
+    def _pids(self) -> dict[str, int]:
+        with self.redis() as client:
+            redis_pid = client.info("server")["process_id"]
+        roles = {role: process.pid for role, process in self._roles.items()}
+        return {**roles, "redis": redis_pid, "triton": self._triton.pid, "sage": self.sage.pid}
+
+
+@contextmanager
+def running_stack(folder: Path, pictures: Path, store: str, delay: float) -> Iterator[Stack]:
+    """The servers of a benchmark while the block runs; no role is started yet.
+
+    Args:
+        store: ``embedded`` or ``weaviate``.
+        delay: Seconds that each model takes.
+    """
+    with ExitStack() as block:
+        repository = instant_repository(folder / "models", delay)
+        stack = Stack(
+            folder,
+            block.enter_context(running_redis(folder)),
+            block.enter_context(Triton(folder / "triton.log", repository=repository)),
+            block.enter_context(running_sage(pictures, folder / "sage.log")),
+            block.enter_context(_store(folder, store)),
+        )
+        block.callback(stack.stop)
+        for name, value in stack.environment().items():
+            publish_to_environment(name, value)
+        yield stack
+
+
+@contextmanager
+def _store(folder: Path, kind: str) -> Iterator[dict[str, str]]:
+    if kind == "embedded":
+        yield {"VECTOR_STORE": kind, "EMBEDDED_STORE_PATH": str(folder / "store")}
+    elif "weaviate_host" in load_settings().model_fields_set:
+        yield {"VECTOR_STORE": kind, "WEAVIATE_COLLECTION": "WeavloaderBenchmark"}
+    else:
+        from tests.weaviate_server import HOW_TO_GIVE_ONE, started
+
+        (folder / "weaviate").mkdir()
+        with started(folder / "weaviate") as settings:
+            if settings is None:
+                raise SystemExit(HOW_TO_GIVE_ONE)
+            yield {"VECTOR_STORE": kind, **_variables(settings)}
+
+
+def _variables(settings: Mapping[str, Any]) -> dict[str, str]:
+    return {name.upper(): str(value) for name, value in settings.items()}
+
+
+def _pages() -> dict[str, str]:
+    metrics, flower, web = map(str, free_ports(3))
+    return {
+        "METRICS_ADDRESS": HOST, "METRICS_PORT": metrics,
+        "FLOWER_ADDRESS": HOST, "FLOWER_PORT": flower, "FLOWER_URL": f"http://{HOST}:{flower}",
+        "WEB_ADDRESS": HOST, "WEB_PORT": web,
+    }  # fmt: skip
