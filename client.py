@@ -13,7 +13,7 @@ import httpx
 import redis
 import tritonclient.grpc as triton
 
-from inference import EMBEDDERS
+from inference import embedder
 from weavloader.settings import Settings
 from weavloader.store import open_store
 from weavloader.store.base import Vector
@@ -43,7 +43,7 @@ def connect_triton(settings: Settings) -> triton.InferenceServerClient:
 
 def connect_embedder(settings: Settings, vector_name: str) -> Callable[[str], Vector]:
     """What turns the words of a search into a vector, by the model that embedded the images."""
-    embed = partial(EMBEDDERS[vector_name], connect_triton(settings), image=None)
+    embed = partial(embedder(vector_name), connect_triton(settings), image=None)
     return partial(embed, timeout=settings.triton_timeout)
 
 

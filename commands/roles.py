@@ -33,6 +33,11 @@ def _worker(role: str) -> click.Command:
         settings = begin(role)
         from job_system import celery_app
 
+        if role == "processor":
+            from inference import required_models
+
+            # Said now, before children are forked that could only say it for every image.
+            required_models(settings.caption_model, settings.embedding_models)
         celery_app.worker_main([
             "worker", f"--loglevel={settings.log_level}", f"--queues={queue}",
             f"--concurrency={concurrency}", "-n", f"{role}@%h",

@@ -1,20 +1,18 @@
 """Captions and embeddings from the models in Triton."""
 
-from inference.embeddings import (
-    fuse_embeddings,
-    get_align_embeddings,
-    get_clip_embeddings,
-    get_colbert_embedding,
-)
-from inference.florence import florence2_gen_caption, florence2_run_model
-from inference.model_config import MAX_IMAGE_PIXELS
-from inference.registry import CAPTIONERS, EMBEDDERS, required_models
-from inference.vision_language import gemma3_run_model, qwen2_5_run_model
+from inference.model_config import model_config
+from inference.models.colbert import get_colbert_embedding
+from inference.models.florence import florence2_gen_caption, florence2_run_model
+from inference.models.joint import get_align_embeddings, get_clip_embeddings
+from inference.models.vision_language import gemma3_run_model, qwen2_5_run_model
+from inference.registry import CAPTIONERS, EMBEDDERS, captioner, embedder, required_models
+from inference.vectors import fuse_embeddings
 
 __all__ = [
     "CAPTIONERS",
     "EMBEDDERS",
-    "MAX_IMAGE_PIXELS",
+    "captioner",
+    "embedder",
     "florence2_gen_caption",
     "florence2_run_model",
     "fuse_embeddings",
@@ -22,6 +20,7 @@ __all__ = [
     "get_align_embeddings",
     "get_clip_embeddings",
     "get_colbert_embedding",
+    "model_config",
     "qwen2_5_run_model",
     "required_models",
 ]

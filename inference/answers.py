@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from inference.model_config import CAPTION_MAX_CHARACTERS
+from inference.model_config import model_config
 from inference.triton import Tensor
 from weavloader.errors import TransientError
 
@@ -39,8 +39,8 @@ def clean_text(text: str) -> str:
 
 
 def bounded(caption: str) -> str:
-    """``caption``, cut at :data:`CAPTION_MAX_CHARACTERS`."""
-    return caption[:CAPTION_MAX_CHARACTERS]
+    """``caption``, cut at ``CAPTION_MAX_CHARACTERS``."""
+    return caption[: model_config().caption_max_characters]
 
 
 def _decode(tensor: Tensor, model: str) -> str:

@@ -1,24 +1,20 @@
-"""What the project knows of each model: its name in Triton, what it sees, what it answers."""
+"""Hyperparameters: what is asked of the models, what they see and how their answers are used.
+
+Each is the environment variable of its name in capitals, for a site whose Triton serves other
+weights; ``docs/models.md`` lists them. The weights behind the defaults are named there too.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from typing import Annotated
 
-CAPTION_PROMPT = (
-    "Describe this picture from an environmental sensor camera in one paragraph. Name the "
-    "setting, weather, sky, light and time of day, vegetation, water, people, animals, "
-    "vehicles and buildings, and anything unusual such as smoke, fire, flooding or snow. "
-    "Copy any legible text. State only what can be seen."
-)
-CAPTION_MAX_CHARACTERS = 4000
-"""Several times what the models write; bounds what an answer gone astray puts in the store."""
+from pydantic import Field
 
-IMAGE_WEIGHT = 0.7
-TEXT_WEIGHT = 0.3
-"""Shares of the unit vectors of image and text in a fused vector."""
+from weavloader.settings import Environment, read_environment
 
-MAX_IMAGE_PIXELS = 896 * 896
-"""No model makes use of more of an ordinary photograph (width times height)."""
+Positive = Annotated[int, Field(gt=0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,40 +35,54 @@ class ImageLimit:
         return cls(max_pixels=4 * side * side, shortest_side=side)
 
 
-@dataclass(frozen=True, slots=True)
-class VisionLanguageModel:
-    """A model that answers a prompt about an image in free text."""
+class ModelConfig(Environment):
+    """The hyperparameters of all models.
 
-    name: str
-    limit: ImageLimit
+    Attributes:
+        caption_prompt: What gemma3 and qwen2_5_vl are asked about an image.
+        caption_max_characters: Longer captions are cut. Several times what the models write;
+            bounds what an answer gone astray puts in the store.
+        fusion_image_weight: Share of the image's unit vector in a fused vector, the text's is
+            the rest.
+        gemma3_max_pixels: Width times height; it squashes what it is given to 896x896.
+        qwen2_5_vl_max_pixels: The same; it spends a token on every 28x28 pixels.
+        florence2_image_side: Shortest side in pixels; it squashes to 768x768.
+        clip_image_side: As above, 378x378.
+        clip_dimension: Length of its vectors.
+        align_image_side: 289x289, of which the middle is cut out.
+        align_dimension: Length of its vectors.
+        colbert_dimension: Length of a token's vector.
+    """
+
+    caption_prompt: str = (
+        "Describe this picture from an environmental sensor camera in one paragraph. Name the "
+        "setting, weather, sky, light and time of day, vegetation, water, people, animals, "
+        "vehicles and buildings, and anything unusual such as smoke, fire, flooding or snow. "
+        "Copy any legible text. State only what can be seen."
+    )
+    caption_max_characters: Positive = 4000
+    fusion_image_weight: float = Field(default=0.7, gt=0, lt=1)
+    gemma3_max_pixels: Positive = 896 * 896
+    qwen2_5_vl_max_pixels: Positive = 896 * 896
+    florence2_image_side: Positive = 768
+    clip_image_side: Positive = 378
+    clip_dimension: Positive = 1024
+    align_image_side: Positive = 289
+    align_dimension: Positive = 640
+    colbert_dimension: Positive = 128
+
+    @property
+    def wanted_pixels(self) -> int:
+        """The most that any model makes use of in a 4:3 photograph, width times height."""
+        side = max(self.florence2_image_side, self.clip_image_side, self.align_image_side)
+        return max(self.gemma3_max_pixels, self.qwen2_5_vl_max_pixels, 4 * side * side // 3)
 
 
-@dataclass(frozen=True, slots=True)
-class JointEmbeddingModel:
-    """A model with one space for image and text, of ``dimension`` D."""
+@cache
+def model_config() -> ModelConfig:
+    """The hyperparameters of this process.
 
-    name: str
-    limit: ImageLimit
-    dimension: int
-
-
-@dataclass(frozen=True, slots=True)
-class TokenEmbeddingModel:
-    """A model with a vector of ``dimension`` for every token of a text."""
-
-    name: str
-    dimension: int
-
-
-# google/gemma-3-4b-it squashes what it is given to 896x896.
-GEMMA3 = VisionLanguageModel("gemma3", ImageLimit(MAX_IMAGE_PIXELS))
-# The same for Qwen2.5-VL, which would otherwise spend a token on every 28x28 pixels.
-QWEN2_5_VL = VisionLanguageModel("qwen2_5_vl", ImageLimit(MAX_IMAGE_PIXELS))
-# microsoft/Florence-2-base: 768x768.
-FLORENCE2 = VisionLanguageModel("florence2base", ImageLimit.of_side(768))
-# apple/DFN5B-CLIP-ViT-H-14-378: 378x378.
-CLIP = JointEmbeddingModel("clip", ImageLimit.of_side(378), dimension=1024)
-# kakaobrain/align-base: 289x289, of which the middle is cut out.
-ALIGN = JointEmbeddingModel("align", ImageLimit.of_side(289), dimension=640)
-# colbert-ir/colbertv2.0.
-COLBERT = TokenEmbeddingModel("colbert", dimension=128)
+    Raises:
+        ConfigError: A value is wrong; the message is one line.
+    """
+    return read_environment(ModelConfig)

@@ -1,26 +1,15 @@
-"""The models that can be configured: a line for each.
-
-A new model is a function in a module beside these and a line here, under the name it has in
-``CAPTION_MODEL`` or ``EMBEDDING_MODELS``.
-"""
+"""The models that can be configured, as the modules of :mod:`inference.models` declare them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol, TypeVar
 
 from tritonclient.grpc import InferenceServerClient
 
-from inference.embeddings import (
-    Vector,
-    get_align_embeddings,
-    get_clip_embeddings,
-    get_colbert_embedding,
-)
-from inference.florence import florence2_gen_caption
 from inference.images import RGBImage
-from inference.model_config import FLORENCE2
-from inference.vision_language import gemma3_run_model, qwen2_5_run_model
+from inference.vectors import Vector
+from weavloader.errors import ConfigError
 
 
 class CaptionFunction(Protocol):
@@ -31,7 +20,7 @@ class CaptionFunction(Protocol):
 
 
 class EmbedFunction(Protocol):
-    """Makes the vector of a text, an image, or both."""
+    """Makes the vector of an image with its caption, or of a search's text alone."""
 
     def __call__(
         self,
@@ -44,36 +33,79 @@ class EmbedFunction(Protocol):
         """The vector, [D] or [tokens, D]; raises TransientError or PermanentError."""
 
 
-def _embed_colbert(
-    client: InferenceServerClient,
-    text: str,
-    image: RGBImage | None = None,
-    *,
-    timeout: float,
-) -> Vector:
-    """ColBERT reads the text alone."""
-    return get_colbert_embedding(client, text, timeout=timeout)
+Caption = TypeVar("Caption", bound=CaptionFunction)
+Embed = TypeVar("Embed", bound=EmbedFunction)
+_Function = TypeVar("_Function")
+
+_captioners: dict[str, CaptionFunction] = {}
+_embedders: dict[str, EmbedFunction] = {}
+_names_in_triton: dict[str, str] = {}
+
+CAPTIONERS: Mapping[str, CaptionFunction] = _captioners
+"""By the name it has in ``CAPTION_MODEL``."""
+EMBEDDERS: Mapping[str, EmbedFunction] = _embedders
+"""By the name it has in ``EMBEDDING_MODELS``."""
 
 
-CAPTIONERS: Mapping[str, CaptionFunction] = {
-    "gemma3": gemma3_run_model,
-    "florence2": florence2_gen_caption,
-    "qwen2_5_vl": qwen2_5_run_model,
-}
-EMBEDDERS: Mapping[str, EmbedFunction] = {
-    "clip": get_clip_embeddings,
-    "align": get_align_embeddings,
-    "colbert": _embed_colbert,
-}
-# The names in Triton that are not those of the configuration.
-_TRITON_NAMES = {"florence2": FLORENCE2.name}
+def caption_model(name: str, *, served_as: str | None = None) -> Callable[[Caption], Caption]:
+    """Declare that ``CAPTION_MODEL`` may be ``name``, and what captions then.
+
+    Args:
+        served_as: The model's name in Triton, where it is another.
+    """
+
+    def declare(function: Caption) -> Caption:
+        _captioners[name] = function
+        _names_in_triton[name] = served_as or name
+        return function
+
+    return declare
+
+
+def embedding_model(name: str, *, served_as: str | None = None) -> Callable[[Embed], Embed]:
+    """Declare that ``EMBEDDING_MODELS`` may hold ``name``; as :func:`caption_model`."""
+
+    def declare(function: Embed) -> Embed:
+        _embedders[name] = function
+        _names_in_triton[name] = served_as or name
+        return function
+
+    return declare
+
+
+def captioner(name: str) -> CaptionFunction:
+    """What captions when ``CAPTION_MODEL`` is ``name``.
+
+    Raises:
+        ConfigError: There is no such model.
+    """
+    return _find(name, CAPTIONERS, "CAPTION_MODEL")
+
+
+def embedder(name: str) -> EmbedFunction:
+    """What embeds when ``EMBEDDING_MODELS`` holds ``name``.
+
+    Raises:
+        ConfigError: There is no such model.
+    """
+    return _find(name, EMBEDDERS, "EMBEDDING_MODELS")
 
 
 def required_models(caption_model: str, embedding_models: Iterable[str]) -> tuple[str, ...]:
     """Names in Triton of the models a configuration needs.
 
-    Args:
-        caption_model: A key of :data:`CAPTIONERS`.
-        embedding_models: Keys of :data:`EMBEDDERS`.
+    Raises:
+        ConfigError: One of them does not exist.
     """
-    return tuple(_TRITON_NAMES.get(name, name) for name in (caption_model, *embedding_models))
+    names = [caption_model, *embedding_models]
+    captioner(caption_model)
+    for name in names[1:]:
+        embedder(name)
+    return tuple(dict.fromkeys(_names_in_triton[name] for name in names))
+
+
+def _find(name: str, known: Mapping[str, _Function], setting: str) -> _Function:
+    if name not in known:
+        message = f"{setting}: expected one of {', '.join(sorted(known))}, not {name!r}"
+        raise ConfigError(message, reason="unknown_model")
+    return known[name]

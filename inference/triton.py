@@ -41,6 +41,7 @@ def infer(
     outputs: Sequence[str],
     operation: str,
     timeout: float,
+    parameters: Mapping[str, str] | None = None,
 ) -> Answer:
     """Run ``model`` once and read its answer.
 
@@ -53,6 +54,7 @@ def infer(
         outputs: Names of the outputs wanted.
         operation: What the call is for, a constant word for the metrics.
         timeout: Seconds after which the call is given up.
+        parameters: The request's own parameters, which are no part of the model's contract.
 
     Raises:
         PermanentError: The input was refused.
@@ -61,7 +63,7 @@ def infer(
     started = time.perf_counter()
     status = "error"
     try:
-        answer = read(_call(client, model, inputs, outputs, timeout))
+        answer = read(_call(client, model, inputs, outputs, timeout, parameters))
         status = "success"
         return answer
     finally:
@@ -79,6 +81,7 @@ def _call(
     inputs: Tensors,
     outputs: Sequence[str],
     timeout: float,
+    parameters: Mapping[str, str] | None,
 ) -> Tensors:
     try:
         result = client.infer(
@@ -86,6 +89,7 @@ def _call(
             [_infer_input(name, tensor) for name, tensor in inputs.items()],
             outputs=[InferRequestedOutput(name) for name in outputs],
             client_timeout=max(timeout, 0.0),
+            parameters=parameters,
         )
     except InferenceServerException as error:
         raise translated(error, model) from error

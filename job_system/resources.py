@@ -41,11 +41,11 @@ def pipeline() -> Pipeline:
     """All that one image passes through."""
     # Imported here, since only processors should pay for Triton's and the store's clients.
     from client import connect_triton, open_store
-    from inference import CAPTIONERS, EMBEDDERS, MAX_IMAGE_PIXELS
+    from inference import captioner, embedder, model_config
 
     settings = get_settings()
     triton = connect_triton(settings)
-    caption = CAPTIONERS[settings.caption_model]
+    caption = captioner(settings.caption_model)
     store = open_store(settings)
     store.prepare()
     return Pipeline(
@@ -54,11 +54,11 @@ def pipeline() -> Pipeline:
         nodes=_nodes(settings),
         caption=partial(caption, triton, timeout=settings.triton_timeout),
         embed={
-            name: partial(EMBEDDERS[name], triton, timeout=settings.triton_timeout)
+            name: partial(embedder(name), triton, timeout=settings.triton_timeout)
             for name in settings.embedding_models
         },
         max_pixels=settings.max_image_pixels,
-        wanted_pixels=MAX_IMAGE_PIXELS,
+        wanted_pixels=model_config().wanted_pixels,
     )
 
 

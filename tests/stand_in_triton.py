@@ -33,11 +33,13 @@ class StandInClient:
     answers: list[Mapping[str, Tensor] | Exception]
     sent: list[Any] = field(default_factory=list)
     timeouts: list[float] = field(default_factory=list)
+    parameters: list[Mapping[str, str] | None] = field(default_factory=list)
 
     def infer(self, model: str, inputs: list[Any], **options: Any) -> _Result:
         """As the real client's."""
         self.sent.append({each.name(): each for each in inputs})
         self.timeouts.append(options["client_timeout"])
+        self.parameters.append(options["parameters"])
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer

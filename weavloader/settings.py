@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -62,10 +62,17 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-class Settings(BaseSettings):
-    """The configuration of one process; immutable, secrets masked in its ``repr``."""
+class Environment(BaseSettings):
+    """A set of settings, each the environment variable of its name; immutable."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+
+Read = TypeVar("Read", bound=Environment)
+
+
+class Settings(Environment):
+    """The configuration of one process; secrets are masked in its ``repr``."""
 
     sage_user: str = ""
     sage_pass: SecretStr = SecretStr("")
@@ -86,7 +93,8 @@ class Settings(BaseSettings):
     triton_host: str = "triton"
     triton_port: Port = 8001
     triton_timeout: Seconds = 120.0
-    caption_model: Literal["gemma3", "florence2", "qwen2_5_vl"] = "gemma3"
+    # Which names there are is for `inference` to say, so that a model can be added there alone.
+    caption_model: str = "gemma3"
     embedding_models: Annotated[Names, AfterValidator(_known_models)] = ("clip",)
 
     vector_store: Literal["weaviate", "embedded"] = "weaviate"
@@ -131,10 +139,15 @@ def load_settings(**overrides: Any) -> Settings:
         ConfigError: A value is wrong; the message is one line and never shows the value of
             a secret.
     """
+    return read_environment(Settings, **overrides)
+
+
+def read_environment(kind: type[Read], **overrides: Any) -> Read:
+    """As :func:`load_settings`, for a set of settings that a part of the project has its own."""
     try:
-        return Settings(**overrides)
+        return kind(**overrides)
     except ValidationError as error:
-        raise ConfigError(_one_line(error), reason="bad_setting") from None
+        raise ConfigError(_one_line(error, kind), reason="bad_setting") from None
 
 
 @cache
@@ -152,11 +165,11 @@ def publish_to_environment(name: str, value: str) -> None:
     os.environ[name] = value
 
 
-def _one_line(error: ValidationError) -> str:
+def _one_line(error: ValidationError, kind: type[Environment]) -> str:
     first = error.errors()[0]
     name = str(first["loc"][0]).upper()
     text = first["msg"].removeprefix("Value error, ")
-    field = Settings.model_fields.get(str(first["loc"][0]))
+    field = kind.model_fields.get(str(first["loc"][0]))
     secret = field is not None and field.annotation is SecretStr
     given = "" if secret else f", not {str(first['input'])[:80]!r}"
     return f"{name}: {text[0].lower()}{text[1:]}{given}"

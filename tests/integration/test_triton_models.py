@@ -19,7 +19,7 @@ from inference import (
     required_models,
 )
 from inference.images import reduce_image
-from inference.model_config import CLIP, FLORENCE2
+from inference.model_config import ImageLimit
 from inference.triton import Tensor, Tensors, infer, text_tensor
 from tests.drawn_pictures import green_field, smoke
 from weavloader.errors import PermanentError, TransientError
@@ -127,14 +127,14 @@ def test_a_raw_florence_answer_is_json_keyed_by_its_task(
     triton_client: InferenceServerClient,
 ) -> None:
     inputs: Tensors = {
-        "image": reduce_image(smoke(), FLORENCE2.limit).astype(np.float32),
+        "image": reduce_image(smoke(), ImageLimit.of_side(768)).astype(np.float32),
         "prompt": text_tensor("<CAPTION_TO_PHRASE_GROUNDING>"),
         "text_input": text_tensor("Smoke and two bears under the sky."),
         "image_width": np.array([1600], np.int32),
         "image_height": np.array([1200], np.int32),
     }
     answer = infer(
-        triton_client, FLORENCE2.name, inputs, lambda outputs: outputs["answer"],
+        triton_client, "florence2base", inputs, lambda outputs: outputs["answer"],
         outputs=["answer"], operation="t", timeout=TIMEOUT,
     )  # fmt: skip
     (grounded,) = json.loads(answer[0]).values()
@@ -174,9 +174,9 @@ def test_clip_sees_nearly_the_same_in_a_reduced_image(
 
 
 def test_vectors_are_not_normalised_by_the_server(triton_client: InferenceServerClient) -> None:
-    image = reduce_image(smoke(), CLIP.limit).astype(np.float32)
+    image = reduce_image(smoke(), ImageLimit.of_side(378)).astype(np.float32)
     vector = ask_clip(triton_client, image)["image_embedding"]
-    assert vector.shape == (1, CLIP.dimension)
+    assert vector.shape == (1, 1024)
     assert abs(np.linalg.norm(vector) - 1.0) > 0.1
 
 

@@ -7,8 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from inference import florence2_gen_caption, gemma3_run_model, qwen2_5_run_model
-from inference.model_config import CAPTION_MAX_CHARACTERS
+from inference import (
+    florence2_gen_caption,
+    gemma3_run_model,
+    model_config,
+    qwen2_5_run_model,
+)
 from tests.stand_in_triton import StandInClient, Tensor, text
 from weavloader.errors import TransientError
 
@@ -58,7 +62,7 @@ def test_bytes_that_are_not_utf8_are_replaced() -> None:
 
 
 def test_a_caption_is_bounded() -> None:
-    assert len(gemma_says("a" * 100_000)) == CAPTION_MAX_CHARACTERS
+    assert len(gemma_says("a" * 100_000)) == model_config().caption_max_characters
 
 
 @pytest.mark.parametrize(

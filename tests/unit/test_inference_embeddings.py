@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from inference import (
+    EMBEDDERS,
     fuse_embeddings,
     get_align_embeddings,
     get_clip_embeddings,
@@ -119,3 +120,12 @@ def test_unusable_token_vectors_are_a_failed_inference(client: StandInClient) ->
 def test_colbert_needs_a_text() -> None:
     with pytest.raises(PermanentError):
         get_colbert_embedding(StandInClient([{}]), " ", timeout=1)
+
+
+def test_a_search_asks_colbert_for_the_vectors_of_a_query_and_an_image_for_those_of_a_text() -> (
+    None
+):
+    client = tokens(np.ones((1, 128), np.float32), 1)
+    EMBEDDERS["colbert"](client, "snow", timeout=1)
+    EMBEDDERS["colbert"](client, "snow", IMAGE, timeout=1)
+    assert client.parameters == [{"role": "query"}, None]

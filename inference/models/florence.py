@@ -13,9 +13,13 @@ from tritonclient.grpc import InferenceServerClient
 
 from inference.answers import bounded, clean_text, read_answer
 from inference.images import RGBImage, reduce_image
-from inference.model_config import FLORENCE2
+from inference.model_config import ImageLimit, model_config
+from inference.registry import caption_model
 from inference.triton import Tensors, infer, text_tensor
 from weavloader.errors import TransientError
+
+NAME = "florence2base"
+"""In Triton."""
 
 CAPTION_TASK = "<MORE_DETAILED_CAPTION>"
 GROUNDING_TASK = "<CAPTION_TO_PHRASE_GROUNDING>"
@@ -50,11 +54,12 @@ def florence2_run_model(
         TransientError: Triton could not be reached, or the model failed.
     """
     return infer(
-        client, FLORENCE2.name, _inputs(image, task, text_input), partial(_read, task),
+        client, NAME, _inputs(image, task, text_input), partial(_read, task),
         outputs=("answer",), operation=_OPERATIONS.get(task, "task"), timeout=timeout,
     )  # fmt: skip
 
 
+@caption_model("florence2", served_as=NAME)
 def florence2_gen_caption(client: InferenceServerClient, image: RGBImage, *, timeout: float) -> str:
     """A caption, ``DESCRIPTION: … LABELS: a, b``, made in three calls; no labels, no list.
 
@@ -68,7 +73,7 @@ def florence2_gen_caption(client: InferenceServerClient, image: RGBImage, *, tim
         TransientError: As :func:`florence2_run_model`, or a malformed answer.
     """
     deadline = time.monotonic() + timeout
-    picture = reduce_image(image, FLORENCE2.limit)
+    picture = reduce_image(image, _limit())
 
     def run(task: str, text_input: str = "") -> Any:
         remaining = deadline - time.monotonic()
@@ -80,8 +85,12 @@ def florence2_gen_caption(client: InferenceServerClient, image: RGBImage, *, tim
     return bounded(f"DESCRIPTION: {description}{named}")
 
 
+def _limit() -> ImageLimit:
+    return ImageLimit.of_side(model_config().florence2_image_side)
+
+
 def _inputs(image: RGBImage, task: str, text_input: str) -> Tensors:
-    picture = reduce_image(image, FLORENCE2.limit).astype(np.float32)
+    picture = reduce_image(image, _limit()).astype(np.float32)
     height, width = image.shape[:2]
     return {
         "image": picture,
@@ -94,7 +103,7 @@ def _inputs(image: RGBImage, task: str, text_input: str) -> Tensors:
 
 
 def _read(task: str, outputs: Tensors) -> Any:
-    answer = read_answer(outputs["answer"], FLORENCE2.name)
+    answer = read_answer(outputs["answer"], NAME)
     try:
         return json.loads(answer, strict=False)[task]
     except (ValueError, KeyError, TypeError) as error:
@@ -122,4 +131,4 @@ def _distinct(labels: Iterable[str]) -> list[str]:
 
 
 def _malformed(part: str) -> TransientError:
-    return TransientError(f"{FLORENCE2.name}: malformed answer ({part})", reason="bad_answer")
+    return TransientError(f"{NAME}: malformed answer ({part})", reason="bad_answer")
