@@ -179,6 +179,29 @@ class StoreContract:
         assert only("?!") == ["fox 6"]
         assert only("ost") == only("the") == only("") == only("' OR 1=1 --") == []
 
+    def test_the_newest_come_first_page_by_page(self, store: Store) -> None:
+        minute = timedelta(minutes=1)
+        store.upsert([
+            an_image(str(n), caption=f"fox {n}", captured_at=WHEN + n * minute,
+                     vsn="W01" if n % 2 else "W01 B")
+            for n in (3, 1, 0, 4, 2, 5)
+        ])  # fmt: skip
+
+        def captions(limit: int, offset: int = 0, **filters: object) -> list[str]:
+            given = Filters(**filters)  # type: ignore[arg-type]
+            return [hit.text["caption"] for hit in store.newest(given, limit, offset)]
+
+        assert captions(2) == ["fox 5", "fox 4"]
+        assert captions(2, offset=2) == ["fox 3", "fox 2"]
+        assert captions(9, offset=4) == ["fox 1", "fox 0"]
+        assert captions(2, vsn="w01") == ["fox 5", "fox 3"]
+        assert captions(2, offset=1, vsn="w01") == ["fox 3", "fox 1"]
+        assert captions(9, until=WHEN + minute) == ["fox 1", "fox 0"]
+        assert captions(9, vsn="W02") == []
+        for limit, offset in ((0, 0), (1, -1), (1, 1000)):
+            with pytest.raises(PermanentError):
+                store.newest(Filters(), limit, offset)
+
     def test_since_and_until_are_inclusive_to_the_microsecond(self, store: Store) -> None:
         tick = timedelta(microseconds=1)
         store.upsert([

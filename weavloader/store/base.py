@@ -155,6 +155,9 @@ class Store(Protocol):
     def search(self, query: SearchQuery) -> list[SearchResult]:
         """The best matches, best first."""
 
+    def newest(self, filters: Filters, limit: int, offset: int = 0) -> list[SearchResult]:
+        """What passes the filters, by time of capture, newest first; every score is 0."""
+
     def count(self) -> int:
         """How many objects are stored."""
 

@@ -60,6 +60,18 @@ def check_query(query: SearchQuery) -> None:
     _check_filters(query.filters)
 
 
+def check_page(filters: Filters, limit: int, offset: int) -> None:
+    """Refuse a page of a list that no store would give.
+
+    Raises:
+        PermanentError: ``reason`` is ``bad_query``.
+    """
+    if not (limit >= 1 and offset >= 0 and limit + offset <= MOST_RESULTS):
+        message = f"a page lies within the first {MOST_RESULTS} results"
+        raise PermanentError(message, reason="bad_query")
+    _check_filters(filters)
+
+
 def valid_ids(ids: Iterable[str]) -> list[str]:
     """Those of ``ids`` that an object can have, each once; the others name nothing."""
     return [text for text in dict.fromkeys(ids) if _is_uuid(text)]

@@ -16,8 +16,8 @@ from threading import RLock
 import apsw
 
 from weavloader.errors import ConfigError, PermanentError, WeavloaderError
-from weavloader.store.base import ImageObject, SearchQuery, SearchResult
-from weavloader.store.checks import check_object, check_query
+from weavloader.store.base import Filters, ImageObject, SearchQuery, SearchResult
+from weavloader.store.checks import check_object, check_page, check_query
 from weavloader.store.embedded_errors import store_errors
 from weavloader.store.embedded_images import ImageFiles
 from weavloader.store.embedded_rows import (
@@ -27,7 +27,7 @@ from weavloader.store.embedded_rows import (
     write_rows,
 )
 from weavloader.store.embedded_schema import fetch, open_database, transaction
-from weavloader.store.embedded_search import hybrid
+from weavloader.store.embedded_search import hybrid, newest
 
 
 class EmbeddedStore:
@@ -112,6 +112,12 @@ class EmbeddedStore:
         check_query(query)
         with self._using() as connection, transaction(connection, "DEFERRED"):
             return hybrid(connection, query)
+
+    def newest(self, filters: Filters, limit: int, offset: int = 0) -> list[SearchResult]:
+        """See :meth:`Store.newest`."""
+        check_page(filters, limit, offset)
+        with self._using() as connection, transaction(connection, "DEFERRED"):
+            return newest(connection, filters, limit, offset)
 
     def count(self) -> int:
         """See :meth:`Store.count`."""

@@ -37,6 +37,19 @@ def hybrid(connection: apsw.Connection, query: SearchQuery) -> list[SearchResult
     return _rows(connection, best(by_words, by_looks, alpha, query.limit))
 
 
+def newest(
+    connection: apsw.Connection, filters: Filters, limit: int, offset: int
+) -> list[SearchResult]:
+    """Images by time of capture, newest first, from one state of the database."""
+    condition, values = _where(filters)
+    statement = f"""
+        SELECT number FROM images WHERE true {condition}
+        ORDER BY captured_at DESC, number DESC LIMIT ? OFFSET ?
+    """  # noqa: S608 - values are bound
+    numbers = [row[0] for row in fetch(connection, statement, (*values, limit, offset))]
+    return _rows(connection, dict.fromkeys(numbers, 0.0))
+
+
 def best(by_words: Scores, by_looks: Scores, alpha: float, limit: int) -> Scores:
     """Relative-score fusion of two sets of scores (higher is better), best first.
 

@@ -13,13 +13,13 @@ import httpx
 
 from weavloader.errors import PermanentError
 from weavloader.settings import Settings
-from weavloader.store.base import ImageObject, SearchQuery, SearchResult
-from weavloader.store.checks import check_object, check_query, valid_ids
+from weavloader.store.base import Filters, ImageObject, SearchQuery, SearchResult
+from weavloader.store.checks import check_object, check_page, check_query, valid_ids
 from weavloader.store.weaviate_api import Collection, DataObject, WeaviateClient, connect
 from weavloader.store.weaviate_errors import from_texts, store_errors
 from weavloader.store.weaviate_objects import STORED_PROPERTIES, to_image_object, to_weaviate
 from weavloader.store.weaviate_schema import prepare
-from weavloader.store.weaviate_search import hybrid
+from weavloader.store.weaviate_search import hybrid, newest
 
 READY_TIMEOUT = 5.0
 _IDS_PER_REQUEST = 500
@@ -98,6 +98,12 @@ class WeaviateStore:
         check_query(query)
         with self._using() as collection:
             return hybrid(collection, query)
+
+    def newest(self, filters: Filters, limit: int, offset: int = 0) -> list[SearchResult]:
+        """See :meth:`Store.newest`."""
+        check_page(filters, limit, offset)
+        with self._using() as collection:
+            return newest(collection, filters, limit, offset)
 
     def count(self) -> int:
         """See :meth:`Store.count`."""

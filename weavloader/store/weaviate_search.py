@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import reduce
 from operator import and_
 
@@ -13,6 +14,7 @@ from weavloader.store.weaviate_api import (
     FilterReturn,
     HybridFusion,
     MetadataQuery,
+    Sort,
 )
 from weavloader.store.weaviate_objects import to_result
 from weavloader.store.words import same_text, words
@@ -24,12 +26,32 @@ def hybrid(collection: Collection, query: SearchQuery) -> list[SearchResult]:
     Weaviate matches a text filter by its words, in any order and among others; what only
     matches so is dropped here, and more is asked for until there is enough.
     """
-    asked = query.limit
+    return _enough(lambda asked: _ask(collection, query, asked), query.limit, query.filters)
+
+
+def newest(collection: Collection, filters: Filters, limit: int, offset: int) -> list[SearchResult]:
+    """Images by time of capture, newest first."""
+
+    def ask(asked: int) -> list[SearchResult]:
+        answer = collection.query.fetch_objects(
+            limit=asked,
+            filters=_filters(filters),
+            sort=Sort.by_property("captured_at", ascending=False),
+        )
+        return [to_result(str(hit.uuid), 0.0, hit.properties) for hit in answer.objects]
+
+    return _enough(ask, offset + limit, filters)[offset:]
+
+
+def _enough(
+    ask: Callable[[int], list[SearchResult]], wanted: int, filters: Filters
+) -> list[SearchResult]:
+    asked = wanted
     while True:
-        hits = _ask(collection, query, asked)
-        matches = [hit for hit in hits if _matches(hit, query.filters)]
-        if len(matches) >= query.limit or len(hits) < asked or asked == MOST_RESULTS:
-            return matches[: query.limit]
+        hits = ask(asked)
+        matches = [hit for hit in hits if _matches(hit, filters)]
+        if len(matches) >= wanted or len(hits) < asked or asked == MOST_RESULTS:
+            return matches[:wanted]
         asked = min(asked * 4, MOST_RESULTS)
 
 
