@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from metrics import metrics
 from weavloader.download import Downloader
 from weavloader.image_job import ImageJob
+from weavloader.inference_cache import Inference, InferenceCache
 from weavloader.nodes import Node, Nodes
 from weavloader.picture import decode
 from weavloader.store.base import ImageObject, Store, Vector
@@ -28,6 +29,7 @@ class Pipeline:
     Attributes:
         caption: Describes pixels [H, W, 3] in words.
         embed: By vector name, turns a caption and pixels into a vector.
+        cache: Keeps what the models said while the store is down.
         max_pixels: Larger images are refused.
         wanted_pixels: The most that any model uses.
     """
@@ -37,6 +39,7 @@ class Pipeline:
     nodes: Nodes
     caption: Callable[[Pixels], str]
     embed: Mapping[str, Callable[[str, Pixels], Vector]]
+    cache: InferenceCache
     max_pixels: int
     wanted_pixels: int
 
@@ -76,17 +79,28 @@ def process_image(job: ImageJob, pipeline: Pipeline, stages: Stages) -> Outcome:
             return Outcome.ALREADY_STORED
     with stages.timed("download"):
         data = pipeline.downloader.fetch(job.url)
+    with pipeline.cache.inference_of(job.id) as inference:
+        _infer(data, inference, pipeline, stages)
+        with stages.timed("node"):
+            node = pipeline.nodes.describe(job.vsn, job.captured_at)
+        with stages.timed("store"), _store_operation("upsert"):
+            pipeline.store.upsert([_object(job, inference, node, data)])
+    return Outcome.STORED
+
+
+def _infer(data: bytes, inference: Inference, pipeline: Pipeline, stages: Stages) -> None:
+    """Complete an inference: no model is asked again for what it has said before."""
+    missing = [name for name in pipeline.embed if name not in inference.vectors]
+    if inference.caption is not None and not missing:
+        return
     with stages.timed("decode"):
         pixels = decode(data, max_pixels=pipeline.max_pixels, wanted_pixels=pipeline.wanted_pixels)
-    with stages.timed("caption"):
-        caption = pipeline.caption(pixels)
+    if inference.caption is None:
+        with stages.timed("caption"):
+            inference.caption = pipeline.caption(pixels)
     with stages.timed("embed"):
-        vectors = {name: embed(caption, pixels) for name, embed in pipeline.embed.items()}
-    with stages.timed("node"):
-        node = pipeline.nodes.describe(job.vsn, job.captured_at)
-    with stages.timed("store"), _store_operation("upsert"):
-        pipeline.store.upsert([_object(job, caption, node, vectors, data)])
-    return Outcome.STORED
+        for name in missing:
+            inference.vectors[name] = pipeline.embed[name](inference.caption, pixels)
 
 
 @contextmanager
@@ -100,17 +114,15 @@ def _store_operation(name: str) -> Iterator[None]:
         metrics.observe_store(name, status, time.monotonic() - start)
 
 
-def _object(
-    job: ImageJob, caption: str, node: Node, vectors: Mapping[str, Vector], data: bytes
-) -> ImageObject:
+def _object(job: ImageJob, inference: Inference, node: Node, data: bytes) -> ImageObject:
     names = job.to_message()
     link = names.pop("url")
     text = {
         **names,
         "link": link,
         "timestamp": job.captured_at.strftime("%y-%m-%d %H:%M Z"),
-        "caption": caption,
+        "caption": inference.caption or "",
         "project": node.project,
         "address": node.address,
     }
-    return ImageObject(text, job.captured_at, data, vectors, node.location)
+    return ImageObject(text, job.captured_at, data, inference.vectors, node.location)

@@ -9,12 +9,12 @@ from itertools import islice
 
 import httpx
 from redis.exceptions import RedisError
-from tritonclient.utils import InferenceServerException
 
 from client import connect_redis, connect_sage, connect_triton, open_store
 from inference import required_models
+from inference.readiness import require_models
 from job_system.resources import downloader
-from weavloader.errors import ConfigError, TransientError, WeavloaderError
+from weavloader.errors import ConfigError, WeavloaderError
 from weavloader.image_job import ImageJob
 from weavloader.sage import DataApi
 from weavloader.settings import Settings
@@ -41,7 +41,7 @@ def check(settings: Settings, role: str | None) -> Iterator[Finding]:
 def _try(name: str, probe: Probe, settings: Settings) -> Finding:
     try:
         return Finding(name, True, probe(settings))
-    except (WeavloaderError, RedisError, InferenceServerException, httpx.HTTPError) as error:
+    except (WeavloaderError, RedisError, httpx.HTTPError) as error:
         return Finding(name, False, str(error) or type(error).__name__)
 
 
@@ -54,11 +54,7 @@ def _redis(settings: Settings) -> str:
 def _triton(settings: Settings) -> str:
     with closing(connect_triton(settings)) as triton:
         names = required_models(settings.caption_model, settings.embedding_models)
-        missing = [
-            name for name in names if not triton.is_model_ready(name, client_timeout=TIMEOUT)
-        ]
-    if missing:
-        raise TransientError(f"not ready: {', '.join(missing)}", reason="model_missing")
+        require_models(triton, names, timeout=TIMEOUT)
     return f"ready: {', '.join(names)}"
 
 

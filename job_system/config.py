@@ -25,11 +25,18 @@ def celery_config(settings: Settings) -> dict[str, Any]:
     return {
         "broker_url": settings.celery_broker_url.get_secret_value(),
         "result_backend": settings.celery_result_backend.get_secret_value(),
+        "broker_transport": _transport(settings.celery_broker_url.get_secret_value()),
         **_messages(),
         **_delivery(),
         **_workers(),
         **_beat(),
     }
+
+
+def _transport(broker_url: str) -> str | None:
+    """Ours for a plain Redis; with Sentinel, kombu's own."""
+    plain = broker_url.startswith(("redis://", "rediss://"))
+    return "job_system.transport:Transport" if plain else None
 
 
 def _messages() -> dict[str, Any]:

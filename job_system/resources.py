@@ -8,13 +8,20 @@ from __future__ import annotations
 from functools import cache, partial
 from typing import Any
 
-from client import connect_redis, connect_sage
+from client import connect_redis, connect_sage, connect_triton, open_store
+from job_system.outages import Outages
+from job_system.stopping import is_stopping
 from processing import Pipeline
 from weavloader.dead_letters import DeadLetters
 from weavloader.download import Downloader
+from weavloader.inference_cache import InferenceCache
 from weavloader.nodes import Nodes
 from weavloader.sage import DataApi
 from weavloader.settings import Settings, get_settings
+from weavloader.store.base import Store
+
+PROBE_TIMEOUT = 5.0
+NOBODY = "00000000-0000-0000-0000-000000000000"
 
 
 @cache
@@ -37,19 +44,30 @@ def dead_letters() -> DeadLetters:
 
 
 @cache
+def triton_client() -> Any:
+    """This process's client of Triton."""
+    return connect_triton(get_settings())
+
+
+@cache
+def store() -> Store:
+    """This process's connection to the store, whose schema is prepared."""
+    opened = open_store(get_settings())
+    opened.prepare()
+    return opened
+
+
+@cache
 def pipeline() -> Pipeline:
     """All that one image passes through."""
-    # Imported here, since only processors should pay for Triton's and the store's clients.
-    from client import connect_triton, open_store
+    # Imported here, since only processors should pay for it.
     from inference import captioner, embedder, model_config
 
     settings = get_settings()
-    triton = connect_triton(settings)
+    triton = triton_client()
     caption = captioner(settings.caption_model)
-    store = open_store(settings)
-    store.prepare()
     return Pipeline(
-        store=store,
+        store=store(),
         downloader=downloader(settings),
         nodes=_nodes(settings),
         caption=partial(caption, triton, timeout=settings.triton_timeout),
@@ -57,9 +75,16 @@ def pipeline() -> Pipeline:
             name: partial(embedder(name), triton, timeout=settings.triton_timeout)
             for name in settings.embedding_models
         },
+        cache=InferenceCache(redis_client(), ",".join(_models(settings))),
         max_pixels=settings.max_image_pixels,
         wanted_pixels=model_config().wanted_pixels,
     )
+
+
+@cache
+def outages() -> Outages:
+    """This process's circuits."""
+    return Outages({"triton": _ask_triton, "store": _ask_store}, is_stopping)
 
 
 def downloader(settings: Settings) -> Downloader:
@@ -82,3 +107,20 @@ def _nodes(settings: Settings) -> Nodes:
         manifest_ttl=settings.manifest_ttl,
         position_ttl=settings.position_ttl,
     )
+
+
+def _ask_triton() -> None:
+    from inference.readiness import require_models
+
+    require_models(triton_client(), _models(get_settings()), timeout=PROBE_TIMEOUT)
+
+
+def _ask_store() -> None:
+    # Not ready(), which no key is asked for.
+    store().get(NOBODY)
+
+
+def _models(settings: Settings) -> tuple[str, ...]:
+    from inference import required_models
+
+    return required_models(settings.caption_model, settings.embedding_models)

@@ -10,6 +10,9 @@ from typing import Any
 
 from celery import signals, states
 
+from job_system.leases import new_worker_id, transport_options
+from job_system.stopping import stop
+from job_system.watch import watch_consumption
 from metrics import metrics
 from weavloader import keys
 from weavloader.logs import configure_logging
@@ -20,9 +23,21 @@ _started: dict[str, float] = {}
 
 
 @signals.celeryd_init.connect
-def _name_worker(sender: str = "", **_: Any) -> None:
+def _name_worker(sender: str = "", conf: Any = None, **_: Any) -> None:
     global _role
     _role = sender.partition("@")[0]
+    own_keys = transport_options(new_worker_id(sender))
+    conf.broker_transport_options = {**conf.broker_transport_options, **own_keys}
+
+
+@signals.worker_ready.connect
+def _watch_over(sender: Any = None, **_: Any) -> None:
+    watch_consumption(sender)
+
+
+@signals.worker_shutting_down.connect
+def _tell_children(**_: Any) -> None:
+    stop()
 
 
 @signals.setup_logging.connect

@@ -53,6 +53,9 @@ class Metrics:
         self._task_seconds = self._histogram(
             "tasks_duration_seconds", "Seconds a task run took", per_task, TASK_BUCKETS
         )
+        self._restored = self._counter(
+            "tasks_restored_total", "Tasks put back on their queue, by who lost them", ("cause",)
+        )
         self._memory = self._gauge(
             "memory_usage_bytes", "Resident memory of live workers", ("worker_type",), "livesum"
         )
@@ -108,6 +111,9 @@ class Metrics:
             ("stage",),
             STAGE_BUCKETS,
         )
+        self._circuit = self._gauge(
+            "circuit_open", "1 while work waits for a component", ("component",), "livemax"
+        )
         self._errors = self._counter(
             "errors_total", "Errors by where they arose", ("component", "error_type")
         )
@@ -135,6 +141,10 @@ class Metrics:
     def count_retry(self, task: str, reason: str) -> None:
         """Count a task run that failed and will be tried again."""
         self._retried.labels(task, reason).inc()
+
+    def count_restored(self, cause: str, amount: int) -> None:
+        """Count tasks that went back to their queue: ``dead_worker`` or ``orphan``."""
+        self._restored.labels(cause).inc(amount)
 
     def set_memory(self, worker_type: str, bytes_: float) -> None:
         """Report this process's resident memory, in bytes."""
@@ -177,6 +187,10 @@ class Metrics:
         """Count a store call and its duration."""
         self._operations.labels(operation, status).inc()
         self._operation_seconds.labels(operation, status).observe(seconds)
+
+    def set_circuit(self, component: str, is_open: bool) -> None:
+        """Say whether work waits for a component that does not answer."""
+        self._circuit.labels(component).set(is_open)
 
     def count_outcome(self, outcome: str) -> None:
         """Count an image's end: one of :data:`OUTCOMES`."""

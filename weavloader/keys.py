@@ -14,6 +14,9 @@ STREAM_CURSOR = "weavloader:stream:cursor"
 STREAM_LAST_TICK = "weavloader:stream:last"
 SEEN = "weavloader:stream:seen"
 
+WORKERS = "weavloader:workers"
+"""Hash of every living worker's count of beats, by its id."""
+
 DEAD_LETTER_PREFIX = "dlq:"
 DEAD_LETTER_INDEX = "weavloader:dlq:index"
 
@@ -41,3 +44,23 @@ def failures(task_id: str) -> str:
 def deliveries(task_id: str, retry: int) -> str:
     """Key that counts how often one try of a task was started."""
     return f"weavloader:deliveries:{task_id}:{retry}"
+
+
+def unacked(worker_id: str) -> str:
+    """Key of the hash of messages that a worker has taken and not yet acknowledged."""
+    return f"weavloader:unacked:{worker_id}"
+
+
+def unacked_index(worker_id: str) -> str:
+    """Key of the sorted set of when it took each."""
+    return f"weavloader:unacked-index:{worker_id}"
+
+
+def unacked_mutex(worker_id: str) -> str:
+    """Key that one process at a time holds while it restores them."""
+    return f"weavloader:unacked-mutex:{worker_id}"
+
+
+def inference(image_id: str) -> str:
+    """Key of what the models said of an image that could not be stored yet."""
+    return f"weavloader:inference:{image_id}"

@@ -8,17 +8,19 @@ from typing import Any, NoReturn
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Task
-from celery.exceptions import Reject, Retry
+from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from job_system.app import celery_app
 from job_system.config import TASKS
-from job_system.resources import dead_letters, pipeline
+from job_system.deliveries import counted_start
+from job_system.outages import StillDownError
+from job_system.resources import dead_letters, outages, pipeline, redis_client
 from metrics import metrics
-from processing import Stages, process_image
+from processing import Outcome, Stages, process_image
 from weavloader.dead_letters import FailedTask, describe
-from weavloader.errors import PermanentError, TransientError, WeavloaderError
+from weavloader.errors import ConfigError, PermanentError, TransientError, WeavloaderError
 from weavloader.image_job import ImageJob
 from weavloader.settings import Settings, get_settings
 
@@ -31,12 +33,13 @@ logger = logging.getLogger(__name__)
 def process_image_task(self: Task, image_data: dict[str, Any]) -> None:
     """Bring one image into the store, or its failure into the dead-letter queue."""
     try:
-        try:
+        with counted_start(redis_client(), self.request.id, self.request.retries):
             _process(self.request.id, image_data)
-        except SoftTimeLimitExceeded:
-            raise TransientError("it took too long", reason="time_limit") from None
-    except Retry:
-        raise
+    except SoftTimeLimitExceeded:
+        _after_failure(self, TransientError("it took too long", reason="time_limit"))
+    except StillDownError as error:
+        logger.warning("image %s goes back to the queue: %s", self.request.id, error)
+        raise Reject(error, requeue=True) from error
     except Exception as error:
         _after_failure(self, error)
 
@@ -47,10 +50,10 @@ def retry_delay(retries: int, settings: Settings) -> float:
 
 
 def _process(task_id: str, image_data: dict[str, Any]) -> None:
-    stages = Stages()
     job = ImageJob.from_message(image_data)
+    stages = Stages()
     try:
-        outcome = process_image(job, pipeline(), stages)
+        outcome = _through_outages(job, stages)
     finally:
         for stage, seconds in stages.seconds.items():
             metrics.observe_stage(stage, seconds)
@@ -58,6 +61,16 @@ def _process(task_id: str, image_data: dict[str, Any]) -> None:
     metrics.count_outcome(outcome)
     times = " ".join(f"{stage}={seconds:.2f}s" for stage, seconds in stages.seconds.items())
     logger.info("image %s %s vsn=%s %s", job.id, outcome, job.vsn, times)
+
+
+def _through_outages(job: ImageJob, stages: Stages) -> Outcome:
+    """Process an image, again whenever an outage it fell into is over."""
+    while True:
+        try:
+            return process_image(job, pipeline(), stages)
+        except (TransientError, ConfigError) as error:
+            if not outages().waited_out(error):
+                raise
 
 
 def _after_failure(task: Task, error: Exception) -> None:

@@ -1,0 +1,68 @@
+"""What the models said is kept for the next try, and only for that."""
+
+from __future__ import annotations
+
+import fakeredis
+import numpy as np
+import pytest
+
+from weavloader import keys
+from weavloader.errors import PermanentError, TransientError
+from weavloader.inference_cache import InferenceCache
+
+CLIP = np.arange(4, dtype=np.float32)
+COLBERT = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+@pytest.fixture
+def redis() -> fakeredis.FakeRedis:
+    return fakeredis.FakeRedis()
+
+
+def fail(redis: fakeredis.FakeRedis, error: Exception) -> None:
+    with pytest.raises(type(error)), InferenceCache(redis, "a").inference_of("i") as inference:
+        inference.caption = "a field"
+        inference.vectors.update(clip=CLIP, colbert=COLBERT)
+        raise error
+
+
+def test_what_a_transient_failure_left_is_recalled(redis: fakeredis.FakeRedis) -> None:
+    fail(redis, TransientError("the store is down"))
+    with InferenceCache(redis, "a").inference_of("i") as inference:
+        assert inference.caption == "a field"
+        np.testing.assert_array_equal(inference.vectors["clip"], CLIP)
+        np.testing.assert_array_equal(inference.vectors["colbert"], COLBERT)
+    assert redis.keys() == []
+
+
+def test_it_expires(redis: fakeredis.FakeRedis) -> None:
+    fail(redis, TransientError("the store is down"))
+    assert redis.ttl(keys.inference("i")) > 0
+
+
+def test_nothing_is_kept_of_an_image_that_is_at_fault(redis: fakeredis.FakeRedis) -> None:
+    fail(redis, PermanentError("not an image"))
+    assert redis.keys() == []
+
+
+def test_the_words_of_other_models_are_not_recalled(redis: fakeredis.FakeRedis) -> None:
+    fail(redis, TransientError("the store is down"))
+    with InferenceCache(redis, "b").inference_of("i") as inference:
+        assert not inference
+
+
+def test_an_image_that_went_well_costs_no_write(redis: fakeredis.FakeRedis) -> None:
+    with InferenceCache(redis, "a").inference_of("i") as inference:
+        inference.caption = "a field"
+    assert redis.keys() == []
+
+
+def test_a_cache_out_of_reach_stops_no_image() -> None:
+    server = fakeredis.FakeServer()
+    server.connected = False
+    cache = InferenceCache(fakeredis.FakeRedis(server=server), "a")
+    with cache.inference_of("i") as inference:
+        assert not inference
+    with pytest.raises(TransientError), cache.inference_of("i") as inference:
+        inference.caption = "a field"
+        raise TransientError("the store is down")
