@@ -35,6 +35,8 @@ PROMISED = {
     "weaviate_operations_total": ("operation", "status"),
     "weaviate_operation_duration_seconds": ("operation", "status"),
     "errors_total": ("component", "error_type"),
+    "tasks_restored_total": ("cause",),
+    "circuit_open": ("component",),
 }
 
 
@@ -153,3 +155,5 @@ def _use_everything(counted: Metrics) -> None:
     counted.observe_inference("clip", "embed", "success", 1)
     counted.observe_store("upsert", "success", 1)
     counted.count_error("processor", "timeout")
+    counted.count_restored("orphan", 1)
+    counted.set_circuit("store", True)
