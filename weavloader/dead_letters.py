@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Self
 
 from weavloader import keys
+from weavloader.batches import batched
+from weavloader.dead_letter_index import BATCH, Label, LetterFilter, LetterIndex
 from weavloader.errors import PermanentError, WeavloaderError
+from weavloader.image_job import META_FIELDS, clean_name
 from weavloader.logs import mask
 
 MAX_TEXT = 20_000
+# A resubmitted task that left no trace for so long may be submitted again.
+RETRY_SECONDS = 86400
+_REASON = re.compile(r"[a-z0-9_]+(?=: )")
+_ALL = LetterFilter()
+
+__all__ = ["DeadLetter", "DeadLetters", "FailedTask", "LetterFilter", "describe"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +65,24 @@ class DeadLetter:
 
     @property
     def reason(self) -> str:
-        """The short constant word at the head of the message."""
-        return self.exc_message.partition(":")[0]
+        """The short constant word at the head of the message, else the error's type."""
+        word = _REASON.match(self.exc_message)
+        return word[0] if word else self.exc_type
 
     @property
     def is_permanent(self) -> bool:
         """Whether trying again is known to give the same answer."""
         return self.exc_type == PermanentError.__name__
+
+    @property
+    def label(self) -> Label:
+        """What the letter can be found by."""
+        return Label(self.reason, self.image_names()["vsn"], self.task)
+
+    def image_names(self) -> dict[str, str]:
+        """What the task was told of its image, cleaned; ``unknown`` where it was not."""
+        image = self.args[0] if self.args and isinstance(self.args[0], dict) else {}
+        return {name: clean_name(image.get(name)) for name in META_FIELDS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +100,17 @@ class FailedTask:
 class DeadLetters:
     """The dead-letter queue in Redis.
 
-    Each letter is a string of its own; an index (sorted by first failure) makes listing and
-    counting cheap. A letter leaves when its image is stored or a person says so.
+    A letter leaves when its image is stored or a person says so; else it expires.
+
+    Args:
+        redis: A client that gives bytes.
+        ttl: Seconds until a letter that nobody wrote again expires.
     """
 
     def __init__(self, redis: Any, ttl: float) -> None:
         self._redis = redis
         self._ttl = int(ttl)
+        self._index = LetterIndex(redis)
 
     def note_failure(self, task_id: str) -> None:
         """Count a failed start and remember when the first one was."""
@@ -97,6 +123,12 @@ class DeadLetters:
 
     def write(self, failed: FailedTask, error: BaseException, traceback: str) -> DeadLetter:
         """Keep a failed task; its failures so far were counted by :meth:`note_failure`."""
+        return self.write_described(failed, type(error).__name__, describe(error), traceback)
+
+    def write_described(
+        self, failed: FailedTask, exc_type: str, exc_message: str, traceback: str
+    ) -> DeadLetter:
+        """As :meth:`write`, where the error is known only in words."""
         history = self._redis.hgetall(keys.failures(failed.task_id))
         first_seen = float(history.get(b"first_seen", time.time()))
         letter = DeadLetter(
@@ -104,8 +136,8 @@ class DeadLetters:
             task=failed.task,
             args=list(failed.args),
             kwargs=dict(failed.kwargs),
-            exc_type=type(error).__name__,
-            exc_message=mask(describe(error))[:MAX_TEXT],
+            exc_type=exc_type,
+            exc_message=mask(exc_message)[:MAX_TEXT],
             traceback=mask(traceback)[-MAX_TEXT:],
             retries=failed.retries,
             failed_at=_moment(time.time()),
@@ -118,41 +150,83 @@ class DeadLetters:
 
     def put(self, letter: DeadLetter) -> None:
         """Write a letter as it is, replacing the one of the same task."""
-        score = datetime.fromisoformat(letter.first_seen).timestamp()
-        with self._redis.pipeline() as pipe:
-            pipe.set(keys.dead_letter(letter.task_id), letter.to_json(), ex=self._ttl)
-            pipe.zadd(keys.DEAD_LETTER_INDEX, {letter.task_id: score})
-            pipe.execute()
+        first_seen = datetime.fromisoformat(letter.first_seen).timestamp()
+        self._index.write(letter.task_id, letter.to_json(), self._ttl, first_seen, letter.label)
 
     def get(self, task_id: str) -> DeadLetter | None:
         """One letter, or ``None``."""
         text = self._redis.get(keys.dead_letter(task_id))
         return None if text is None else DeadLetter.from_json(text)
 
-    def oldest_first(self, limit: int, before: float | None = None) -> Iterator[DeadLetter]:
-        """Up to ``limit`` letters by first failure; ``before`` (Unix seconds) bounds it."""
-        end = "+inf" if before is None else before
-        ids = self._redis.zrange(
-            keys.DEAD_LETTER_INDEX, "-inf", end, byscore=True, offset=0, num=limit
-        )
-        for task_id in (raw.decode() for raw in ids):
-            letter = self.get(task_id)
-            if letter is None:  # it expired
-                self._redis.zrem(keys.DEAD_LETTER_INDEX, task_id)
-            else:
-                yield letter
+    def get_many(self, task_ids: Sequence[str]) -> list[DeadLetter]:
+        """Those letters of ``task_ids`` that exist; what expired leaves the index."""
+        texts = self._redis.mget(map(keys.dead_letter, task_ids)) if task_ids else []
+        found = dict(zip(task_ids, texts, strict=True))
+        if gone := [task_id for task_id, text in found.items() if text is None]:
+            self._index.delete(gone)
+        return [DeadLetter.from_json(text) for text in texts if text is not None]
+
+    def each(
+        self, wanted: LetterFilter = _ALL, *, newest_first: bool = False
+    ) -> Iterator[DeadLetter]:
+        """Yield the letters that are meant, by first failure, in bounded memory.
+
+        Letters may be written, settled and dropped meanwhile.
+        """
+        for ids in batched(self._index.ids(wanted, newest_first), BATCH):
+            yield from self.get_many(ids)
+
+    def page(
+        self, offset: int, limit: int, wanted: LetterFilter = _ALL, *, newest_first: bool = True
+    ) -> list[DeadLetter]:
+        """Up to ``limit`` of the letters that are meant, after the first ``offset`` of them."""
+        ids = self._index.ids(wanted, newest_first)
+        return self.get_many(list(islice(ids, offset, offset + limit)))
 
     def settle(self, task_id: str) -> bool:
         """Forget a task's failures, since its work is done; whether it had a letter."""
-        with self._redis.pipeline() as pipe:
-            pipe.delete(keys.dead_letter(task_id))
-            pipe.zrem(keys.DEAD_LETTER_INDEX, task_id)
-            pipe.delete(keys.failures(task_id))
-            return bool(pipe.execute()[0])
+        return self.drop([task_id]) > 0
 
-    def count(self) -> int:
-        """How many letters there are."""
-        return int(self._redis.zcard(keys.DEAD_LETTER_INDEX))
+    def drop(self, task_ids: Iterable[str]) -> int:
+        """Delete letters and what is known of their failures; how many there were."""
+        return sum(map(self._index.delete, batched(task_ids, BATCH)))
+
+    def claim(self, task_ids: Sequence[str]) -> set[str]:
+        """Those of ``task_ids`` that may be submitted again now, marked as such.
+
+        A task is free again once it fails again, or after a day without a trace of it.
+        """
+        now = time.time()
+        with self._redis.pipeline() as pipe:
+            pipe.zremrangebyscore(keys.DEAD_LETTERS_RETRIED, "-inf", now - RETRY_SECONDS)
+            for task_id in task_ids:
+                pipe.zadd(keys.DEAD_LETTERS_RETRIED, {task_id: now}, nx=True)
+            _, *added = pipe.execute()
+        return {task_id for task_id, new in zip(task_ids, added, strict=True) if new}
+
+    def release(self, task_ids: Sequence[str]) -> None:
+        """Take back :meth:`claim` for tasks that could not be submitted."""
+        self._redis.zrem(keys.DEAD_LETTERS_RETRIED, *task_ids)
+
+    def retried_at(self, task_ids: Sequence[str]) -> dict[str, datetime]:
+        """When each was submitted again, for those whose end is still open."""
+        if not task_ids:
+            return {}
+        scores = self._redis.zmscore(keys.DEAD_LETTERS_RETRIED, task_ids)
+        pairs = zip(task_ids, scores, strict=True)
+        return {name: datetime.fromtimestamp(score, UTC) for name, score in pairs if score}
+
+    def count(self, wanted: LetterFilter = _ALL) -> int:
+        """How many letters are meant."""
+        return self._index.count(wanted)
+
+    def reasons(self) -> dict[str, int]:
+        """How many letters have each reason, the most frequent first."""
+        return self._index.reasons()
+
+    def nodes(self) -> dict[str, int]:
+        """How many letters each node (VSN) has, the most frequent first."""
+        return self._index.nodes()
 
 
 def describe(error: BaseException) -> str:

@@ -19,6 +19,10 @@ WORKERS = "weavloader:workers"
 
 DEAD_LETTER_PREFIX = "dlq:"
 DEAD_LETTER_INDEX = "weavloader:dlq:index"
+DEAD_LETTER_LABELS = "weavloader:dlq:labels"
+DEAD_LETTER_REASONS = "weavloader:dlq:reasons"
+DEAD_LETTER_NODES = "weavloader:dlq:nodes"
+DEAD_LETTERS_RETRIED = "weavloader:dlq:retried"
 
 
 def dead_letter(task_id: str) -> str:

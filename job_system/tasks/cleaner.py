@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
-import time
+from datetime import timedelta
+from itertools import islice
 from typing import Any
 
 from job_system.app import celery_app
 from job_system.config import TASKS
 from job_system.failure_records import failures, forget
 from job_system.resources import dead_letters
+from job_system.resubmission import resubmit
 from metrics import metrics
-from weavloader.dead_letters import DeadLetter
-from weavloader.image_job import clean_name
+from weavloader.batches import batched
+from weavloader.dead_letters import DeadLetter, LetterFilter
 from weavloader.settings import get_settings
+from weavloader.stream import utc_now
 
 REPROCESS_AT_MOST = 5000
+BATCH = 500
 # A permanent error is tried again a few times, for the day when a fix made it pass.
 PERMANENT_ATTEMPTS = 3
 
@@ -53,33 +57,33 @@ def reprocess_dlq_tasks() -> int:
 
     A letter stays until its image is stored, so that failing again loses nothing.
     """
-    due = [letter for letter in dead_letters().oldest_first(REPROCESS_AT_MOST) if _is_due(letter)]
-    for letter in due:
-        _resubmit(letter)
-    logger.info("%d dead letters are tried again", len(due))
-    return len(due)
+    due = filter(_is_due, dead_letters().each())
+    submitted = 0
+    for letters in batched(islice(due, REPROCESS_AT_MOST), BATCH):
+        submitted += len(resubmit(letters, dead_letters()).submitted)
+    logger.info("%d dead letters are tried again", submitted)
+    return submitted
 
 
 @celery_app.task(name=TASKS + "process_dlq_message")
 def process_dlq_message(task_id: str) -> bool:
-    """Put one dead letter back on its queue; whether there was one."""
+    """Put one dead letter back on its queue; whether it was."""
     letter = dead_letters().get(task_id)
     if letter is None:
         logger.warning("there is no dead letter %s", task_id)
         return False
-    _resubmit(letter)
-    return True
+    return bool(resubmit([letter], dead_letters()).submitted)
 
 
 @celery_app.task(name=TASKS + "cleanup_failed_tasks")
 def cleanup_failed_tasks() -> int:
     """Throw away dead letters older than ``DLQ_MAX_AGE``, counting whose they were."""
-    before = time.time() - get_settings().dlq_max_age
+    oldest = utc_now() - timedelta(seconds=get_settings().dlq_max_age)
     thrown_away = 0
-    while letters := list(dead_letters().oldest_first(REPROCESS_AT_MOST, before)):
+    for letters in batched(dead_letters().each(LetterFilter(older_than=oldest)), BATCH):
         for letter in letters:
-            _throw_away(letter)
-        thrown_away += len(letters)
+            _count_thrown_away(letter)
+        thrown_away += dead_letters().drop(letter.task_id for letter in letters)
     logger.info("%d dead letters were too old and are thrown away", thrown_away)
     return thrown_away
 
@@ -88,14 +92,7 @@ def _is_due(letter: DeadLetter) -> bool:
     return not letter.is_permanent or letter.attempts < PERMANENT_ATTEMPTS
 
 
-def _resubmit(letter: DeadLetter) -> None:
-    celery_app.send_task(letter.task, letter.args, letter.kwargs, task_id=letter.task_id)
-    metrics.count_reprocessed("submitted")
-
-
-def _throw_away(letter: DeadLetter) -> None:
-    image = letter.args[0] if letter.args and isinstance(letter.args[0], dict) else {}
-    names = (clean_name(image.get(name)) for name in ("vsn", "job", "task", "camera"))
-    metrics.count_thrown_away(*names)
-    dead_letters().settle(letter.task_id)
+def _count_thrown_away(letter: DeadLetter) -> None:
+    names = letter.image_names()
+    metrics.count_thrown_away(*(names[name] for name in ("vsn", "job", "task", "camera")))
     logger.warning("dead letter %s thrown away: %s", letter.task_id, letter.exc_message)

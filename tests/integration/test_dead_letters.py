@@ -1,0 +1,194 @@
+"""The dead-letter queue in a real Redis: kept, found, counted, dropped, claimed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from threading import Thread
+from typing import Any
+
+import pytest
+import redis as redis_py
+
+from weavloader import keys
+from weavloader.dead_letters import DeadLetter, DeadLetters, FailedTask, LetterFilter
+from weavloader.errors import PermanentError, TransientError
+
+TASK = "job_system.tasks.process_image_task"
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Any]:
+    """A client that gives bytes."""
+    with redis_py.Redis.from_url(redis_url, socket_timeout=5) as client:
+        yield client
+
+
+@pytest.fixture
+def letters(redis: Any) -> DeadLetters:
+    """An empty dead-letter queue."""
+    return DeadLetters(redis, ttl=3600)
+
+
+def letter(
+    name: str, reason: str = "empty", vsn: str = "W021", hours: float = 0, task: str = TASK
+) -> DeadLetter:
+    """A letter of an image that first failed ``hours`` before noon."""
+    moment = (NOON - timedelta(hours=hours)).isoformat()
+    image = {"url": f"https://example.org/{name}.jpg", "vsn": vsn}
+    return DeadLetter(name, task, [image], {}, "PermanentError", f"{reason}: no", "", 0, moment,
+                      moment, 1, "processor@test")  # fmt: skip
+
+
+def ids(found: list[DeadLetter]) -> list[str]:
+    return [one.task_id for one in found]
+
+
+def kept(redis: Any) -> set[str]:
+    """Every key that is left."""
+    return {raw.decode() for raw in redis.scan_iter()}
+
+
+def test_a_letter_reads_with_redis_cli_as_it_was_promised(redis: Any, letters: DeadLetters) -> None:
+    failed = FailedTask("t1", TASK, [{"url": "u"}], {"a": 1}, 3, "processor@test")
+    letters.note_failure("t1")
+    letters.note_failure("t1")
+    error = TransientError("no route to redis://:secret@host/0", reason="broker")
+    letters.write(failed, error, "Traceback: redis://:secret@host/0")
+    shown = json.loads(redis.get("dlq:t1"))
+    assert list(shown) == ["task_id", "task", "args", "kwargs", "exc_type", "exc_message",
+                           "traceback", "retries", "failed_at", "first_seen", "attempts",
+                           "worker"]  # fmt: skip
+    assert (shown["retries"], shown["attempts"], shown["exc_type"]) == (3, 2, "TransientError")
+    assert shown["exc_message"].startswith("broker: ") and "secret" not in str(shown)
+    assert 0 < redis.ttl("dlq:t1") <= 3600
+
+
+def test_pages_are_newest_first_and_filters_find_what_they_name(letters: DeadLetters) -> None:
+    for one in (
+        letter("a", hours=3),
+        letter("b", hours=2, vsn="W07A"),
+        letter("c", "not_found", hours=1),
+        letter("d", task="other.task"),
+    ):
+        letters.put(one)
+    assert ids(letters.page(0, 2)) == ["d", "c"]
+    assert ids(letters.page(2, 2)) == ["b", "a"]
+    assert ids(letters.page(0, 9, LetterFilter(vsn="w07a"))) == ["b"]
+    assert ids(letters.page(0, 9, LetterFilter(reason="empty"), newest_first=False)) == [
+        "a",
+        "b",
+        "d",
+    ]
+    assert ids(letters.page(0, 9, LetterFilter(reason="empty", vsn="W021", task=TASK))) == ["a"]
+    before = LetterFilter(older_than=NOON - timedelta(hours=2))
+    after = LetterFilter(newer_than=NOON - timedelta(hours=1))
+    assert (ids(letters.page(0, 9, before)), ids(letters.page(0, 9, after))) == (
+        ["b", "a"],
+        ["d", "c"],
+    )
+    assert (letters.count(), letters.count(LetterFilter(reason="not_found"))) == (4, 1)
+
+
+def test_counts_follow_letters_that_change_their_reason(letters: DeadLetters) -> None:
+    letters.put(letter("a", "empty"))
+    letters.put(letter("b", "empty", vsn="W07A"))
+    letters.put(letter("a", "not_found"))
+    letters.put(letter("c", "not_found"))
+    assert letters.reasons() == {"not_found": 2, "empty": 1}
+    assert letters.nodes() == {"W021": 2, "W07A": 1}
+    assert letters.settle("a") and not letters.settle("a")
+    assert letters.reasons() == {"empty": 1, "not_found": 1}
+
+
+def test_nothing_is_left_of_letters_that_went(redis: Any, letters: DeadLetters) -> None:
+    for name in ("a", "b"):
+        letters.note_failure(name)
+        letters.put(letter(name))
+    letters.claim(["a"])
+    assert letters.drop(["a", "b", "unheard of"]) == 2
+    assert kept(redis) == set()
+
+
+def test_an_expired_letter_leaves_the_index_when_it_is_met(
+    redis: Any, letters: DeadLetters
+) -> None:
+    letters.put(letter("a"))
+    letters.put(letter("b", hours=1))
+    redis.delete(keys.dead_letter("a"))
+    assert ids(letters.page(0, 9)) == ["b"]
+    assert letters.count() == 1
+    assert letters.reasons() == {"empty": 1}
+
+
+def test_going_through_all_letters_skips_none_though_each_is_dropped(letters: DeadLetters) -> None:
+    names = [f"{number:04}" for number in range(2500)]
+    for name in names:
+        letters.put(letter(name))
+    met = []
+    for one in letters.each():
+        met.append(one.task_id)
+        letters.settle(one.task_id)
+    assert met == names
+    assert letters.count() == 0
+
+
+def test_counts_are_right_though_many_write_and_settle_at_once(
+    redis_url: str, letters: DeadLetters
+) -> None:
+    def work(seed: int) -> None:
+        with redis_py.Redis.from_url(redis_url, socket_timeout=5) as client:
+            mine = DeadLetters(client, ttl=3600)
+            for step in range(200):
+                name = f"{(seed * 7 + step) % 10}"
+                if step % 3:
+                    mine.put(letter(name, "empty" if step % 2 else "not_found"))
+                else:
+                    mine.settle(name)
+
+    threads = [Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seen: dict[str, int] = {}
+    for one in letters.each():
+        seen[one.reason] = seen.get(one.reason, 0) + 1
+    assert letters.reasons() == seen
+    assert sum(letters.nodes().values()) == letters.count() == sum(seen.values())
+
+
+def test_a_task_is_claimed_once_until_it_fails_again(letters: DeadLetters) -> None:
+    letters.put(letter("a"))
+    assert letters.claim(["a"]) == {"a"}
+    assert letters.claim(["a"]) == set()
+    assert set(letters.retried_at(["a", "b"])) == {"a"}
+    letters.put(letter("a"))
+    assert letters.claim(["a"]) == {"a"}
+    letters.release(["a"])
+    assert letters.claim(["a"]) == {"a"}
+
+
+def test_a_claim_without_a_trace_lapses_after_a_day(redis: Any, letters: DeadLetters) -> None:
+    yesterday = datetime.now(UTC) - timedelta(hours=25)
+    redis.zadd(keys.DEAD_LETTERS_RETRIED, {"a": yesterday.timestamp()})
+    assert letters.claim(["a"]) == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (PermanentError("nothing there", reason="not_found"), "not_found"),
+        (ValueError("odd: very odd"), "odd"),
+        (ValueError("A sentence: with a colon"), "ValueError"),
+        (ValueError(""), "ValueError"),
+    ],
+)
+def test_every_letter_has_a_reason_of_one_word(
+    letters: DeadLetters, error: Exception, reason: str
+) -> None:
+    written = letters.write(FailedTask("t", TASK, [], {}, 0, "w"), error, "")
+    assert written.reason == reason
+    assert letters.reasons() == {reason: 1}
