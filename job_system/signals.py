@@ -9,11 +9,13 @@ import time
 from typing import Any
 
 from celery import signals, states
+from celery.worker import state as worker_state
 
 from job_system.leases import new_worker_id, transport_options
 from job_system.stopping import stop
 from job_system.watch import watch_consumption
 from metrics import metrics
+from metrics.workers import role_of
 from weavloader import keys
 from weavloader.logs import configure_logging
 from weavloader.settings import get_settings
@@ -52,6 +54,11 @@ def _import_before_fork(sender: Any = None, **_: Any) -> None:
         importlib.import_module(f"weavloader.store.{get_settings().vector_store}")
         importlib.import_module("inference")
     gc.freeze()
+
+
+@signals.heartbeat_sent.connect
+def _tell_scheduled(**_: Any) -> None:
+    metrics.set_scheduled(role_of(_role), len(worker_state.scheduled_requests))
 
 
 @signals.task_prerun.connect

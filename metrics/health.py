@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,7 @@ REQUIRED = ("redis", "triton", "store")
 # and the answer ``ready: true`` is field 1 with value 1.
 _SERVER_READY = "/inference.GRPCInferenceService/ServerReady"
 _READY = b"\x08\x01"
+_SQLITE = b"SQLite format 3\0"
 
 Probe = Callable[[], None]
 
@@ -36,7 +38,7 @@ def builtin_probes(settings: Settings, redis: Redis) -> dict[str, Probe]:
     return {
         "redis": lambda: ping(redis),
         "triton": lambda: _triton(f"{settings.triton_host}:{settings.triton_port}"),
-        "store": lambda: _store(settings),
+        "store": _store(settings),
         "flower": lambda: _http(f"{settings.flower_url.rstrip('/')}/healthcheck"),
     }
 
@@ -98,18 +100,54 @@ def _triton(address: str) -> None:
         raise TransientError("Triton: not ready", reason="triton")
 
 
-def _store(settings: Settings) -> None:
+def _store(settings: Settings) -> Probe:
     if settings.vector_store == "embedded":
-        _directory(Path(settings.embedded_store_path))
-        return
+        return _EmbeddedStore(Path(settings.embedded_store_path))
+    return lambda: _weaviate(settings)
+
+
+def _weaviate(settings: Settings) -> None:
     scheme = "https" if settings.weaviate_secure else "http"
     address = f"{scheme}://{settings.weaviate_host}:{settings.weaviate_port}"
     _http(f"{address}/v1/.well-known/ready")
 
 
-def _directory(path: Path) -> None:
-    if not path.is_dir():
-        raise TransientError(f"no store at {path}", reason="store")
+class _EmbeddedStore:
+    """Whether the folder is there, can be written, and holds the database it once held.
+
+    A new folder is well without one. A database that has vanished, as with a volume that was
+    unmounted, is not: writers that still have it open would write where nobody reads.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._database = folder / "store.sqlite3"
+        self._was_there = False
+
+    def __call__(self) -> None:
+        if not self._folder.is_dir():
+            raise _no_store(f"no store at {self._folder}")
+        if not os.access(self._folder, os.R_OK | os.W_OK | os.X_OK):
+            raise _no_store(f"{self._folder} cannot be read and written")
+        self._check_database()
+
+    def _check_database(self) -> None:
+        try:
+            with self._database.open("rb") as file:
+                head = file.read(len(_SQLITE))
+        except FileNotFoundError:
+            if self._was_there:
+                raise _no_store(f"the database has vanished from {self._folder}") from None
+            return
+        except OSError as error:
+            raise _no_store(f"{self._database}: {error.strerror}") from error
+        self._was_there = True
+        if head not in (b"", _SQLITE):
+            raise _no_store(f"{self._database} is no database")
+
+
+def _no_store(message: str) -> TransientError:
+    return TransientError(message, reason="store")
 
 
 def _http(url: str) -> None:

@@ -22,6 +22,8 @@ TASKS = (
     "monitor_data_stream", "process_image_task", "handle_dlq", "archive_failed_tasks",
     "reprocess_dlq_tasks", "process_dlq_message", "cleanup_failed_tasks", "health_check",
 )  # fmt: skip
+# Whose image it is; such labels come from outside and are bounded.
+ORIGIN = ("node_id", "job", "task", "camera")
 OUTCOMES = ("stored", "already_stored", "dead")
 TaskStatus = Literal["success", "failure"]
 
@@ -59,11 +61,13 @@ class Metrics:
         self._memory = self._gauge(
             "memory_usage_bytes", "Resident memory of live workers", ("worker_type",), "livesum"
         )
+        self._scheduled = self._gauge(
+            "celery_tasks_scheduled", "Tasks held until their time comes", ("role",), "livesum"
+        )
 
     def _define_dead_letter_families(self) -> None:
-        origin = ("node_id", "job", "task", "camera")
         self._thrown_away = self._counter(
-            "dlq_tasks_thrown_away_total", "Dead letters given up for good, by origin", origin
+            "dlq_tasks_thrown_away_total", "Dead letters given up for good, by origin", ORIGIN
         )
         self._reprocessed = self._counter(
             "dlq_tasks_reprocessed_total", "Dead letters tried again", ("status",)
@@ -71,9 +75,8 @@ class Metrics:
         self._thrown_away_labels = BoundedLabels()
 
     def _define_stream_families(self) -> None:
-        origin = ("node_id", "job", "task", "camera")
         self._received = self._counter(
-            "sage_images_received_total", "Images taken from the stream, by origin", origin
+            "sage_images_received_total", "Images taken from the stream, by origin", ORIGIN
         )
         self._received_labels = BoundedLabels()
         self._refused = self._counter(
@@ -149,6 +152,10 @@ class Metrics:
     def set_memory(self, worker_type: str, bytes_: float) -> None:
         """Report this process's resident memory, in bytes."""
         self._memory.labels(worker_type).set(bytes_)
+
+    def set_scheduled(self, role: str, amount: int) -> None:
+        """Report how many tasks this worker holds until their time, as between two tries."""
+        self._scheduled.labels(role).set(amount)
 
     def count_thrown_away(self, node_id: str, job: str, task: str, camera: str) -> None:
         """Count a dead letter that nobody will try again."""

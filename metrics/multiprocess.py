@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,8 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from metrics.metrics import PREFIX
+from metrics.labels import BoundedLabels
+from metrics.metrics import ORIGIN, PREFIX
 from weavloader.errors import ConfigError
 from weavloader.settings import publish_to_environment
 
@@ -119,10 +122,37 @@ def _fold(directory: Path, pid: int) -> None:
 def _add(source: Path, target: Path) -> None:
     total = MmapedDict(str(target))  # type: ignore[no-untyped-call]
     try:
+        origins = _Origins(key for key, _, _ in total.read_all_values())  # type: ignore[no-untyped-call]
         entries = MmapedDict.read_all_values_from_file(str(source))  # type: ignore[no-untyped-call]
         for key, value, _, _ in entries:
-            before, _ = total.read_value(key)  # type: ignore[no-untyped-call]
-            total.write_value(key, before + value, 0.0)  # type: ignore[no-untyped-call]
+            bounded = origins.within_bound(key)
+            before, _ = total.read_value(bounded)  # type: ignore[no-untyped-call]
+            total.write_value(bounded, before + value, 0.0)  # type: ignore[no-untyped-call]
     finally:
         total.close()  # type: ignore[no-untyped-call]
     source.unlink()
+
+
+class _Origins:
+    """Holds ended processes together to the bound that each was held to alone.
+
+    Without it a page would gain the new nodes that every new process admits.
+
+    Args:
+        keys: What the file holds already, as the library writes it.
+    """
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._bounds: defaultdict[str, BoundedLabels] = defaultdict(BoundedLabels)
+        for key in keys:
+            self.within_bound(key)
+
+    def within_bound(self, key: str) -> str:
+        """The key of a value, with ``other`` for an origin beyond the bound."""
+        family, sample, labels, text = json.loads(key)
+        if labels.keys() != set(ORIGIN):
+            return key
+        values = self._bounds[sample].within_bound(*(labels[name] for name in ORIGIN))
+        return json.dumps(
+            (family, sample, dict(zip(ORIGIN, values, strict=True)), text), sort_keys=True
+        )

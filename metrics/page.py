@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from redis import Redis
 
+from metrics.disk import disk_families
 from metrics.families import Snapshot, gauge, gauges
 from metrics.flower import FlowerPage
 from metrics.health import HealthChecks
 from metrics.multiprocess import SharedMetrics
-from metrics.queues import queue_families
+from metrics.queues import backlog_families, read_state, redis_families
 from metrics.workers import WorkerStates
+from weavloader import keys
 from weavloader.errors import TransientError
 
 logger = logging.getLogger(__name__)
@@ -31,6 +34,7 @@ class MetricsPage:
         workers: Celery's workers.
         flower: Flower's own metrics.
         health: Probes of every component.
+        folders: Where the system writes, by a short name.
     """
 
     def __init__(
@@ -40,27 +44,32 @@ class MetricsPage:
         workers: WorkerStates,
         flower: FlowerPage,
         health: HealthChecks,
+        folders: Mapping[str, str],
     ) -> None:
         self._shared = shared
         self._redis = redis
         self._workers = workers
         self._flower = flower
         self._health = health
+        self._folders = folders
 
     async def render(self) -> bytes:
         """The page in Prometheus' text format."""
         parts = await asyncio.gather(
-            self._queue_families(), self._health_families(), self._flower_families()
+            self._redis_families(), self._health_families(), self._flower_families()
         )
         live = [family for part in parts for family in part]
         return await asyncio.to_thread(self._exposition, live + self._workers.families())
 
-    async def _queue_families(self) -> list[Metric]:
+    async def _redis_families(self) -> list[Metric]:
         try:
-            return await asyncio.to_thread(queue_families, self._redis)
+            state = await asyncio.to_thread(read_state, self._redis)
         except TransientError as error:
             logger.warning("Queues not read: %s", error)
             return []
+        waiting = state.lengths[keys.IMAGE_QUEUE]
+        pace = self._workers.images_per_second()
+        return [*redis_families(state), *backlog_families(waiting, pace)]
 
     async def _health_families(self) -> list[Metric]:
         ailments = await self._health.run()
@@ -79,5 +88,6 @@ class MetricsPage:
 
     def _exposition(self, live: list[Metric]) -> bytes:
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(Snapshot([*self._shared.collect(), *live]))
+        here = disk_families(self._folders)
+        registry.register(Snapshot([*self._shared.collect(), *live, *here]))
         return generate_latest(registry)

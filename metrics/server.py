@@ -11,6 +11,7 @@ from tornado.routing import Rule
 from tornado.web import Application, RequestHandler, url
 
 from metrics import metrics
+from metrics.disk import volumes
 from metrics.flower import FlowerPage
 from metrics.health import HealthChecks, builtin_probes, well
 from metrics.http import serve_until_signal
@@ -41,7 +42,8 @@ def application(settings: Settings) -> Iterator[Application]:
     listener = HeartbeatListener(settings.celery_broker_url.get_secret_value(), workers)
     health = HealthChecks(builtin_probes(settings, redis))
     shared = SharedMetrics(settings.prometheus_multiproc_dir)
-    page = MetricsPage(shared, redis, workers, FlowerPage(settings), health)
+    flower = FlowerPage(settings)
+    page = MetricsPage(shared, redis, workers, flower, health, volumes(settings))
     listener.start()
     try:
         yield Application(_routes(page, health), log_function=lambda handler: None)

@@ -19,11 +19,14 @@ from kombu.exceptions import KombuError
 from prometheus_client import Metric
 
 from metrics.families import counters, gauges
+from metrics.pace import Pace
 
 logger = logging.getLogger(__name__)
 
 ROLES = ("processor", "moderator", "cleaner")
 OTHER_ROLE = "other"
+# A worker named otherwise takes from every queue, images being most of what is there.
+IMAGE_ROLES = ("processor", OTHER_ROLE)
 # Celery sends a heartbeat every 2 s; a busy machine may delay several.
 SILENCE_SECONDS = 15.0
 RECONNECT_SECONDS = 2.0
@@ -48,6 +51,7 @@ class WorkerStates:
         self._lock = Lock()
         self._workers: dict[str, tuple[float, float]] = {}
         self._events = Counter(dict.fromkeys(EVENTS, 0))
+        self._image_pace = Pace()
 
     def take(self, event: Mapping[str, Any]) -> None:
         """Note a Celery worker event."""
@@ -55,9 +59,16 @@ class WorkerStates:
         with self._lock:
             self._events[str(event["type"])] += 1
             if event["type"] == "worker-offline":
-                self._workers.pop(worker, None)
+                self._drop(worker)
             else:
                 self._workers[worker] = (self._clock(), float(event.get("active") or 0))
+                if role_of(worker) in IMAGE_ROLES:
+                    self._image_pace.take(worker, int(event.get("processed") or 0), self._clock())
+
+    def images_per_second(self) -> float | None:
+        """How many images the fleet begins in a second; ``None`` while that is unknown."""
+        with self._lock:
+            return self._image_pace.per_second(self._clock())
 
     def families(self) -> list[Metric]:
         """Workers online and tasks they run, by role, and how many events told so."""
@@ -79,7 +90,11 @@ class WorkerStates:
         oldest = self._clock() - SILENCE_SECONDS
         silent = [name for name, (seen, _) in self._workers.items() if seen < oldest]
         for name in silent:
-            del self._workers[name]
+            self._drop(name)
+
+    def _drop(self, worker: str) -> None:
+        self._workers.pop(worker, None)
+        self._image_pace.forget(worker)
 
 
 class HeartbeatListener:

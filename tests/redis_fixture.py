@@ -1,13 +1,18 @@
-"""A real Redis for tests: one for the session, emptied for each test that asks."""
+"""A real Redis for tests: one for the session, emptied for each test that asks, or one's own."""
 
 from __future__ import annotations
 
+import socket
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
 
-from demo.local_redis import running_redis
+from demo.local_redis import command, find_server, running_redis
+from demo.ports import HOST, free_ports
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +28,44 @@ def redis_url(redis_server: str) -> str:
     with redis.Redis.from_url(redis_server, socket_timeout=5) as client:
         client.flushall()
     return redis_server
+
+
+class StoppableRedis:
+    """A Redis of one test's own, that can be stopped and started again."""
+
+    def __init__(self, directory: Path) -> None:
+        (self.port,) = free_ports(1)
+        self.url = f"redis://{HOST}:{self.port}/0"
+        self._command = command(find_server(), self.port, directory)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        wait_until(lambda: listens(self.port), "Redis")
+
+    def stop(self) -> None:
+        """Stop it, if it runs."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(timeout=10)
+            self._process = None
+
+    def client(self) -> redis.Redis:
+        """A client of its own."""
+        return redis.Redis.from_url(self.url, socket_timeout=5)
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[StoppableRedis]:
+    """A running server that no other test sees."""
+    server = StoppableRedis(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+def listens(port: int) -> bool:
+    """Whether something on this machine takes connections on ``port``."""
+    with socket.socket() as sock:
+        return sock.connect_ex((HOST, port)) == 0

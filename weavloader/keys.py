@@ -12,10 +12,17 @@ QUEUES = (IMAGE_QUEUE, STREAM_QUEUE, CLEANUP_QUEUE)
 STREAM_LOCK = "weavloader:stream:lock"
 STREAM_CURSOR = "weavloader:stream:cursor"
 STREAM_LAST_TICK = "weavloader:stream:last"
+STREAM_NEWEST = "weavloader:stream:newest"
+STREAM_NEWEST_MEMBER = "captured"
 SEEN = "weavloader:stream:seen"
 
 WORKERS = "weavloader:workers"
 """Hash of every living worker's count of beats, by its id."""
+
+AUDIT_LAST = "weavloader:audit:last"
+
+# A header of every task message: when it was put on its queue, Unix seconds.
+QUEUED_AT = "queued_at"
 
 DEAD_LETTER_PREFIX = "dlq:"
 DEAD_LETTER_INDEX = "weavloader:dlq:index"

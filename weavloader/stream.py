@@ -61,7 +61,7 @@ class TickReport:
         refused: Records that are no image, by reason.
         excluded: Records of unallowed nodes.
         already: Records published by an earlier look.
-        newest: Newest capture time seen, UTC.
+        newest: Newest capture time of the images published, UTC.
         waiting: It stopped because the queue stood above the high-water mark.
     """
 
@@ -152,7 +152,6 @@ class Stream:
     ) -> Iterator[ImageJob | Refusal]:
         for item in items:
             if isinstance(item, ImageJob):
-                report.newest = max(report.newest or item.captured_at, item.captured_at)
                 if {item.vsn.casefold(), item.node.casefold()} & self._unallowed:
                     report.excluded += 1
                     continue
@@ -215,6 +214,7 @@ def _count(items: Iterable[ImageJob | Refusal], report: TickReport) -> None:
     for item in items:
         if isinstance(item, ImageJob):
             report.taken += 1
+            report.newest = max(report.newest or item.captured_at, item.captured_at)
             report.received[(item.vsn, item.job, item.task, item.camera)] += 1
         else:
             report.refused[item.reason] += 1

@@ -54,6 +54,8 @@ def publish(jobs: Sequence[ImageJob]) -> None:
                 )
     except (BatchPublishError, OperationalError) as error:
         raise TransientError(f"broker: {error}", reason="broker") from error
+    for job in jobs:
+        logger.info("image %s queued vsn=%s captured=%s", job.id, job.vsn, job.timestamp)
 
 
 def _stream(renew: Callable[[], object]) -> Stream:
@@ -102,6 +104,10 @@ def _record(now: datetime, report: TickReport) -> None:
         metrics.count_received(*origin, amount=amount)
     for reason, amount in report.refused.items():
         metrics.count_refused(reason, amount)
+    if report.newest:
+        # A node whose clock is ahead must not hide that the stream falls behind.
+        newest = min(report.newest, now).timestamp()
+        redis_client().zadd(keys.STREAM_NEWEST, {keys.STREAM_NEWEST_MEMBER: newest}, gt=True)
     # Word for the process that submits ticks.
     last = {"at": now.isoformat(), "taken": report.taken, "waiting": report.waiting}
     redis_client().set(keys.STREAM_LAST_TICK, json.dumps(last))

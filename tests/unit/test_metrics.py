@@ -11,10 +11,9 @@ from prometheus_client.exposition import generate_latest
 
 from metrics import metrics as module_level
 from metrics.labels import LONGEST_VALUE, BoundedLabels
-from metrics.metrics import OUTCOMES, TASKS, Metrics
+from metrics.metrics import ORIGIN, OUTCOMES, TASKS, Metrics
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
-ORIGIN = ("node_id", "job", "task", "camera")
 PROMISED = {
     "tasks_processed_total": ("task",),
     "tasks_succeeded_total": ("task",),
@@ -22,6 +21,7 @@ PROMISED = {
     "tasks_retried_total": ("task", "retry_reason"),
     "tasks_duration_seconds": ("task",),
     "memory_usage_bytes": ("worker_type",),
+    "celery_tasks_scheduled": ("role",),
     "dlq_tasks_thrown_away_total": ORIGIN,
     "dlq_tasks_reprocessed_total": ("status",),
     "sage_images_received_total": ORIGIN,
@@ -145,6 +145,7 @@ def _use_everything(counted: Metrics) -> None:
     counted.observe_task("t", "failure", 1, "E")
     counted.count_retry("t", "r")
     counted.set_memory("processor", 1)
+    counted.set_scheduled("processor", 1)
     counted.count_thrown_away("n", "j", "t", "c")
     counted.count_reprocessed("submitted")
     counted.count_received("n", "j", "t", "c")

@@ -1,4 +1,4 @@
-"""What is read at the moment of a scrape: Flower's page, workers, components."""
+"""What is asked at the moment of a scrape: Flower's page, and whether components are well."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
@@ -16,9 +17,8 @@ from prometheus_client.exposition import generate_latest
 
 from metrics.families import Snapshot, gauge
 from metrics.flower import renamed_families, reserved_tasks
-from metrics.health import HealthChecks, builtin_probes, well
+from metrics.health import HealthChecks, Probe, builtin_probes, well
 from metrics.queues import connect
-from metrics.workers import SILENCE_SECONDS, WorkerStates
 from weavloader.errors import TransientError
 from weavloader.settings import load_settings
 
@@ -66,51 +66,6 @@ def test_of_two_families_with_one_name_the_first_is_kept() -> None:
 def test_reserved_tasks_are_added_up_by_role() -> None:
     reserved = by_label(reserved_tasks(renamed_families(PAGE)))
     assert reserved == {"processor": 3, "moderator": 0, "cleaner": 0, "other": 5}
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def heartbeat(worker: str, active: int = 0) -> dict[str, Any]:
-    return {"type": "worker-heartbeat", "hostname": worker, "active": active}
-
-
-def online(states: WorkerStates) -> dict[str, float]:
-    return by_label(states.families()[0])
-
-
-def test_every_role_is_listed_though_no_worker_was_heard() -> None:
-    assert online(WorkerStates()) == {"processor": 0, "moderator": 0, "cleaner": 0, "other": 0}
-
-
-def test_workers_and_what_they_run_are_counted_by_role() -> None:
-    states = WorkerStates()
-    for event in (heartbeat("processor@a", 3), heartbeat("processor@b", 1), heartbeat("x@a")):
-        states.take(event)
-    assert online(states)["processor"] == 2
-    assert online(states)["other"] == 1
-    assert by_label(states.families()[1])["processor"] == 4
-
-
-def test_a_worker_that_fell_silent_is_not_online() -> None:
-    clock = Clock()
-    states = WorkerStates(clock)
-    states.take(heartbeat("processor@a"))
-    clock.now = SILENCE_SECONDS
-    assert online(states)["processor"] == 1
-    clock.now += 0.1
-    assert online(states)["processor"] == 0
-
-
-def test_a_worker_that_said_goodbye_is_not_online() -> None:
-    states = WorkerStates()
-    states.take(heartbeat("processor@a"))
-    states.take({"type": "worker-offline", "hostname": "processor@a"})
-    assert online(states)["processor"] == 0
 
 
 def fail() -> None:
@@ -218,10 +173,34 @@ def test_weaviate_is_asked_whether_it_is_ready(
             probe("store", **where)
 
 
-def test_an_embedded_store_that_is_not_there_is_named(tmp_path: Any) -> None:
-    probe("store", vector_store="embedded", embedded_store_path=str(tmp_path))
+def embedded_probe(folder: Path) -> Probe:
+    settings = load_settings(vector_store="embedded", embedded_store_path=str(folder))
+    return builtin_probes(settings, connect(settings))["store"]
+
+
+def test_a_new_folder_is_a_store_that_is_well(tmp_path: Path) -> None:
+    embedded_probe(tmp_path)()
+
+
+def test_an_embedded_store_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(TransientError, match="no store at"):
-        probe("store", vector_store="embedded", embedded_store_path=str(tmp_path / "none"))
+        embedded_probe(tmp_path / "none")()
+
+
+def test_a_database_that_vanished_is_told_from_one_that_never_was(tmp_path: Path) -> None:
+    probe = embedded_probe(tmp_path)
+    database = tmp_path / "store.sqlite3"
+    database.write_bytes(b"SQLite format 3\0...")
+    probe()
+    database.unlink()
+    with pytest.raises(TransientError, match="vanished"):
+        probe()
+
+
+def test_a_database_that_was_overwritten_is_named(tmp_path: Path) -> None:
+    (tmp_path / "store.sqlite3").write_bytes(b"\0" * 100)
+    with pytest.raises(TransientError, match="is no database"):
+        embedded_probe(tmp_path)()
 
 
 @pytest.mark.parametrize("answer", [b"\x08\x01", b""])
