@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Self
 from urllib.parse import urlsplit
@@ -85,7 +85,7 @@ class ImageJob:
 
     def to_message(self) -> dict[str, str]:
         """The JSON that :meth:`from_message` reads."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in FIELDS}
 
 
 FIELDS = tuple(field.name for field in fields(ImageJob))

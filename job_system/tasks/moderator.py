@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
+from kombu import Producer
 from kombu.exceptions import BatchPublishError, OperationalError
 from redis.exceptions import LockError
 from redis.lock import Lock
@@ -49,13 +50,28 @@ def publish(jobs: Sequence[ImageJob]) -> None:
     try:
         with celery_app.producer_or_acquire() as producer, producer.batch(BATCH):
             for job in jobs:
-                process_image_task.apply_async(
-                    (job.to_message(),), task_id=job.id, producer=producer, retry=False
-                )
+                _publish_one(producer, job)
     except (BatchPublishError, OperationalError) as error:
         raise TransientError(f"broker: {error}", reason="broker") from error
     for job in jobs:
         logger.info("image %s queued vsn=%s captured=%s", job.id, job.vsn, job.timestamp)
+
+
+def _publish_one(producer: Producer, job: ImageJob) -> None:
+    # What apply_async would send, for a third of its cost: it writes the arguments out for
+    # Flower, finds the queue and binds it anew for every message.
+    message = celery_app.amqp.create_task_message(
+        job.id, process_image_task.name, (job.to_message(),), {},
+        argsrepr=f"({job.vsn}, {job.filename})", kwargsrepr="{}", ignore_result=True,
+    )  # fmt: skip
+    producer.publish(
+        message.body,
+        exchange="",
+        routing_key=keys.IMAGE_QUEUE,
+        serializer="json",
+        headers=message.headers,
+        **message.properties,
+    )
 
 
 def _stream(renew: Callable[[], object]) -> Stream:
