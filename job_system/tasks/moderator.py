@@ -6,8 +6,9 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Any
 
-from kombu import Producer
+from celery.signals import before_task_publish
 from kombu.exceptions import BatchPublishError, OperationalError
 from redis.exceptions import LockError
 from redis.lock import Lock
@@ -57,13 +58,16 @@ def publish(jobs: Sequence[ImageJob]) -> None:
         logger.info("image %s queued vsn=%s captured=%s", job.id, job.vsn, job.timestamp)
 
 
-def _publish_one(producer: Producer, job: ImageJob) -> None:
-    # What apply_async would send, for a third of its cost: it writes the arguments out for
+def _publish_one(producer: Any, job: ImageJob) -> None:
+    # What apply_async would send, for a third of its cost: it writes all arguments out for
     # Flower, finds the queue and binds it anew for every message.
     message = celery_app.amqp.create_task_message(
         job.id, process_image_task.name, (job.to_message(),), {},
         argsrepr=f"({job.vsn}, {job.filename})", kwargsrepr="{}", ignore_result=True,
     )  # fmt: skip
+    before_task_publish.send(
+        sender=process_image_task.name, body=message.body, headers=message.headers
+    )
     producer.publish(
         message.body,
         exchange="",

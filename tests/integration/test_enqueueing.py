@@ -1,0 +1,54 @@
+"""What the moderator puts on the queue, against what Celery would."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from base64 import b64decode
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from weavloader import keys
+
+ROOT = Path(__file__).parents[2]
+ENQUEUE_BOTH_WAYS = """
+from job_system.tasks.moderator import publish
+from job_system.tasks.processor import process_image_task
+from weavloader.image_job import ImageJob
+
+job = ImageJob("http://storage/a/1-sample.jpg", "2026-11-24T10:00:00.123456789Z", vsn="W021")
+process_image_task.apply_async((job.to_message(),), task_id=job.id)
+publish([job])
+"""
+# Chosen anew for each message, or of no use to a task whose result nobody reads.
+MAY_DIFFER = {"argsrepr", "origin", "timelimit", "reply_to", "delivery_tag", keys.QUEUED_AT}
+
+
+def enqueued(url: str) -> list[Any]:
+    """Messages on the image queue, oldest first, after a process enqueued an image both ways."""
+    environment = ["env", f"CELERY_BROKER_URL={url}", f"CELERY_RESULT_BACKEND={url}"]
+    command = [*environment, sys.executable, "-c", ENQUEUE_BOTH_WAYS]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=60)
+    with redis.Redis.from_url(url, socket_timeout=5) as client:
+        return [json.loads(text) for text in client.lrange(keys.IMAGE_QUEUE, 0, -1)][::-1]
+
+
+def same_in_both(part: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in part.items() if name not in MAY_DIFFER}
+
+
+def test_a_published_image_is_the_message_that_apply_async_would_send(redis_url: str) -> None:
+    by_celery, by_us = enqueued(redis_url)
+    assert b64decode(by_us["body"]) == b64decode(by_celery["body"])
+    for part in ("headers", "properties"):
+        assert same_in_both(by_us[part]) == same_in_both(by_celery[part])
+    assert by_us["content-type"] == by_celery["content-type"]
+    assert by_us["headers"].keys() == by_celery["headers"].keys()  # when it was queued, too
+
+
+def test_a_published_image_shows_a_person_its_node_and_name_and_no_link(redis_url: str) -> None:
+    _, by_us = enqueued(redis_url)
+    assert by_us["headers"]["argsrepr"] == "(W021, unknown)"
