@@ -11,7 +11,8 @@ from commands.group import command
 
 
 @command("demo")
-@click.option("--images", type=click.IntRange(1, 100_000), default=40, show_default=True)
+@click.option("--images", type=click.IntRange(1, 100_000), default=40, show_default=True,
+              help="How many images are drawn.")  # fmt: skip
 @click.option("--images-dir", type=click.Path(exists=True, file_okay=False, path_type=Path),
               help="Pictures of your own, besides the drawn ones.")  # fmt: skip
 @click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C.")

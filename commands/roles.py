@@ -28,7 +28,8 @@ def _worker(role: str) -> click.Command:
     queue, concurrency = WORKERS[role]
 
     @command(role)
-    @click.option("--concurrency", type=click.IntRange(1), default=concurrency, show_default=True)
+    @click.option("--concurrency", type=click.IntRange(1), default=concurrency, show_default=True,
+                  help="Tasks at a time, each in a process of its own.")  # fmt: skip
     def run(concurrency: int) -> None:
         settings = begin(role)
         from job_system import celery_app
