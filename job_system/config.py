@@ -81,6 +81,7 @@ def _delivery() -> dict[str, Any]:
             "socket_connect_timeout": 10,
             "socket_keepalive": True,
             "health_check_interval": 25,
+            "priority_steps": [0, keys.LOW_PRIORITY],
             # Producer.batch refuses to work with blind repeats of half-sent batches.
             "retry_on_timeout": False,
         },
@@ -110,7 +111,10 @@ def _beat() -> dict[str, Any]:
         "beat_schedule": {
             "health-check": _every("health_check", crontab(minute="*/30")),
             "archive": _every("archive_failed_tasks", crontab(minute=5)),
-            "reprocess": _every("reprocess_dlq_tasks", crontab(hour=3, minute=10)),
+            "reprocess": {
+                **_every("reprocess_dlq_tasks", crontab(hour=3, minute=10)),
+                "kwargs": {"only_due": True},
+            },
             "cleanup": _every("cleanup_failed_tasks", crontab(hour=4, minute=10)),
         },
     }

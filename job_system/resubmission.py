@@ -9,6 +9,7 @@ from kombu.exceptions import OperationalError
 
 from job_system.app import celery_app
 from metrics import metrics
+from weavloader import keys
 from weavloader.dead_letters import DeadLetter, DeadLetters
 from weavloader.errors import TransientError
 
@@ -29,7 +30,7 @@ class Resubmission:
 
 
 def resubmit(letters: Sequence[DeadLetter], dead_letters: DeadLetters) -> Resubmission:
-    """Put letters' tasks back on their queue, each under its own id.
+    """Put letters' tasks back on their queue, behind all live ones, each under its own id.
 
     A letter stays until its image is stored, so failing again loses nothing.
 
@@ -51,7 +52,13 @@ def resubmit(letters: Sequence[DeadLetter], dead_letters: DeadLetters) -> Resubm
 def _submit(letters: Sequence[DeadLetter], dead_letters: DeadLetters) -> None:
     for done, letter in enumerate(letters):
         try:
-            celery_app.send_task(letter.task, letter.args, letter.kwargs, task_id=letter.task_id)
+            celery_app.send_task(
+                letter.task,
+                letter.args,
+                letter.kwargs,
+                task_id=letter.task_id,
+                priority=keys.LOW_PRIORITY,
+            )
         except OperationalError as error:
             dead_letters.release(_ids(letters[done:]))
             raise TransientError(f"broker: {error}", reason="broker") from error

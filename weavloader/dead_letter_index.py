@@ -7,6 +7,7 @@ node. One script writes a letter and all of that together, so the counts cannot 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -49,11 +50,15 @@ count(label, 1)
 _DELETE = (
     _COUNT
     + """
-local retried, deleted = KEYS[5], 0
+local retried, gone, deleted = KEYS[5], KEYS[6], 0
+local now = table.remove(ARGV)
 for n, id in ipairs(ARGV) do
     forget(id)
-    deleted = deleted + redis.call('DEL', KEYS[5 + n])
-    redis.call('DEL', KEYS[5 + #ARGV + n])
+    if redis.call('DEL', KEYS[6 + n]) == 1 then
+        deleted = deleted + 1
+        redis.call('ZADD', gone, now, id)
+    end
+    redis.call('DEL', KEYS[6 + #ARGV + n])
     redis.call('ZREM', index, id)
     redis.call('HDEL', labels, id)
     redis.call('ZREM', retried, id)
@@ -128,8 +133,9 @@ class LetterIndex:
         """Delete letters and all that is kept of their tasks; how many letters there were."""
         letters = map(keys.dead_letter, task_ids)
         failures = map(keys.failures, task_ids)
-        names = [*_COUNTED, keys.DEAD_LETTERS_RETRIED, *letters, *failures]
-        return int(self._delete(keys=names, args=list(task_ids)))
+        sets = (*_COUNTED, keys.DEAD_LETTERS_RETRIED, keys.DEAD_LETTERS_GONE)
+        names = [*sets, *letters, *failures]
+        return int(self._delete(keys=names, args=[*task_ids, time.time()]))
 
     def ids(self, wanted: LetterFilter, newest_first: bool = False) -> Iterator[str]:
         """Ids of the letters that are meant, by first failure.

@@ -1,100 +1,25 @@
-"""Dead letters: what could not be done, kept with all it takes to understand and redo it."""
+"""The dead-letter queue: what could not be done, kept until it is done or given up."""
 
 from __future__ import annotations
 
-import json
-import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, Self
+from typing import Any
 
 from weavloader import keys
 from weavloader.batches import batched
-from weavloader.dead_letter_index import BATCH, Label, LetterFilter, LetterIndex
-from weavloader.errors import PermanentError, WeavloaderError
-from weavloader.image_job import META_FIELDS, clean_name
+from weavloader.dead_letter import DeadLetter, FailedTask, describe, rfc3339
+from weavloader.dead_letter_index import BATCH, LetterFilter, LetterIndex
 from weavloader.logs import mask
+
+__all__ = ["DeadLetter", "DeadLetters", "FailedTask", "LetterFilter", "describe"]
 
 MAX_TEXT = 20_000
 # A resubmitted task that left no trace for so long may be submitted again.
 RETRY_SECONDS = 86400
-_REASON = re.compile(r"[a-z0-9_]+(?=: )")
 _ALL = LetterFilter()
-
-__all__ = ["DeadLetter", "DeadLetters", "FailedTask", "LetterFilter", "describe"]
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """One failed task; its fields are the JSON under ``dlq:<task-id>``.
-
-    Attributes:
-        exc_message: ``reason: what happened`` for the project's own errors.
-        retries: Retries spent in the run that failed last.
-        failed_at: Moment of the last failure, RFC 3339 UTC.
-        first_seen: Moment of the first failure, RFC 3339 UTC.
-        attempts: Failed starts in all, over every run.
-        worker: Who failed last.
-    """
-
-    task_id: str
-    task: str
-    args: list[Any]
-    kwargs: dict[str, Any]
-    exc_type: str
-    exc_message: str
-    traceback: str
-    retries: int
-    failed_at: str
-    first_seen: str
-    attempts: int
-    worker: str
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """Read what :meth:`to_json` wrote."""
-        stored = json.loads(text)
-        return cls(**{name: stored[name] for name in cls.__slots__})
-
-    def to_json(self) -> str:
-        """JSON for a person with ``redis-cli GET``."""
-        return json.dumps(asdict(self), default=repr)
-
-    @property
-    def reason(self) -> str:
-        """The short constant word at the head of the message, else the error's type."""
-        word = _REASON.match(self.exc_message)
-        return word[0] if word else self.exc_type
-
-    @property
-    def is_permanent(self) -> bool:
-        """Whether trying again is known to give the same answer."""
-        return self.exc_type == PermanentError.__name__
-
-    @property
-    def label(self) -> Label:
-        """What the letter can be found by."""
-        return Label(self.reason, self.image_names()["vsn"], self.task)
-
-    def image_names(self) -> dict[str, str]:
-        """What the task was told of its image, cleaned; ``unknown`` where it was not."""
-        image = self.args[0] if self.args and isinstance(self.args[0], dict) else {}
-        return {name: clean_name(image.get(name)) for name in META_FIELDS}
-
-
-@dataclass(frozen=True, slots=True)
-class FailedTask:
-    """A task that failed, as the one who runs it knows it."""
-
-    task_id: str
-    task: str
-    args: list[Any]
-    kwargs: Mapping[str, Any]
-    retries: int
-    worker: str
 
 
 class DeadLetters:
@@ -140,8 +65,8 @@ class DeadLetters:
             exc_message=mask(exc_message)[:MAX_TEXT],
             traceback=mask(traceback)[-MAX_TEXT:],
             retries=failed.retries,
-            failed_at=_moment(time.time()),
-            first_seen=_moment(first_seen),
+            failed_at=rfc3339(time.time()),
+            first_seen=rfc3339(first_seen),
             attempts=int(history.get(b"attempts", 1)),
             worker=failed.worker,
         )
@@ -157,6 +82,14 @@ class DeadLetters:
         """One letter, or ``None``."""
         text = self._redis.get(keys.dead_letter(task_id))
         return None if text is None else DeadLetter.from_json(text)
+
+    def existing(self, task_ids: Sequence[str]) -> set[str]:
+        """Those of ``task_ids`` that have a letter."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for task_id in task_ids:
+                pipe.exists(keys.dead_letter(task_id))
+            found = pipe.execute()
+        return {task_id for task_id, one in zip(task_ids, found, strict=True) if one}
 
     def get_many(self, task_ids: Sequence[str]) -> list[DeadLetter]:
         """Those letters of ``task_ids`` that exist; what expired leaves the index."""
@@ -210,11 +143,15 @@ class DeadLetters:
 
     def retried_at(self, task_ids: Sequence[str]) -> dict[str, datetime]:
         """When each was submitted again, for those whose end is still open."""
-        if not task_ids:
-            return {}
-        scores = self._redis.zmscore(keys.DEAD_LETTERS_RETRIED, task_ids)
-        pairs = zip(task_ids, scores, strict=True)
-        return {name: datetime.fromtimestamp(score, UTC) for name, score in pairs if score}
+        return self._moments(keys.DEAD_LETTERS_RETRIED, task_ids)
+
+    def gone_at(self, task_ids: Sequence[str]) -> dict[str, datetime]:
+        """When each lost its letter: its image was stored, or someone dropped it."""
+        return self._moments(keys.DEAD_LETTERS_GONE, task_ids)
+
+    def forget_gone(self, before: datetime) -> None:
+        """Remember no longer which letters went before a moment."""
+        self._redis.zremrangebyscore(keys.DEAD_LETTERS_GONE, "-inf", before.timestamp())
 
     def count(self, wanted: LetterFilter = _ALL) -> int:
         """How many letters are meant."""
@@ -228,13 +165,8 @@ class DeadLetters:
         """How many letters each node (VSN) has, the most frequent first."""
         return self._index.nodes()
 
-
-def describe(error: BaseException) -> str:
-    """``reason: message`` for our errors, the message alone for others."""
-    if isinstance(error, WeavloaderError):
-        return f"{error.reason}: {error}"
-    return str(error)
-
-
-def _moment(unix_seconds: float) -> str:
-    return datetime.fromtimestamp(unix_seconds, UTC).isoformat(timespec="seconds")
+    def _moments(self, key: str, task_ids: Sequence[str]) -> dict[str, datetime]:
+        if not task_ids:
+            return {}
+        pairs = zip(task_ids, self._redis.zmscore(key, task_ids), strict=True)
+        return {task_id: datetime.fromtimestamp(at, UTC) for task_id, at in pairs if at}

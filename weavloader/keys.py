@@ -9,6 +9,11 @@ STREAM_QUEUE = "data_monitoring"
 CLEANUP_QUEUE = "cleanup"
 QUEUES = (IMAGE_QUEUE, STREAM_QUEUE, CLEANUP_QUEUE)
 
+# Images of the past, and dead ones tried again, wait in a lane of their own, which workers take
+# from only while the queue itself is empty. Its key is kombu's: queue, separator, priority.
+LOW_PRIORITY = 9
+IMAGE_QUEUE_LOW = f"{IMAGE_QUEUE}\x06\x16{LOW_PRIORITY}"
+
 STREAM_LOCK = "weavloader:stream:lock"
 STREAM_CURSOR = "weavloader:stream:cursor"
 STREAM_LAST_TICK = "weavloader:stream:last"
@@ -30,6 +35,7 @@ DEAD_LETTER_LABELS = "weavloader:dlq:labels"
 DEAD_LETTER_REASONS = "weavloader:dlq:reasons"
 DEAD_LETTER_NODES = "weavloader:dlq:nodes"
 DEAD_LETTERS_RETRIED = "weavloader:dlq:retried"
+DEAD_LETTERS_GONE = "weavloader:dlq:gone"
 
 
 def dead_letter(task_id: str) -> str:

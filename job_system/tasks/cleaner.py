@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from datetime import timedelta
 from itertools import islice
 from typing import Any
 
+from celery import Task
+
 from job_system.app import celery_app
 from job_system.config import TASKS
-from job_system.failure_records import failures, forget
+from job_system.failure_records import FailureRecord, failure_records, forget
 from job_system.resources import dead_letters
 from job_system.resubmission import resubmit
 from metrics import metrics
 from weavloader.batches import batched
 from weavloader.dead_letters import DeadLetter, LetterFilter
+from weavloader.retry_rules import is_due, is_hopeless
 from weavloader.settings import get_settings
 from weavloader.stream import utc_now
 
 REPROCESS_AT_MOST = 5000
 BATCH = 500
-# A permanent error is tried again a few times, for the day when a fix made it pass.
-PERMANENT_ATTEMPTS = 3
+# What any other task failed to do, its next run does.
+WORTH_A_LETTER = (TASKS + "process_image_task", TASKS + "handle_dlq")
 
 logger = logging.getLogger(__name__)
 
 
-@celery_app.task(name=TASKS + "handle_dlq")
-def handle_dlq(letter: dict[str, Any]) -> None:
+@celery_app.task(name=TASKS + "handle_dlq", bind=True)
+def handle_dlq(self: Task, letter: dict[str, Any]) -> None:
     """Keep a dead letter that someone else wrote out."""
     dead_letters().put(DeadLetter(**letter))
+    dead_letters().settle(self.request.id)
 
 
 @celery_app.task(name=TASKS + "archive_failed_tasks")
@@ -40,27 +45,31 @@ def archive_failed_tasks() -> int:
     cannot write one; Celery's record of the failure is what is left.
     """
     archived = 0
-    for failed, error, trace in failures():
-        if dead_letters().get(failed.task_id) is None:
-            dead_letters().note_failure(failed.task_id)
-            dead_letters().write(failed, error, trace)
+    for records in failure_records():
+        for record in _without_letter(records):
+            dead_letters().note_failure(record.failed.task_id)
+            dead_letters().write_described(
+                record.failed, record.exc_type, record.exc_message, record.traceback
+            )
             archived += 1
-        forget(failed.task_id)
+        forget([record.failed.task_id for record in records])
     if archived:
         logger.warning("%d failures without a dead letter were archived", archived)
     return archived
 
 
 @celery_app.task(name=TASKS + "reprocess_dlq_tasks")
-def reprocess_dlq_tasks() -> int:
+def reprocess_dlq_tasks(only_due: bool = False) -> int:
     """Put dead letters back on their queue, oldest first; how many.
 
     A letter stays until its image is stored, so that failing again loses nothing.
+
+    Args:
+        only_due: Leave those whose wait of some days is not over; beat asks for that.
     """
-    due = filter(_is_due, dead_letters().each())
-    submitted = 0
-    for letters in batched(islice(due, REPROCESS_AT_MOST), BATCH):
-        submitted += len(resubmit(letters, dead_letters()).submitted)
+    letters, submitted = islice(_worth_a_try(only_due), REPROCESS_AT_MOST), 0
+    for batch in batched(letters, BATCH):
+        submitted += len(resubmit(batch, dead_letters()).submitted)
     logger.info("%d dead letters are tried again", submitted)
     return submitted
 
@@ -78,18 +87,38 @@ def process_dlq_message(task_id: str) -> bool:
 @celery_app.task(name=TASKS + "cleanup_failed_tasks")
 def cleanup_failed_tasks() -> int:
     """Throw away dead letters older than ``DLQ_MAX_AGE``, counting whose they were."""
-    oldest = utc_now() - timedelta(seconds=get_settings().dlq_max_age)
+    settings, now = get_settings(), utc_now()
+    oldest = LetterFilter(older_than=now - timedelta(seconds=settings.dlq_max_age))
     thrown_away = 0
-    for letters in batched(dead_letters().each(LetterFilter(older_than=oldest)), BATCH):
+    for letters in batched(dead_letters().each(oldest), BATCH):
         for letter in letters:
             _count_thrown_away(letter)
         thrown_away += dead_letters().drop(letter.task_id for letter in letters)
+    dead_letters().forget_gone(now - timedelta(seconds=settings.dlq_ttl))
     logger.info("%d dead letters were too old and are thrown away", thrown_away)
     return thrown_away
 
 
-def _is_due(letter: DeadLetter) -> bool:
-    return not letter.is_permanent or letter.attempts < PERMANENT_ATTEMPTS
+def _without_letter(records: list[FailureRecord]) -> list[FailureRecord]:
+    """Those whose failure is not known; what was settled since is not."""
+    worth = [record for record in records if record.failed.task in WORTH_A_LETTER]
+    ids = [record.failed.task_id for record in worth]
+    known, gone = dead_letters().existing(ids), dead_letters().gone_at(ids)
+    return [
+        record
+        for record in worth
+        if (task_id := record.failed.task_id) not in known
+        and not (task_id in gone and gone[task_id] >= record.failed_at)
+    ]
+
+
+def _worth_a_try(only_due: bool) -> Iterator[DeadLetter]:
+    max_retries, now = get_settings().max_retries, utc_now()
+    for letter in dead_letters().each():
+        if is_hopeless(letter, max_retries):
+            continue
+        if is_due(letter, now, max_retries) or not only_due:
+            yield letter
 
 
 def _count_thrown_away(letter: DeadLetter) -> None:

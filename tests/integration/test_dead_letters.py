@@ -103,12 +103,15 @@ def test_counts_follow_letters_that_change_their_reason(letters: DeadLetters) ->
     assert letters.reasons() == {"empty": 1, "not_found": 1}
 
 
-def test_nothing_is_left_of_letters_that_went(redis: Any, letters: DeadLetters) -> None:
+def test_only_a_mark_is_left_of_letters_that_went(redis: Any, letters: DeadLetters) -> None:
     for name in ("a", "b"):
         letters.note_failure(name)
         letters.put(letter(name))
     letters.claim(["a"])
     assert letters.drop(["a", "b", "unheard of"]) == 2
+    assert kept(redis) == {keys.DEAD_LETTERS_GONE}
+    assert set(letters.gone_at(["a", "b", "unheard of"])) == {"a", "b"}
+    letters.forget_gone(datetime.now(UTC))
     assert kept(redis) == set()
 
 
