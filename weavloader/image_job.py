@@ -10,6 +10,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from weavloader.errors import PermanentError
+from weavloader.logs import mask
 from weavloader.store.base import image_id
 
 UNKNOWN = "unknown"
@@ -128,13 +129,13 @@ def _checked_timestamp(value: object) -> str:
 
 def _checked_url(value: object) -> str:
     if not isinstance(value, str) or len(value) > MAX_URL or _CONTROL.search(value):
-        raise PermanentError(f"{repr(value)[:80]} is not a link", reason="bad_url")
+        raise PermanentError(f"{mask(repr(value))[:80]} is not a link", reason="bad_url")
     try:
         parts = urlsplit(value)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname)
-        usable = usable and parts.username is None and (parts.port or 1) > 0
+        usable = usable and parts.username is None and parts.port != 0
     except ValueError:
         usable = False
     if not usable:
-        raise PermanentError(f"{value[:80]!r} is not a link", reason="bad_url")
+        raise PermanentError(f"{mask(value)[:80]!r} is not a link", reason="bad_url")
     return value

@@ -20,7 +20,7 @@ from weavloader.errors import ConfigError
 
 DEFAULT_FLOWER_AUTH = "admin:weavloader123"
 _UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.ASCII)
 
 
 def parse_duration(value: object) -> float:
@@ -60,6 +60,9 @@ def _sage_filter(value: object) -> object:
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+LogLevel = Annotated[
+    Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(lambda name: str(name).upper())
+]
 
 
 class Environment(BaseSettings):
@@ -128,7 +131,7 @@ class Settings(Environment):
     flower_port: Port = 5555
     flower_basic_auth: SecretStr = SecretStr(DEFAULT_FLOWER_AUTH)
     flower_url: str = "http://localhost:5555"
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: LogLevel = "INFO"
     prometheus_multiproc_dir: str = os.path.join(tempfile.gettempdir(), "weavloader-metrics")
 
 
