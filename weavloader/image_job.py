@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -122,14 +123,13 @@ def _checked_timestamp(value: object) -> str:
             raise ValueError
         parse_timestamp(value)
     except (ValueError, OverflowError):
-        shown = repr(value)[:80]
-        raise PermanentError(f"{shown} is not a time", reason="bad_timestamp") from None
+        raise PermanentError(f"{_shown(value)} is not a time", reason="bad_timestamp") from None
     return value
 
 
 def _checked_url(value: object) -> str:
     if not isinstance(value, str) or len(value) > MAX_URL or _CONTROL.search(value):
-        raise PermanentError(f"{mask(repr(value))[:80]} is not a link", reason="bad_url")
+        raise PermanentError(f"{_shown(value)} is not a link", reason="bad_url")
     try:
         parts = urlsplit(value)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname)
@@ -137,5 +137,10 @@ def _checked_url(value: object) -> str:
     except ValueError:
         usable = False
     if not usable:
-        raise PermanentError(f"{mask(value)[:80]!r} is not a link", reason="bad_url")
+        raise PermanentError(f"{_shown(value)} is not a link", reason="bad_url")
     return value
+
+
+def _shown(value: object) -> str:
+    """Something absurd, fit for one line of a log: short, however deep or long it is."""
+    return repr(mask(value)[:80]) if isinstance(value, str) else reprlib.repr(value)[:80]

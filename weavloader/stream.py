@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import reprlib
 import time
 import uuid
 from collections import Counter
@@ -207,7 +208,14 @@ def _judge(record: object) -> ImageJob | Refusal:
             raise PermanentError(f"{record.text!r} is not JSON", reason="bad_line")
         return ImageJob.from_record(record)
     except PermanentError as error:
-        return Refusal(error.reason, str(error), json.dumps(record, sort_keys=True, default=repr))
+        return Refusal(error.reason, str(error), _written_out(record))
+
+
+def _written_out(record: object) -> str:
+    try:
+        return json.dumps(record, sort_keys=True, default=repr)
+    except RecursionError:  # nested too deeply to be written
+        return reprlib.repr(record)
 
 
 def _count(items: Iterable[ImageJob | Refusal], report: TickReport) -> None:

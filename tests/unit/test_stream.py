@@ -1,0 +1,412 @@
+"""The stream takes every image once or more, never less, whatever fails between two steps."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import fakeredis
+import pytest
+
+from weavloader import keys, stream
+from weavloader.errors import TransientError
+from weavloader.image_job import ImageJob
+from weavloader.sage import BadLine, DataApi
+from weavloader.settings import load_settings
+from weavloader.stream import Stream, TickReport, next_interval, slices
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+
+
+class Killed(BaseException):
+    """The process ends here; no code of ours catches it."""
+
+
+@dataclass
+class Api:
+    """Answers as the data API does: what was captured from ``start`` to before ``end``."""
+
+    records_held: list[Any] = field(default_factory=list)
+    asked: list[tuple[datetime, datetime | None]] = field(default_factory=list)
+    fails_after: int | None = None
+
+    def records(
+        self, query_filter: Mapping[str, str], start: datetime, end: datetime | None = None
+    ) -> Iterator[object]:
+        self.asked.append((start, end))
+        for count, record in enumerate(self.records_held):
+            if count == self.fails_after:
+                raise TransientError("cut off", reason="sage_cut")
+            if is_within(record, start, end):
+                yield record
+
+
+def is_within(record: Any, start: datetime, end: datetime | None) -> bool:
+    """Whether a record answers; one without a time always does."""
+    try:
+        at = datetime.fromisoformat(record["timestamp"])
+        return start <= at and (end is None or at < end)
+    except (TypeError, KeyError, ValueError):
+        return True
+
+
+@dataclass
+class Bench:
+    """A stream with all that is around it."""
+
+    redis: Any
+    api: Api = field(default_factory=Api)
+    queue: list[ImageJob] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def publish(self, jobs: Sequence[ImageJob]) -> None:
+        self.queue += jobs
+
+    def stream(self, **parts: Any) -> Stream:
+        settings = load_settings(**self.settings)
+        ready = {"redis": self.redis, "publish": self.publish,
+                 "backlog": lambda: len(self.queue), **parts}  # fmt: skip
+        return Stream(settings, cast(DataApi, self.api), **ready)
+
+    def tick(self, now: datetime = NOW, **parts: Any) -> TickReport:
+        """One tick of a new process."""
+        self.stream(**parts).tick(now, report := TickReport())
+        return report
+
+    def reconcile(self, now: datetime = NOW) -> TickReport:
+        self.stream().reconcile(now, report := TickReport())
+        return report
+
+    def published(self) -> list[str]:
+        """File names on the queue, in order."""
+        return [job.url.rpartition("/")[2] for job in self.queue]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """A stream that was never looked at before, on an empty Redis."""
+    return Bench(fakeredis.FakeRedis())
+
+
+def record(name: str, age: timedelta = MINUTE, vsn: str = "W021", **changes: Any) -> dict[str, Any]:
+    """An image captured so long before ``NOW``."""
+    meta = {"vsn": vsn, "node": f"node-of-{vsn}", "job": "sage", "task": "t", "camera": "top"}
+    link = f"https://storage.sagecontinuum.org/{name}"
+    at = (NOW - age).isoformat()
+    return {"timestamp": at, "name": "upload", "value": link, "meta": meta, **changes}
+
+
+def test_the_first_run_starts_five_minutes_back(bench: Bench) -> None:
+    bench.api.records_held = [record("new", 4 * MINUTE), record("old", 6 * MINUTE)]
+    assert bench.tick().taken == 1
+    assert bench.published() == ["new"]
+    assert bench.api.asked == [(NOW - 5 * MINUTE, None)]
+
+
+def test_a_tick_starts_at_the_cursor_less_the_look_back(bench: Bench) -> None:
+    bench.settings = {"stream_lookback": "7m"}
+    bench.tick(NOW)
+    bench.tick(NOW + MINUTE)
+    assert bench.api.asked[-1] == (NOW - 7 * MINUTE, None)
+
+
+def test_an_image_uploaded_late_within_the_look_back_is_taken(bench: Bench) -> None:
+    bench.tick(NOW)
+    bench.api.records_held = [record("late", 8 * MINUTE)]
+    assert bench.tick(NOW + MINUTE).taken == 1
+
+
+def test_an_image_uploaded_hours_late_is_taken_by_the_reconciliation(bench: Bench) -> None:
+    bench.tick(NOW)
+    bench.api.records_held = [record("hours late", 23 * HOUR), record("days late", 25 * HOUR)]
+    assert bench.tick(NOW + MINUTE).taken == 0
+    assert bench.reconcile().taken == 1
+    assert bench.published() == ["hours late"]
+
+
+def test_the_reconciliation_leaves_the_cursor_where_it_is(bench: Bench) -> None:
+    bench.tick(NOW - HOUR)
+    before = bench.redis.get(keys.STREAM_CURSOR)
+    bench.reconcile()
+    assert bench.redis.get(keys.STREAM_CURSOR) == before
+
+
+def test_what_was_taken_is_not_taken_again(bench: Bench) -> None:
+    bench.api.records_held = [record("a"), record("b")]
+    assert bench.tick().taken == 2
+    again = bench.tick(NOW + MINUTE)
+    assert (again.taken, again.already) == (0, 2)
+    assert bench.reconcile().already == 2
+    assert bench.published() == ["a", "b"]
+
+
+def test_images_of_the_same_instant_are_all_taken(bench: Bench) -> None:
+    bench.api.records_held = [record("a"), record("b"), record("c", vsn="W07A")]
+    bench.tick()
+    bench.api.records_held.append(record("d"))
+    bench.tick()
+    assert bench.published() == ["a", "b", "c", "d"]
+
+
+def test_a_record_listed_twice_in_one_answer_is_published_once(bench: Bench) -> None:
+    bench.api.records_held = [record("a"), record("a"), record("b")]
+    assert bench.tick().taken == 2
+    assert Counter(bench.published()) == {"a": 1, "b": 1}
+
+
+@pytest.mark.parametrize("unallowed", ["W021", "w021", " W07A , w021 ", "NODE-OF-w021"])
+def test_images_of_unallowed_nodes_are_left_out_and_counted(bench: Bench, unallowed: str) -> None:
+    bench.settings = {"unallowed_nodes": unallowed}
+    bench.api.records_held = [record("a"), record("b", vsn="W022"), record("c", vsn="w021")]
+    report = bench.tick()
+    assert bench.published() == ["b"]
+    assert (report.taken, report.excluded) == (1, 2)
+
+
+def test_a_node_that_is_allowed_again_gets_its_images_of_the_look_back(bench: Bench) -> None:
+    bench.settings = {"unallowed_nodes": "W021"}
+    bench.api.records_held = [record("a")]
+    bench.tick()
+    bench.settings = {}
+    assert bench.tick(NOW + MINUTE).taken == 1
+
+
+def test_a_record_that_is_no_image_is_refused_once_and_stops_nothing(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.api.records_held = [
+        BadLine("<html>"), None, 7, "text", [], record("x", value=21.5), record("x", timestamp=1),
+        record("x", timestamp="2026-11-24T12:00:00"), {}, record("good"),
+    ]  # fmt: skip
+    with caplog.at_level(logging.WARNING):
+        report = bench.tick()
+    assert bench.published() == ["good"]
+    assert report.refused == {"bad_line": 1, "bad_record": 4, "bad_url": 2, "bad_timestamp": 2}
+    assert len(caplog.records) == 9
+    assert bench.tick(NOW + MINUTE).refused.total() == 0
+    assert len(caplog.records) == 9
+
+
+def test_a_record_nested_beyond_measure_is_refused_and_stops_nothing(bench: Bench) -> None:
+    nested: Any = "deep"
+    for _ in range(5000):
+        nested = [nested]
+    bench.api.records_held = [record("x", value=nested), record("good")]
+    report = bench.tick()
+    assert bench.published() == ["good"]
+    assert report.refused.total() == 1
+
+
+def test_images_are_counted_by_where_they_come_from(bench: Bench) -> None:
+    bench.api.records_held = [record("a"), record("b"), record("c", meta={})]
+    unknown = ("unknown",) * 4
+    assert bench.tick().received == {("W021", "sage", "t", "top"): 2, unknown: 1}
+
+
+def test_the_newest_capture_time_is_told(bench: Bench) -> None:
+    bench.api.records_held = [record("a", 3 * MINUTE), record("b", MINUTE), record("c", 2 * MINUTE)]
+    assert bench.tick().newest == NOW - MINUTE
+
+
+def test_above_the_high_water_mark_it_waits_and_takes_it_up_later(bench: Bench) -> None:
+    bench.settings = {"queue_high_water": 2}
+    bench.tick()
+    cursor = bench.redis.get(keys.STREAM_CURSOR)
+    bench.api.records_held = [record("a")]
+    report = bench.tick(NOW + MINUTE, backlog=lambda: 2)
+    assert (report.waiting, report.taken, bench.queue) == (True, 0, [])
+    assert bench.redis.get(keys.STREAM_CURSOR) == cursor
+    assert bench.tick(NOW + 2 * MINUTE, backlog=lambda: 1).taken == 1
+
+
+def test_a_full_queue_is_no_reason_to_wait_when_nothing_is_new(bench: Bench) -> None:
+    bench.api.records_held = [record("a")]
+    bench.tick()
+    report = bench.tick(NOW + MINUTE, backlog=lambda: 10**9)
+    assert not report.waiting
+    assert bench.redis.get(keys.STREAM_CURSOR) == (NOW + MINUTE).isoformat().encode()
+
+
+def test_the_reconciliation_waits_above_the_high_water_mark_too(bench: Bench) -> None:
+    bench.settings = {"queue_high_water": 1}
+    bench.queue.append(ImageJob.from_record(record("before")))
+    bench.api.records_held = [record("a", 2 * HOUR)]
+    assert bench.reconcile().waiting
+    assert bench.published() == ["before"]
+
+
+def test_a_long_answer_is_published_in_batches_with_the_lock_renewed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "BATCH", 10)
+    bench.api.records_held = [record(str(number)) for number in range(35)]
+    renewed: list[int] = []
+    bench.tick(renew=lambda: renewed.append(len(bench.queue)))
+    assert renewed == [0, 10, 20, 30]
+    assert len(set(bench.published())) == 35
+
+
+def test_an_answer_cut_off_keeps_what_came_and_asks_for_the_rest_again(bench: Bench) -> None:
+    bench.api = Api([record(str(number)) for number in range(5)], fails_after=3)
+    with pytest.raises(TransientError):
+        bench.tick()
+    assert bench.redis.get(keys.STREAM_CURSOR) is None
+    bench.api.fails_after = None
+    bench.tick(NOW + MINUTE)
+    assert set(bench.published()) == set("01234")
+
+
+def test_after_an_outage_of_days_every_hour_is_asked_for_and_the_cursor_follows(
+    bench: Bench,
+) -> None:
+    bench.tick(NOW - 3 * DAY)
+    bench.api.asked.clear()
+    bench.api.records_held = [record(str(hours), hours * HOUR) for hours in range(1, 72)]
+    bench.tick()
+    assert len(bench.queue) == 71
+    starts, ends = zip(*bench.api.asked, strict=True)
+    assert starts[1:] == ends[:-1], "no gap between two slices"
+    assert ends[-1] is None
+
+
+def test_after_an_outage_the_wait_for_room_loses_no_hour(bench: Bench) -> None:
+    bench.settings = {"queue_high_water": 3}
+    bench.tick(NOW - DAY)
+    bench.api.records_held = [record(str(hours), hours * HOUR) for hours in range(20, 0, -1)]
+    done: set[str] = set()
+    for _ in range(20):
+        bench.tick()
+        done.update(bench.published())
+        bench.queue.clear()
+    assert done == {str(hours) for hours in range(1, 21)}
+
+
+def test_a_clock_that_was_ahead_hides_nothing(bench: Bench) -> None:
+    bench.tick(NOW + 2 * DAY)
+    bench.api.records_held = [record("a")]
+    assert bench.tick(NOW).taken == 1
+
+
+def test_marks_are_forgotten_only_when_no_look_can_meet_their_record_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.settings = {"reconcile_window": "2h", "stream_lookback": "10m"}
+    clock = NOW.timestamp()
+    monkeypatch.setattr("weavloader.stream.time.time", lambda: clock)
+    bench.api.records_held = [record("a")]
+    bench.tick()
+    clock += 2 * 3600 + 600
+    bench.tick(NOW + 2 * HOUR)
+    assert bench.redis.zcard(keys.SEEN) == 1
+    clock += stream.SEEN_MARGIN_SECONDS + 1
+    bench.tick(NOW + 2 * HOUR)
+    assert bench.redis.zcard(keys.SEEN) == 0
+
+
+class Dying:
+    """Passes every call on to the real thing, and kills the process at one of them.
+
+    Args:
+        dies_at: Number of the call, from 0.
+        before: Whether the call is not carried out any more.
+    """
+
+    def __init__(self, real: Any, dies_at: int, before: bool) -> None:
+        self._real, self._dies_at, self._before = real, dies_at, before
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            return self.at(name, lambda: getattr(self._real, name)(*arguments, **options))
+
+        return call
+
+    def at(self, name: str, work: Callable[[], Any]) -> Any:
+        """Do ``work``, unless it is time to die."""
+        number = len(self.calls)
+        self.calls.append(name)
+        if number == self._dies_at and self._before:
+            raise Killed
+        result = work()
+        if number == self._dies_at:
+            raise Killed
+        return result
+
+
+STEPS = ["get", "zmscore", "publish", "zadd", "zmscore", "publish", "zadd", "set",
+         "zremrangebyscore"]  # fmt: skip
+
+
+def tick_that_dies(bench: Bench, dies_at: int, before: bool) -> list[str]:
+    """A tick in a process that is killed; the steps it came to."""
+    dying = Dying(bench.redis, dies_at, before)
+    publish = lambda jobs: dying.at("publish", lambda: bench.publish(jobs))  # noqa: E731
+    try:
+        bench.tick(redis=dying, publish=publish)
+    except Killed:
+        pass
+    return dying.calls
+
+
+def test_it_publishes_then_marks_then_moves_the_cursor(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "BATCH", 2)
+    bench.api.records_held = [record(name) for name in "abcd"]
+    assert tick_that_dies(bench, dies_at=10**6, before=True) == STEPS
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("step", range(len(STEPS)), ids=lambda step: f"{step}-{STEPS[step]}")
+def test_a_tick_killed_at_any_step_loses_nothing_and_publishes_at_most_twice(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, step: int, before: bool
+) -> None:
+    monkeypatch.setattr(stream, "BATCH", 2)
+    bench.api.records_held = [record(name) for name in "abcd"]
+    tick_that_dies(bench, step, before)
+    bench.tick(NOW + MINUTE)
+    counted = Counter(bench.published())
+    assert counted.keys() == set("abcd")
+    assert max(counted.values()) <= 2
+
+
+@pytest.mark.parametrize("got_through", range(3))
+def test_a_batch_that_the_broker_took_in_part_is_published_again_whole(
+    bench: Bench, got_through: int
+) -> None:
+    def publish(jobs: Sequence[ImageJob]) -> None:
+        bench.publish(jobs[:got_through])
+        raise TransientError("broker gone", reason="broker")
+
+    bench.api.records_held = [record(name) for name in "abc"]
+    with pytest.raises(TransientError):
+        bench.tick(publish=publish)
+    assert bench.redis.get(keys.STREAM_CURSOR) is None
+    assert bench.redis.zcard(keys.SEEN) == 0
+    bench.tick(NOW + MINUTE)
+    assert set(bench.published()) == set("abc")
+
+
+@pytest.mark.parametrize("minutes", [0, 1, 59, 60, 61, 125, 1440])
+def test_slices_follow_one_another_without_gap_and_the_last_is_open(minutes: int) -> None:
+    start = NOW - minutes * MINUTE
+    parts = list(slices(start, NOW))
+    assert parts[0][0] == start
+    assert [end for _, end in parts[:-1]] == [begin for begin, _ in parts[1:]]
+    assert parts[-1][1] is None
+    assert NOW - parts[-1][0] <= stream.SLICE
+
+
+@pytest.mark.parametrize(
+    ("previous", "taken", "expected"),
+    [(15, 1, 15), (120, 7, 15), (15, 0, 30), (30, 0, 60), (60, 0, 120), (120, 0, 120)],
+)
+def test_ticks_are_close_while_images_come_in_and_drift_apart_when_none_do(
+    previous: float, taken: int, expected: float
+) -> None:
+    assert next_interval(previous, taken, load_settings()) == expected
