@@ -1,18 +1,14 @@
-"""Reaching every dependency of a role, before it is started or when it is in doubt."""
+"""Reaching every dependency in earnest, down to fetching an image from SAGE."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import islice
-
-import httpx
-from redis.exceptions import RedisError
 
 from client import connect_redis, connect_sage, connect_triton, open_store
 from inference import required_models
 from inference.readiness import require_models
+from job_system.findings import Probe
 from job_system.resources import downloader
 from weavloader.errors import ConfigError, WeavloaderError
 from weavloader.image_job import ImageJob
@@ -20,29 +16,6 @@ from weavloader.sage import DataApi
 from weavloader.settings import Settings
 
 TIMEOUT = 5.0
-Probe = Callable[[Settings], str]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """How reaching one dependency went."""
-
-    name: str
-    ok: bool
-    detail: str
-
-
-def check(settings: Settings, role: str | None) -> Iterator[Finding]:
-    """Try what ``role`` depends on, one after another; ``None`` for all there is."""
-    for name in _NEEDS[role] if role in _NEEDS else ("redis",) if role else tuple(_PROBES):
-        yield _try(name, _PROBES[name], settings)
-
-
-def _try(name: str, probe: Probe, settings: Settings) -> Finding:
-    try:
-        return Finding(name, True, probe(settings))
-    except (WeavloaderError, RedisError, httpx.HTTPError) as error:
-        return Finding(name, False, str(error) or type(error).__name__)
 
 
 def _redis(settings: Settings) -> str:
@@ -93,15 +66,10 @@ def _job(record: object) -> ImageJob | None:
         return None  # the stream counts and logs such records
 
 
-_PROBES: dict[str, Probe] = {
+PROBES: dict[str, Probe] = {
     "redis": _redis,
     "triton": _triton,
     "store": _store,
     "sage": _sage,
     "storage": _storage,
-}
-_NEEDS = {
-    "processor": ("redis", "triton", "store", "storage"),
-    "moderator": ("redis", "sage"),
-    "web": ("triton", "store"),
 }

@@ -104,8 +104,8 @@ def _beat() -> dict[str, Any]:
     return {
         # Holds a lock in Redis, so that one beat is active however many run.
         "beat_scheduler": "redbeat.RedBeatScheduler",
-        "redbeat_key_prefix": "weavloader:beat:",
-        "redbeat_lock_key": "weavloader:beat:lock",
+        "redbeat_key_prefix": keys.BEAT_PREFIX,
+        "redbeat_lock_key": keys.BEAT_LOCK,
         "redbeat_lock_timeout": 30,
         "beat_max_loop_interval": 5,
         "beat_schedule": {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from logging import getLogger
 from typing import Any
 
-from weavloader.logs import mask
+from weavloader.logs import masker
 from weavloader.settings import DEFAULT_FLOWER_AUTH, get_settings
 
 LONGEST_TEXT = 300
@@ -17,11 +17,11 @@ _SHOWN_TEXTS = ("args", "kwargs", "result", "exception", "traceback")
 
 
 def format_task(task: Any) -> Any:
-    """Shorten a task's arguments and results, and mask passwords in any URL among them."""
+    """Shorten a task's arguments and results, and mask secrets among them."""
     for name in _SHOWN_TEXTS:
         text = getattr(task, name, None)
         if text:
-            setattr(task, name, _shortened(mask(str(text))))
+            setattr(task, name, _shortened(_without_secrets(str(text))))
     return task
 
 
@@ -30,6 +30,7 @@ def _shortened(text: str) -> str:
 
 
 _settings = get_settings()
+_without_secrets = masker(_settings)
 _given = _settings.flower_basic_auth.get_secret_value()
 if _given == DEFAULT_FLOWER_AUTH:
     getLogger(__name__).warning(
@@ -39,7 +40,10 @@ if _given == DEFAULT_FLOWER_AUTH:
 basic_auth = [pair.strip() for pair in _given.split(",")]
 address = _settings.flower_address
 port = _settings.flower_port
-persistent = False
+persistent = bool(_settings.flower_db)
+db = _settings.flower_db or "flower"
+# At its end too, but it may be killed.
+state_save_interval = 60_000 if persistent else 0
 # Flower keeps every task and worker it ever saw unless told otherwise.
 max_tasks = 10_000
 max_workers = 1_000

@@ -11,10 +11,13 @@ from kombu.transport import redis as kombu_redis
 
 from job_system.vetting import MOST_BYTES, reason_to_refuse
 from metrics import metrics
+from weavloader import keys
 from weavloader.dead_letters import FailedTask
 from weavloader.errors import PermanentError
 
 _SHOWN_BYTES = 2000
+# kombu ends the name of a queue with this and the priority, where that is not 0.
+_PRIORITY = "\x06\x16"
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +28,7 @@ class VettingRedis(redis.Redis):
     def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
         """An answer; of BRPOP, ``None`` in place of a message that is refused."""
         answer = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
-        if command_name != "BRPOP" or not answer:
+        if command_name != "BRPOP" or not answer or not _is_of_tasks(answer[0]):
             return answer
         from job_system.app import celery_app
 
@@ -47,6 +50,11 @@ class Transport(kombu_redis.Transport):
     """The transport named by ``broker_transport``."""
 
     Channel = Channel
+
+
+def _is_of_tasks(queue: bytes) -> bool:
+    """Whether a queue holds tasks, rather than answers to ``celery inspect``."""
+    return queue.decode(errors="replace").partition(_PRIORITY)[0] in keys.QUEUES
 
 
 def _bury(raw: bytes, reason: str) -> None:

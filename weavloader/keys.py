@@ -24,6 +24,8 @@ SEEN = "weavloader:stream:seen"
 WORKERS = "weavloader:workers"
 """Hash of every living worker's count of beats, by its id."""
 
+BEAT_PREFIX = "weavloader:beat:"
+BEAT_LOCK = "weavloader:beat:lock"
 AUDIT_LAST = "weavloader:audit:last"
 
 # A header of every task message: when it was put on its queue, Unix seconds.

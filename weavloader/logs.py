@@ -1,31 +1,39 @@
-"""Logs: one tagged line an event, and no secret in any of them."""
+"""Logs: one tagged line an event, as text or JSON, and no secret in any of them."""
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from pydantic import SecretStr
 
 from weavloader.settings import Settings
 
 FORMAT = "%(asctime)s [{tag}] %(levelname)s %(message)s"
 _MASK = "***"
-_URL_PASSWORD = re.compile(r"(\w+://[^\s:/@]*:)[^\s/@]+(?=@)")
-# These write a line for every request at INFO, with its address.
-_CHATTY = ("httpx", "httpcore", "weaviate", "urllib3", "tornado.access")
+_URL_PASSWORD = re.compile(r"(\w+://[^\s:/@]*:)[^\s/]+(?=@)")
+# These write a line for every request or task at INFO; an image has a line of its own.
+_CHATTY = (
+    "httpx", "httpcore", "weaviate", "urllib3", "tornado.access",
+    "celery.worker.strategy", "celery.app.trace",
+)  # fmt: skip
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+Masker = Callable[[str], str]
 
 
-class MaskSecrets(logging.Formatter):
-    """Formats a record, tracebacks included, then masks every secret in it."""
-
-    def __init__(self, fmt: str, secrets: list[str]) -> None:
-        super().__init__(fmt)
-        longest_first = sorted(secrets, key=len, reverse=True)
-        self._secrets = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-
-    def format(self, record: logging.LogRecord) -> str:
-        """One record as text without secrets."""
-        return mask(self._secrets.sub(_MASK, super().format(record)))
+def masker(settings: Settings) -> Masker:
+    """What replaces every secret of the settings, and any URL's password, in a text."""
+    longest_first = sorted(_secrets(settings), key=len, reverse=True)
+    secrets = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+    return lambda text: mask(secrets.sub(_MASK, text))
 
 
 def mask(text: str) -> str:
@@ -33,16 +41,87 @@ def mask(text: str) -> str:
     return _URL_PASSWORD.sub(rf"\1{_MASK}", text)
 
 
+class TextFormatter(logging.Formatter):
+    """A line for people: when, who, how bad, what; a traceback below it."""
+
+    def __init__(self, tag: str, without_secrets: Masker) -> None:
+        super().__init__(FORMAT.format(tag=tag))
+        self._without_secrets = without_secrets
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record, its traceback included, without secrets."""
+        return self._without_secrets(super().format(record))
+
+
+class JsonFormatter(logging.Formatter):
+    """A JSON object a line for collectors: ``time``, ``tag``, ``level``, ``logger``, ``message``.
+
+    ``exception`` is there when there was one, and whatever the caller gave as ``extra``.
+    """
+
+    def __init__(self, tag: str, without_secrets: Masker) -> None:
+        super().__init__()
+        self._tag = tag
+        self._without_secrets = without_secrets
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record as one line, without secrets."""
+        fields: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "tag": self._tag,
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **{name: value for name, value in vars(record).items() if name not in _STANDARD},
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        # Masked before they are written: JSON spells some characters otherwise.
+        return json.dumps({name: self._masked(value) for name, value in fields.items()})
+
+    def _masked(self, value: object) -> object:
+        if isinstance(value, dict):
+            return {str(key): self._masked(item) for key, item in value.items()}
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        return self._without_secrets(str(value))
+
+
 def configure_logging(tag: str, settings: Settings) -> None:
-    """Send this process's log to standard error, each line tagged ``[TAG]``."""
+    """Send this process's log to standard error, each line with the tag ``[TAG]``.
+
+    An error that nobody caught ends the process with such a line too, rather than with a
+    traceback that shows secrets.
+    """
+    formatter = JsonFormatter if settings.log_format == "json" else TextFormatter
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(MaskSecrets(FORMAT.format(tag=tag.upper()), _secrets(settings)))
+    handler.setFormatter(formatter(tag.upper(), masker(settings)))
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
     logging.captureWarnings(True)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    sys.excepthook = _log_uncaught
 
 
-def _secrets(settings: Settings) -> list[str]:
-    values = (settings.sage_pass, settings.weaviate_api_key, settings.flower_basic_auth)
-    return [text for value in values if (text := value.get_secret_value())]
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if not issubclass(kind, Exception):
+        sys.__excepthook__(kind, error, trace)
+        return
+    logging.getLogger(__name__).critical("unforeseen error", exc_info=(kind, error, trace))
+
+
+def _secrets(settings: Settings) -> set[str]:
+    values = (value for _, value in settings if isinstance(value, SecretStr))
+    return {part for value in values for part in _parts(value.get_secret_value()) if part}
+
+
+def _parts(secret: str) -> Iterator[str]:
+    """A secret's own text and its password alone: of a URL, or of ``user:password`` pairs."""
+    if "://" in secret:
+        password = urlsplit(secret).password or ""
+        yield from (password, unquote(password))
+        return
+    for pair in secret.split(","):
+        yield from (pair.strip(), pair.partition(":")[2].strip())

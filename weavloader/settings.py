@@ -131,6 +131,8 @@ class Settings(Environment):
     flower_port: Port = 5555
     flower_basic_auth: SecretStr = SecretStr(DEFAULT_FLOWER_AUTH)
     flower_url: str = "http://localhost:5555"
+    flower_db: str = ""
+    log_format: Literal["text", "json"] = "text"
     log_level: LogLevel = "INFO"
     prometheus_multiproc_dir: str = os.path.join(tempfile.gettempdir(), "weavloader-metrics")
 

@@ -55,7 +55,7 @@ def publish(jobs: Sequence[ImageJob]) -> None:
     except (BatchPublishError, OperationalError) as error:
         raise TransientError(f"broker: {error}", reason="broker") from error
     for job in jobs:
-        logger.info("image %s queued vsn=%s captured=%s", job.id, job.vsn, job.timestamp)
+        logger.info("image %s queued: vsn=%s", job.id, job.vsn, extra={"image": job.id})
 
 
 def _publish_one(producer: Any, job: ImageJob) -> None:

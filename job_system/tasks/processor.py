@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from job_system.app import celery_app
 from job_system.config import TASKS
 from job_system.deliveries import counted_start
+from job_system.image_log import log_image
 from job_system.outages import StillDownError
 from job_system.resources import dead_letters, outages, pipeline, redis_client
 from metrics import metrics
@@ -24,24 +25,23 @@ from weavloader.errors import ConfigError, PermanentError, TransientError, Weavl
 from weavloader.image_job import ImageJob
 from weavloader.settings import Settings, get_settings
 
-logger = logging.getLogger(__name__)
-
 
 @celery_app.task(
     name=TASKS + "process_image_task", bind=True, max_retries=None, throws=(WeavloaderError,)
 )
 def process_image_task(self: Task, image_data: dict[str, Any]) -> None:
     """Bring one image into the store, or its failure into the dead-letter queue."""
+    stages = Stages()
     try:
         with counted_start(redis_client(), self.request.id, self.request.retries):
-            _process(self.request.id, image_data)
+            _process(self.request.id, image_data, stages)
     except SoftTimeLimitExceeded:
-        _after_failure(self, TransientError("it took too long", reason="time_limit"))
+        _after_failure(self, TransientError("it took too long", reason="time_limit"), stages)
     except StillDownError as error:
-        logger.warning("image %s goes back to the queue: %s", self.request.id, error)
+        log_image(logging.WARNING, self.request.id, "requeued", stages, str(error))
         raise Reject(error, requeue=True) from error
     except Exception as error:
-        _after_failure(self, error)
+        _after_failure(self, error, stages)
 
 
 def retry_delay(retries: int, settings: Settings) -> float:
@@ -49,9 +49,8 @@ def retry_delay(retries: int, settings: Settings) -> float:
     return float(min(settings.retry_delay * 2**retries, settings.retry_max_delay))
 
 
-def _process(task_id: str, image_data: dict[str, Any]) -> None:
+def _process(task_id: str, image_data: dict[str, Any], stages: Stages) -> None:
     job = ImageJob.from_message(image_data)
-    stages = Stages()
     try:
         outcome = _through_outages(job, stages)
     finally:
@@ -59,8 +58,7 @@ def _process(task_id: str, image_data: dict[str, Any]) -> None:
             metrics.observe_stage(stage, seconds)
     dead_letters().settle(task_id)
     metrics.count_outcome(outcome)
-    times = " ".join(f"{stage}={seconds:.2f}s" for stage, seconds in stages.seconds.items())
-    logger.info("image %s %s vsn=%s %s", job.id, outcome, job.vsn, times)
+    log_image(logging.INFO, task_id, outcome, stages, f"vsn={job.vsn}")
 
 
 def _through_outages(job: ImageJob, stages: Stages) -> Outcome:
@@ -73,31 +71,30 @@ def _through_outages(job: ImageJob, stages: Stages) -> Outcome:
                 raise
 
 
-def _after_failure(task: Task, error: Exception) -> None:
+def _after_failure(task: Task, error: Exception, stages: Stages) -> None:
     """Retry what may pass, bury what will not; the message goes only once either is done."""
     settings = get_settings()
     metrics.count_error("processor", _reason(error))
     try:
         dead_letters().note_failure(task.request.id)
         if isinstance(error, PermanentError) or task.request.retries >= settings.max_retries:
-            _bury(task, error)
+            _bury(task, error, stages)
             raise error
-        _retry(task, error, settings)
+        _retry(task, error, stages, settings)
     except (RedisError, OperationalError) as outage:
         # Neither could be written down: the message stays on the queue.
         raise Reject(outage, requeue=True) from error
 
 
-def _retry(task: Task, error: Exception, settings: Settings) -> NoReturn:
+def _retry(task: Task, error: Exception, stages: Stages, settings: Settings) -> NoReturn:
     delay = retry_delay(task.request.retries, settings)
     metrics.count_retry(task.name, _reason(error))
-    logger.warning(
-        "image %s will be tried again in %.0f s: %s", task.request.id, delay, describe(error)
-    )
+    outcome = f"retried in {delay:.0f} s"
+    log_image(logging.WARNING, task.request.id, outcome, stages, describe(error))
     raise task.retry(exc=error, countdown=delay)
 
 
-def _bury(task: Task, error: Exception) -> None:
+def _bury(task: Task, error: Exception, stages: Stages) -> None:
     request = task.request
     failed = FailedTask(
         task_id=request.id,
@@ -110,7 +107,7 @@ def _bury(task: Task, error: Exception) -> None:
     text = "".join(traceback.format_exception(error))
     letter = dead_letters().write(failed, error, text)
     metrics.count_outcome("dead")
-    logger.error("image %s is dead: %s", letter.task_id, letter.exc_message)
+    log_image(logging.ERROR, letter.task_id, "dead", stages, letter.exc_message)
 
 
 def _reason(error: Exception) -> str:

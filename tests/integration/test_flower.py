@@ -1,0 +1,99 @@
+"""Flower as users run it, beside a real worker: guarded, masked, and it remembers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from demo.ports import HOST, free_ports
+from tests.metrics_endpoint import FLOWER_AUTH, ROOT, running
+from tests.redis_fixture import StoppableRedis
+from tests.waiting import wait_until
+
+SECRET = "the-password-of-sage"
+USER, _, PASSWORD = FLOWER_AUTH.partition(":")
+FLOWER = [sys.executable, "-m", "celery", "-A", "job_system", "flower",
+          "--conf=job_system/flower_config.py"]  # fmt: skip
+
+
+@pytest.fixture
+def environment(tmp_path: Path, own_redis: StoppableRedis) -> dict[str, str]:
+    (port,) = free_ports(1)
+    return {
+        "CELERY_BROKER_URL": own_redis.url,
+        "CELERY_RESULT_BACKEND": own_redis.url,
+        "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "values"),
+        "FLOWER_ADDRESS": HOST,
+        "FLOWER_PORT": str(port),
+        "FLOWER_BASIC_AUTH": FLOWER_AUTH,
+        "FLOWER_DB": str(tmp_path / "flower-state"),
+        "SAGE_PASS": SECRET,
+    }
+
+
+def tasks(environment: dict[str, str]) -> str:
+    """What Flower's list of tasks holds; nothing while it does not answer."""
+    url = f"http://{HOST}:{environment['FLOWER_PORT']}/tasks/datatable"
+    asked: dict[str, str | int] = {
+        "draw": 1, "start": 0, "length": 10, "search[value]": "", "order[0][column]": 0,
+        "order[0][dir]": "asc", "columns[0][data]": "name",
+    }  # fmt: skip
+    try:
+        answer = httpx.get(url, params=asked, auth=(USER, PASSWORD), timeout=10)
+    except httpx.TransportError:
+        return ""
+    return answer.text if answer.is_success else ""
+
+
+def work_on_a_task_with_a_secret(environment: dict[str, str]) -> None:
+    code = (
+        "from job_system.tasks import process_dlq_message as task\n"
+        f"task.delay('{SECRET}' + 'x' * 2000)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **environment}, check=True
+    )
+
+
+def test_flower_is_guarded_masks_secrets_and_remembers_over_a_restart(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    page = f"http://{HOST}:{environment['FLOWER_PORT']}"
+    worker = [sys.executable, "main.py", "cleaner", "--concurrency", "1"]
+    with (
+        running(FLOWER, tmp_path / "flower.log", **environment),
+        running(worker, tmp_path / "worker.log", **environment),
+    ):
+        wait_until(lambda: "worker" in workers(page), "the worker's word to Flower", 60)
+        work_on_a_task_with_a_secret(environment)
+        wait_until(lambda: "SUCCESS" in tasks(environment), "the task's word to Flower", 60)
+        for path in ("/workers", "/tasks", "/api/tasks"):
+            assert httpx.get(page + path, timeout=10).status_code == 401
+        seen = tasks(environment)
+    assert "***" in seen
+    assert SECRET not in seen
+    assert "x" * 500 not in seen
+    with running(FLOWER, tmp_path / "flower.log", **environment):
+        wait_until(lambda: "process_dlq_message" in tasks(environment), "the task of before", 60)
+    assert SECRET not in (tmp_path / "flower.log").read_text()
+
+
+def workers(page: str) -> str:
+    """Flower's own metrics, which name the workers it has heard; nothing before it answers."""
+    try:
+        return httpx.get(f"{page}/metrics", auth=(USER, PASSWORD), timeout=10).text
+    except httpx.TransportError:
+        return ""
+
+
+def test_flower_forgets_where_no_file_is_named(tmp_path: Path, environment: dict[str, str]) -> None:
+    forgetful = {**environment, "FLOWER_DB": ""}
+    with running(FLOWER, tmp_path / "flower.log", **forgetful):
+        page = f"http://{HOST}:{environment['FLOWER_PORT']}"
+        wait_until(lambda: "# HELP" in workers(page), "Flower", 60)
+    assert not list(ROOT.glob("flower*"))

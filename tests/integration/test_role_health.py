@@ -1,0 +1,106 @@
+"""``python main.py check --role ROLE``, as Kubernetes asks, about a real worker."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from demo.ports import HOST, free_ports
+from tests.metrics_endpoint import ROOT, running
+from tests.redis_fixture import StoppableRedis
+from tests.waiting import wait_until
+from weavloader import keys
+
+
+@pytest.fixture
+def environment(tmp_path: Path, own_redis: StoppableRedis) -> dict[str, str]:
+    (port,) = free_ports(1)
+    return {
+        "CELERY_BROKER_URL": own_redis.url,
+        "CELERY_RESULT_BACKEND": own_redis.url,
+        "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "values"),
+        "METRICS_ADDRESS": HOST,
+        "METRICS_PORT": str(port),
+        "TRITON_HOST": HOST,
+        "VECTOR_STORE": "embedded",
+        "EMBEDDED_STORE_PATH": str(tmp_path / "store"),
+    }
+
+
+def ask(role: str, environment: dict[str, str]) -> tuple[int, str]:
+    """Exit code and output of a check."""
+    command = [sys.executable, "main.py", "check", "--role", role]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert not done.stderr, done.stderr
+    return done.returncode, done.stdout
+
+
+def is_well(role: str, environment: dict[str, str]) -> bool:
+    return ask(role, environment)[0] == 0
+
+
+def test_a_role_is_well_while_its_worker_answers_and_its_redis(
+    tmp_path: Path, own_redis: StoppableRedis, environment: dict[str, str]
+) -> None:
+    assert ask("cleaner", environment)[0] == 1
+    command = [sys.executable, "main.py", "cleaner", "--concurrency", "1"]
+    with running(command, tmp_path / "cleaner.log", **environment) as worker:
+        wait_until(lambda: is_well("cleaner", environment), "the cleaner's answer", 60)
+        code, output = ask("moderator", environment)
+        assert code == 1
+        assert "FAIL  moderator" in output
+        own_redis.stop()
+        code, output = ask("cleaner", environment)
+        assert code == 1
+        assert "FAIL  redis" in output
+        own_redis.start()
+        wait_until(lambda: is_well("cleaner", environment), "the cleaner after Redis", 60)
+        worker.kill()
+        worker.wait(10)
+        assert ask("cleaner", environment)[0] == 1
+
+
+def test_asking_leaves_nothing_behind(
+    tmp_path: Path, own_redis: StoppableRedis, environment: dict[str, str]
+) -> None:
+    command = [sys.executable, "main.py", "cleaner", "--concurrency", "1"]
+    with running(command, tmp_path / "cleaner.log", **environment), own_redis.client() as redis:
+        wait_until(lambda: is_well("cleaner", environment), "the cleaner's answer", 60)
+        before = set(redis.keys())
+        assert is_well("cleaner", environment)
+        assert set(redis.keys()) == before
+        assert redis.zcard(keys.DEAD_LETTER_INDEX) == 0
+
+
+def test_a_processor_is_not_well_without_its_models_and_its_store(
+    environment: dict[str, str],
+) -> None:
+    code, output = ask("processor", environment)
+    assert code == 1
+    assert "FAIL  triton     Triton: UNAVAILABLE" in output
+    assert "FAIL  store      no store at" in output
+
+
+def test_the_metrics_server_is_asked_for_its_page(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    assert ask("metrics", environment)[0] == 1
+    with running([sys.executable, "-m", "metrics"], tmp_path / "metrics.log", **environment):
+        wait_until(lambda: is_well("metrics", environment), "the metrics server", 60)
+
+
+def test_the_stream_is_well_while_it_is_looked_at(
+    own_redis: StoppableRedis, environment: dict[str, str]
+) -> None:
+    with own_redis.client() as redis:
+        assert "never looked at" in ask("stream", environment)[1]
+        redis.set(keys.STREAM_LAST_TICK, '{"at": "2026-01-01T00:00:00+00:00"}')
+        assert ask("stream", environment)[0] == 1
+    assert "no beat" in ask("scheduler", environment)[1]
