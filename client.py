@@ -6,7 +6,8 @@ child, so workers build theirs after it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import httpx
@@ -14,11 +15,19 @@ import redis
 import tritonclient.grpc as triton
 
 from inference import embedder
+from weavloader.errors import TransientError
 from weavloader.settings import Settings
 from weavloader.store import open_store
 from weavloader.store.base import Vector
 
-__all__ = ["connect_embedder", "connect_redis", "connect_sage", "connect_triton", "open_store"]
+__all__ = [
+    "connect_embedder",
+    "connect_redis",
+    "connect_sage",
+    "connect_triton",
+    "open_store",
+    "redis_session",
+]
 
 REDIS_TIMEOUT = 10.0
 KEEPALIVE_MS = 30_000
@@ -32,6 +41,20 @@ def connect_redis(settings: Settings) -> redis.Redis:
         socket_connect_timeout=REDIS_TIMEOUT,
         health_check_interval=30,
     )
+
+
+@contextmanager
+def redis_session(settings: Settings) -> Iterator[redis.Redis]:
+    """A client as of :func:`connect_redis`, closed at the end.
+
+    Raises:
+        TransientError: Redis failed inside.
+    """
+    with connect_redis(settings) as client:
+        try:
+            yield client
+        except redis.RedisError as error:
+            raise TransientError(f"Redis: {error}", reason="redis_unreachable") from error
 
 
 def connect_triton(settings: Settings) -> triton.InferenceServerClient:

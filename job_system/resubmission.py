@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
-from kombu.exceptions import OperationalError
+from kombu.exceptions import BatchPublishError, OperationalError
 
 from job_system.app import celery_app
 from metrics import metrics
 from weavloader import keys
 from weavloader.dead_letters import DeadLetter, DeadLetters
 from weavloader.errors import TransientError
+
+BATCH = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,14 @@ class Resubmission:
     submitted: tuple[str, ...] = ()
     already: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+
+    def __add__(self, other: Self) -> Self:
+        """Both together."""
+        return type(self)(
+            self.submitted + other.submitted,
+            self.already + other.already,
+            self.unknown + other.unknown,
+        )
 
 
 def resubmit(letters: Sequence[DeadLetter], dead_letters: DeadLetters) -> Resubmission:
@@ -50,18 +61,24 @@ def resubmit(letters: Sequence[DeadLetter], dead_letters: DeadLetters) -> Resubm
 
 
 def _submit(letters: Sequence[DeadLetter], dead_letters: DeadLetters) -> None:
-    for done, letter in enumerate(letters):
-        try:
-            celery_app.send_task(
-                letter.task,
-                letter.args,
-                letter.kwargs,
-                task_id=letter.task_id,
-                priority=keys.LOW_PRIORITY,
-            )
-        except OperationalError as error:
-            dead_letters.release(_ids(letters[done:]))
-            raise TransientError(f"broker: {error}", reason="broker") from error
+    try:
+        with celery_app.producer_or_acquire() as producer, producer.batch(BATCH):
+            for letter in letters:
+                celery_app.send_task(
+                    letter.task,
+                    letter.args,
+                    letter.kwargs,
+                    task_id=letter.task_id,
+                    priority=keys.LOW_PRIORITY,
+                    ignore_result=True,
+                    producer=producer,
+                    retry=False,
+                )
+    except (BatchPublishError, OperationalError) as error:
+        # Some may have been put there; one that is put there twice is stored once.
+        dead_letters.release(_ids(letters))
+        raise TransientError(f"broker: {error}", reason="broker") from error
+    for _ in letters:
         metrics.count_reprocessed("submitted")
 
 

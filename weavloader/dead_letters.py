@@ -99,6 +99,10 @@ class DeadLetters:
             self._index.delete(gone)
         return [DeadLetter.from_json(text) for text in texts if text is not None]
 
+    def ids(self, wanted: LetterFilter = _ALL) -> Iterator[str]:
+        """Yield the ids of the letters that are meant, by first failure."""
+        return self._index.ids(wanted)
+
     def each(
         self, wanted: LetterFilter = _ALL, *, newest_first: bool = False
     ) -> Iterator[DeadLetter]:

@@ -18,6 +18,7 @@ from weavloader.store.base import (
     Store,
     Vector,
 )
+from weavloader.terminal import printable
 
 
 def search(
@@ -107,11 +108,6 @@ def print_table(results: Iterable[SearchResult]) -> None:
     table = Table("score", "captured", "node", "camera", "caption", box=None, pad_edge=False)
     for result in results:
         captured = f"{result.captured_at:%Y-%m-%d %H:%M}Z" if result.captured_at else ""
-        names = (_printable(result.text[name]) for name in ("vsn", "camera", "caption"))
+        names = (printable(result.text[name]) for name in ("vsn", "camera", "caption"))
         table.add_row(f"{result.score:.2f}", captured, *map(Text, names))
     Console().print(table if table.row_count else "Nothing found.")
-
-
-def _printable(text: str) -> str:
-    """Text that cannot steer the terminal it is shown on."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)

@@ -1,0 +1,176 @@
+"""``main.py dlq`` as a person meets it, on a real Redis."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import redis as redis_py
+from celery import Celery
+
+from main import main
+from weavloader import keys
+from weavloader.dead_letters import DeadLetter, DeadLetters
+
+ROOT = Path(__file__).parents[2]
+TASK = "job_system.tasks.process_image_task"
+A, B, C = (f"{number}" * 8 + "-0000-5000-8000-000000000000" for number in "123")
+
+
+class Answer(NamedTuple):
+    """How a command ended, and what it wrote."""
+
+    returncode: int | str
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Any]:
+    """A client that gives bytes."""
+    with redis_py.Redis.from_url(redis_url, socket_timeout=5) as client:
+        yield client
+
+
+@pytest.fixture
+def letters(redis: Any) -> DeadLetters:
+    """Three dead letters, the first the oldest."""
+    kept = DeadLetters(redis, ttl=3600)
+    kept.put(letter(A, "not_found", "W021", hours=72))
+    kept.put(letter(B, "not_found", "W07A", hours=2))
+    kept.put(letter(C, "broker", "W021", hours=1))
+    return kept
+
+
+@pytest.fixture
+def dlq(
+    job_system: Celery,
+    letters: DeadLetters,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[..., Answer]:
+    """Runs the command."""
+    monkeypatch.setenv("COLUMNS", "140")
+
+    def run(*arguments: str, said: str = "") -> Answer:
+        monkeypatch.setattr(sys, "argv", ["main.py", "dlq", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(said))
+        with pytest.raises(SystemExit) as end:
+            main()
+        return Answer(end.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+def letter(name: str, reason: str, vsn: str, hours: float) -> DeadLetter:
+    """A letter of an image that failed ``hours`` ago."""
+    moment = (datetime.now(UTC) - timedelta(hours=hours)).isoformat(timespec="seconds")
+    image = {"url": f"https://example.org/{name}.jpg", "vsn": vsn}
+    return DeadLetter(name, TASK, [image], {}, "PermanentError", f"{reason}: it is \x1b[31mgone",
+                      "Traceback\n  line two", 0, moment, moment, 1, "processor@test")  # fmt: skip
+
+
+def test_the_list_shows_ages_and_reasons_newest_first(dlq: Callable[..., Answer]) -> None:
+    shown = dlq("list").stdout
+    assert shown.index(C) < shown.index(B) < shown.index(A)
+    assert "3d" in shown and "3 of 3 shown" in shown
+    assert "by reason: not_found 2, broker 1" in shown
+    assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--reason", "broker"], [C]),
+        (["--vsn", "w021"], [C, A]),
+        (["--older", "1d"], [A]),
+        (["--newer", "3h"], [C, B]),
+        (["--limit", "1"], [C]),
+        (["--reason", "unheard_of"], []),
+    ],
+)
+def test_filters_and_json(
+    dlq: Callable[..., Answer], options: list[str], expected: list[str]
+) -> None:
+    answer = dlq("list", "--json", *options)
+    assert [one["task_id"] for one in json.loads(answer.stdout)] == expected
+
+
+def test_show_prints_all_that_is_known(dlq: Callable[..., Answer]) -> None:
+    shown = dlq("show", A).stdout
+    for part in ("not_found", "W021", "Traceback", "  line two", "processor@test", "(3d", TASK):
+        assert part in shown
+    assert f"https://example.org/{A}.jpg" in shown and "\x1b" not in shown
+
+
+@pytest.mark.parametrize(
+    "arguments", [["show", "nobody"], ["retry", A, "nobody"], ["drop", "nobody"]]
+)
+def test_an_unknown_id_is_one_line_and_nothing_is_done(
+    dlq: Callable[..., Answer], redis: Any, arguments: list[str]
+) -> None:
+    answer = dlq(*arguments, "--yes") if arguments[0] != "show" else dlq(*arguments)
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert answer.stderr == "weavloader: there is no dead letter nobody\n"
+    assert redis.llen(keys.IMAGE_QUEUE_LOW) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["retry"],
+        ["drop"],
+        ["retry", A, "--all"],
+        ["drop", A, "--vsn", "W021"],
+        ["list", "--older", "x"],
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(dlq: Callable[..., Answer], arguments: list[str]) -> None:
+    answer = dlq(*arguments)
+    assert answer.returncode == 2 and len(answer.stderr.splitlines()) == 1
+
+
+def test_retrying_all_asks_first_and_leaves_the_letters(
+    dlq: Callable[..., Answer], redis: Any, letters: DeadLetters
+) -> None:
+    assert dlq("retry", "--all", said="n\n").returncode != 0
+    assert redis.llen(keys.IMAGE_QUEUE_LOW) == 0
+    assert "3 put back" in dlq("retry", "--all", said="y\n").stdout
+    again = dlq("retry", "--all", "--reason", "not_found", "--yes").stdout
+    assert "0 put back" in again and "2 already on their way" in again
+    assert redis.llen(keys.IMAGE_QUEUE_LOW) == 3 and letters.count() == 3
+    sent = [json.loads(raw)["headers"] for raw in redis.lrange(keys.IMAGE_QUEUE_LOW, 0, -1)]
+    assert {(one["id"], one["task"]) for one in sent} == {(name, TASK) for name in (A, B, C)}
+
+
+def test_one_letter_is_retried_without_a_question(dlq: Callable[..., Answer], redis: Any) -> None:
+    assert "1 put back" in dlq("retry", B).stdout
+    assert redis.llen(keys.IMAGE_QUEUE_LOW) == 1
+    assert "ago" in dlq("show", B).stdout.partition("tried again")[2].splitlines()[0]
+
+
+def test_dropping_what_a_filter_means_leaves_the_others(
+    dlq: Callable[..., Answer], letters: DeadLetters
+) -> None:
+    assert dlq("drop", "--all", "--vsn", "W021", "--yes").stdout == "2 dropped\n"
+    assert list(letters.ids()) == [B]
+    assert dlq("drop", B).stdout == "1 dropped\n"
+    assert dlq("list").stdout == "No dead letters.\n"
+
+
+def test_without_a_redis_it_says_so_in_one_line() -> None:
+    answer = subprocess.run(
+        [sys.executable, "main.py", "dlq", "list"],
+        cwd=ROOT, env={**os.environ, "CELERY_BROKER_URL": "redis://127.0.0.1:1/0"},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert answer.returncode == 1 and len(answer.stderr.splitlines()) == 1
+    assert "Redis" in answer.stderr
