@@ -57,14 +57,17 @@ class Downloader:
 
     def _is_storage(self, url: str) -> bool:
         parts = urlsplit(url.casefold())
+        if parts.scheme not in _DEFAULT_PORTS:
+            return False
         host = parts.hostname or ""
-        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
-        default = port == _DEFAULT_PORTS.get(parts.scheme)
+        port = parts.port or _DEFAULT_PORTS[parts.scheme]
+        default = port == _DEFAULT_PORTS[parts.scheme]
         return f"{host}:{port}" in self._hosts or (default and host in self._hosts)
 
     def _follow(self, url: str) -> bytes:
         auth = httpx.BasicAuth(*self._auth) if self._auth else None
         for _ in range(MAX_REDIRECTS + 1):
+            self._http.cookies.clear()
             with self._http.stream("GET", url, auth=auth) as answer:
                 if answer.next_request is None:
                     _check_status(answer)
@@ -72,7 +75,6 @@ class Downloader:
                 # A signed link carries its own permission: the password stays behind, even
                 # when the next host is one of ours.
                 url, auth = str(answer.next_request.url), None
-                self._http.cookies.clear()
         raise TransientError("download: too many redirects", reason="storage_redirects")
 
     def _read(self, answer: httpx.Response) -> bytes:

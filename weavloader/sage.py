@@ -100,7 +100,7 @@ def _parsed(lines: Iterator[tuple[bytes, bool]]) -> Iterator[object]:
             continue
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             if not ended:
                 # The server always ends a record with a newline: this one was cut off, and
                 # records after it may be missing, so the answer must be asked for again.
@@ -108,7 +108,7 @@ def _parsed(lines: Iterator[tuple[bytes, bool]]) -> Iterator[object]:
             bad += 1
             yield BadLine(line[:200].decode(errors="replace"))
         else:
-            good += 1
+            good += isinstance(record, Mapping)
             yield record
     if bad and not good:
         raise TransientError("SAGE data API: answer is not NDJSON", reason="sage_garbage")
