@@ -1,0 +1,155 @@
+"""Searching as people do: what they write is understood, what they get can be read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import cast
+
+import numpy as np
+import pytest
+
+from weavloader.errors import ConfigError
+from weavloader.search import filters, parse_moment, print_json, print_table, search
+from weavloader.store.base import (
+    TEXT_PROPERTIES,
+    Location,
+    SearchQuery,
+    SearchResult,
+    Store,
+    Vector,
+)
+
+VECTOR = np.ones(3, dtype=np.float32)
+
+
+class Recorder:
+    """A store that keeps the query and finds nothing."""
+
+    def __init__(self) -> None:
+        self.queries: list[SearchQuery] = []
+
+    def search(self, query: SearchQuery) -> list[SearchResult]:
+        self.queries.append(query)
+        return []
+
+
+def asked(text: str, embed: Callable[[str], Vector] | None, **options: float) -> SearchQuery:
+    """The query that reaches the store."""
+    search(cast(Store, store := Recorder()), text, embed=embed, **options)  # type: ignore[arg-type]
+    return store.queries[0]
+
+
+def result(**changes: object) -> SearchResult:
+    """A result with every property."""
+    text = dict.fromkeys(TEXT_PROPERTIES, "x") | {
+        "vsn": "W021", "camera": "top", "caption": "a green field", "link": "http://h/a.jpg",
+    }  # fmt: skip
+    whole = {
+        "id": "4f1c1e0e-0000-5000-8000-000000000001", "score": 0.87654321, "text": text,
+        "captured_at": datetime(2026, 11, 24, 1, 57, 56, tzinfo=UTC),
+        "location": Location(41.7, -87.9), **changes,
+    }  # fmt: skip
+    return SearchResult(**whole)  # type: ignore[arg-type]
+
+
+def test_the_words_are_embedded_and_searched_with() -> None:
+    embedded: list[str] = []
+
+    def embed(text: str) -> Vector:
+        embedded.append(text)
+        return VECTOR
+
+    query = asked("a green field", embed)
+    assert embedded == ["a green field"]
+    assert query.vector is VECTOR
+    assert (query.text, query.alpha) == ("a green field", 0.4)
+
+
+@pytest.mark.parametrize(("text", "alpha"), [("words", 0.0), ("", 0.4), ("   ", 1.0)])
+def test_where_only_words_count_no_model_is_asked(text: str, alpha: float) -> None:
+    def embed(_: str) -> Vector:
+        raise AssertionError("asked")
+
+    assert asked(text, embed, alpha=alpha).vector is None
+
+
+@pytest.mark.parametrize(
+    ("text", "age"),
+    [("24h", timedelta(hours=24)), ("7d", timedelta(days=7)), (" 90S ", timedelta(seconds=90))],
+)
+def test_so_long_ago_is_understood(text: str, age: timedelta) -> None:
+    assert abs(datetime.now(UTC) - age - parse_moment(text)) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-01-31", datetime(2026, 1, 31, tzinfo=UTC)),
+        ("2026-01-31T12:00:00Z", datetime(2026, 1, 31, 12, tzinfo=UTC)),
+        ("2026-01-31 12:00", datetime(2026, 1, 31, 12, tzinfo=UTC)),
+        ("2026-01-31T12:00:00-06:00", datetime(2026, 1, 31, 18, tzinfo=UTC)),
+    ],
+)
+def test_dates_and_times_are_understood_utc_by_default(text: str, moment: datetime) -> None:
+    assert parse_moment(text) == moment
+
+
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "h", "-24h", "2026-02-30", "99999999999d", "0001-01-01T00:00+14:00"]
+)
+def test_what_is_no_time_is_one_line_that_shows_it(text: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        filters(since=text)
+    assert repr(text) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_table_shows_what_people_look_for(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table([result()])
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split() == ["score", "captured", "node", "camera", "caption"]
+    assert row.split() == "0.88 2026-11-24 01:57Z W021 top a green field".split()
+
+
+def test_the_table_says_when_nothing_was_found(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table([])
+    assert capsys.readouterr().out == "Nothing found.\n"
+
+
+def test_a_caption_cannot_steer_the_terminal_or_the_table(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = dict(result().text) | {"caption": "\x1b[2Jred\x07 [bold]b[/bold] \u202eback\nend"}
+    print_table([result(text=text)])
+    out = capsys.readouterr().out
+    assert "[bold]b[/bold]" in out
+    assert not set(out) & {"\x1b", "\x07", "\u202e"}
+    assert len(out.splitlines()) == 2
+
+
+def test_an_image_without_a_known_time_or_place_is_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bare = result(captured_at=None, location=None)
+    print_table([bare])
+    print_json([bare])
+    out = capsys.readouterr().out
+    shown = json.loads(out[out.index("[") :])
+    assert (shown[0]["captured_at"], shown[0]["location"]) == (None, None)
+
+
+def test_json_holds_everything_but_the_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json([result(), result(score=0.5)])
+    first, second = json.loads(capsys.readouterr().out)
+    assert first["score"] == 0.876543
+    assert second["score"] == 0.5
+    assert first["captured_at"] == "2026-11-24T01:57:56+00:00"
+    assert first["location"] == {"latitude": 41.7, "longitude": -87.9}
+    assert set(TEXT_PROPERTIES) <= first.keys()
+
+
+def test_json_of_nothing_is_an_empty_array(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json([])
+    assert json.loads(capsys.readouterr().out) == []
