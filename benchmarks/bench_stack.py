@@ -26,6 +26,7 @@ from weavloader.settings import load_settings, publish_to_environment
 READY_SECONDS = 120.0
 _STOP_SECONDS = 20.0
 _POLL_SECONDS = 0.05
+_READY = " ready.\n"  # Celery's own word
 TICK_SECONDS = "1"
 HIGH_WATER = "1000000"
 
@@ -91,16 +92,9 @@ class Stack:
         self.start(role, ["main.py", role, *options])
 
     def wait_for_workers(self) -> None:
-        """Wait until every worker that was started answers."""
-        from job_system import celery_app  # its settings are published by now
-
-        expected = {role for role in self._roles if role in WORKERS}
-
-        def answered() -> bool:
-            replies = celery_app.control.ping(timeout=1.0)
-            return {name.partition("@")[0] for each in replies for name in each} >= expected
-
-        self.wait_until(answered, READY_SECONDS)
+        """Wait until every worker that was started says that it is ready."""
+        logs = [self.folder / f"{role}.log" for role in self._roles if role in WORKERS]
+        self.wait_until(lambda: all(_READY in log.read_text() for log in logs), READY_SECONDS)
 
     def wait_until(self, condition: Callable[[], bool], seconds: float) -> None:
         """Wait for ``condition``, as long as every role lives."""

@@ -120,9 +120,11 @@ def _per_image(
 
 
 def _work(profile: str | None) -> None:
+    from job_system.memory import keep_freed_buffers
     from job_system.resources import dead_letters, pipeline  # settings of this process
     from processing import process_image
 
+    keep_freed_buffers()
     profiler = cProfile.Profile(time.process_time)
     for batch, line in enumerate(sys.stdin):
         stages = CpuStages()

@@ -14,29 +14,37 @@ from weavloader.errors import PermanentError
 RGBImage = NDArray[np.uint8]
 """Shape [H, W, 3]."""
 
-# The box filter of whole factors comes first, then bicubic from at least twice the size: half
-# the time of bicubic alone on a camera's image, equal to it to some 50 dB.
-_REDUCING_GAP = 2.0
+# A side this little above the limit is left so, rather than resampled once more: models resample
+# whatever they are given.
+_TOLERATED = 1.05
 
 
 def reduce_image(image: RGBImage, limit: ImageLimit) -> RGBImage:
-    """``image`` at most as large as ``limit``, aspect kept; never enlarged.
+    """``image`` reduced to ``limit`` or up to a twentieth above, aspect kept; never enlarged.
+
+    Averages over squares of whole pixels come first, and bicubic only where that leaves more:
+    a quarter of the cost of bicubic alone, and no further from it than a JPEG of quality 90
+    (44 dB or better).
 
     Raises:
         PermanentError: Not an RGB image of 8 bits with at least one pixel.
     """
     _check(image)
-    height, width = image.shape[:2]
-    scale = _scale(height, width, limit)
+    scale = _scale(image.shape[1], image.shape[0], limit)
     if scale >= 1.0:
         return image
-    # Rounded down, so that the limit holds to the pixel.
-    size = (max(1, int(width * scale)), max(1, int(height * scale)))
     picture = Image.fromarray(image)
-    return np.asarray(picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=_REDUCING_GAP))
+    if (factor := int(1 / scale)) > 1:
+        picture = picture.reduce(factor)
+        scale = _scale(*picture.size, limit)
+    if scale * _TOLERATED < 1.0:
+        # Rounded down, so that the limit holds to the pixel.
+        size = (max(1, int(picture.width * scale)), max(1, int(picture.height * scale)))
+        picture = picture.resize(size, Image.Resampling.BICUBIC)
+    return np.asarray(picture)
 
 
-def _scale(height: int, width: int, limit: ImageLimit) -> float:
+def _scale(width: int, height: int, limit: ImageLimit) -> float:
     by_area = math.sqrt(limit.max_pixels / (height * width))
     if limit.shortest_side is None:
         return by_area

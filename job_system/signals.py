@@ -12,6 +12,7 @@ from celery import signals, states
 from celery.worker import state as worker_state
 
 from job_system.leases import new_worker_id, transport_options
+from job_system.memory import keep_freed_buffers
 from job_system.stopping import stop
 from job_system.watch import watch_consumption
 from metrics import metrics
@@ -53,6 +54,7 @@ def _import_before_fork(sender: Any = None, **_: Any) -> None:
     if keys.IMAGE_QUEUE in sender.app.amqp.queues.consume_from:
         importlib.import_module(f"weavloader.store.{get_settings().vector_store}")
         importlib.import_module("inference")
+        keep_freed_buffers()
     gc.freeze()
 
 

@@ -43,7 +43,8 @@ def decode(data: bytes, *, max_pixels: int, wanted_pixels: int) -> NDArray[np.ui
     with _as_permanent(), Image.open(io.BytesIO(data)) as image:
         _check_size(image, max_pixels)
         _draft(image, wanted_pixels)
-        return np.asarray(_rgb(ImageOps.exif_transpose(image)))
+        ImageOps.exif_transpose(image, in_place=True)
+        return np.asarray(_rgb(image))
 
 
 @contextmanager
@@ -82,4 +83,4 @@ def _rgb(image: Image.Image) -> Image.Image:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
