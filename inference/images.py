@@ -14,37 +14,41 @@ from weavloader.errors import PermanentError
 RGBImage = NDArray[np.uint8]
 """Shape [H, W, 3]."""
 
-# A side this little above the limit is left so, rather than resampled once more: models resample
-# whatever they are given.
+# A shortest side this little above the limit is left so, rather than resampled once more: models
+# resample whatever they are given.
 _TOLERATED = 1.05
 
 
 def reduce_image(image: RGBImage, limit: ImageLimit) -> RGBImage:
-    """``image`` reduced to ``limit`` or up to a twentieth above, aspect kept; never enlarged.
+    """``image`` reduced to ``limit``, aspect kept; never enlarged.
 
-    Averages over squares of whole pixels come first, and bicubic only where that leaves more:
-    a quarter of the cost of bicubic alone, and no further from it than a JPEG of quality 90
-    (44 dB or better).
+    Averages over squares of whole pixels come first, and bicubic only where that leaves more
+    than the limit (where a shortest side is meant: more than a twentieth above): a quarter of
+    the cost of bicubic alone, and no further from it than a JPEG of quality 90 (43 dB or more).
 
     Raises:
         PermanentError: Not an RGB image of 8 bits with at least one pixel.
     """
     _check(image)
-    scale = _scale(image.shape[1], image.shape[0], limit)
+    height, width = image.shape[:2]
+    scale = _scale(height, width, limit)
     if scale >= 1.0:
         return image
+    # Rounded down, so that the limit holds to the pixel.
+    size = (max(1, int(width * scale)), max(1, int(height * scale)))
     picture = Image.fromarray(image)
     if (factor := int(1 / scale)) > 1:
         picture = picture.reduce(factor)
-        scale = _scale(*picture.size, limit)
-    if scale * _TOLERATED < 1.0:
-        # Rounded down, so that the limit holds to the pixel.
-        size = (max(1, int(picture.width * scale)), max(1, int(picture.height * scale)))
+    if _is_larger(picture, size, _TOLERATED if limit.shortest_side else 1.0):
         picture = picture.resize(size, Image.Resampling.BICUBIC)
     return np.asarray(picture)
 
 
-def _scale(width: int, height: int, limit: ImageLimit) -> float:
+def _is_larger(picture: Image.Image, size: tuple[int, int], times: float) -> bool:
+    return picture.width > size[0] * times or picture.height > size[1] * times
+
+
+def _scale(height: int, width: int, limit: ImageLimit) -> float:
     by_area = math.sqrt(limit.max_pixels / (height * width))
     if limit.shortest_side is None:
         return by_area
