@@ -9,7 +9,7 @@ RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check -r /req
 
 # Triton with the preview models, which need neither a GPU nor weights; not the default target.
 FROM nvcr.io/nvidia/tritonserver:24.12-py3 AS triton-preview
-RUN pip install --no-cache-dir --break-system-packages numpy==1.26.4 pillow==11.0.0
+RUN pip install --no-cache-dir --break-system-packages numpy==1.26.4 pillow==13.0.0
 COPY inference/preview /models/preview
 COPY inference/preview_repository /models/preview_repository
 USER 1000:1000
@@ -29,6 +29,7 @@ COPY weavloader weavloader
 COPY metrics metrics
 COPY inference/*.py inference/
 COPY inference/models inference/models
+COPY inference/models inference/models
 COPY job_system job_system
 COPY web web
 COPY commands commands
@@ -37,6 +38,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     EMBEDDED_STORE_PATH=/data/store \
+    REDIS_INSIDE=true \
     PROMETHEUS_MULTIPROC_DIR=/tmp/weavloader-metrics
 USER 10001:10001
 VOLUME /data

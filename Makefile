@@ -3,20 +3,29 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+DOCKERFILES = Dockerfile $(wildcard inference/Dockerfile.*)
 
-.PHONY: bench demo test test-all lint format clean help
+.PHONY: bench demo test test-all test-containers validate lint format clean help
 
 help:  ## List what can be made
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 17
 
 demo: $(VENV)/run.stamp  ## Run the whole system on this machine (ARGS="--images 60 --keep")
 	$(BIN)/python main.py demo $(ARGS)
 
-test: lint  ## Lint, then run the tests
+test: lint validate  ## Lint, then run the tests
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-test-all: lint  ## As test, with the slow ones
+test-all: lint validate  ## As test, with the slow ones
 	$(BIN)/python -m pytest $(ARGS)
+
+test-containers: $(VENV)/dev.stamp  ## Run the image, compose and Kubernetes files (root, podman)
+	$(BIN)/python -m pytest -m containers tests/containers $(ARGS)
+
+validate: $(VENV)/dev.stamp  ## The deployment files against their schemas
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/kubernetes-validate --strict --quiet kubernetes-complete.yaml
+	$(BIN)/hadolint $(DOCKERFILES)
 
 bench: $(VENV)/dev.stamp  ## What an image costs (ARGS="--images 1000 --store weaviate")
 	$(BIN)/python -m benchmarks.bench $(ARGS)

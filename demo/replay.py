@@ -9,15 +9,17 @@ from pathlib import Path
 
 import click
 
-from demo.replay_server import Replay
+from demo.replay_server import HOST, Replay
 from demo.scenario import World
 
 
 @click.command()
 @click.option("--port", type=click.IntRange(0, 65535), default=0,
-              help="Where SAGE listens, on loopback; a free port by default.")  # fmt: skip
+              help="Where SAGE listens; a free port by default.")  # fmt: skip
 @click.option("--other-port", type=click.IntRange(0, 65535), default=0,
               help="Where the host listens that is not SAGE's.")  # fmt: skip
+@click.option("--address", default=HOST, show_default=True, help="Where both listen.")
+@click.option("--name", help="How others reach that address; by itself when not given.")
 @click.option("--images", type=click.IntRange(1), default=40, show_default=True,
               help="How many images are drawn.")  # fmt: skip
 @click.option("--publish-seconds", type=click.FloatRange(0), default=10.0, show_default=True,
@@ -31,6 +33,8 @@ from demo.scenario import World
 def replay(
     port: int,
     other_port: int,
+    address: str,
+    name: str | None,
     images: int,
     publish_seconds: float,
     began: int,
@@ -39,7 +43,9 @@ def replay(
     password: str,
 ) -> None:
     """Serve SAGE's data API, storage and manifests with drawn images, until Ctrl-C."""
-    server = Replay(user=user, password=password, port=port, other_port=other_port)
+    server = Replay(
+        user=user, password=password, port=port, other_port=other_port, address=address, name=name
+    )
     began = began or time.time_ns()
     world = World(server.host, server.other_host, began, images, publish_seconds, images_dir)
     server.catalogue = world.catalogue()

@@ -21,7 +21,7 @@ HOST = "127.0.0.1"
 
 
 class Replay:
-    """A server that behaves like SAGE, and beside it another host, both on loopback.
+    """A server that behaves like SAGE, and beside it another host, on loopback unless told.
 
     As a context manager it runs in a thread while the ``with`` block does.
 
@@ -30,6 +30,8 @@ class Replay:
             (:attr:`catalogue`) once the ports are known.
         user: With ``password``, what storage asks for.
         port: 0 takes a free one, as for ``other_port``.
+        address: Where it listens.
+        name: How others reach it, when not by that address.
     """
 
     def __init__(
@@ -40,12 +42,14 @@ class Replay:
         password: str = "replayed",  # noqa: S107 - guards drawn pictures
         port: int = 0,
         other_port: int = 0,
+        address: str = HOST,
+        name: str | None = None,
     ) -> None:
         self._state = ReplayState(catalogue or Catalogue(), user, password)
-        self._sockets = bind_sockets(port, HOST)
-        self._other_sockets = bind_sockets(other_port, HOST)
-        self.host = f"{HOST}:{self._sockets[0].getsockname()[1]}"
-        self.other_host = f"{HOST}:{self._other_sockets[0].getsockname()[1]}"
+        self._sockets = bind_sockets(port, address)
+        self._other_sockets = bind_sockets(other_port, address)
+        self.host = f"{name or address}:{self._sockets[0].getsockname()[1]}"
+        self.other_host = f"{name or address}:{self._other_sockets[0].getsockname()[1]}"
         self._state.other_host = self.other_host
         self._stop = threading.Event()
         self._ready = threading.Event()

@@ -79,6 +79,7 @@ def _settle(config: RawConfigParser, section: str, folder: Path) -> None:
     log = log_of(folder, section.removeprefix("program:"))
     program.update(
         {
+            "autostart": "true",
             "directory": _literal(str(ROOT)),
             "stdout_logfile": _literal(str(log)),
             "stdout_logfile_maxbytes": "0",

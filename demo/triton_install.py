@@ -27,7 +27,7 @@ from weavloader.errors import ConfigError
 
 DEFAULT_CACHE = Path(__file__).resolve().parent.parent / ".cache" / "triton"
 
-_SERVER = "nvidia-pytriton==0.7.0"
+SERVER = "nvidia-pytriton==0.7.0"
 _MODEL_PACKAGES = ("numpy==1.26.4", "pillow==13.0.0")
 _MODEL_PYTHONS = ("3.11", "3.12")  # the project's, as far as NumPy 1 has wheels for them
 _STUB = "triton_python_backend_stub"
@@ -99,7 +99,7 @@ def install(cache: Path = DEFAULT_CACHE) -> Installation:
 
 
 def _cache_key(interpreter: Interpreter) -> str:
-    parts = (_SERVER, *_MODEL_PACKAGES, interpreter.executable, interpreter.version)
+    parts = (SERVER, *_MODEL_PACKAGES, interpreter.executable, interpreter.version)
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
 
 
@@ -140,7 +140,7 @@ def _tritonserver(root: Path) -> Path:
 
 def _install_into(root: Path, interpreter: Interpreter) -> None:
     shutil.rmtree(root, ignore_errors=True)
-    _run(*_PIP, "install", "--no-deps", "--target", str(root / "server"), _SERVER)
+    _run(*_PIP, "install", "--no-deps", "--target", str(root / "server"), SERVER)
     _run(interpreter.executable, "-m", "venv", "--without-pip", str(root / "models"))
     python = str(root / "models" / "bin" / "python3")
     _run(*_PIP, "--python", python, "install", *_MODEL_PACKAGES)

@@ -1,0 +1,99 @@
+"""The real compose file under docker-compose, as a user runs it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from demo.nodes import EXCLUDED_NODE
+from tests.containers.engine import Engine
+from tests.waiting import wait_until
+
+IMAGES = 40
+PROJECT = "weavloader"
+FILES = ("docker-compose.yml", "tests/containers/compose.yml")
+_PATIENCE = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Compose:
+    """docker-compose and the project it brings up.
+
+    Attributes:
+        host: Where Docker's API is spoken.
+        began: Nanoseconds since 1970 when the replay's world began.
+    """
+
+    engine: Engine
+    host: str
+    began: int = field(default_factory=time.time_ns)
+
+    def __call__(self, *words: str, check: bool = True) -> str:
+        """What ``docker-compose WORDS`` writes to its standard output."""
+        files = [word for file in FILES for word in ("-f", file)]
+        env_file = self.engine.folder / "compose.env"
+        env_file.write_text("".join(f"{n}={value}\n" for n, value in self._variables().items()))
+        docker = ["env", f"DOCKER_HOST={self.host}", "COMPOSE_HTTP_TIMEOUT=900", "docker-compose"]
+        options = ["-p", PROJECT, "--env-file", str(env_file), *files]
+        return self.engine.run([*docker, *options, *words], check=check)
+
+    def _variables(self) -> dict[str, str]:
+        return {
+            "SAGE_USER": "sage",
+            "SAGE_PASS": "replayed",
+            "REDIS_PASSWORD": "tested",
+            "UNALLOWED_NODES": EXCLUDED_NODE.vsn,
+            "STORE": "weaviate" if shutil.which("weaviate") else "embedded",
+            "IMAGES": str(IMAGES),
+            "BEGAN": str(self.began),
+        }
+
+    def inside(self, *words: str) -> list[str]:
+        """The lines that ``inside.py WORDS`` prints."""
+        return self("exec", "-T", "replay", "python", "inside.py", *words).splitlines()
+
+    def redis(self, *words: str) -> str:
+        """What ``redis-cli WORDS`` answers, as the documentation has users ask."""
+        return self("exec", "-T", "redis", "redis-cli", *words).strip()
+
+    def ask_for_reconciliation(self) -> None:
+        """Begin what beat begins every half hour, which finds what was uploaded late."""
+        ask = "from tasks import health_check; health_check.delay()"
+        self("exec", "-T", "weavloader", "python", "-c", ask)
+
+    def wait_for_account(self) -> None:
+        """Wait until every image of the replay is as it should be."""
+        wrong: list[str] = []
+
+        def settled() -> bool:
+            wrong[:] = self.inside("account", str(self.began), str(IMAGES))
+            if wrong:
+                self.ask_for_reconciliation()
+            return not wrong
+
+        try:
+            wait_until(settled, "every image has its fate", _PATIENCE)
+        except AssertionError:
+            raise AssertionError("\n".join(wrong)) from None
+
+    def burst(self, name: str, amount: int) -> list[str]:
+        """Put ``amount`` images on the queue; their ids."""
+        return self.inside("burst", str(self.began), name, str(amount))
+
+    def wait_until_stored(self, ids: Sequence[str]) -> None:
+        """Wait until every one of these images is in the store."""
+        wait_until(
+            lambda: self.inside("stored", *ids) == [str(len(ids))], "all are stored", _PATIENCE
+        )
+
+    def containers(self, service: str) -> list[str]:
+        """Names of the running containers of a service."""
+        names = self.engine.podman("ps", "--format", "{{.Names}}").split()
+        return sorted(name for name in names if name.startswith(f"{PROJECT}_{service}_"))
+
+    def is_healthy(self, container: str) -> bool:
+        """Whether its health check passes."""
+        field = "{{if .State.Health}}{{.State.Health.Status}}{{end}}"
+        return self.engine.podman("inspect", "--format", field, container).strip() == "healthy"

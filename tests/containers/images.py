@@ -1,0 +1,46 @@
+"""Every image that the compose file names, built here."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from demo import triton_install
+from tests.containers.engine import ROOT, Engine
+
+OURS = "weavloader:0.1.0"
+PREVIEW = "weavloader-triton-preview:0.1.0"
+REDIS = "docker.io/library/redis:7.4.1-bookworm"
+PROMETHEUS = "docker.io/prom/prometheus:v2.55.1"
+WEAVIATE = "cr.weaviate.io/semitechnologies/weaviate:1.32.0"
+TRITON = "nvcr.io/nvidia/tritonserver:24.12-py3"
+STAND_INS = Path(__file__).parent / "stand_ins"
+DOCKERFILE = ROOT / "Dockerfile"
+
+
+def build_ours(engine: Engine) -> None:
+    """The project's image, from its real Dockerfile."""
+    engine.build_base()
+    engine.build(OURS, DOCKERFILE, target="weavloader")
+
+
+def build_all(engine: Engine) -> None:
+    """The project's images and stand-ins for those of others."""
+    build_ours(engine)
+    for tag, name in ((REDIS, "redis"), (PROMETHEUS, "prometheus")):
+        engine.build(tag, STAND_INS / f"{name}.Dockerfile", STAND_INS)
+    engine.build(TRITON, STAND_INS / "triton.Dockerfile", STAND_INS,
+                 arg=f"SERVER={triton_install.SERVER}")  # fmt: skip
+    engine.build(PREVIEW, DOCKERFILE, target="triton-preview")
+    _build_weaviate(engine)
+
+
+def _build_weaviate(engine: Engine) -> None:
+    binary = shutil.which("weaviate")
+    if binary is None:
+        engine.build(WEAVIATE, STAND_INS / "no-weaviate.Dockerfile", STAND_INS)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(binary, Path(folder) / "weaviate")
+        engine.build(WEAVIATE, STAND_INS / "weaviate.Dockerfile", Path(folder))

@@ -1,0 +1,68 @@
+"""Asked by the tests inside a container, where Redis, the store and the replay are reached.
+
+``python inside.py account BEGAN IMAGES``: images that are not as they should be, a line each.
+``python inside.py burst BEGAN NAME AMOUNT``: puts images on the queue; prints the ids, a line each.
+``python inside.py stored ID…``: how many of these are stored.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+
+from client import connect_redis, open_store
+from demo.account import Witness
+from demo.cast import ROUND
+from demo.scenario import World
+from tasks import celery_app
+from weavloader.dead_letters import DeadLetters
+from weavloader.image_job import ImageJob
+from weavloader.settings import get_settings
+
+
+def account(began: str, images: str) -> Iterator[str]:
+    """What is not as it should be of the replay's world."""
+    settings = get_settings()
+    world = World("replay:8000", "replay:8001", int(began), int(images), 10.0)
+    redis = connect_redis(settings)
+    letters = DeadLetters(redis, settings.dlq_ttl)
+    with closing(open_store(settings)) as store:
+        witness = Witness(store, redis, letters, settings.unallowed_nodes)
+        for entry in witness.account(world.plan()):
+            if not entry.is_as_expected:
+                yield f"{entry.image.name}: {entry.found}, not {entry.image.expected}"
+
+
+def burst(began: str, name: str, amount: str) -> Iterator[str]:
+    """Many links to one image of the replay, each an image of its own."""
+    world = World("replay:8000", "replay:8001", int(began), len(ROUND), 10.0)
+    record = next(image.record for image in world.plan() if image.kind == "good")
+    for number in range(int(amount)):
+        link = f"{record['value']}?{name}={number}"
+        job = ImageJob.from_record({**record, "value": link})
+        celery_app.tasks["job_system.tasks.process_image_task"].apply_async(
+            (job.to_message(),), task_id=job.id
+        )
+        yield job.id
+
+
+def stored(*ids: str) -> Iterator[str]:
+    """How many of these images the store holds."""
+    with closing(open_store(get_settings())) as store:
+        yield str(len(store.existing(ids)))
+
+
+def main(words: Sequence[str]) -> None:
+    """Print the answer to one question."""
+    answers: dict[str, Callable[..., Iterator[str]]] = {
+        "account": account,
+        "burst": burst,
+        "stored": stored,
+    }
+    for line in answers[words[0]](*words[1:]):
+        print(line)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,113 @@
+"""``docker-compose up -d`` with the real file: the replay's images arrive, whatever is killed."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+from functools import partial
+
+from tests.containers.compose import PROJECT, Compose
+from tests.waiting import wait_until
+
+SERVICES = ("weavloader", "redis", "weaviate", "triton", "prometheus")
+
+
+def page(url: str) -> str:
+    """What a port of loopback serves."""
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def test_every_service_becomes_healthy(compose: Compose) -> None:
+    for service in SERVICES:
+        (container,) = compose.containers(service)
+        wait_until(partial(compose.is_healthy, container), f"{service} is healthy", 180)
+
+
+def test_every_image_of_the_replay_becomes_what_it_should(compose: Compose) -> None:
+    compose.wait_for_account()
+
+
+def test_the_log_shows_the_moderator_at_work(compose: Compose) -> None:
+    log = compose("logs", "--no-color", "weavloader")
+    taken = [int(n) for n in re.findall(r"\[MODERATOR\].*?(\d+) taken", log)]
+    assert sum(taken) > 0
+    assert "[PROCESSOR]" in log and "[METRICS]" in log
+    assert "replayed" not in log, "SAGE's password"
+
+
+def test_users_reach_their_pages_and_prometheus_the_metrics(compose: Compose) -> None:
+    assert "weavloader_celery_workers_online" in page("http://127.0.0.1:8080/metrics")
+    assert "<form" in page("http://127.0.0.1:8081/")
+
+    def scraped() -> bool:
+        found = json.loads(page("http://127.0.0.1:9090/api/v1/targets"))["data"]["activeTargets"]
+        return ("weavloader", "up") in {(t["labels"]["job"], t["health"]) for t in found}
+
+    wait_until(scraped, "Prometheus scrapes", 60)
+
+
+def test_nothing_else_is_published(compose: Compose) -> None:
+    published = re.findall(r"-> (\S+)", compose.engine.podman("port", "--all"))
+    assert sorted(published) == [f"127.0.0.1:{port}" for port in (5555, 8080, 8081, 9090)]
+
+
+def test_containers_of_ours_have_a_read_only_root(compose: Compose) -> None:
+    said = compose("exec", "-T", "weavloader", "sh", "-c", "touch /app/x 2>&1 || true")
+    assert "Read-only file system" in said
+
+
+def test_redis_asks_for_the_password(compose: Compose) -> None:
+    assert compose.redis("PING") == "PONG"
+    said = compose("exec", "-T", "redis", "env", "-u", "REDISCLI_AUTH", "redis-cli", "PING")
+    assert "NOAUTH" in said
+
+
+def test_processors_of_other_containers_share_the_queue(compose: Compose) -> None:
+    compose("--profile", "scale", "up", "-d", "--scale", "processor=3")
+    workers = compose.containers("processor")
+    assert len(workers) == 3
+    for worker in workers:
+        wait_until(partial(compose.is_healthy, worker), f"{worker} is healthy", 120)
+    compose.wait_until_stored(compose.burst("shared", 120))
+    for worker in workers:
+        assert "stored" in log_of(compose, worker), f"{worker} did nothing"
+
+
+def test_a_killed_container_loses_nothing(compose: Compose) -> None:
+    ids = compose.burst("killed", 120)
+    victim = compose.containers("processor")[0]
+    wait_until(lambda: "received" in log_of(compose, victim), "it has begun something")
+    compose.engine.podman("kill", victim)
+    compose.wait_until_stored(ids)
+
+
+def test_a_restart_loses_nothing(compose: Compose) -> None:
+    ids = compose.burst("restarted", 60)
+    compose("restart", "redis", "weavloader", "processor")
+    compose.wait_until_stored(ids)
+
+
+def test_down_and_up_keep_dead_letters_and_the_queue(compose: Compose) -> None:
+    letters = compose.redis("KEYS", "dlq:*").split()
+    assert letters
+    compose("--profile", "scale", "stop", "weavloader", "processor")
+    ids = compose.burst("kept", 20)
+    assert compose.redis("LLEN", "image_processing") == "20"
+    compose("--profile", "scale", "down")
+    compose("up", "-d")
+    assert sorted(compose.redis("KEYS", "dlq:*").split()) == sorted(letters)
+    compose.wait_until_stored(ids)
+    compose.wait_for_account()
+
+
+def test_down_leaves_nothing(compose: Compose) -> None:
+    compose("--profile", "scale", "down", "--volumes")
+    for kind in ("container", "volume", "network"):
+        assert not [name for name in compose.engine.names(kind) if name.startswith(PROJECT)]
+
+
+def log_of(compose: Compose, container: str) -> str:
+    """All that a container said."""
+    return compose.engine.podman("logs", container)
