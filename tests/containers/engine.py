@@ -77,6 +77,10 @@ class Engine:
         """What a podman command writes to its standard output."""
         return self.run(["podman", *words], check=check)
 
+    def log(self, container: str) -> str:
+        """All that a container said, on both of its outputs."""
+        return self.run(["sh", "-c", 'exec podman logs "$0" 2>&1', container])
+
     def run(self, command: Sequence[str], check: bool = True) -> str:
         """What ``command`` writes to its standard output.
 

@@ -72,13 +72,13 @@ def test_processors_of_other_containers_share_the_queue(compose: Compose) -> Non
         wait_until(partial(compose.is_healthy, worker), f"{worker} is healthy", 120)
     compose.wait_until_stored(compose.burst("shared", 120))
     for worker in workers:
-        assert "stored" in log_of(compose, worker), f"{worker} did nothing"
+        assert "stored" in compose.engine.log(worker), f"{worker} did nothing"
 
 
 def test_a_killed_container_loses_nothing(compose: Compose) -> None:
     ids = compose.burst("killed", 120)
     victim = compose.containers("processor")[0]
-    wait_until(lambda: "received" in log_of(compose, victim), "it has begun something")
+    wait_until(lambda: "received" in compose.engine.log(victim), "it has begun something")
     compose.engine.podman("kill", victim)
     compose.wait_until_stored(ids)
 
@@ -106,8 +106,3 @@ def test_down_leaves_nothing(compose: Compose) -> None:
     compose("--profile", "scale", "down", "--volumes")
     for kind in ("container", "volume", "network"):
         assert not [name for name in compose.engine.names(kind) if name.startswith(PROJECT)]
-
-
-def log_of(compose: Compose, container: str) -> str:
-    """All that a container said."""
-    return compose.engine.podman("logs", container)

@@ -60,7 +60,10 @@ def test_production_runs_redis_and_every_role() -> None:
     assert set(production["group:weavloader"]["programs"].split(",")) == set(ROLES)
 
 
-def test_supervisord_accepts_both_configurations(tmp_path: Path) -> None:
+def test_supervisord_accepts_both_configurations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_INSIDE", "true")  # as the image sets it
     (tmp_path / "log").mkdir()
     demo = tmp_path / "supervisord.conf"
     demo.write_text(demo_config(tmp_path, {"redis": ["valkey"], "triton": ["a b", "100%"]}))
