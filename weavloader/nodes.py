@@ -25,6 +25,8 @@ POSITION_NAMES = "sys.gps.lat|sys.gps.lon"
 LIVE_FOR = timedelta(hours=1)
 # A manifest is worth keeping past its freshness, for when its server is down.
 STALE_SECONDS = 7 * 86400
+# Seconds before a server that failed is asked again about the same node.
+PAUSE = 60
 _VSN = re.compile(r"[A-Z0-9_-]{1,32}")
 
 logger = logging.getLogger(__name__)
@@ -91,10 +93,15 @@ class Nodes:
             if cached is None:
                 raise
             logger.warning("manifest of %s: %s; the last one known is used", vsn, error)
+            # Asked again soon, but not for every image: each would wait for the same timeout.
+            self._keep(key, cached["manifest"], asked_at=time.time() - self._manifest_ttl + PAUSE)
             return cached["manifest"]
-        entry = {"at": time.time(), "manifest": manifest}
-        self._redis.set(key, json.dumps(entry), ex=STALE_SECONDS)
+        self._keep(key, manifest, asked_at=time.time())
         return manifest
+
+    def _keep(self, key: str, manifest: object, asked_at: float) -> None:
+        entry = {"at": asked_at, "manifest": manifest}
+        self._redis.set(key, json.dumps(entry), ex=STALE_SECONDS)
 
     def _fetch(self, vsn: str) -> object:
         try:
@@ -117,6 +124,7 @@ class Nodes:
             found = _lat_lon(self._api.records(query, "-5m", tail=1))
         except TransientError as error:
             logger.warning("position of %s: %s; its manifest's is used", vsn, error)
+            self._redis.set(key, json.dumps((None, None)), ex=PAUSE)
             return None
         self._redis.set(key, json.dumps(found), ex=math.ceil(self._position_ttl))
         return location(*found)

@@ -1,0 +1,193 @@
+"""One image: every stage in its order, and nothing stored unless all of them went well."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import fakeredis
+import numpy as np
+import pytest
+from PIL import Image
+
+from processing import Outcome, Pipeline, Pixels, Stages, process_image
+from weavloader.download import Downloader
+from weavloader.errors import PermanentError, TransientError
+from weavloader.image_job import ImageJob
+from weavloader.inference_cache import InferenceCache
+from weavloader.nodes import Node, Nodes
+from weavloader.store.base import TEXT_PROPERTIES, ImageObject, Location, Store, Vector
+
+JOB = ImageJob(
+    url="https://storage.sagecontinuum.org/a.jpg",
+    timestamp="2026-11-24T01:57:56.713832936Z",
+    vsn="W021",
+    camera="top",
+)
+STAGES = ["existing", "fetch", "caption", "clip", "align", "describe", "upsert"]
+
+
+def drawn() -> bytes:
+    """A small file with a picture."""
+    Image.new("RGB", (6, 4), (10, 200, 30)).save(buffer := io.BytesIO(), "PNG")
+    return buffer.getvalue()
+
+
+@dataclass
+class World:
+    """Store, storage, models and manifests in one; keeps the order in which they are used.
+
+    Attributes:
+        faults: What the use of each raises.
+    """
+
+    done: list[str] = field(default_factory=list)
+    stored: dict[str, ImageObject] = field(default_factory=dict)
+    faults: dict[str, Exception] = field(default_factory=dict)
+    file: bytes = field(default_factory=drawn)
+    redis: Any = field(default_factory=fakeredis.FakeRedis)
+
+    def note(self, name: str) -> None:
+        self.done.append(name)
+        if name in self.faults:
+            raise self.faults[name]
+
+    def existing(self, ids: Iterable[str]) -> set[str]:
+        self.note("existing")
+        return set(ids) & self.stored.keys()
+
+    def fetch(self, url: str) -> bytes:
+        self.note("fetch")
+        assert url == JOB.url
+        return self.file
+
+    def caption(self, pixels: Pixels) -> str:
+        self.note("caption")
+        assert pixels.shape == (4, 6, 3)
+        return "a green field"
+
+    def embed(self, name: str, caption: str) -> Vector:
+        self.note(name)
+        assert caption == "a green field"
+        return np.full(3, len(name), dtype=np.float32)
+
+    def describe(self, vsn: str, captured_at: datetime) -> Node:
+        self.note("describe")
+        assert (vsn, captured_at) == (JOB.vsn, JOB.captured_at)
+        return Node("Prairie", "Lemont, IL", Location(41.7, -87.9))
+
+    def upsert(self, objects: Sequence[ImageObject]) -> None:
+        self.note("upsert")
+        self.stored.update({stored.id: stored for stored in objects})
+
+    def pipeline(self) -> Pipeline:
+        return Pipeline(
+            store=cast(Store, self),
+            downloader=cast(Downloader, self),
+            nodes=cast(Nodes, self),
+            cache=InferenceCache(self.redis, "models"),
+            caption=self.caption,
+            embed={
+                "clip": lambda caption, pixels: self.embed("clip", caption),
+                "align": lambda caption, pixels: self.embed("align", caption),
+            },
+            max_pixels=1000,
+            wanted_pixels=1000,
+        )
+
+
+@pytest.fixture
+def world() -> World:
+    """A world in which everything goes well."""
+    return World()
+
+
+def run(world: World, job: ImageJob = JOB) -> Stages:
+    """Process an image that is to be stored now."""
+    stages = Stages()
+    assert process_image(job, world.pipeline(), stages) == Outcome.STORED
+    return stages
+
+
+def test_the_stages_follow_one_another(world: World) -> None:
+    run(world)
+    assert world.done == STAGES
+
+
+def test_the_object_says_all_that_is_known(world: World) -> None:
+    run(world)
+    stored = world.stored[JOB.id]
+    assert stored.text == {
+        "link": JOB.url, "timestamp": "26-11-24 01:57 Z", "caption": "a green field",
+        "vsn": "W021", "camera": "top", "project": "Prairie", "address": "Lemont, IL",
+        **dict.fromkeys(("filename", "host", "job", "node", "plugin", "task", "zone"), "unknown"),
+    }  # fmt: skip
+    assert stored.text.keys() == set(TEXT_PROPERTIES)
+    assert stored.captured_at == datetime(2026, 11, 24, 1, 57, 56, 713832, tzinfo=UTC)
+    assert stored.image == world.file
+    assert stored.location == Location(41.7, -87.9)
+    assert {name: vector.tolist() for name, vector in stored.vectors.items()} == {
+        "clip": [4, 4, 4], "align": [5, 5, 5],
+    }  # fmt: skip
+
+
+def test_an_image_that_is_stored_already_costs_one_look(world: World) -> None:
+    run(world)
+    world.done.clear()
+    outcome = process_image(JOB, world.pipeline(), Stages())
+    assert outcome == Outcome.ALREADY_STORED
+    assert world.done == ["existing"]
+
+
+def test_another_time_or_name_of_the_same_link_is_the_same_image(world: World) -> None:
+    run(world)
+    again = replace(JOB, timestamp="2026-11-25T00:00:00Z", vsn="W099")
+    outcome = process_image(again, world.pipeline(), Stages())
+    assert outcome == Outcome.ALREADY_STORED
+    assert len(world.stored) == 1
+
+
+@pytest.mark.parametrize("error", [TransientError("down"), PermanentError("wrong")], ids=repr)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_that_fails_ends_the_image_with_nothing_stored(
+    world: World, stage: str, error: Exception
+) -> None:
+    world.faults = {stage: error}
+    with pytest.raises(type(error)) as raised:
+        process_image(JOB, world.pipeline(), Stages())
+    assert raised.value is error
+    assert world.stored == {}
+    assert world.done == STAGES[: STAGES.index(stage) + 1]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_after_a_stage_that_failed_the_next_try_stores_the_image(world: World, stage: str) -> None:
+    world.faults = {stage: TransientError("down")}
+    with pytest.raises(TransientError):
+        process_image(JOB, world.pipeline(), Stages())
+    world.faults = {}
+    run(world)
+    assert world.stored[JOB.id].text["caption"] == "a green field"
+    assert world.done.count("caption") == 1 + (stage == "caption"), "no model is asked twice"
+
+
+@pytest.mark.parametrize("file", [b"<html>", drawn()[:40]], ids=["a page", "truncated"])
+def test_what_is_no_picture_reaches_no_model(world: World, file: bytes) -> None:
+    world.file = file
+    with pytest.raises(PermanentError):
+        process_image(JOB, world.pipeline(), Stages())
+    assert world.done == ["existing", "fetch"]
+
+
+def test_the_time_of_each_stage_is_told_also_of_the_one_that_failed(world: World) -> None:
+    whole = ["lookup", "download", "decode", "caption", "embed", "node", "store"]
+    assert list(run(world).seconds) == whole
+    failing = World(faults={"caption": TransientError("down")})
+    stages = Stages()
+    with pytest.raises(TransientError):
+        process_image(JOB, failing.pipeline(), stages)
+    assert list(stages.seconds) == whole[:4]
+    assert all(seconds >= 0 for seconds in stages.seconds.values())
