@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 
 from client import connect_embedder, open_store
 from weavloader import search as searching
-from weavloader.errors import ConfigError, TransientError
+from weavloader.errors import PermanentError, TransientError
 from weavloader.settings import Settings
-from weavloader.store.base import ImageObject, SearchResult, Store, Vector
+from weavloader.store.base import (
+    Filters,
+    ImageObject,
+    SearchQuery,
+    SearchResult,
+    Store,
+    Vector,
+)
+from weavloader.store.checks import SEARCHED_VECTORS
 from web.query import PageQuery
 from web.thumbnails import BoundedCache, as_jpeg
 
@@ -22,6 +30,7 @@ EMBEDDING_TIMEOUT = 10.0
 THUMBNAIL_SIDE = 320
 PICTURE_SIDE = 1600
 CACHE_BYTES = 64 * 1024 * 1024
+NEIGHBOURS = 6
 WORDS_ONLY = "The model that knows looks is out of reach: these results are by words alone."
 
 Embedder = Callable[[str], Vector]
@@ -29,10 +38,16 @@ Embedder = Callable[[str], Vector]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Results of a search, best first, and what a visitor should know about them."""
+    """A page of results, best first, and what a visitor should know about them.
+
+    Attributes:
+        notice: What was left out of the search; empty when nothing.
+        more: Whether there is a next page.
+    """
 
     results: list[SearchResult]
     notice: str = ""
+    more: bool = False
 
 
 class Gallery:
@@ -50,23 +65,60 @@ class Gallery:
         self._thumbnails = BoundedCache(CACHE_BYTES)
 
     def search(self, query: PageQuery) -> Found:
-        """Hybrid search, or by words alone while Triton is out of reach.
+        """What a visitor asked for: a hybrid search, images like another, or the newest.
+
+        A search goes by words alone while Triton is out of reach.
 
         Raises:
-            ConfigError: ``since`` cannot be read.
+            ConfigError: A time cannot be read.
+            PermanentError: There is no image to be like, or it has no vector.
             TransientError: The store is out of reach.
         """
-        filters = searching.filters(vsn=query.vsn or None, since=query.since or None)
+        filters = _filters(query)
+        if query.like:
+            return self._like(query, filters)
+        if not query.text:
+            newest = self._opened().newest(filters, query.limit + 1, query.offset)
+            return Found(newest[: query.limit], more=len(newest) > query.limit)
         vector, notice = self._vector(query)
         results = searching.search(
             self._opened(),
             query.text,
             embed=None if vector is None else lambda _: vector,
             alpha=query.alpha,
-            limit=query.limit,
+            limit=query.offset + query.limit + 1,
             filters=filters,
+            vector_name=self._vector_name() or SEARCHED_VECTORS[0],
         )
-        return Found(results, notice)
+        return _page(results, query, notice)
+
+    def neighbours(self, image: ImageObject) -> list[SearchResult]:
+        """The images that look most like one, nearest first; none where it has no vector.
+
+        Raises:
+            TransientError: The store is out of reach.
+        """
+        name = next((name for name in SEARCHED_VECTORS if name in image.vectors), None)
+        if name is None:
+            return []
+        query = PageQuery(like=image.id, limit=NEIGHBOURS)
+        return self._like(query, Filters()).results
+
+    def newest(self, limit: int) -> list[SearchResult]:
+        """The images captured last.
+
+        Raises:
+            TransientError: The store is out of reach.
+        """
+        return self._opened().newest(Filters(), limit)
+
+    def count(self) -> int:
+        """How many images are stored.
+
+        Raises:
+            TransientError: The store is out of reach.
+        """
+        return self._opened().count()
 
     def image(self, object_id: str) -> ImageObject | None:
         """One image with all that is known about it.
@@ -103,11 +155,31 @@ class Gallery:
         if self._store is not None:
             self._store.close()
 
+    def _like(self, query: PageQuery, filters: Filters) -> Found:
+        image = self.image(query.like)
+        if image is None:
+            raise PermanentError("there is no such image to compare with", reason="no_image")
+        name = next((name for name in SEARCHED_VECTORS if name in image.vectors), None)
+        if name is None:
+            raise PermanentError("this image has no vector to compare", reason="no_vector")
+        # The image itself comes first and is left out; so one more is asked for.
+        asked = SearchQuery(
+            "",
+            image.vectors[name],
+            name,
+            alpha=1.0,
+            limit=query.offset + query.limit + 2,
+            filters=filters,
+        )
+        results = [found for found in self._opened().search(asked) if found.id != query.like]
+        return _page(results, query, "")
+
     def _vector(self, query: PageQuery) -> tuple[Vector | None, str]:
-        if query.alpha == 0:
+        name = self._vector_name()
+        if query.alpha == 0 or name is None:
             return None, ""
         try:
-            return self._connected()(query.text), ""
+            return self._connected(name)(query.text), ""
         except TransientError as error:
             logger.warning("Search by words alone: %s", error)
             return None, WORDS_ONLY
@@ -118,14 +190,28 @@ class Gallery:
                 self._store = open_store(self._settings)
             return self._store
 
-    def _connected(self) -> Embedder:
+    def _connected(self, name: str) -> Embedder:
         with self._lock:
             if self._embedder is None:
                 hasty = self._settings.model_copy(update={"triton_timeout": EMBEDDING_TIMEOUT})
-                self._embedder = connect_embedder(hasty, self._vector_name())
+                self._embedder = connect_embedder(hasty, name)
             return self._embedder
 
-    def _vector_name(self) -> str:
-        if "clip" not in self._settings.embedding_models:
-            raise ConfigError("pages search by clip: add it to EMBEDDING_MODELS", reason="no_clip")
-        return "clip"
+    def _vector_name(self) -> str | None:
+        models = self._settings.embedding_models
+        return next((name for name in SEARCHED_VECTORS if name in models), None)
+
+
+def _filters(query: PageQuery) -> Filters:
+    times = searching.filters(since=query.since or None, until=query.until or None)
+    return replace(
+        times,
+        vsn=query.vsn or None,
+        camera=query.camera or None,
+        project=query.project or None,
+    )
+
+
+def _page(results: list[SearchResult], query: PageQuery, notice: str) -> Found:
+    end = query.offset + query.limit
+    return Found(results[query.offset : end], notice, len(results) > end)

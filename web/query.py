@@ -5,15 +5,22 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
+from urllib.parse import urlencode
 
 from weavloader.errors import ConfigError
 from weavloader.search import parse_moment
-from weavloader.store.base import DEFAULT_ALPHA, DEFAULT_LIMIT
+from weavloader.store.base import DEFAULT_ALPHA
+from weavloader.store.checks import MOST_RESULTS
 
 LONGEST_TEXT = 500
-MOST_RESULTS = 100
+LONGEST_NAME = 256
+PAGE_SIZE = 24  # fills rows of two, three, four and six
+LARGEST_PAGE = 100
 _NODE = re.compile(r"[A-Za-z0-9]{1,16}")
+_DEFAULT = {"alpha": DEFAULT_ALPHA, "page": 1, "limit": PAGE_SIZE}
+_ARGUMENTS = {"text": "q"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +28,55 @@ class PageQuery:
     """A search as the address holds it.
 
     Attributes:
-        text: What to look for; empty on the first visit.
+        text: What to look for; empty shows what is newest.
+        like: Id of an image whose likes are wanted.
         vsn: Only images of this node; empty for all.
+        camera: Only images of this camera; empty for all.
+        project: Only images of this project's nodes; empty for all.
         since: Only images captured since, such as ``24h``; empty for all.
+        until: Only images captured until; empty for all.
         alpha: 0 searches by words, 1 by looks.
-        limit: Most results wanted.
+        page: From 1.
+        limit: Results on a page.
     """
 
     text: str = ""
+    like: str = ""
     vsn: str = ""
+    camera: str = ""
+    project: str = ""
     since: str = ""
+    until: str = ""
     alpha: float = DEFAULT_ALPHA
-    limit: int = DEFAULT_LIMIT
+    page: int = 1
+    limit: int = PAGE_SIZE
+
+    @property
+    def offset(self) -> int:
+        """How many results stand before this page."""
+        return (self.page - 1) * self.limit
+
+    @property
+    def filters(self) -> dict[str, str]:
+        """What is filtered by, as it was given."""
+        names = ("vsn", "camera", "project", "since", "until")
+        return {name: value for name in names if (value := getattr(self, name))}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is asked for, as on a first visit."""
+        return self.address() == PageQuery().address()
+
+    def address(self, **changes: Any) -> str:
+        """The address of this search with some of it changed; a change shows its first page."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        given |= {"page": 1, **changes} if changes else {}
+        told = {
+            _ARGUMENTS.get(name, name): value if isinstance(value, str) else f"{value:g}"
+            for name, value in given.items()
+            if value != _DEFAULT.get(name, "")
+        }
+        return f"/?{urlencode(told)}" if told else "/"
 
 
 def parse_query(argument: Callable[[str, str], str]) -> PageQuery:
@@ -44,36 +88,54 @@ def parse_query(argument: Callable[[str, str], str]) -> PageQuery:
     Raises:
         ConfigError: An argument is wrong; the message says which and how.
     """
-    vsn = argument("vsn", "").strip()
-    if vsn and not _NODE.fullmatch(vsn):
-        raise _wrong("vsn", "the name of a node, such as W021")
-    since = _since(argument("since", "").strip())
-    text = argument("q", "").strip()
-    if len(text) > LONGEST_TEXT:
-        raise _wrong("q", f"at most {LONGEST_TEXT} characters")
-    alpha = _number("alpha", argument("alpha", str(DEFAULT_ALPHA)), 0.0, 1.0)
-    limit = _number("limit", argument("limit", str(DEFAULT_LIMIT)), 1, MOST_RESULTS)
-    return PageQuery(text, vsn, since, alpha, int(limit))
+
+    def text(name: str, longest: int = LONGEST_NAME) -> str:
+        value = argument(name, "").strip()
+        if len(value) > longest:
+            raise _wrong(name, f"at most {longest} characters")
+        return value
+
+    limit = int(_number("limit", argument("limit", str(PAGE_SIZE)), 1, LARGEST_PAGE))
+    # One more is asked of the store, to know whether there is a next page.
+    last_page = (MOST_RESULTS - 1) // limit
+    return PageQuery(
+        text=text("q", LONGEST_TEXT),
+        like=parse_id(text("like"), "like") if text("like") else "",
+        vsn=_node(text("vsn")),
+        camera=text("camera"),
+        project=text("project"),
+        since=_moment("since", text("since")),
+        until=_moment("until", text("until")),
+        alpha=_number("alpha", argument("alpha", str(DEFAULT_ALPHA)), 0.0, 1.0),
+        page=int(_number("page", argument("page", "1"), 1, last_page)),
+        limit=limit,
+    )
 
 
-def parse_id(text: str) -> str:
+def parse_id(text: str, name: str = "id") -> str:
     """An image's id in its one spelling.
 
     Raises:
-        ConfigError: It is not a UUID.
+        ConfigError: It is not a UUID; the message names the argument.
     """
     try:
         return str(uuid.UUID(text))
     except ValueError:
-        raise _wrong("id", "an image's id") from None
+        raise _wrong(name, "an image's id") from None
 
 
-def _since(text: str) -> str:
+def _node(text: str) -> str:
+    if text and not _NODE.fullmatch(text):
+        raise _wrong("vsn", "the name of a node, such as W021")
+    return text
+
+
+def _moment(name: str, text: str) -> str:
     try:
         if text:
             parse_moment(text)
     except ConfigError:
-        raise _wrong("since", "a time such as 24h, 7d or 2026-01-31") from None
+        raise _wrong(name, "a time such as 24h, 7d or 2026-01-31") from None
     return text
 
 

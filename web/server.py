@@ -1,31 +1,48 @@
-"""The pages people look at: search, and an image."""
+"""The pages people look at, put together: search, images, what happens now, dead letters."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+import secrets
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any
 
-from tornado.httputil import url_concat
-from tornado.web import Application, HTTPError, url
+from tornado.web import Application, url
 
+from client import connect_redis
 from metrics.http import serve_until_signal
-from weavloader.errors import PermanentError
+from weavloader.dead_letters import DeadLetters
 from weavloader.settings import Settings
+from web.access import Access
 from web.gallery import Gallery
-from web.handler import MissingPage, PageHandler
-from web.query import parse_id, parse_query
-from web.show import image_details, shown_result
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from web.handler import MissingPage, StaticFiles
+from web.image_pages import ImageApi, ImagePage, Picture, Thumbnail
+from web.letter_pages import LetterApi, LetterPage, LettersAction, LettersApi, LettersPage
+from web.monitor import Monitor
+from web.now_pages import NowPage, StatusApi
+from web.search_pages import SearchApi, SearchPage
+from web.site import Site
 
 HERE = Path(__file__).parent
-STORE_THREADS = 4
-DAY = 86400
+THREADS = 4
+ROUTES = {
+    r"/": SearchPage,
+    r"/image/([^/]+)": ImagePage,
+    r"/thumbnail/([^/]+)\.jpg": Thumbnail,
+    r"/picture/([^/]+)\.jpg": Picture,
+    r"/now": NowPage,
+    r"/dead-letters": LettersPage,
+    r"/dead-letters/all": LettersAction,
+    r"/dead-letters/letter/([^/]+)": LetterPage,
+    r"/api/search": SearchApi,
+    r"/api/images/([^/]+)": ImageApi,
+    r"/api/status": StatusApi,
+    r"/api/dlq": LettersApi,
+    r"/api/dlq/([^/]+)": LetterApi,
+}
 
 
 def serve(settings: Settings) -> None:
@@ -34,108 +51,36 @@ def serve(settings: Settings) -> None:
     Raises:
         ConfigError: The address cannot be bound.
     """
-    with application(settings) as app:
-        asyncio.run(serve_until_signal(app, settings.web_address, settings.web_port))
+    with closing(Gallery(settings)) as gallery:
+        monitor = Monitor(settings, gallery)
+        with monitor.running(), application(settings, gallery, monitor) as app:
+            asyncio.run(serve_until_signal(app, settings.web_address, settings.web_port))
 
 
 @contextmanager
-def application(settings: Settings) -> Iterator[Application]:
-    """The pages' routes, with the store and threads behind them."""
-    gallery = Gallery(settings)
-    pool = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="store")
-    given = {"gallery": gallery, "pool": pool}
+def application(settings: Settings, gallery: Gallery, monitor: Monitor) -> Iterator[Application]:
+    """The pages' routes, with Redis and threads behind them."""
+    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="pages")
     try:
-        yield Application(
-            [
-                url(r"/", SearchPage, given),
-                url(r"/api/search", SearchApi, given),
-                url(r"/image/([^/]+)", ImagePage, given),
-                url(r"/thumbnail/([^/]+)\.jpg", Thumbnail, given),
-                url(r"/picture/([^/]+)\.jpg", Picture, given),
-            ],
-            template_path=str(HERE / "templates"),
-            static_path=str(HERE / "static"),
-            default_handler_class=MissingPage,
-            log_function=lambda handler: None,
-        )
+        with closing(connect_redis(settings)) as redis:
+            letters = DeadLetters(redis, settings.dlq_ttl)
+            site = Site(pool, gallery, monitor, letters, Access.of(settings))
+            routes = [url(pattern, handler, {"site": site}) for pattern, handler in ROUTES.items()]
+            yield Application(routes, **_options(site))
     finally:
         pool.shutdown(cancel_futures=True)
-        gallery.close()
 
 
-class GalleryHandler(PageHandler):
-    """A page made from the gallery, whose calls run on threads of their own."""
-
-    def initialize(self, gallery: Gallery, pool: Executor) -> None:
-        """Take what the route holds."""
-        self.gallery = gallery
-        self._pool = pool
-
-    async def on_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call ``function`` without holding up other visitors."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, lambda: function(*args, **kwargs))
-
-
-class SearchPage(GalleryHandler):
-    """``/``: a box, filters and what was found; the address holds the search."""
-
-    async def get(self) -> None:
-        """Write the page."""
-        query = parse_query(self.get_query_argument)
-        found = await self.on_thread(self.gallery.search, query) if query.text else None
-        results = [shown_result(result) for result in found.results] if found else None
-        notice = found.notice if found else ""
-        self.render("search.html", query=query, results=results, notice=notice)
-
-
-class SearchApi(GalleryHandler):
-    """``/api/search``: the same search as JSON."""
-
-    async def get(self) -> None:
-        """Write the results."""
-        query = parse_query(self.get_query_argument)
-        if not query.text:
-            raise HTTPError(400, reason="q: expected what to search for")
-        found = await self.on_thread(self.gallery.search, query)
-        results = [shown_result(result) for result in found.results]
-        self.write({"query": query.text, "notice": found.notice, "results": results})
-
-
-class ImagePage(GalleryHandler):
-    """``/image/<id>``: the picture and all that is known about it."""
-
-    async def get(self, object_id: str) -> None:
-        """Write the page."""
-        image = await self.on_thread(self.gallery.image, parse_id(object_id))
-        if image is None:
-            raise HTTPError(404, reason="No such image")
-        back = url_concat("/", [("q", image.text.get("caption", "")[:80])])
-        self.render("image.html", image=image_details(image), back=back)
-
-
-class Thumbnail(GalleryHandler):
-    """``/thumbnail/<id>.jpg``: the picture, small."""
-
-    async def get(self, object_id: str) -> None:
-        """Write the JPEG."""
-        await self._write_jpeg(self.gallery.thumbnail, object_id)
-
-    async def _write_jpeg(self, make: Callable[[str], bytes | None], object_id: str) -> None:
-        try:
-            jpeg = await self.on_thread(make, parse_id(object_id))
-        except PermanentError as error:
-            raise HTTPError(404, reason="No readable picture") from error
-        if jpeg is None:
-            raise HTTPError(404, reason="No picture kept")
-        self.set_header("Content-Type", "image/jpeg")
-        self.set_header("Cache-Control", f"private, max-age={DAY}")
-        self.write(jpeg)
-
-
-class Picture(Thumbnail):
-    """``/picture/<id>.jpg``: the picture, as large as a screen shows."""
-
-    async def get(self, object_id: str) -> None:
-        """Write the JPEG."""
-        await self._write_jpeg(self.gallery.picture, object_id)
+def _options(site: Site) -> dict[str, Any]:
+    return {
+        "template_path": str(HERE / "templates"),
+        "static_path": str(HERE / "static"),
+        "static_handler_class": StaticFiles,
+        "default_handler_class": MissingPage,
+        "default_handler_args": {"site": site},
+        "log_function": lambda handler: None,
+        # A request that changes something must come from a form of ours.
+        "xsrf_cookies": True,
+        "xsrf_cookie_kwargs": {"httponly": True, "samesite": "Strict"},
+        "cookie_secret": secrets.token_hex(32),
+    }

@@ -1,0 +1,145 @@
+"""What the pages are made of, each part alone."""
+
+from __future__ import annotations
+
+import base64
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from weavloader.store.base import Location
+from web.access import Access, is_loopback
+from web.atlas import CITIES
+from web.map import HEIGHT, WIDTH, distance_km, draw_map, whereabouts
+from web.monitor import Look, _rate
+from web.query import PageQuery, parse_query
+from web.show import Caption, duration
+
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+def basic(account: str) -> str:
+    return "Basic " + base64.b64encode(account.encode()).decode()
+
+
+def test_a_preview_caption_is_told_from_a_models() -> None:
+    assert Caption.read("Preview caption: a dim picture.") == Caption("a dim picture.", (), True)
+    assert Caption.read("Snow on a ridge.") == Caption("Snow on a ridge.")
+
+
+def test_labels_of_a_caption_become_keywords() -> None:
+    read = Caption.read("DESCRIPTION: A road.\nTwo cars. LABELS: car, road , tree")
+    assert read == Caption("A road.\nTwo cars.", ("car", "road", "tree"))
+    preview = Caption.read("DESCRIPTION: Preview caption: a sky. LABELS: blue sky")
+    assert preview == Caption("a sky.", ("blue sky",), True)
+
+
+@pytest.mark.parametrize("text", ["", "LABELS:", "DESCRIPTION:", "<script>", "x" * 4000], ids=repr)
+def test_any_text_is_a_caption(text: str) -> None:
+    assert isinstance(Caption.read(text), Caption)
+
+
+def test_an_address_holds_all_of_a_query_and_nothing_else() -> None:
+    query = PageQuery("snow & ice", vsn="W021", since="24h", alpha=0.7, page=3)
+    address = query.address(page=3)
+    arguments = dict(pair.split("=") for pair in address.removeprefix("/?").split("&"))
+    assert arguments.keys() == {"q", "vsn", "since", "alpha", "page"}
+    assert PageQuery().address() == "/"
+    assert query.address(vsn="") == "/?q=snow+%26+ice&since=24h&alpha=0.7"
+
+
+def test_an_address_reads_as_the_query_it_was_made_from() -> None:
+    query = PageQuery("snow & ice", vsn="W021", until="2026-01-31", alpha=0, page=2, limit=10)
+    given = {"q": "snow & ice", "vsn": "W021", "until": "2026-01-31", "alpha": "0", "page": "2"}
+    given["limit"] = "10"
+    assert parse_query(lambda name, default: given.get(name, default)) == query
+
+
+def test_places_are_told_by_the_nearest_city() -> None:
+    assert whereabouts(Location(41.7016, -87.9953)) == "36 km south-west of Chicago"
+    assert whereabouts(Location(40.0149, -105.2705)) == "in or beside Boulder"
+    assert distance_km(Location(0, 0), Location(0, 180)) == pytest.approx(20015, abs=1)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [Location(41.7, -88), Location(90, 0), Location(-90, 180), Location(0, -180), Location(71, 25)],
+    ids=str,
+)
+def test_a_map_can_be_drawn_anywhere(place: Location) -> None:
+    drawn = draw_map(place)
+    assert (drawn.x, drawn.y) == (WIDTH / 2, HEIGHT / 2)
+    assert all(0 < city.x < WIDTH and 0 < city.y < HEIGHT for city in drawn.cities)
+    assert drawn.words
+
+
+def test_a_map_shows_land_lakes_and_the_cities_around() -> None:
+    drawn = draw_map(Location(41.7016, -87.9953))
+    assert drawn.land and drawn.water and drawn.borders
+    assert {"Chicago", "Milwaukee"} <= {city.name for city in drawn.cities}
+
+
+def test_every_city_of_the_atlas_is_on_earth() -> None:
+    assert len(CITIES) > 100
+    assert all(abs(lat) <= 90 and abs(lon) <= 180 for lat, lon in CITIES.values())
+
+
+def test_who_sits_at_this_machine_needs_no_password() -> None:
+    access = Access(["admin:secret"], is_local=True)
+    assert access.allows("localhost", "") and access.allows("127.0.0.1", "")
+    assert access.allows("::1", "")
+
+
+def test_a_foreign_name_for_this_machine_needs_the_password() -> None:
+    access = Access(["admin:secret"], is_local=True)
+    assert not access.allows("pages.example", "")
+    assert access.allows("pages.example", basic("admin:secret"))
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    ["", "Basic", "Basic !!", basic(""), basic("admin"), basic("admin:wrong"), basic("root:secret"),
+     basic("admin:secret").replace("Basic", "Bearer"), basic("admin:secret,other:word")],
+)  # fmt: skip
+def test_beyond_this_machine_only_flowers_accounts_pass(authorization: str) -> None:
+    access = Access(["admin:secret", "other:word"], is_local=False)
+    assert not access.allows("localhost", authorization)
+    assert access.allows("localhost", basic("admin:secret"))
+    assert access.allows("localhost", basic("other:word"))
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost", "LOCALHOST"]
+)
+def test_names_of_this_machine_are_known(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.1", "localhost.example", "", "127.0.0.1.nip"])
+def test_other_names_are_not_this_machine(host: str) -> None:
+    assert not is_loopback(host)
+
+
+def looks(*stored: int | None, every: float = 30) -> list[Look]:
+    return [
+        Look(NOON + timedelta(seconds=every * n), stored=count) for n, count in enumerate(stored)
+    ]
+
+
+def test_images_per_minute_are_counted_over_the_last_minute() -> None:
+    assert _rate(looks(0, 100, 110, 115, 130)) == 20
+    assert _rate(looks(0, 5)) == 10
+
+
+def test_images_per_minute_are_unknown_rather_than_wrong() -> None:
+    assert _rate([]) is None
+    assert _rate(looks(5)) is None
+    assert _rate(looks(5, None)) is None
+    assert _rate(looks(None, 5)) is None
+    assert _rate(looks(10, 0)) == 0
+
+
+def test_spans_are_told_in_their_largest_unit() -> None:
+    assert [duration(n) for n in (None, -1, 5, 90, 7200, 200_000)] == [
+        "–", "0 s", "5 s", "1 min", "2 h", "2 d",
+    ]  # fmt: skip

@@ -1,0 +1,148 @@
+"""A small map around a point, drawn from the atlas in this package: no tiles, no other host."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from weavloader.store.base import Location
+from web.atlas import BORDERS, CITIES, LAND, WATER, Point
+
+WIDTH, HEIGHT = 480, 300
+DEGREES_HIGH = 6.0
+EARTH_KM = 6371.0
+_KM_PER_DEGREE = math.pi * EARTH_KM / 180
+_SCALE_KM = 100
+_MOST_LABELS = 7
+_LABEL_APART = (90, 18)  # pixels across and down, between cities
+_PLACE_APART = (9, 9)  # and between a city and the place itself
+_COMPASS = ("north", "north-east", "east", "south-east", "south", "south-west", "west",
+            "north-west")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A city on the map, in pixels."""
+
+    name: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """What a template draws; all coordinates in pixels of ``width`` by ``height``.
+
+    Attributes:
+        land: Outlines as SVG's ``points``, as are ``water`` and ``borders``.
+        x: Where the point itself lies, as is ``y``.
+        scale_px: How long :attr:`scale_km` is.
+        words: Where it is, in words.
+    """
+
+    width: int
+    height: int
+    land: list[str]
+    water: list[str]
+    borders: list[str]
+    cities: list[Label]
+    x: float
+    y: float
+    scale_km: int
+    scale_px: float
+    words: str
+
+
+def draw_map(place: Location) -> Map:
+    """The map with a place in its middle."""
+    view = _View(place)
+    return Map(
+        width=WIDTH,
+        height=HEIGHT,
+        land=view.outlines(LAND),
+        water=view.outlines(WATER),
+        borders=view.outlines(BORDERS),
+        cities=view.labels(),
+        x=WIDTH / 2,
+        y=HEIGHT / 2,
+        scale_km=_SCALE_KM,
+        scale_px=round(_SCALE_KM / _KM_PER_DEGREE * HEIGHT / DEGREES_HIGH, 1),
+        words=whereabouts(place),
+    )
+
+
+def whereabouts(place: Location) -> str:
+    """Where a place is, by the nearest city of the atlas: ``35 km south-west of Chicago``."""
+    name = min(CITIES, key=lambda city: distance_km(place, Location(*CITIES[city])))
+    city = Location(*CITIES[name])
+    away = distance_km(place, city)
+    if away < 10:
+        return f"in or beside {name}"
+    return f"{away:,.0f} km {_direction(city, place)} of {name}"
+
+
+def distance_km(one: Location, other: Location) -> float:
+    """Kilometres along a great circle (haversine)."""
+    lat1, lat2 = math.radians(one.latitude), math.radians(other.latitude)
+    across = math.radians(other.longitude - one.longitude)
+    half = math.sin((lat2 - lat1) / 2) ** 2
+    half += math.cos(lat1) * math.cos(lat2) * math.sin(across / 2) ** 2
+    return 2 * EARTH_KM * math.asin(min(1.0, math.sqrt(half)))
+
+
+def _direction(start: Location, end: Location) -> str:
+    """Where ``end`` lies from ``start``, by the initial bearing of a great circle."""
+    lat1, lat2 = math.radians(start.latitude), math.radians(end.latitude)
+    across = math.radians(end.longitude - start.longitude)
+    east = math.sin(across) * math.cos(lat2)
+    north = math.cos(lat1) * math.sin(lat2) - math.sin(lat1) * math.cos(lat2) * math.cos(across)
+    return _COMPASS[round(math.degrees(math.atan2(east, north)) / 45) % 8]
+
+
+class _View:
+    """From degrees to pixels: equirectangular, true to shape at the place in the middle."""
+
+    def __init__(self, place: Location) -> None:
+        self._place = place
+        self._down = HEIGHT / DEGREES_HIGH
+        # Near a pole a degree of longitude has no width to speak of.
+        self._across = self._down * max(math.cos(math.radians(place.latitude)), 0.05)
+
+    def outlines(self, shapes: Iterable[Sequence[Point]]) -> list[str]:
+        """Those shapes that may be seen, as SVG's ``points``."""
+        drawn = ([self._pixels(*point) for point in shape] for shape in shapes)
+        return [" ".join(f"{x:g},{y:g}" for x, y in each) for each in drawn if _visible(each)]
+
+    def labels(self) -> list[Label]:
+        """Cities within the view, the nearest first, none over another or over the place."""
+        place = Label("", WIDTH / 2, HEIGHT / 2)
+        found = [Label(name, *self._pixels(lon, lat)) for name, (lat, lon) in CITIES.items()]
+        kept: list[Label] = []
+        for label in sorted(filter(_inside, found), key=lambda label: _distance(label, place)):
+            clear = all(_apart(label, other, _LABEL_APART) for other in kept)
+            if clear and _apart(label, place, _PLACE_APART):
+                kept.append(label)
+        return kept[:_MOST_LABELS]
+
+    def _pixels(self, longitude: float, latitude: float) -> tuple[float, float]:
+        x = WIDTH / 2 + (longitude - self._place.longitude) * self._across
+        y = HEIGHT / 2 - (latitude - self._place.latitude) * self._down
+        return round(x, 1), round(y, 1)
+
+
+def _visible(points: Sequence[tuple[float, float]]) -> bool:
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    return min(xs) < WIDTH and max(xs) > 0 and min(ys) < HEIGHT and max(ys) > 0
+
+
+def _distance(one: Label, other: Label) -> float:
+    return math.hypot(one.x - other.x, one.y - other.y)
+
+
+def _apart(one: Label, other: Label, pixels: tuple[int, int]) -> bool:
+    return abs(one.x - other.x) > pixels[0] or abs(one.y - other.y) > pixels[1]
+
+
+def _inside(label: Label) -> bool:
+    return 5 < label.x < WIDTH - 85 and 15 < label.y < HEIGHT - 15

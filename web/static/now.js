@@ -1,0 +1,128 @@
+"use strict";
+
+const EVERY_MS = 5000;
+const WIDTH = 300;
+const HEIGHT = 80;
+const state = document.getElementById("state");
+const whole = new Intl.NumberFormat("en");
+
+function show(name, text) {
+  document.querySelector(`[data-show="${name}"]`).textContent = text;
+}
+
+function number(value) {
+  return value === null || value === undefined ? "–" : whole.format(value);
+}
+
+// Texts become text nodes, never markup: captions and errors come from outside.
+function element(tag, content, attributes = {}) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...[content].flat());
+  return made;
+}
+
+function list(name, items) {
+  document.querySelector(`[data-list="${name}"]`).replaceChildren(...items);
+}
+
+function row(name, ...values) {
+  const cells = values.map((value) => element("td", number(value)));
+  return element("tr", [element("th", name, { scope: "row" }), ...cells]);
+}
+
+function component([name, words]) {
+  const kind = words === "ok" ? "ok" : "ailing";
+  return element("li", [element("strong", name), ` ${words}`], { class: kind });
+}
+
+function image(shown) {
+  const address = encodeURIComponent(shown.id);
+  const picture = element("img", [], {
+    src: `/thumbnail/${address}.jpg`, alt: "", width: 320, height: 240,
+  });
+  const caption = element("span", shown.caption || "No caption", { class: "caption" });
+  const link = element("a", [picture, caption], { href: `/image/${address}` });
+  return element("li", [link, element("span", `${shown.vsn} ${shown.time}`, { class: "quiet" })]);
+}
+
+function minutes(from, to) {
+  return Math.max(1, Math.round((new Date(to) - new Date(from)) / 60000));
+}
+
+function chart(name, title, times, values) {
+  if (!times.length) return;
+  const svg = document.querySelector(`[data-chart="${name}"]`);
+  const axis = svg.nextElementSibling;
+  const most = Math.max(1, ...values.filter((value) => value !== null));
+  const start = new Date(times[0]).getTime();
+  const span = new Date(times[times.length - 1]).getTime() - start || 1;
+  const points = values.flatMap((value, place) => {
+    const x = ((new Date(times[place]).getTime() - start) / span) * WIDTH;
+    const y = HEIGHT - 2 - ((value ?? 0) / most) * (HEIGHT - 6);
+    return value === null ? [] : [`${x.toFixed(1)},${y.toFixed(1)}`];
+  });
+  const line = points.length ? `M${points.join("L")}` : "";
+  const first = points.length ? points[0].split(",")[0] : 0;
+  svg.querySelector(".line").setAttribute("d", line);
+  svg.querySelector(".area").setAttribute("d", line && `${line}V${HEIGHT}H${first}Z`);
+  const ago = `${minutes(times[0], times[times.length - 1])} min ago`;
+  axis.querySelector("[data-from]").textContent = ago;
+  axis.querySelector("[data-most]").textContent = `most ${number(most)}`;
+  const last = number(values[values.length - 1]);
+  svg.setAttribute("aria-label", `${title} since ${ago}: now ${last}, at most ${number(most)}`);
+}
+
+function duration(seconds) {
+  if (seconds === null || seconds === undefined) return "–";
+  for (const [unit, length] of [["d", 86400], ["h", 3600], ["min", 60]]) {
+    if (seconds >= length) return `${Math.floor(seconds / length)} ${unit}`;
+  }
+  return `${Math.max(0, Math.round(seconds))} s`;
+}
+
+function stream(word) {
+  if (!word) return "No word of the moderator yet.";
+  const waits = word.waiting ? "; it waits for the queue to drain" : "";
+  const looked = duration(word.last_look_seconds);
+  return `since the newest capture; looked ${looked} ago, took ${number(word.taken)}${waits}`;
+}
+
+function render(status) {
+  show("images_per_minute", number(status.images_per_minute));
+  show("queued", number(status.queues?.image_processing));
+  show("images_stored", number(status.images_stored));
+  show("dead_letters", number(status.dead_letters));
+  show("lag", duration(status.stream?.lag_seconds));
+  show("stream", stream(status.stream));
+  list("components", Object.entries(status.components).map(component));
+  const workers = Object.entries(status.workers);
+  list("workers", workers.map(([role, counts]) => row(role, counts.online, counts.running)));
+  list("queues", Object.entries(status.queues ?? {}).map(([name, size]) => row(name, size)));
+  list("newest", status.newest.map(image));
+  const { at, images_per_minute: rate, images_queued: queued } = status.history;
+  chart("images_per_minute", "Images per minute", at, rate);
+  chart("images_queued", "Images waiting", at, queued);
+}
+
+let shownAt = null;
+
+async function refresh() {
+  try {
+    const answer = await fetch("/api/status", { cache: "no-store" });
+    if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
+    const status = await answer.json();
+    if (status.at !== shownAt) render(status);
+    shownAt = status.at;
+    const time = new Date(status.at).toISOString().slice(11, 19);
+    if (state.dataset.lost !== "no") state.textContent = "Keeps itself up to date.";
+    state.dataset.lost = "no";
+    state.title = `Last look at ${time} UTC`;
+  } catch {
+    state.textContent = "The server does not answer; what you see is old. Trying again.";
+    state.dataset.lost = "yes";
+  }
+}
+
+refresh();
+setInterval(() => document.hidden || refresh(), EVERY_MS);

@@ -1,0 +1,8 @@
+"use strict";
+
+// Says what the slider means while it is moved.
+const slider = document.getElementById("alpha");
+const meaning = document.getElementById("blend");
+slider.addEventListener("input", () => {
+  meaning.textContent = `${Math.round(slider.value * 100)} % looks`;
+});
