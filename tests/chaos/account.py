@@ -1,0 +1,101 @@
+"""The account of a scenario: what became of every image that was published."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+from tests.chaos.models import MODELS
+from tests.chaos.system import System
+from tests.chaos.world import Published
+from weavloader.dead_letters import DeadLetters
+from weavloader.store import open_store
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """How many images are where.
+
+    Attributes:
+        doubled: Objects in the store beyond one for each image.
+        astray: Images that are dead but should be stored, or the other way round.
+        calls: Good answers of the models about these images.
+    """
+
+    published: int
+    stored: int
+    dead: int
+    excluded: int
+    missing: int
+    doubled: int
+    astray: tuple[str, ...]
+    calls: int
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every image is somewhere."""
+        return self.missing == 0
+
+    @property
+    def is_good(self) -> bool:
+        """Whether nothing was lost, doubled or led astray."""
+        return self.missing == 0 and self.doubled == 0 and not self.astray
+
+    @property
+    def calls_per_image(self) -> float:
+        """Answers of each model for an image that was stored; 1 is the least."""
+        return self.calls / len(MODELS) / self.stored if self.stored else 0.0
+
+
+class Auditor:
+    """Counts from what the system itself keeps: its store and its dead letters.
+
+    Args:
+        published: The images of the scenario.
+    """
+
+    def __init__(self, system: System, published: Sequence[Published]) -> None:
+        self._system = system
+        self._published = published
+        self._objects_before = self._count()
+        self._calls_before = system.models.answers()
+
+    def account(self) -> Account:
+        """The present state."""
+        wanted = [image for image in self._published if not image.is_excluded]
+        stored = self._stored(wanted)
+        dead = self._dead([image for image in wanted if image.id not in stored])
+        astray = [
+            image.name
+            for image in self._published
+            if (image.id in stored and (image.dies or image.is_excluded))
+            or (image.id in dead and not image.dies)
+        ]
+        return Account(
+            published=len(self._published),
+            stored=len(stored),
+            dead=len(dead),
+            excluded=len(self._published) - len(wanted),
+            missing=len(wanted) - len(stored) - len(dead),
+            doubled=self._count() - self._objects_before - len(stored),
+            astray=tuple(astray),
+            calls=(self._system.models.answers() - self._calls_before).total(),
+        )
+
+    def _stored(self, images: Sequence[Published]) -> set[str]:
+        with closing(open_store(self._system.settings())) as store:
+            return store.existing([image.id for image in images])
+
+    def _dead(self, images: Sequence[Published]) -> Counter[str]:
+        with closing(self._system.redis()) as redis:
+            letters = DeadLetters(redis, ttl=1)
+            found = {image.id: letters.get(image.id) for image in images}
+        return Counter(
+            {image_id: 1 for image_id, letter in found.items() if letter and letter.reason}
+        )
+
+    def _count(self) -> int:
+        with closing(open_store(self._system.settings())) as store:
+            return store.count()

@@ -1,0 +1,95 @@
+"""Files that are no images, or unusual ones, and messages that are no tasks."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zlib
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+from PIL import Image
+
+from tests.chaos.role import POISON
+from tests.chaos.world import Published, images, picture, publish
+
+LITTER = (
+    b"garbage",
+    b"{}",
+    b"\xff\xfe\x00",
+    json.dumps({"body": "x", "headers": {"task": "os.system", "id": "1"}}).encode(),
+    b'{"body": "' + b"x" * 1_000_000 + b'"}',
+)
+
+
+def late(host: str, name: str, seed: int) -> Sequence[Published]:
+    """Captured three hours ago, and listed now."""
+    return [
+        publish(host, f"{name}-{number}.jpg", partial(picture, number), at_second=10_800 + number)
+        for number in range(20)
+    ]  # fmt: skip
+
+
+def poison(host: str, name: str, seed: int) -> Sequence[Published]:
+    """One that kills whatever decodes it, among good ones."""
+    deadly = publish(host, f"{name}-deadly.jpg", lambda: POISON, dies=True)
+    return [*images(host, name, 30, seed), deadly]
+
+
+def broken(host: str, name: str, seed: int) -> Sequence[Published]:
+    """One of each kind."""
+    jpeg = picture(seed)
+    dead = {
+        "truncated.jpg": jpeg[: len(jpeg) // 2],
+        "empty.jpg": b"",
+        "page.jpg": b"<!DOCTYPE html><html><body>502 Bad Gateway</body></html>",
+        "huge.jpg": jpeg + bytes(50_000_000),
+        "bomb.png": _bomb(),
+    }
+    good = {
+        "wrong-extension.gif": jpeg,
+        "cmyk.jpg": _saved(_pattern().convert("CMYK"), "JPEG"),
+        "sixteen-bit.png": _saved(Image.fromarray(_sixteen_bits()), "PNG"),
+        "animated.gif": _animated(),
+        "one-pixel.png": _saved(Image.new("RGB", (1, 1), "green"), "PNG"),
+        "transparent.png": _saved(_pattern().convert("RGBA"), "PNG"),
+    }
+    return [
+        publish(host, f"{name}-{file}", partial(bytes, data), dies=file in dead)
+        for file, data in {**dead, **good}.items()
+    ]  # fmt: skip
+
+
+def _pattern() -> Image.Image:
+    values = np.arange(48 * 64 * 3, dtype=np.uint32).astype(np.uint8)
+    return Image.fromarray(values.reshape(48, 64, 3))
+
+
+def _sixteen_bits() -> np.ndarray[tuple[int, ...], np.dtype[np.uint16]]:
+    return np.linspace(0, 65_535, 48 * 64).astype(np.uint16).reshape(48, 64)
+
+
+def _saved(image: Image.Image, kind: str) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def _animated() -> bytes:
+    file = io.BytesIO()
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "green", "blue")]
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    return file.getvalue()
+
+
+def _bomb() -> bytes:
+    """A PNG of a few bytes that claims 60,000 x 60,000 pixels."""
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

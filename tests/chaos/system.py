@@ -1,0 +1,204 @@
+"""The system that is put to the test: real Redis, Triton and roles, and a replay of SAGE."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from demo.local_redis import command, find_server
+from demo.ports import HOST, free_ports
+from demo.processes import adopt_orphans, descendants, end_with_parent
+from demo.replay_server import Replay
+from tests.chaos.models import FaultyModels
+from tests.chaos.world import EXCLUDED_VSN
+from tests.waiting import wait_until
+from weavloader.settings import Settings, load_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+ROLES = {
+    "processor": ["processor"],
+    "processor2": ["celery", "worker", "--loglevel=info", "--queues=image_processing",
+                   "--concurrency=3", "-n", "processor2@%h"],
+    "moderator": ["moderator"],
+    "cleaner": ["cleaner"],
+    "scheduler": ["scheduler"],
+    "stream": ["stream"],
+}  # fmt: skip
+PROCESSORS = ("processor", "processor2")
+_PATIENCE = 90.0
+
+
+class System:
+    """Everything runs while the ``with`` block does; roles that die are started again.
+
+    Args:
+        folder: For data and logs.
+        without: A safeguard to take out of every role.
+    """
+
+    def __init__(self, folder: Path, without: str | None = None) -> None:
+        self.folder = folder
+        self.models = FaultyModels(folder)
+        self.replay = Replay()
+        self.store_path = folder / "store"
+        self._without = ["--without", without] if without else []
+        (self._redis_port,) = free_ports(1)
+        self._redis_process: subprocess.Popen[bytes] | None = None
+        self._roles: dict[str, subprocess.Popen[bytes]] = {}
+        self._rest = ExitStack()
+        for name in ("redis", "log", "metrics"):
+            (folder / name).mkdir()
+
+    @property
+    def redis_url(self) -> str:
+        """The broker's."""
+        return f"redis://{HOST}:{self._redis_port}/0"
+
+    def environment(self) -> dict[str, str]:
+        """The settings of every role: the real ones, with shorter waits."""
+        return {
+            **self.replay.environment(),
+            "CELERY_BROKER_URL": self.redis_url,
+            "CELERY_RESULT_BACKEND": self.redis_url,
+            "TRITON_HOST": HOST,
+            "TRITON_PORT": str(self.models.server.ports.grpc),
+            "VECTOR_STORE": "embedded",
+            "EMBEDDED_STORE_PATH": str(self.store_path),
+            "PROMETHEUS_MULTIPROC_DIR": str(self.folder / "metrics"),
+            "UNALLOWED_NODES": EXCLUDED_VSN,
+            "POLL_MIN_SECONDS": "1",
+            "POLL_MAX_SECONDS": "2",
+            "RETRY_DELAY": "2",
+            "SAGE_TIMEOUT": "5",
+            "STORE_TIMEOUT": "5",
+            "TRITON_TIMEOUT": "5",
+        }
+
+    def settings(self) -> Settings:
+        """The same, as the roles read them."""
+        return load_settings(**{name.lower(): text for name, text in self.environment().items()})
+
+    def redis(self) -> redis.Redis:
+        """A client of the broker that gives up soon."""
+        return redis.Redis(
+            HOST, self._redis_port, socket_timeout=30, retry=Retry(NoBackoff(), 0)
+        )  # fmt: skip
+
+    def __enter__(self) -> System:
+        adopt_orphans()
+        self._rest.enter_context(self.replay)
+        self.start_redis()
+        self._rest.enter_context(self.models.server)
+        for role in ROLES:
+            self.start(role)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for process in (*self._roles.values(), self._redis_process):
+            if process is not None:
+                process.kill()
+                process.wait()
+        self._rest.close()
+        for pid in descendants():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def start(self, role: str) -> None:
+        """Start a role as it is started in production."""
+        words = [sys.executable, "-m", "tests.chaos.role", *self._without, *ROLES[role]]
+        with (self.folder / "log" / f"{role}.log").open("ab") as log:
+            self._roles[role] = subprocess.Popen(
+                words,
+                cwd=ROOT,
+                env={**os.environ, **self.environment()},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=end_with_parent,
+            )
+
+    def tend(self) -> None:
+        """Start what has died, as supervisord, compose or Kubernetes would."""
+        for role, process in self._roles.items():
+            if process.poll() is not None:
+                self.start(role)
+
+    def wait_until(self, condition: Callable[[], object], what: str) -> None:
+        """Wait for ``condition``, tending the roles."""
+
+        def tended() -> object:
+            self.tend()
+            return condition()
+
+        wait_until(tended, what, _PATIENCE)
+
+    def kill(self, role: str, number: int = signal.SIGKILL) -> None:
+        """Send a signal to a role's main process."""
+        self._roles[role].send_signal(number)
+
+    def kill_a_child(self, role: str) -> None:
+        """Kill one of the processes in which a worker runs its tasks."""
+        for pid in _children(self._roles[role].pid)[:1]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def start_redis(self) -> None:
+        """Start Redis, with what its append-only file holds."""
+        words = command(find_server(), self._redis_port, self.folder / "redis")
+        with (self.folder / "log" / "redis.log").open("ab") as log:
+            self._redis_process = subprocess.Popen(words, stdout=log, stderr=log)
+        wait_until(self._redis_answers, "Redis")
+
+    def stop_redis(self, number: int) -> None:
+        """End Redis by a signal."""
+        self.signal_redis(number)
+        assert self._redis_process is not None
+        self._redis_process.wait()
+
+    def signal_redis(self, number: int) -> None:
+        """Send Redis a signal: ``SIGSTOP`` freezes it."""
+        assert self._redis_process is not None
+        self._redis_process.send_signal(number)
+
+    def break_store(self) -> None:
+        """Take the store away, as a volume that is not mounted."""
+        self.store_path.rename(self.store_path.with_suffix(".away"))
+
+    def mend_store(self) -> None:
+        """Bring it back."""
+        self.store_path.with_suffix(".away").rename(self.store_path)
+
+    def log_of(self, roles: Iterable[str] = ROLES) -> str:
+        """What roles have logged."""
+        return "".join((self.folder / "log" / f"{role}.log").read_text() for role in roles)
+
+    def _redis_answers(self) -> bool:
+        try:
+            return bool(self.redis().ping())
+        except redis.RedisError:
+            return False
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def pause(seconds: float) -> None:
+    """Let a fault last: the one place where the suite waits by the clock."""
+    time.sleep(seconds)
