@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 DOCKERFILES = Dockerfile $(wildcard inference/Dockerfile.*)
 
-.PHONY: bench demo test test-all test-containers validate lint format clean help
+.PHONY: bench chaos chaos-quick demo test test-all test-containers validate lint format clean help
 
 help:  ## List what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 17
@@ -26,6 +26,12 @@ validate: $(VENV)/dev.stamp  ## The deployment files against their schemas
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	$(BIN)/kubernetes-validate --strict --quiet kubernetes-complete.yaml
 	$(BIN)/hadolint $(DOCKERFILES)
+
+chaos: $(VENV)/dev.stamp  ## Kill, freeze and starve a running system; account for every image
+	$(BIN)/python -m tests.chaos $(ARGS)
+
+chaos-quick: $(VENV)/dev.stamp  ## The short form, as in continuous integration
+	$(BIN)/python -m tests.chaos --quick $(ARGS)
 
 bench: $(VENV)/dev.stamp  ## What an image costs (ARGS="--images 1000 --store weaviate")
 	$(BIN)/python -m benchmarks.bench $(ARGS)

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+# Long enough for images to be in work when a fault comes.
+USUAL_SECONDS = 0.05
 SLOW_SECONDS = 8.0
 
 
@@ -35,8 +37,7 @@ class TritonPythonModel:
     def _answer(self, request: Any) -> Any:
         with open(self._mode) as file:
             mode = file.read().strip()
-        if mode == "slow":
-            time.sleep(SLOW_SECONDS)
+        time.sleep(SLOW_SECONDS if mode == "slow" else USUAL_SECONDS)
         if mode == "error":
             return pb_utils.InferenceResponse(error=pb_utils.TritonError("out of memory"))
         if mode == "ok":

@@ -41,7 +41,7 @@ class Scenario:
     name: str
     act: Act
     images: Images = SIXTY
-    seconds: float = 6.0
+    seconds: float = 4.0
     is_quick: bool = False
     patience: float = 120.0
 
@@ -49,7 +49,13 @@ class Scenario:
 def _some_work(system: System) -> None:
     """Wait until images are being worked on."""
     with closing(system.redis()) as redis:
-        system.wait_until(lambda: redis.llen(keys.IMAGE_QUEUE), "images on the queue")
+
+        def in_work() -> int:
+            workers = [name.decode() for name in redis.hkeys(keys.WORKERS)]
+            held = sum(redis.hlen(keys.unacked(worker)) for worker in workers)
+            return int(held + redis.llen(keys.IMAGE_QUEUE))
+
+        system.wait_until(in_work, "images in work")
 
 
 def _kill(*roles: str, number: int = signal.SIGKILL) -> Act:

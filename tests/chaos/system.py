@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
@@ -89,7 +90,7 @@ class System:
         """The same, as the roles read them."""
         return load_settings(**{name.lower(): text for name, text in self.environment().items()})
 
-    def redis(self) -> redis.Redis:
+    def redis(self) -> Any:
         """A client of the broker that gives up soon."""
         return redis.Redis(
             HOST, self._redis_port, socket_timeout=30, retry=Retry(NoBackoff(), 0)
