@@ -33,10 +33,9 @@ def celery_config(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _transport(broker_url: str) -> str | None:
-    """Ours for a plain Redis; with Sentinel, kombu's own."""
-    plain = broker_url.startswith(("redis://", "rediss://"))
-    return "job_system.transport:Transport" if plain else None
+def _transport(broker_url: str) -> str:
+    kind = "SentinelTransport" if broker_url.startswith("sentinel") else "Transport"
+    return f"job_system.transport:{kind}"
 
 
 def _messages() -> dict[str, Any]:

@@ -1,60 +1,163 @@
-"""Celery's Redis transport, with a look at each message before it is delivered."""
+"""Celery's Redis transport, with two promises more.
+
+A message is recorded as taken in the same step of Redis that takes it. kombu pops it, and
+records it when it has read the answer: a worker killed in between loses it for good (celery
+#3541), which happens where processors are busy. And each message is vetted before Celery sees
+it: see :mod:`job_system.vetting`.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import uuid
+from queue import Empty
+from time import monotonic, time
 from typing import Any
 
-import redis
 from kombu.transport import redis as kombu_redis
+from redis.exceptions import RedisError
 
 from job_system.vetting import MOST_BYTES, reason_to_refuse
 from metrics import metrics
-from weavloader import keys
 from weavloader.dead_letters import FailedTask
 from weavloader.errors import PermanentError
 
 _SHOWN_BYTES = 2000
-# kombu ends the name of a queue with this and the priority, where that is not 0.
-_PRIORITY = "\x06\x16"
+# KEYS: the worker's hash and index of unacknowledged messages, then the queues, most urgent
+# first. ARGV: the time. The hash holds what kombu itself would write there.
+_TAKE = """
+for i = 3, #KEYS do
+    local raw = redis.call('RPOP', KEYS[i])
+    if raw then
+        local read, message = pcall(cjson.decode, raw)
+        local properties = read and type(message) == 'table' and message.properties
+        local info = type(properties) == 'table' and properties.delivery_info
+        if type(info) == 'table' and type(properties.delivery_tag) == 'string'
+                and type(info.routing_key) == 'string' then
+            local route = cjson.encode(info.exchange or '') .. ',' .. cjson.encode(info.routing_key)
+            redis.call('ZADD', KEYS[2], ARGV[1], properties.delivery_tag)
+            redis.call('HSET', KEYS[1], properties.delivery_tag, '[' .. raw .. ',' .. route .. ']')
+        end
+        return {KEYS[i], raw}
+    end
+end
+return false
+"""
 
 logger = logging.getLogger(__name__)
 
 
-class VettingRedis(redis.Redis):
-    """Redis as a consumer sees it: what is no task of ours is not handed on."""
+class QoS(kombu_redis.QoS):
+    """What a channel has taken and not acknowledged."""
 
-    def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
-        """An answer; of BRPOP, ``None`` in place of a message that is refused."""
-        answer = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
-        if command_name != "BRPOP" or not answer or not _is_of_tasks(answer[0]):
-            return answer
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Note a message; what was recorded when it was taken is not recorded again."""
+        if delivery_tag == self.channel.recorded_tag:
+            super(kombu_redis.QoS, self).append(message, delivery_tag)  # type: ignore[no-untyped-call]
+        else:
+            super().append(message, delivery_tag)  # type: ignore[no-untyped-call]
+
+
+class TakingChannel:
+    """What a channel of kombu's does otherwise; comes before it among the bases."""
+
+    QoS = QoS
+    recorded_tag: str | None = None
+    _is_waiting = False
+    _in_poll: Any = None
+    _brpop_sent_at: Any = None
+
+    def _brpop_start(self: Any, timeout: float | None = None) -> None:
+        """Ask for a message; where there was none, wait until there is.
+
+        To wait, the last message of a queue is moved to where it is, which blocks while there
+        is none. One queue can be waited for, so those of lower priority are looked at once a
+        second while it is empty.
+        """
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        if not queues:
+            return
+        self._in_poll = self.client.connection
+        self._brpop_sent_at = monotonic()
+        if self._is_waiting:
+            seconds = timeout or self.brpop_timeout
+            command = ["BLMOVE", queues[0], queues[0], "RIGHT", "RIGHT", seconds]
+        else:
+            lanes = [self._q_for_pri(queue, pri) for pri in self.priority_steps for queue in queues]
+            names = [self.unacked_key, self.unacked_index_key, *lanes]
+            command = ["EVAL", _TAKE, len(names), *names, time()]
+        self.client.connection.send_command(*command)
+
+    def _brpop_read(self: Any, **options: Any) -> bool:
+        """Deliver the message that was asked for.
+
+        Raises:
+            Empty: There is none to deliver.
+        """
+        was_waiting, self._is_waiting = self._is_waiting, False
+        try:
+            answer = self._read_answer(**options)
+            if was_waiting:
+                raise Empty
+            if not answer:
+                self._is_waiting = True
+                raise Empty
+            self._deliver_taken(answer[0].decode(), answer[1])
+            return True
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+
+    def _read_answer(self: Any, **options: Any) -> Any:
+        try:
+            return self.client.parse_response(self.client.connection, "EVAL", **options)
+        except self.connection_errors:
+            self.client.connection.disconnect()
+            raise
+
+    def _deliver_taken(self: Any, lane: str, raw: bytes) -> None:
         from job_system.app import celery_app
 
-        reason = reason_to_refuse(answer[1], celery_app.tasks)
-        if reason is None:
-            return answer
-        _bury(answer[1], reason)
-        return None
+        queue = lane.rsplit(self.sep, 1)[0]
+        self._queue_cycle.rotate(queue)
+        reason = reason_to_refuse(raw, celery_app.tasks)
+        if reason is not None:
+            _bury(raw, reason)
+            self._forget(raw)
+            raise Empty
+        message = json.loads(raw)
+        self.recorded_tag = message["properties"]["delivery_tag"]
+        self.connection._deliver(message, queue)
+
+    def _forget(self: Any, raw: bytes) -> None:
+        """Acknowledge a refused message, where it could be recorded at all."""
+        try:
+            tag = json.loads(raw)["properties"]["delivery_tag"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return
+        if isinstance(tag, str):
+            self.qos._remove_from_indices(tag).execute()
 
 
-class Channel(kombu_redis.Channel):
-    """A channel whose client vets."""
+class Channel(TakingChannel, kombu_redis.Channel):
+    """A channel of a plain Redis."""
 
-    def _get_client(self) -> type[redis.Redis]:
-        return VettingRedis
+
+class SentinelChannel(TakingChannel, kombu_redis.SentinelChannel):
+    """A channel of a Redis that Sentinel names."""
 
 
 class Transport(kombu_redis.Transport):
-    """The transport named by ``broker_transport``."""
+    """For ``redis://`` and ``rediss://``."""
 
     Channel = Channel
 
 
-def _is_of_tasks(queue: bytes) -> bool:
-    """Whether a queue holds tasks, rather than answers to ``celery inspect``."""
-    return queue.decode(errors="replace").partition(_PRIORITY)[0] in keys.QUEUES
+class SentinelTransport(kombu_redis.SentinelTransport):
+    """For ``sentinel://``."""
+
+    Channel = SentinelChannel
 
 
 def _bury(raw: bytes, reason: str) -> None:
@@ -69,5 +172,5 @@ def _bury(raw: bytes, reason: str) -> None:
     logger.error("a message is refused (%s), see dead letter %s", reason, letter_id)
     try:
         dead_letters().write(refused, error, "")
-    except redis.RedisError as outage:
+    except RedisError as outage:
         logger.error("the refused message could not be kept (%s): %r", outage, text)

@@ -78,11 +78,19 @@ def _error_answers() -> None:
 
 
 def _vetting() -> None:
-    import redis
-
     from job_system import transport
 
-    transport.VettingRedis.parse_response = redis.Redis.parse_response  # type: ignore[method-assign]
+    vars(transport)["reason_to_refuse"] = lambda raw, tasks: None
+
+
+def _recorded_taking() -> None:
+    """Take messages as kombu does."""
+    from kombu.transport.redis import Channel
+
+    from job_system.transport import TakingChannel
+
+    TakingChannel._brpop_start = Channel._brpop_start  # type: ignore[method-assign]
+    TakingChannel._brpop_read = Channel._brpop_read  # type: ignore[method-assign]
 
 
 SAFEGUARDS: dict[str, Callable[[], None]] = {
@@ -96,4 +104,5 @@ SAFEGUARDS: dict[str, Callable[[], None]] = {
     "inference cache": _inference_cache,
     "error answers are failures": _error_answers,
     "vetting": _vetting,
+    "recorded taking": _recorded_taking,
 }

@@ -193,6 +193,9 @@ SCENARIOS = (
     Scenario("kill -9 of children, three times", _kill_children, is_quick=True),
     Scenario("kill -9 of a processor", _kill("processor"), is_quick=True),
     Scenario("kill -9 of all processors at once", _kill(*PROCESSORS)),
+    Scenario(
+        "kill -9 of all processors, ten times in 40 s", _kill_again_and_again(10, 4), _good(400)
+    ),
     Scenario("SIGTERM of all processors", _kill(*PROCESSORS, number=signal.SIGTERM)),
     Scenario("kill -9 of the moderator in mid-tick, three times", _kill_in_mid_tick, is_quick=True),
     Scenario("kill -9 of the scheduler", _kill("scheduler")),
