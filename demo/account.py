@@ -16,8 +16,8 @@ from weavloader import keys
 from weavloader.dead_letters import DeadLetters
 from weavloader.errors import PermanentError
 from weavloader.image_job import ImageJob
+from weavloader.records import Refusal
 from weavloader.store.base import Store, image_id
-from weavloader.stream import Refusal
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,7 @@ def _beat() -> dict[str, Any]:
                 **_every("reprocess_dlq_tasks", crontab(hour=3, minute=10)),
                 "kwargs": {"only_due": True},
             },
+            "audit": _every("audit_images", crontab(hour=5, minute=10)),
             "cleanup": _every("cleanup_failed_tasks", crontab(hour=4, minute=10)),
         },
     }

@@ -50,20 +50,34 @@ count(label, 1)
 _DELETE = (
     _COUNT
     + """
-local retried, gone, deleted = KEYS[5], KEYS[6], 0
+local retried, noted, forgotten, deleted = KEYS[5], KEYS[6], KEYS[7], 0
 local now = table.remove(ARGV)
 for n, id in ipairs(ARGV) do
     forget(id)
-    if redis.call('DEL', KEYS[6 + n]) == 1 then
+    redis.call('ZREM', forgotten, id)
+    if redis.call('DEL', KEYS[7 + n]) == 1 then
         deleted = deleted + 1
-        redis.call('ZADD', gone, now, id)
+        redis.call('ZADD', noted, now, id)
     end
-    redis.call('DEL', KEYS[6 + #ARGV + n])
+    redis.call('DEL', KEYS[7 + #ARGV + n])
     redis.call('ZREM', index, id)
     redis.call('HDEL', labels, id)
     redis.call('ZREM', retried, id)
 end
 return deleted
+"""
+)
+# A letter that is written at this very moment must stay.
+_FORGET_EXPIRED = (
+    _COUNT
+    + """
+for n, id in ipairs(ARGV) do
+    if redis.call('EXISTS', KEYS[4 + n]) == 0 then
+        forget(id)
+        redis.call('ZREM', index, id)
+        redis.call('HDEL', labels, id)
+    end
+end
 """
 )
 _COUNTED = (
@@ -121,6 +135,7 @@ class LetterIndex:
         self._redis = redis
         self._write = redis.register_script(_WRITE)
         self._delete = redis.register_script(_DELETE)
+        self._forget_expired = redis.register_script(_FORGET_EXPIRED)
 
     def write(self, task_id: str, text: str, ttl: int, first_seen: float, label: Label) -> None:
         """Write a letter of ``ttl`` seconds and index it, replacing the one of the same task."""
@@ -129,13 +144,23 @@ class LetterIndex:
             keys=[*_COUNTED, *letter], args=[task_id, text, ttl, first_seen, label.to_text()]
         )
 
-    def delete(self, task_ids: Sequence[str]) -> int:
-        """Delete letters and all that is kept of their tasks; how many letters there were."""
+    def delete(self, task_ids: Sequence[str], settled: bool) -> int:
+        """Delete letters and all that is kept of their tasks; how many letters there were.
+
+        Args:
+            settled: Whether to remember them as done, or as given up.
+        """
         letters = map(keys.dead_letter, task_ids)
         failures = map(keys.failures, task_ids)
-        sets = (*_COUNTED, keys.DEAD_LETTERS_RETRIED, keys.DEAD_LETTERS_GONE)
+        marks = (keys.DEAD_LETTERS_SETTLED, keys.DEAD_LETTERS_DROPPED)
+        sets = (*_COUNTED, keys.DEAD_LETTERS_RETRIED, *(marks if settled else marks[::-1]))
         names = [*sets, *letters, *failures]
         return int(self._delete(keys=names, args=[*task_ids, time.time()]))
+
+    def forget_expired(self, task_ids: Sequence[str]) -> None:
+        """Take out of the index what has no letter any more."""
+        letters = map(keys.dead_letter, task_ids)
+        self._forget_expired(keys=[*_COUNTED, *letters], args=list(task_ids))
 
     def ids(self, wanted: LetterFilter, newest_first: bool = False) -> Iterator[str]:
         """Ids of the letters that are meant, by first failure.

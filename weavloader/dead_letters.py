@@ -96,7 +96,7 @@ class DeadLetters:
         texts = self._redis.mget(map(keys.dead_letter, task_ids)) if task_ids else []
         found = dict(zip(task_ids, texts, strict=True))
         if gone := [task_id for task_id, text in found.items() if text is None]:
-            self._index.delete(gone)
+            self._index.forget_expired(gone)
         return [DeadLetter.from_json(text) for text in texts if text is not None]
 
     def ids(self, wanted: LetterFilter = _ALL) -> Iterator[str]:
@@ -122,11 +122,16 @@ class DeadLetters:
 
     def settle(self, task_id: str) -> bool:
         """Forget a task's failures, since its work is done; whether it had a letter."""
-        return self.drop([task_id]) > 0
+        return self._index.delete([task_id], settled=True) > 0
 
     def drop(self, task_ids: Iterable[str]) -> int:
-        """Delete letters and what is known of their failures; how many there were."""
-        return sum(map(self._index.delete, batched(task_ids, BATCH)))
+        """Give up on letters' tasks: delete them and what is known of their failures.
+
+        Returns:
+            How many letters there were.
+        """
+        batches = batched(task_ids, BATCH)
+        return sum(self._index.delete(batch, settled=False) for batch in batches)
 
     def claim(self, task_ids: Sequence[str]) -> set[str]:
         """Those of ``task_ids`` that may be submitted again now, marked as such.
@@ -149,13 +154,18 @@ class DeadLetters:
         """When each was submitted again, for those whose end is still open."""
         return self._moments(keys.DEAD_LETTERS_RETRIED, task_ids)
 
+    def dropped_at(self, task_ids: Sequence[str]) -> dict[str, datetime]:
+        """When each was given up, for those that were and were not done since."""
+        return self._moments(keys.DEAD_LETTERS_DROPPED, task_ids)
+
     def gone_at(self, task_ids: Sequence[str]) -> dict[str, datetime]:
-        """When each lost its letter: its image was stored, or someone dropped it."""
-        return self._moments(keys.DEAD_LETTERS_GONE, task_ids)
+        """When each lost its letter, for whatever reason."""
+        return self._moments(keys.DEAD_LETTERS_SETTLED, task_ids) | self.dropped_at(task_ids)
 
     def forget_gone(self, before: datetime) -> None:
         """Remember no longer which letters went before a moment."""
-        self._redis.zremrangebyscore(keys.DEAD_LETTERS_GONE, "-inf", before.timestamp())
+        for key in (keys.DEAD_LETTERS_SETTLED, keys.DEAD_LETTERS_DROPPED):
+            self._redis.zremrangebyscore(key, "-inf", before.timestamp())
 
     def count(self, wanted: LetterFilter = _ALL) -> int:
         """How many letters are meant."""

@@ -19,6 +19,7 @@ STREAM_CURSOR = "weavloader:stream:cursor"
 STREAM_LAST_TICK = "weavloader:stream:last"
 STREAM_NEWEST = "weavloader:stream:newest"
 STREAM_NEWEST_MEMBER = "captured"
+STREAM_RECONCILED = "weavloader:stream:reconciled"
 SEEN = "weavloader:stream:seen"
 
 WORKERS = "weavloader:workers"
@@ -26,6 +27,9 @@ WORKERS = "weavloader:workers"
 
 BEAT_PREFIX = "weavloader:beat:"
 BEAT_LOCK = "weavloader:beat:lock"
+# Where messages lie that a consumer other than our workers has taken: kombu's own name.
+UNACKED = "unacked"
+
 AUDIT_LAST = "weavloader:audit:last"
 
 # A header of every task message: when it was put on its queue, Unix seconds.
@@ -37,7 +41,8 @@ DEAD_LETTER_LABELS = "weavloader:dlq:labels"
 DEAD_LETTER_REASONS = "weavloader:dlq:reasons"
 DEAD_LETTER_NODES = "weavloader:dlq:nodes"
 DEAD_LETTERS_RETRIED = "weavloader:dlq:retried"
-DEAD_LETTERS_GONE = "weavloader:dlq:gone"
+DEAD_LETTERS_SETTLED = "weavloader:dlq:settled"
+DEAD_LETTERS_DROPPED = "weavloader:dlq:dropped"
 
 
 def dead_letter(task_id: str) -> str:

@@ -10,22 +10,19 @@ from its cursor, and the reconciliation looks over a whole day again.
 
 from __future__ import annotations
 
-import json
 import logging
-import reprlib
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 from typing import Any
 
 from weavloader import keys
-from weavloader.errors import PermanentError
+from weavloader.batches import batched
 from weavloader.image_job import ImageJob
-from weavloader.sage import BadLine, DataApi
+from weavloader.records import Refusal, is_unallowed, judge, member, unallowed_names
+from weavloader.sage import DataApi
 from weavloader.settings import Settings
 
 BATCH = 1000
@@ -36,20 +33,6 @@ SEEN_MARGIN_SECONDS = 3600.0
 logger = logging.getLogger(__name__)
 
 Origin = tuple[str, str, str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A record that is no image, and why. Marked as seen, so that it is counted once."""
-
-    reason: str
-    message: str
-    record: str
-
-    @property
-    def id(self) -> str:
-        """A function of the record's content."""
-        return str(uuid.uuid5(uuid.NAMESPACE_OID, self.record))
 
 
 @dataclass(slots=True)
@@ -101,7 +84,7 @@ class Stream:
         self._publish = publish
         self._backlog = backlog
         self._renew = renew
-        self._unallowed = {name.casefold() for name in settings.unallowed_nodes}
+        self._unallowed = unallowed_names(settings)
 
     def tick(self, now: datetime, report: TickReport) -> None:
         """Take what is new since the cursor, then move it; ``report`` is filled on the way.
@@ -126,7 +109,8 @@ class Stream:
         for start, end in slices(now - window, now):
             self._take(start, end, report)
             if report.waiting:
-                break
+                return
+        self._redis.set(keys.STREAM_RECONCILED, now.isoformat())
 
     def _start(self, now: datetime) -> datetime:
         stored = self._redis.get(keys.STREAM_CURSOR)
@@ -138,8 +122,8 @@ class Stream:
 
     def _take(self, start: datetime, end: datetime | None, report: TickReport) -> None:
         records = self._api.records(self._settings.sage_filter, start, end)
-        items = self._allowed(map(_judge, records), report)
-        while batch := list(islice(items, BATCH)):
+        items = self._allowed(map(judge, records), report)
+        for batch in batched(items, BATCH):
             self._renew()
             new = self._unseen(batch)
             report.already += len(batch) - len(new)
@@ -152,14 +136,13 @@ class Stream:
         self, items: Iterable[ImageJob | Refusal], report: TickReport
     ) -> Iterator[ImageJob | Refusal]:
         for item in items:
-            if isinstance(item, ImageJob):
-                if {item.vsn.casefold(), item.node.casefold()} & self._unallowed:
-                    report.excluded += 1
-                    continue
-            yield item
+            if isinstance(item, ImageJob) and is_unallowed(item, self._unallowed):
+                report.excluded += 1
+            else:
+                yield item
 
     def _unseen(self, batch: Sequence[ImageJob | Refusal]) -> list[ImageJob | Refusal]:
-        distinct = {_member(item): item for item in batch}
+        distinct = {member(item): item for item in batch}
         scores = self._redis.zmscore(keys.SEEN, list(distinct))
         pairs = zip(distinct.values(), scores, strict=True)
         return [item for item, score in pairs if score is None]
@@ -169,7 +152,7 @@ class Stream:
         if jobs:
             self._publish(jobs)
         if items:
-            self._redis.zadd(keys.SEEN, dict.fromkeys(map(_member, items), time.time()))
+            self._redis.zadd(keys.SEEN, dict.fromkeys(map(member, items), time.time()))
         _count(items, report)
 
     def _forget_old(self) -> None:
@@ -202,22 +185,6 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def _judge(record: object) -> ImageJob | Refusal:
-    try:
-        if isinstance(record, BadLine):
-            raise PermanentError(f"{record.text!r} is not JSON", reason="bad_line")
-        return ImageJob.from_record(record)
-    except PermanentError as error:
-        return Refusal(error.reason, str(error), _written_out(record))
-
-
-def _written_out(record: object) -> str:
-    try:
-        return json.dumps(record, sort_keys=True, default=repr)
-    except RecursionError:  # nested too deeply to be written
-        return reprlib.repr(record)
-
-
 def _count(items: Iterable[ImageJob | Refusal], report: TickReport) -> None:
     for item in items:
         if isinstance(item, ImageJob):
@@ -227,7 +194,3 @@ def _count(items: Iterable[ImageJob | Refusal], report: TickReport) -> None:
         else:
             report.refused[item.reason] += 1
             logger.warning("record refused (%s): %s", item.reason, item.message)
-
-
-def _member(item: ImageJob | Refusal) -> bytes:
-    return uuid.UUID(item.id).bytes

@@ -1,5 +1,6 @@
 """Every task, under the names that users and messages know: ``job_system.tasks.<name>``."""
 
+from job_system.tasks.auditor import audit_images
 from job_system.tasks.cleaner import (
     archive_failed_tasks,
     cleanup_failed_tasks,
@@ -12,6 +13,7 @@ from job_system.tasks.processor import process_image_task
 
 __all__ = [
     "archive_failed_tasks",
+    "audit_images",
     "cleanup_failed_tasks",
     "handle_dlq",
     "health_check",

@@ -27,11 +27,12 @@ def _delivery_counter() -> None:
 
 def _publish_before_cursor() -> None:
     """Mark images as seen before they are on the queue."""
-    from weavloader.stream import Stream, _count, _member
+    from weavloader.records import member
+    from weavloader.stream import Stream, _count
 
     def hand_over(self: Any, items: Any, report: Any) -> None:
         if items:
-            self._redis.zadd("weavloader:stream:seen", dict.fromkeys(map(_member, items), 1e12))
+            self._redis.zadd("weavloader:stream:seen", dict.fromkeys(map(member, items), 1e12))
         self._publish(items)
         _count(items, report)
 

@@ -109,10 +109,21 @@ def test_only_a_mark_is_left_of_letters_that_went(redis: Any, letters: DeadLette
         letters.put(letter(name))
     letters.claim(["a"])
     assert letters.drop(["a", "b", "unheard of"]) == 2
-    assert kept(redis) == {keys.DEAD_LETTERS_GONE}
+    assert kept(redis) == {keys.DEAD_LETTERS_DROPPED}
     assert set(letters.gone_at(["a", "b", "unheard of"])) == {"a", "b"}
     letters.forget_gone(datetime.now(UTC))
     assert kept(redis) == set()
+
+
+def test_what_was_done_after_it_was_given_up_is_given_up_no_more(letters: DeadLetters) -> None:
+    letters.put(letter("a"))
+    letters.drop(["a"])
+    assert set(letters.dropped_at(["a"])) == {"a"}
+    letters.settle("a")
+    assert letters.dropped_at(["a"]) == {}
+    letters.put(letter("b"))
+    letters.settle("b")
+    assert letters.dropped_at(["b"]) == {} and set(letters.gone_at(["b"])) == {"b"}
 
 
 def test_an_expired_letter_leaves_the_index_when_it_is_met(
@@ -124,6 +135,23 @@ def test_an_expired_letter_leaves_the_index_when_it_is_met(
     assert ids(letters.page(0, 9)) == ["b"]
     assert letters.count() == 1
     assert letters.reasons() == {"empty": 1}
+
+
+def test_a_letter_written_while_its_forerunner_is_found_expired_stays(redis: Any) -> None:
+    class Slow(redis_py.Redis):
+        """Lets the letter be written again just after it was looked for."""
+
+        def mget(self, *args: Any) -> Any:
+            found = super().mget(*args)
+            DeadLetters(redis, ttl=3600).put(letter("a"))
+            return found
+
+    DeadLetters(redis, ttl=3600).put(letter("a"))
+    redis.delete(keys.dead_letter("a"))
+    with Slow(connection_pool=redis.connection_pool) as slow:
+        letters = DeadLetters(slow, ttl=3600)
+        assert letters.page(0, 9) == []
+        assert ids(letters.page(0, 9)) == ["a"] and letters.reasons() == {"empty": 1}
 
 
 def test_going_through_all_letters_skips_none_though_each_is_dropped(letters: DeadLetters) -> None:

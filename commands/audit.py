@@ -1,0 +1,84 @@
+"""Accounting for every image, from the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import click
+
+from commands.group import begin_tool, command
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from weavloader.audit import AuditReport
+    from weavloader.settings import Settings
+
+
+@command("audit")
+@click.option("--since", default="24h", show_default=True,
+              help="Account for images captured since: 24h, 7d, or a date or time.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def audit(since: str, as_json: bool) -> None:
+    """Say of every image that the stream held where it is; exit 1 when any is missing."""
+    settings = begin_tool("audit")
+    from weavloader.audit import State
+    from weavloader.search import parse_moment
+
+    report = _account(settings, parse_moment(since))
+    if as_json:
+        click.echo(json.dumps(report.as_json(), indent=2))
+    else:
+        _print(report)
+    sys.exit(1 if report.counts[State.MISSING] else 0)
+
+
+def _account(settings: Settings, since: datetime) -> AuditReport:
+    from client import connect_sage, open_store, redis_session
+    from commands.progress import progress_bar
+    from weavloader.audit import Audit
+    from weavloader.dead_letters import DeadLetters
+    from weavloader.sage import DataApi
+    from weavloader.stream import utc_now
+
+    with (
+        redis_session(settings) as redis,
+        connect_sage(settings) as http,
+        closing(open_store(settings)) as store,
+        progress_bar("audit", total=1.0) as advance,
+    ):
+        letters = DeadLetters(redis, settings.dlq_ttl)
+        work = Audit(settings, DataApi(settings.sage_data_api, http), store, redis, letters)
+        return work.account(
+            since,
+            utc_now(),
+            lambda part, report: advance(part, f"{report.counts.total():,} images"),
+        )
+
+
+def _print(report: AuditReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from weavloader.audit import State
+    from weavloader.terminal import printable
+
+    console = Console()
+    table = Table(box=None, pad_edge=False)
+    table.add_column(f"since {report.since:%Y-%m-%d %H:%M}Z")
+    table.add_column("images", justify="right")
+    for state in State:
+        bad = state is State.MISSING and report.counts[state]
+        style = "bold red" if bad else ""
+        table.add_row(state.replace("_", " "), f"{report.counts[state]:,}", style=style)
+    table.add_row("in all", f"{report.counts.total():,}", style="bold")
+    console.print(table)
+    for image in report.missing:
+        text = f"missing: {image.timestamp} {image.vsn} {image.url}"
+        console.print(Text(printable(text), overflow="fold"))
+    if (unnamed := report.counts[State.MISSING] - len(report.missing)) > 0:
+        console.print(f"and {unnamed:,} more are missing", highlight=False)

@@ -1,0 +1,44 @@
+"""The task that accounts for every image."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import timedelta
+
+from job_system.app import celery_app
+from job_system.config import TASKS
+from job_system.resources import data_api, dead_letters, redis_client, store
+from metrics import metrics
+from weavloader import keys
+from weavloader.audit import Audit, State
+from weavloader.errors import TransientError
+from weavloader.settings import get_settings
+from weavloader.stream import utc_now
+
+WINDOW = timedelta(days=1)
+# As many links of missing images as a person reads.
+MOST_LINKS = 20
+# 100,000 images take a minute or two; a remote store may be slow.
+SOFT_TIME_LIMIT = 1800
+
+logger = logging.getLogger(__name__)
+
+
+@celery_app.task(
+    name=TASKS + "audit_images", soft_time_limit=SOFT_TIME_LIMIT, time_limit=SOFT_TIME_LIMIT + 60
+)
+def audit_images() -> None:
+    """Account for every image of the last day, and note the account for the metrics server."""
+    now = utc_now()
+    try:
+        audit = Audit(get_settings(), data_api(), store(), redis_client(), dead_letters())
+        report = audit.account(now - WINDOW, now)
+    except TransientError as error:
+        metrics.count_error("cleaner", error.reason)
+        logger.warning("the audit failed, tomorrow's looks again: %s", error)
+        return
+    redis_client().set(keys.AUDIT_LAST, json.dumps(report.as_json(MOST_LINKS)))
+    missing = report.counts[State.MISSING]
+    level = logging.ERROR if missing else logging.INFO
+    logger.log(level, "audit: %d images, %d missing", report.counts.total(), missing)

@@ -1,0 +1,310 @@
+"""The audit, with a replayed SAGE, a real Redis and messages as kombu lays them there."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from celery import Celery
+
+from demo.replay_catalogue import SECOND, Catalogue
+from demo.replay_catalogue import Entry as ReplayEntry
+from demo.replay_faults import Fault
+from demo.replay_server import Replay
+from demo.times import rfc3339
+from job_system import resources
+from job_system.leases import transport_options
+from job_system.tasks.auditor import audit_images
+from job_system.tasks.moderator import publish
+from job_system.tasks.processor import process_image_task
+from main import main
+from metrics.notes import audit_families
+from weavloader import keys
+from weavloader.audit import Audit, AuditReport
+from weavloader.dead_letters import DeadLetters, FailedTask
+from weavloader.errors import PermanentError, TransientError
+from weavloader.image_job import ImageJob
+from weavloader.records import member
+from weavloader.sage import DataApi
+from weavloader.settings import get_settings, load_settings
+from weavloader.stream import utc_now
+
+
+@dataclass
+class Shelf:
+    """A store that knows only which images it has."""
+
+    ids: set[str] = field(default_factory=set)
+    on_question: Callable[[], None] = lambda: None
+
+    def existing(self, ids: Iterable[str]) -> set[str]:
+        """Those of ``ids`` that are stored."""
+        found = self.ids & set(ids)
+        self.on_question()
+        return found
+
+
+@dataclass
+class Scene:
+    """A stream whose images can be put where they belong."""
+
+    replay: Replay
+    shelf: Shelf
+    letters: DeadLetters
+    api: DataApi
+    now: datetime
+    jobs: list[ImageJob] = field(default_factory=list)
+    slept: list[float] = field(default_factory=list)
+    on_sleep: Callable[[], None] = lambda: None
+
+    def images(self, amount: int, age: float = 3600, **meta: str) -> list[ImageJob]:
+        """Let so many images be listed, captured ``age`` seconds ago."""
+        at = int((self.now.timestamp() - age) * SECOND)
+        entries = [_entry(len(self.jobs) + n, at + n, meta) for n in range(amount)]
+        jobs = [ImageJob.from_record(entry.record) for entry in entries]
+        self.list(entries)
+        self.jobs += jobs
+        return jobs
+
+    def list(self, entries: Sequence[ReplayEntry]) -> None:
+        """Let records be listed as they are."""
+        self.replay.catalogue = Catalogue([*self.replay.catalogue.entries, *entries])
+
+    def taken(self, jobs: Sequence[ImageJob]) -> None:
+        """Mark images as the stream does when it has published them."""
+        resources.redis_client().zadd(keys.SEEN, {member(job): 1 for job in jobs})
+
+    def die(self, job: ImageJob) -> None:
+        """Leave a dead letter."""
+        task = FailedTask(job.id, process_image_task.name, [job.to_message()], {}, 0, "w")
+        self.letters.write(task, PermanentError("no", reason="empty"), "")
+
+    def audit(self, **settings: Any) -> AuditReport:
+        """The account of the last day."""
+        audit = Audit(
+            load_settings(sage_filter={"name": "upload"}, **settings), self.api,
+            self.shelf, resources.redis_client(), self.letters, self._sleep,  # type: ignore[arg-type]
+        )  # fmt: skip
+        return audit.account(self.now - timedelta(days=1), self.now)
+
+    def counts(self, **settings: Any) -> dict[str, int]:
+        """What the audit counts, without the states that no image has."""
+        return {state.value: n for state, n in self.audit(**settings).counts.items() if n}
+
+    def _sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.on_sleep()
+
+
+@pytest.fixture
+def scene(job_system: Celery) -> Iterator[Scene]:
+    """An empty stream."""
+    with Replay(Catalogue()) as replay, httpx.Client(timeout=5) as http:
+        api = DataApi(f"http://{replay.host}/api/v1/query", http)
+        yield Scene(replay, Shelf(), resources.dead_letters(), api, utc_now())
+
+
+def _entry(number: int, at: int, meta: dict[str, str]) -> ReplayEntry:
+    written = {
+        "timestamp": rfc3339(at),
+        "name": "upload",
+        "value": f"https://storage/{number}.jpg",
+        "meta": {"vsn": "W021", **meta},
+    }
+    return ReplayEntry(written, at)
+
+
+def test_every_state_is_told_apart(scene: Scene, job_system: Celery) -> None:
+    stored = scene.images(3)
+    queued, behind, waiting, in_hand = scene.images(4)
+    dead, given_up, missing = scene.images(3)
+    scene.images(1, vsn="V999")
+    scene.images(1, age=20)
+    scene.list([ReplayEntry({"timestamp": "noonish", "name": "upload"}, _at(scene, 3600))] * 2)
+    scene.shelf.ids = {job.id for job in stored}
+    scene.taken(scene.jobs[:10])
+
+    resources.redis_client().hincrby(keys.WORKERS, "processor@a:1", 1)
+    publish([queued])
+    process_image_task.apply_async((behind.to_message(),), task_id=behind.id,
+                                   priority=keys.LOW_PRIORITY, ignore_result=True)  # fmt: skip
+    process_image_task.apply_async((waiting.to_message(),), task_id=waiting.id, countdown=60,
+                                   ignore_result=True)  # fmt: skip
+    scene.die(dead)
+    scene.die(given_up)
+    scene.letters.drop([given_up.id])
+
+    publish([in_hand])
+    resources.redis_client().lmove(keys.IMAGE_QUEUE, keys.IMAGE_QUEUE, "LEFT", "RIGHT")
+    with _one_in_hand(job_system, transport_options("processor@a:1")):
+        assert resources.redis_client().hlen(keys.unacked("processor@a:1")) == 1
+        report = scene.audit(unallowed_nodes=("v999",))
+    assert {state.value: n for state, n in report.counts.items() if n} == {
+        "stored": 3, "queued": 3, "waiting": 1, "dead": 1, "given_up": 1, "excluded": 1,
+        "refused": 1, "not_yet_taken": 1, "missing": 1,
+    }  # fmt: skip
+    assert [image.url for image in report.missing] == [missing.url]
+    assert report.as_json()["missing"] == [missing.url]
+
+
+def test_what_plain_consumers_hold_is_in_flight(scene: Scene, job_system: Celery) -> None:
+    job, *_ = scene.images(1)
+    publish([job])
+    with _one_in_hand(job_system, {}):
+        assert resources.redis_client().hlen(keys.UNACKED) == 1
+        assert scene.counts() == {"queued": 1}
+
+
+def test_an_image_listed_twice_is_one_image(scene: Scene) -> None:
+    scene.images(2)
+    scene.list(scene.replay.catalogue.entries)
+    scene.shelf.ids = {job.id for job in scene.jobs}
+    assert scene.counts() == {"stored": 2}
+
+
+def test_an_image_that_is_stored_while_it_is_looked_for_is_not_missing(scene: Scene) -> None:
+    scene.taken(scene.images(2))
+    scene.on_sleep = lambda: scene.shelf.ids.update(job.id for job in scene.jobs)
+    assert scene.counts() == {"stored": 2}
+    assert len(scene.slept) == 1
+
+
+def test_an_image_that_dies_or_is_queued_while_it_is_looked_for_is_not_missing(
+    scene: Scene,
+) -> None:
+    dies, queues = scene.images(2)
+    scene.taken(scene.jobs)
+
+    def move() -> None:
+        scene.die(dies)
+        publish([queues])
+
+    scene.on_sleep = move
+    assert scene.counts() == {"dead": 1, "queued": 1}
+
+
+def test_nobody_waits_where_nothing_is_open(scene: Scene) -> None:
+    scene.shelf.ids = {job.id for job in scene.images(5)}
+    assert scene.counts() == {"stored": 5}
+    assert scene.slept == []
+
+
+def test_a_stored_image_that_vanishes_is_missing_though_it_once_was_dead(scene: Scene) -> None:
+    (job,) = scene.images(1)
+    scene.taken([job])
+    scene.die(job)
+    scene.letters.settle(job.id)
+    assert scene.counts() == {"missing": 1}
+
+
+def test_a_late_upload_is_missing_only_where_the_health_check_is_overdue(scene: Scene) -> None:
+    scene.images(1, age=4 * 3600)
+    redis = resources.redis_client()
+    assert scene.counts() == {"missing": 1}
+    redis.set(keys.STREAM_RECONCILED, (scene.now - timedelta(minutes=20)).isoformat())
+    assert scene.counts() == {"not_yet_taken": 1}
+    assert scene.counts(reconcile_window=3600) == {"missing": 1}
+    redis.set(keys.STREAM_RECONCILED, (scene.now - timedelta(hours=2)).isoformat())
+    assert scene.counts() == {"missing": 1}
+    redis.set(keys.STREAM_LAST_TICK, json.dumps({"waiting": True}))
+    assert scene.counts() == {"not_yet_taken": 1}
+
+
+def test_what_is_no_message_of_ours_is_passed_over(scene: Scene) -> None:
+    redis = resources.redis_client()
+    for rubbish in (b"\xff", b"[]", b'{"headers": {"id": 7}}', b'{"headers": {"id": "x"}}'):
+        redis.lpush(keys.IMAGE_QUEUE, rubbish)
+        redis.hset(keys.UNACKED, rubbish, rubbish)
+    (job,) = scene.images(1)
+    publish([job])
+    assert scene.counts() == {"queued": 1}
+
+
+def test_an_audit_that_cannot_read_the_stream_fails(scene: Scene) -> None:
+    scene.replay.add_fault(Fault("status", status=500))
+    with pytest.raises(TransientError):
+        scene.audit()
+
+
+@pytest.fixture
+def at_hand(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    """A stream with an image that is missing and one that is queued, as settings say."""
+    lost, queued = scene.images(2)
+    scene.taken([lost, queued])
+    publish([queued])
+    monkeypatch.setenv("SAGE_DATA_API", f"http://{scene.replay.host}/api/v1/query")
+    monkeypatch.setenv("SAGE_FILTER", '{"name": "upload"}')
+    monkeypatch.setenv("VECTOR_STORE", "embedded")
+    monkeypatch.setenv("EMBEDDED_STORE_PATH", str(tmp_path / "store"))
+    get_settings.cache_clear()
+    resources.data_api.cache_clear()
+    resources.store.cache_clear()
+    return scene
+
+
+def audit_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *options: str
+) -> tuple[object, str, str]:
+    """Exit code and what was written."""
+    monkeypatch.setattr(sys, "argv", ["main.py", "audit", *options])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code, *capsys.readouterr()
+
+
+def test_the_command_names_what_is_missing_and_ends_with_1(
+    at_hand: Scene, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    code, shown, _ = audit_command(monkeypatch, capsys)
+    assert code == 1
+    assert f"W021 {at_hand.jobs[0].url}" in shown and at_hand.jobs[1].url not in shown
+    code, shown, _ = audit_command(monkeypatch, capsys, "--json", "--since", "2h")
+    assert code == 1
+    assert json.loads(shown)["counts"]["missing"] == json.loads(shown)["counts"]["queued"] == 1
+    code, _, _ = audit_command(monkeypatch, capsys, "--since", "30m")
+    assert code == 0
+
+
+def test_the_command_says_in_one_line_what_it_cannot_do(
+    at_hand: Scene, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, shown, complaint = audit_command(monkeypatch, capsys, "--since", "lately")
+    assert (code, shown, len(complaint.splitlines())) == (2, "", 1)
+    at_hand.replay.add_fault(Fault("status", status=500))
+    code, shown, complaint = audit_command(monkeypatch, capsys)
+    assert (code, shown, len(complaint.splitlines())) == (1, "", 1)
+
+
+def test_the_task_leaves_its_account_for_the_metrics_server(at_hand: Scene) -> None:
+    at_hand.replay.add_fault(Fault("status", status=500))
+    audit_images()
+    redis = resources.redis_client()
+    assert redis.get(keys.AUDIT_LAST) is None
+    audit_images()
+    note = json.loads(redis.get(keys.AUDIT_LAST))
+    assert note["counts"]["missing"] == 1 and note["missing"] == [at_hand.jobs[0].url]
+    families = audit_families(redis.get(keys.AUDIT_LAST), at_hand.now.timestamp() + 60)
+    assert [family.name for family in families] == [
+        "weavloader_audit_images", "weavloader_audit_age_seconds"]  # fmt: skip
+
+
+def _at(scene: Scene, age: float) -> int:
+    return int((scene.now.timestamp() - age) * SECOND)
+
+
+@contextmanager
+def _one_in_hand(app: Celery, options: dict[str, str]) -> Iterator[None]:
+    """Hold the next message as a worker does while it works on it."""
+    with app.connection_for_read(transport_options=options) as connection:
+        connection.transport_options.update(options)
+        connection.SimpleQueue(keys.IMAGE_QUEUE).get(timeout=5)
+        yield
