@@ -10,6 +10,7 @@ RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check -r /req
 # Triton with the preview models, which need neither a GPU nor weights; not the default target.
 FROM nvcr.io/nvidia/tritonserver:24.12-py3 AS triton-preview
 RUN pip install --no-cache-dir --break-system-packages numpy==1.26.4 pillow==13.0.0
+COPY inference/serving /models/serving
 COPY inference/preview /models/preview
 COPY inference/preview_repository /models/preview_repository
 USER 1000:1000

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 DOCKERFILES = Dockerfile $(wildcard inference/Dockerfile.*)
 
-.PHONY: bench chaos chaos-quick demo test test-all test-containers validate lint format clean help
+.PHONY: bench chaos chaos-quick demo test test-all test-containers test-models validate lint format clean help
 
 help:  ## List what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 17
@@ -14,9 +14,12 @@ demo: $(VENV)/run.stamp  ## Run the whole system on this machine (ARGS="--images
 	$(BIN)/python main.py demo $(ARGS)
 
 test: lint validate  ## Lint, then run the tests
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not models" $(ARGS)
 
-test-all: lint validate  ## As test, with the slow ones
+test-models: $(VENV)/dev.stamp  ## Serve the real models with tiny weights (installs torch, 6 GB)
+	$(BIN)/python -m pytest -m models $(ARGS)
+
+test-all: lint validate  ## As test, with the slow ones and the real models
 	$(BIN)/python -m pytest $(ARGS)
 
 test-containers: $(VENV)/dev.stamp  ## Run the image, compose and Kubernetes files (root, podman)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from types import TracebackType
 import httpx
 
 from demo.ports import HOST, free_ports
-from demo.triton_install import DEFAULT_CACHE, Installation, install
+from demo.triton_install import DEFAULT_CACHE, PREVIEW_PACKAGES, Installation, install
 from weavloader.errors import ConfigError, TransientError
 
 PREVIEW_REPOSITORY = Path(__file__).resolve().parent.parent / "inference" / "preview_repository"
@@ -89,6 +90,8 @@ class Triton:
     Args:
         log: The file its log goes to.
         repository: The model repository to serve.
+        packages: Requirements of the models in it.
+        environment: Settings of the models in it.
         cache: Where the server is installed, or will be.
         ready_seconds: How long loading the models may take.
     """
@@ -100,12 +103,16 @@ class Triton:
         log: Path,
         *,
         repository: Path = PREVIEW_REPOSITORY,
+        packages: Sequence[str] = PREVIEW_PACKAGES,
+        environment: Mapping[str, str] | None = None,
         cache: Path = DEFAULT_CACHE,
         ready_seconds: float = 90.0,
     ) -> None:
         self.ports = Ports.free()
         self._log = log
         self._repository = repository
+        self._packages = packages
+        self._environment = environment or {}
         self._cache = cache
         self._ready_seconds = ready_seconds
         self._process: subprocess.Popen[bytes] | None = None
@@ -143,11 +150,11 @@ class Triton:
             ConfigError: It cannot be installed, or it died; the message ends with its log.
             TransientError: It was not ready in time.
         """
-        installation = install(self._cache)
+        installation = install(self._cache, self._packages)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command(installation, self.ports, self._repository),
-                env=installation.environment(),
+                env={**installation.environment(), **self._environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -18,7 +18,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,8 @@ from weavloader.errors import ConfigError
 DEFAULT_CACHE = Path(__file__).resolve().parent.parent / ".cache" / "triton"
 
 SERVER = "nvidia-pytriton==0.7.0"
-_MODEL_PACKAGES = ("numpy==1.26.4", "pillow==13.0.0")
+PREVIEW_PACKAGES = ("numpy==1.26.4", "pillow==13.0.0")
+"""What the models of the previews import."""
 _MODEL_PYTHONS = ("3.11", "3.12")  # the project's, as far as NumPy 1 has wheels for them
 _STUB = "triton_python_backend_stub"
 _PIP = (sys.executable, "-m", "pip", "--no-input", "--quiet")
@@ -67,6 +68,11 @@ class Installation:
         return _tritonserver(self.root) / "bin" / "tritonserver"
 
     @property
+    def python(self) -> Path:
+        """The Python of the models, with their packages."""
+        return self.root / "models" / "bin" / "python3"
+
+    @property
     def backends(self) -> Path:
         """The folder of its backends."""
         return _tritonserver(self.root) / "backends"
@@ -74,32 +80,38 @@ class Installation:
     def environment(self) -> dict[str, str]:
         """The whole environment the server needs; nothing of ours is handed on."""
         return {
-            "PATH": f"{self.root / 'models' / 'bin'}:/usr/local/bin:/usr/bin:/bin",
+            "PATH": f"{self.python.parent}:/usr/local/bin:/usr/bin:/bin",
             "LD_LIBRARY_PATH": self.interpreter.library_folder,
         }
 
 
-def install(cache: Path = DEFAULT_CACHE) -> Installation:
+def install(
+    cache: Path = DEFAULT_CACHE, packages: Sequence[str] = PREVIEW_PACKAGES
+) -> Installation:
     """Install the server into ``cache``, unless it is there.
 
     Safe to call from several processes at once, and after one that was interrupted: it is
     installed aside and renamed when complete.
 
+    Args:
+        packages: Requirements of the models, NumPy 1 among them; each set is an installation
+            of its own.
+
     Raises:
         ConfigError: This machine cannot run it, or pip failed.
     """
     interpreter = _find_interpreter()
-    root = cache.resolve() / _cache_key(interpreter)
+    root = cache.resolve() / _cache_key(interpreter, packages)
     with _locked(cache):
         if not root.exists():
             aside = root.with_suffix(".part")
-            _install_into(aside, interpreter)
+            _install_into(aside, interpreter, packages)
             aside.rename(root)
     return Installation(root, interpreter)
 
 
-def _cache_key(interpreter: Interpreter) -> str:
-    parts = (SERVER, *_MODEL_PACKAGES, interpreter.executable, interpreter.version)
+def _cache_key(interpreter: Interpreter, packages: Sequence[str]) -> str:
+    parts = (SERVER, *packages, interpreter.executable, interpreter.version)
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
 
 
@@ -138,12 +150,12 @@ def _tritonserver(root: Path) -> Path:
     return root / "server" / "pytriton" / "tritonserver"
 
 
-def _install_into(root: Path, interpreter: Interpreter) -> None:
+def _install_into(root: Path, interpreter: Interpreter, packages: Sequence[str]) -> None:
     shutil.rmtree(root, ignore_errors=True)
     _run(*_PIP, "install", "--no-deps", "--target", str(root / "server"), SERVER)
     _run(interpreter.executable, "-m", "venv", "--without-pip", str(root / "models"))
     python = str(root / "models" / "bin" / "python3")
-    _run(*_PIP, "--python", python, "install", *_MODEL_PACKAGES)
+    _run(*_PIP, "--python", python, "install", *packages)
     # Beside the backend it finds the server's libraries by the relative path written in it.
     stub = _tritonserver(root) / "python_backend_stubs" / interpreter.version / _STUB
     shutil.copy(stub, _tritonserver(root) / "backends" / "python" / _STUB)

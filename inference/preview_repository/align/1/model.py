@@ -7,8 +7,8 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[3]))
 
 from preview.scene import see
-from preview.serving import read_image, read_text, respond
 from preview.vectors import image_vector, text_vector
+from serving.requests import read_image, read_text, respond
 
 _DIMENSION = 640
 

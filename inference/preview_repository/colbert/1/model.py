@@ -8,8 +8,8 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).resolve().parents[3]))
 
-from preview.serving import read_text, respond
 from preview.vectors import token_vectors
+from serving.requests import read_text, respond
 
 _DIMENSION = 128
 _PADDED_TO = 8

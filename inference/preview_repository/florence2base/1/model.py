@@ -7,9 +7,10 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[3]))
 
-from preview.florence import answer
+from preview.florence import UnknownTaskError, answer
 from preview.scene import see
-from preview.serving import read_image, read_size, read_text, respond, text_tensor
+from serving.errors import InputError
+from serving.requests import read_image, read_size, read_text, respond, text_tensor
 
 
 class TritonPythonModel:
@@ -23,4 +24,7 @@ class TritonPythonModel:
 def _answer(request: Any) -> dict[str, Any]:
     scene, size = see(read_image(request)), read_size(request)
     task, text = read_text(request, "prompt"), read_text(request, "text_input")
-    return {"answer": text_tensor(json.dumps(answer(scene, task, text, size)))}
+    try:
+        return {"answer": text_tensor(json.dumps(answer(scene, task, text, size)))}
+    except UnknownTaskError as error:
+        raise InputError(str(error)) from error

@@ -8,7 +8,7 @@ sys.path.append(str(Path(__file__).resolve().parents[3]))
 
 from preview.captions import describe
 from preview.scene import see
-from preview.serving import read_image, read_text, respond, text_tensor
+from serving.requests import read_image, read_text, respond, text_tensor
 
 
 class TritonPythonModel:

@@ -1,0 +1,22 @@
+"""Gemma 3: a prompt about an image, answered in free text."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parents[3]))
+
+from serving.backend import Backend
+from serving.settings import Settings
+
+
+class TritonPythonModel(Backend):
+    """What Triton's Python backend runs."""
+
+    defaults = Settings(weights="google/gemma-3-4b-it", batch_size=8)
+
+    def load(self, settings: Settings) -> Any:
+        """The model and its processor, on their device."""
+        from serving.vision_language import load_gemma3
+
+        return load_gemma3(settings)

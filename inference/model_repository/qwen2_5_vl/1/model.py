@@ -1,0 +1,22 @@
+"""Qwen2.5-VL: a prompt about an image, answered in free text."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parents[3]))
+
+from serving.backend import Backend
+from serving.settings import Settings
+
+
+class TritonPythonModel(Backend):
+    """What Triton's Python backend runs."""
+
+    defaults = Settings(weights="Qwen/Qwen2.5-VL-3B-Instruct")
+
+    def load(self, settings: Settings) -> Any:
+        """The model and its processor, on their device."""
+        from serving.vision_language import load_qwen2_5_vl
+
+        return load_qwen2_5_vl(settings)

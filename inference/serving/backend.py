@@ -1,0 +1,88 @@
+"""What every served model is to Triton: loaded, called one by one or in batches, ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, ClassVar, Protocol
+
+import triton_python_backend_utils as pb_utils
+
+from .batching import Batcher
+from .requests import Tensors, failure, respond, response
+from .settings import Settings, read_settings
+
+
+class Model(Protocol):
+    """A loaded model."""
+
+    def prepare(self, request: Any) -> Any:
+        """The checked input of a request, none of it in the request's own memory.
+
+        Raises:
+            InputError: The input breaks the contract or a limit.
+        """
+
+    def run(self, inputs: Sequence[Any]) -> list[Tensors]:
+        """The outputs for each of the prepared inputs, in one go."""
+
+
+class Backend:
+    """A model's ``TritonPythonModel``, but for its defaults and how it is loaded."""
+
+    defaults: ClassVar[Settings]
+
+    def load(self, settings: Settings) -> Model:
+        """The model; here, and not before, torch is imported."""
+        raise NotImplementedError
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the weights; an exception keeps the model from being ready."""
+        settings = read_settings(args["model_name"], self.defaults)
+        self._model = self.load(settings)
+        self._batcher: Batcher[Any, Tensors] | None = None
+        if settings.batch_size > 1:
+            self._batcher = Batcher(
+                self._model.run,
+                size=settings.batch_size,
+                delay=settings.batch_delay_ms / 1000,
+                capacity=settings.batch_queue,
+            )
+
+    def execute(self, requests: list[Any]) -> list[Any] | None:
+        """A response to each request; or nothing, when each gets its own from a batch."""
+        if self._batcher is None:
+            return respond(requests, self._answer)
+        for request in requests:
+            self._hand_over(request, self._batcher)
+        return None
+
+    def finalize(self) -> None:
+        """Answer those who wait."""
+        if self._batcher is not None:
+            self._batcher.close()
+
+    def _answer(self, request: Any) -> Tensors:
+        (tensors,) = self._model.run([self._model.prepare(request)])
+        return tensors
+
+    def _hand_over(self, request: Any, batcher: Batcher[Any, Tensors]) -> None:
+        sender = request.get_response_sender()
+        try:
+            batcher.submit(self._model.prepare(request), partial(_reply, sender))
+        except Exception as error:
+            _send(sender, failure(error))
+
+
+def _reply(sender: Any, result: Tensors | Exception) -> None:
+    try:
+        if isinstance(result, Exception):
+            raise result
+        answer = response(result)
+    except Exception as error:
+        answer = failure(error)
+    _send(sender, answer)
+
+
+def _send(sender: Any, answer: Any) -> None:
+    sender.send(answer, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

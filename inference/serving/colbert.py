@@ -1,0 +1,123 @@
+"""ColBERT: a vector for every token of a text.
+
+The marks, the padding of queries and the punctuation left out of documents are those of Khattab
+and Zaharia, ColBERT (2020), as the code that trained ColBERTv2 has them.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, BertModel, BertPreTrainedModel
+
+from .errors import InputError
+from .requests import Tensors, read_parameter, read_text
+from .settings import Settings
+from .special_tokens import special_tokens, stripper
+from .weights import load_model, load_processor, to_model
+
+_DIMENSION = 128
+_QUERY_TOKENS = 32
+_QUERY_MARK, _DOCUMENT_MARK = "[unused0]", "[unused1]"
+
+
+class ColBERT(BertPreTrainedModel):
+    """The layout of a ColBERT checkpoint: BERT, and a linear layer without a bias."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.bert = BertModel(config, add_pooling_layer=False)
+        self.linear = torch.nn.Linear(config.hidden_size, _DIMENSION, bias=False)
+        self.post_init()
+
+    def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+        """Unit vectors [rows, tokens, 128]."""
+        states = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return torch.nn.functional.normalize(self.linear(states), dim=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Tokens of a text.
+
+    Attributes:
+        ids: Their numbers.
+        attended: How many of them, from the first, others see.
+        kept: Positions whose vectors are answered.
+    """
+
+    ids: list[int]
+    attended: int
+    kept: list[int]
+
+
+def load_colbert(settings: Settings) -> ColBERTModel:
+    """ColBERT with its tokenizer."""
+    return ColBERTModel(
+        load_model(ColBERT, settings), load_processor(settings, AutoTokenizer), settings
+    )
+
+
+class ColBERTModel:
+    """Vectors of documents; of a query where the request's parameter ``role`` says ``query``."""
+
+    def __init__(self, model: Any, tokenizer: Any, settings: Settings) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._settings = settings
+        self._strip = stripper(special_tokens(tokenizer))
+        self._max_tokens = model.config.max_position_embeddings
+        self._punctuation = set(tokenizer.convert_tokens_to_ids(list(string.punctuation)))
+
+    def prepare(self, request: Any) -> Text:
+        """As :meth:`serving.backend.Model.prepare`."""
+        text = self._strip(read_text(request, "text", self._settings.max_characters))
+        if not text:
+            raise InputError("text: blank, or nothing but special tokens")
+        if read_parameter(request, "role") == "query":
+            return self._query(text)
+        return self._document(text)
+
+    def run(self, inputs: Sequence[Text]) -> list[Tensors]:
+        """``embedding`` float32 [1, tokens*128] and ``token_lengths`` int32 [1]."""
+        longest = max(len(text.ids) for text in inputs)
+        ids = torch.full((len(inputs), longest), self._tokenizer.pad_token_id)
+        mask = torch.zeros_like(ids)
+        for row, text in enumerate(inputs):
+            ids[row, : len(text.ids)] = torch.tensor(text.ids)
+            mask[row, : text.attended] = 1
+        batch = to_model(self._model, {"input_ids": ids, "attention_mask": mask})
+        with torch.inference_mode():
+            vectors = self._model(**batch).float().cpu().numpy()
+        return [_outputs(vectors[row][text.kept]) for row, text in enumerate(inputs)]
+
+    def _query(self, text: str) -> Text:
+        ids = self._marked(text, _QUERY_MARK, _QUERY_TOKENS)
+        padding = [self._tokenizer.mask_token_id] * (_QUERY_TOKENS - len(ids))
+        return Text([*ids, *padding], len(ids), list(range(_QUERY_TOKENS)))
+
+    def _document(self, text: str) -> Text:
+        ids = self._marked(text, _DOCUMENT_MARK, self._max_tokens)
+        kept = [place for place, each in enumerate(ids) if each not in self._punctuation]
+        return Text(ids, len(ids), kept)
+
+    def _marked(self, text: str, mark: str, most: int) -> list[int]:
+        # Cut by the tokenizer, which need not read on; two for [CLS] and [SEP], one for the mark.
+        tokenizer = self._tokenizer
+        words = tokenizer(
+            text, add_special_tokens=False, truncation=True, max_length=most - 3
+        )["input_ids"]  # fmt: skip
+        mark_id = tokenizer.convert_tokens_to_ids(mark)
+        return [tokenizer.cls_token_id, mark_id, *words, tokenizer.sep_token_id]
+
+
+def _outputs(vectors: Any) -> Tensors:
+    return {
+        "embedding": vectors.reshape(1, -1),
+        "token_lengths": np.array([len(vectors)], dtype=np.int32),
+    }

@@ -1,0 +1,115 @@
+"""Florence-2: one model for many tasks, each asked for by its prompt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import Florence2ForConditionalGeneration
+
+from .errors import InputError
+from .pictures import read_picture
+from .requests import Tensors, read_size, read_text, text_tensor
+from .settings import Settings
+from .special_tokens import special_tokens, stripper
+from .weights import load_model, load_processor, to_model
+
+_PLACE = "<loc_"
+"""Places are signs that a request may hold: some tasks are about a region."""
+_INSTRUCTION_TOKENS = 64
+"""More than the processor writes around a task's text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task about an image.
+
+    Attributes:
+        text: What belongs to the task, ``""`` for most.
+        size: Width and height in whose units boxes are answered.
+    """
+
+    image: Image.Image
+    name: str
+    text: str
+    size: tuple[int, int]
+
+
+def load_florence2(settings: Settings) -> FlorenceModel:
+    """Florence-2, in the layout of transformers' own class.
+
+    ``florence-community/Florence-2-base`` holds the weights of ``microsoft/Florence-2-base`` so.
+    """
+    return FlorenceModel(
+        load_model(Florence2ForConditionalGeneration, settings), load_processor(settings), settings
+    )
+
+
+class FlorenceModel:
+    """Answers with JSON keyed by the task."""
+
+    def __init__(self, model: Any, processor: Any, settings: Settings) -> None:
+        self._model = model
+        self._processor = processor
+        self._settings = settings
+        places = model.config.text_config.max_position_embeddings
+        self._most_tokens = places - processor.num_image_tokens - _INSTRUCTION_TOKENS
+        signs = special_tokens(processor.tokenizer)
+        self._strip = stripper({sign for sign in signs if not sign.startswith(_PLACE)})
+
+    def prepare(self, request: Any) -> Task:
+        """As :meth:`serving.backend.Model.prepare`."""
+        image = read_picture(request, self._settings)
+        task = read_text(request, "prompt", self._settings.max_characters).strip()
+        text = self._strip(read_text(request, "text_input", self._settings.max_characters))
+        if image is None:
+            raise InputError("image: one black pixel")
+        return Task(image, task, self._checked(task, text), read_size(request))
+
+    def run(self, inputs: Sequence[Task]) -> list[Tensors]:
+        """``answer`` STRING [1]."""
+        batch = self._processor(
+            text=[task.name + task.text for task in inputs],
+            images=[task.image for task in inputs],
+            padding=True,
+            return_tensors="pt",
+        )
+        with torch.inference_mode():
+            written = self._model.generate(
+                **to_model(self._model, batch),
+                max_new_tokens=self._settings.max_new_tokens,
+                num_beams=self._settings.beams,
+                do_sample=False,
+            )
+        texts = self._processor.batch_decode(written, skip_special_tokens=False)
+        return [self._outputs(task, text) for task, text in zip(inputs, texts, strict=True)]
+
+    def _checked(self, task: str, text: str) -> str:
+        if task in self._processor.task_prompts_without_inputs:
+            if text:
+                raise InputError(f"text_input: {task} takes none")
+            return ""
+        if task not in self._processor.task_prompts_with_input:
+            raise InputError(f"prompt: unknown task {task[:40]!r}")
+        if not text:
+            raise InputError(f"text_input: {task} needs one")
+        return self._cut(text)
+
+    def _cut(self, text: str) -> str:
+        """``text``, at most as long as the model has places for beside the image's."""
+        tokenizer = self._processor.tokenizer
+        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(tokens) <= self._most_tokens:
+            return text
+        return str(tokenizer.decode(tokens[: self._most_tokens]))
+
+    def _outputs(self, task: Task, text: str) -> Tensors:
+        pad = self._processor.tokenizer.pad_token
+        answer = self._processor.post_process_generation(
+            text=text.replace(pad, ""), task=task.name, image_size=task.size
+        )
+        return {"answer": text_tensor(json.dumps(answer))}

@@ -1,0 +1,115 @@
+"""Between Triton's Python backend and the models: inputs checked, answers and errors sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+from .errors import InputError, OutputError
+
+Tensor = NDArray[Any]
+Tensors = Mapping[str, Tensor]
+Answer = Callable[[Any], Tensors]
+_NO_LIMIT = 2**62
+
+
+def respond(requests: list[Any], answer: Answer) -> list[Any]:
+    """A response to each request: the tensors ``answer`` makes of it, or its own error."""
+    return [_respond(request, answer) for request in requests]
+
+
+def _respond(request: Any, answer: Answer) -> Any:
+    try:
+        return response(answer(request))
+    except Exception as error:
+        # One request's accident must not take the others with it.
+        return failure(error)
+
+
+def response(tensors: Tensors) -> Any:
+    """The response that holds ``tensors``.
+
+    Raises:
+        OutputError: One holds NaN or infinity, or a text without a word.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype == np.object_ and not tensor[0].strip():
+            raise OutputError(f"{name}: the model wrote nothing")
+        if tensor.dtype == np.float32 and not np.isfinite(tensor).all():
+            raise OutputError(f"{name}: not finite")
+    return pb_utils.InferenceResponse(
+        output_tensors=[pb_utils.Tensor(name, tensor) for name, tensor in tensors.items()]
+    )
+
+
+def failure(error: Exception) -> Any:
+    """The response that says what went wrong, by its status never to be taken for an answer."""
+    if isinstance(error, InputError):
+        return _failure(str(error), pb_utils.TritonError.INVALID_ARG)
+    return _failure(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
+
+
+def _failure(message: str, code: Any) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+
+
+def read_image(request: Any, max_pixels: int = _NO_LIMIT) -> Tensor:
+    """The input ``image``: shape [H, W, 3], 0 to 255; the request's own memory.
+
+    Raises:
+        InputError: It has no pixels, more than ``max_pixels``, or values out of range.
+    """
+    image = pb_utils.get_input_tensor_by_name(request, "image").as_numpy()
+    if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise InputError(f"image: expected [H, W, 3] with H, W > 0, not {list(image.shape)}")
+    if image.shape[0] * image.shape[1] > max_pixels:
+        raise InputError(f"image: {list(image.shape)} is more than {max_pixels} pixels")
+    if not ((image >= 0) & (image <= 255)).all():
+        raise InputError("image: expected values from 0 to 255")
+    return np.asarray(image)
+
+
+def read_text(request: Any, name: str, max_characters: int = _NO_LIMIT) -> str:
+    """The STRING [1] input ``name``.
+
+    Raises:
+        InputError: It is not UTF-8, or longer than ``max_characters``.
+    """
+    (data,) = pb_utils.get_input_tensor_by_name(request, name).as_numpy()
+    try:
+        text = bytes(data).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: not UTF-8") from error
+    if len(text) > max_characters:
+        raise InputError(f"{name}: {len(text)} characters, at most {max_characters}")
+    return text
+
+
+def read_size(request: Any) -> tuple[int, int]:
+    """The inputs ``image_width`` and ``image_height``.
+
+    Raises:
+        InputError: One is not positive.
+    """
+    inputs = (f"image_{name}" for name in ("width", "height"))
+    width, height = (
+        int(pb_utils.get_input_tensor_by_name(request, name).as_numpy()[0]) for name in inputs
+    )
+    if width < 1 or height < 1:
+        raise InputError(f"image_width, image_height: not positive: {width}, {height}")
+    return width, height
+
+
+def read_parameter(request: Any, name: str) -> str:
+    """The request's own parameter ``name``, which is no input; ``""`` for none."""
+    return str(json.loads(request.parameters() or "{}").get(name, ""))
+
+
+def text_tensor(text: str) -> Tensor:
+    """``text`` as STRING [1]."""
+    return np.array([text.encode()], dtype=np.object_)

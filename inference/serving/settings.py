@@ -1,0 +1,70 @@
+"""The settings of a served model, from the environment of Triton.
+
+``CLIP_DEVICE`` is for the model ``clip``, ``MODELS_DEVICE`` for all that have none of their own.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields, replace
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an operator can choose.
+
+    Attributes:
+        weights: Where the weights are: a name on the model hub, or a folder.
+        revision: Of the weights, where they come from the hub.
+        device: ``cpu``, ``cuda`` or ``cuda:1``; ``auto`` is the GPU where there is one.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; ``auto`` is bfloat16 on a GPU.
+        max_pixels: Larger images are refused (width times height).
+        max_characters: Longer texts are refused.
+        max_prompt_tokens: Longer prompts are refused.
+        max_new_tokens: The most a model writes.
+        beams: Width of the beam search; 1 is greedy.
+        batch_size: Most requests that run together; 1 is each by itself.
+        batch_delay_ms: How long the first of them waits for others.
+        batch_queue: How many may wait in the model; further ones wait in Triton's own queue.
+    """
+
+    weights: str
+    revision: str = "main"
+    device: str = "auto"
+    dtype: str = "auto"
+    max_pixels: int = 25_000_000
+    max_characters: int = 100_000
+    max_prompt_tokens: int = 2048
+    max_new_tokens: int = 512
+    beams: int = 1
+    batch_size: int = 1
+    batch_delay_ms: float = 5.0
+    batch_queue: int = 64
+
+
+def read_settings(model: str, defaults: Settings) -> Settings:
+    """``defaults`` with what the environment says for ``model``, its name in Triton.
+
+    Raises:
+        ValueError: A value is no number, or not positive.
+    """
+    found: dict[str, str | int | float] = {}
+    for field in fields(Settings):
+        for owner in (model, "models"):
+            variable = f"{owner}_{field.name}".upper()
+            if text := os.environ.get(variable, "").strip():
+                found[field.name] = _value(variable, text, type(getattr(defaults, field.name)))
+                break
+    return replace(defaults, **found)  # type: ignore[arg-type]
+
+
+def _value(variable: str, text: str, kind: type[str | int | float]) -> str | int | float:
+    if kind is str:
+        return text
+    try:
+        number: str | int | float = kind(text)
+    except ValueError:
+        number = 0
+    if isinstance(number, str) or number <= 0:
+        raise ValueError(f"{variable}: expected a positive number, not {text!r}")
+    return number

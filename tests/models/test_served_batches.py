@@ -1,0 +1,79 @@
+"""Batches of the served models: off by a setting, bounded in time, ended without a loss."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+from tritonclient.grpc import InferenceServerClient
+
+from tests.models.calls import call, valid
+from tests.models.conftest import only, serve
+from tests.models.test_served_models import same
+from weavloader.errors import TransientError
+
+pytestmark = [pytest.mark.models, pytest.mark.timeout(400)]
+
+CALLERS = 16
+HOUR_MS = str(3600 * 1000)
+
+
+def test_a_full_batch_does_not_wait_and_is_one_call(weights: Path, tmp_path: Path) -> None:
+    repository = only("colbert", tmp_path / "models")
+    settings = {"COLBERT_BATCH_SIZE": str(CALLERS), "COLBERT_BATCH_DELAY_MS": HOUR_MS}
+    with serve(weights, tmp_path / "log", repository, **settings) as server:
+        client = InferenceServerClient(server.url)
+        with ThreadPoolExecutor(CALLERS) as pool:
+            asked = [valid("colbert", number) for number in range(CALLERS)]
+            # Fewer would wait for an hour: that they are answered shows that they ran as one.
+            assert len(list(pool.map(lambda inputs: call(client, "colbert", inputs), asked))) == 16
+        client.close()
+
+
+def test_with_batches_of_one_nobody_waits(weights: Path, tmp_path: Path) -> None:
+    repository = only("colbert", tmp_path / "models")
+    settings = {"MODELS_BATCH_SIZE": "1", "MODELS_BATCH_DELAY_MS": HOUR_MS}
+    with serve(weights, tmp_path / "log", repository, **settings) as server:
+        client = InferenceServerClient(server.url)
+        assert call(client, "colbert", valid("colbert"))
+        client.close()
+
+
+def test_a_lone_request_pays_the_delay_and_no_more_than_that_for_it(
+    weights: Path, tmp_path: Path
+) -> None:
+    repository = only("colbert", tmp_path / "models")
+    with serve(weights, tmp_path / "log", repository, COLBERT_BATCH_DELAY_MS="700") as server:
+        client = InferenceServerClient(server.url)
+        began = time.monotonic()
+        assert call(client, "colbert", valid("colbert"))
+        assert time.monotonic() - began >= 0.7
+        client.close()
+
+
+def test_a_server_that_stops_answers_or_refuses_every_caller(weights: Path, tmp_path: Path) -> None:
+    server = serve(weights, tmp_path / "log", only("colbert", tmp_path / "models"))
+    all_answered = Barrier(CALLERS + 1)
+    with server, ThreadPoolExecutor(CALLERS) as pool:
+        client = InferenceServerClient(server.url)
+        right = [call(client, "colbert", valid("colbert", number)) for number in range(CALLERS)]
+
+        def ask_until_refused(number: int) -> int:
+            for times in range(1_000_000):
+                try:
+                    answer = call(client, "colbert", valid("colbert", number))
+                except TransientError:
+                    return times
+                assert same(right[number], answer)
+                if times == 0:
+                    all_answered.wait(60)
+            raise AssertionError("it never stopped")
+
+        callers = [pool.submit(ask_until_refused, number) for number in range(CALLERS)]
+        all_answered.wait(60)
+        server.stop()
+        assert all(caller.result(60) > 0 for caller in callers)
+        client.close()
