@@ -68,8 +68,11 @@ class PageHandler(RequestHandler):
         for kind, status in _STATUS.items():
             if isinstance(error, kind):
                 status_code = status
+        self.explain(status_code, _message(error))
+
+    def explain(self, status_code: int, message: str) -> None:
+        """Answer with a message, as a page or as JSON."""
         self.set_status(status_code)
-        message = _message(error)
         if self.request.path.startswith("/api/"):
             self.finish({"error": message})
         else:

@@ -30,11 +30,11 @@ class LettersHandler(PageHandler):
 
     def prepare(self) -> None:
         """Ask for a name and password where they are needed."""
+        self.set_header("Cache-Control", "no-store")
         host = self.request.host_name
         if not self.site.access.allows(host, self.request.headers.get("Authorization", "")):
             self.set_header("WWW-Authenticate", 'Basic realm="Weavloader", charset="UTF-8"')
-            raise HTTPError(401, reason="This page needs the name and password that Flower has")
-        self.set_header("Cache-Control", "no-store")
+            self.explain(401, "This page needs the name and password that Flower has")
 
     async def letter(self, task_id: str) -> DeadLetter:
         """The letter of a task id, which is not trusted.
@@ -99,7 +99,7 @@ class LettersAction(LettersHandler):
         query = parse_letter_query(self.get_body_argument)
         act = ACTIONS[parse_action(self.get_body_argument("action", ""))]
         self.say(
-            await self.on_thread(act, self.site.letters, self.site.letters.each(query.filter()))
+            await self.on_thread(act, self.site.letters, self.site.letters.ids(query.filter()))
         )
         self.redirect("/dead-letters")
 
@@ -128,7 +128,7 @@ class LetterPage(LettersHandler):
         """Retry or drop it."""
         letter = await self.letter(task_id)
         action = parse_action(self.get_body_argument("action", ""))
-        self.say(await self.on_thread(ACTIONS[action], self.site.letters, [letter]))
+        self.say(await self.on_thread(ACTIONS[action], self.site.letters, [letter.task_id]))
         self.redirect("/dead-letters" if action == "drop" else self.request.path)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from job_system.resubmission import resubmit
+from job_system.resubmission import BATCH, Resubmission, resubmit
 from weavloader.batches import batched
 from weavloader.dead_letters import DeadLetter, DeadLetters, LetterFilter
 from weavloader.errors import ConfigError
@@ -17,7 +16,6 @@ from weavloader.search import parse_moment
 from web.show import duration
 
 PAGE_SIZE = 50
-BATCH = 500
 LONGEST = 256
 LAST_PAGE = 100_000
 _NAMES = ("reason", "vsn", "older")
@@ -99,34 +97,28 @@ def listed(letters: DeadLetters, query: LetterQuery) -> dict[str, Any]:
     }
 
 
-def retry(letters: DeadLetters, wanted: Iterable[DeadLetter]) -> str:
+def retry(letters: DeadLetters, task_ids: Iterable[str]) -> str:
     """Put letters back on their queue, and say how that went.
 
     Raises:
         TransientError: The broker failed; those not put back can be tried again at once.
     """
-    done: Counter[str] = Counter()
-    for batch in batched(wanted, BATCH):
-        became = resubmit(batch, letters)
-        done["submitted"] += len(became.submitted)
-        done["already"] += len(became.already)
-        done["unknown"] += len(became.unknown)
+    done = Resubmission()
+    for batch in batched(task_ids, BATCH):
+        done += resubmit(letters.get_many(batch), letters)
     return _said(done)
 
 
-def drop(letters: DeadLetters, wanted: Iterable[DeadLetter]) -> str:
+def drop(letters: DeadLetters, task_ids: Iterable[str]) -> str:
     """Delete letters for good, and say how many.
 
     Raises:
         RedisError: Redis did not answer.
     """
-    return f"{_amount(letters.drop(letter.task_id for letter in wanted))} dropped."
+    return f"{_amount(letters.drop(task_ids))} dropped."
 
 
-ACTIONS: dict[str, Callable[[DeadLetters, Iterable[DeadLetter]], str]] = {
-    "retry": retry,
-    "drop": drop,
-}
+ACTIONS: dict[str, Callable[[DeadLetters, Iterable[str]], str]] = {"retry": retry, "drop": drop}
 
 
 def parse_action(text: str) -> str:
@@ -151,12 +143,12 @@ def age(moment: str | datetime, now: datetime) -> str:
     return duration((now - then).total_seconds())
 
 
-def _said(done: Counter[str]) -> str:
-    parts = [f"{_amount(done['submitted'])} on the queue again."]
-    if done["already"]:
-        parts.append(f"{done['already']:,} already were, and have not ended since.")
-    if done["unknown"]:
-        parts.append(f"{done['unknown']:,} belong to tasks that this version does not have.")
+def _said(done: Resubmission) -> str:
+    parts = [f"{_amount(len(done.submitted))} on the queue again."]
+    if done.already:
+        parts.append(f"{len(done.already):,} already on their way since an earlier retry.")
+    if done.unknown:
+        parts.append(f"{len(done.unknown):,} left: this version has no such task.")
     return " ".join(parts)
 
 

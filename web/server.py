@@ -12,7 +12,7 @@ from typing import Any
 
 from tornado.web import Application, url
 
-from client import connect_redis
+from client import redis_session
 from metrics.http import serve_until_signal
 from weavloader.dead_letters import DeadLetters
 from weavloader.settings import Settings
@@ -62,7 +62,7 @@ def application(settings: Settings, gallery: Gallery, monitor: Monitor) -> Itera
     """The pages' routes, with Redis and threads behind them."""
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="pages")
     try:
-        with closing(connect_redis(settings)) as redis:
+        with redis_session(settings) as redis:
             letters = DeadLetters(redis, settings.dlq_ttl)
             site = Site(pool, gallery, monitor, letters, Access.of(settings))
             routes = [url(pattern, handler, {"site": site}) for pattern, handler in ROUTES.items()]

@@ -1,0 +1,111 @@
+"""What the pages tell of the system, seen with a real Redis and a real store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import redis as redis_py
+from celery import Celery
+
+from demo.ports import free_ports
+from tests.pages import SNOW, an_image, keep, served
+from tests.waiting import wait_until
+from weavloader import keys
+from weavloader.settings import Settings, load_settings
+from web.gallery import Gallery
+from web.monitor import Monitor
+
+
+@pytest.fixture
+def settings(tmp_path: Path, redis_url: str) -> Settings:
+    (port,) = free_ports(1)
+    return load_settings(
+        vector_store="embedded",
+        embedded_store_path=str(tmp_path / "store"),
+        celery_broker_url=redis_url,
+        triton_host="127.0.0.1",
+        triton_port=port,
+        flower_url="http://127.0.0.1:1",
+    )
+
+
+@pytest.fixture
+def site(settings: Settings) -> Iterator[httpx.Client]:
+    """The pages, with a monitor that looks five times a second."""
+    with closing(Gallery(settings)) as gallery:
+        monitor = Monitor(settings, gallery, interval=0.2)
+        with monitor.running(), served(settings, monitor) as client:
+            yield client
+
+
+def test_the_status_tells_what_is_stored_queued_dead_and_ailing(
+    settings: Settings, redis_url: str, site: httpx.Client
+) -> None:
+    keep(settings, [an_image("one", "snow", SNOW), an_image("two", "ice", SNOW, minutes_ago=1)])
+    captured = datetime.now(UTC) - timedelta(seconds=90)
+    with redis_py.Redis.from_url(redis_url, socket_timeout=5) as redis:
+        redis.rpush(keys.IMAGE_QUEUE, "{}", "{}", "{}")
+        redis.zadd(keys.DEAD_LETTER_INDEX, {"x": 1})
+        note = {"at": datetime.now(UTC).isoformat(), "taken": 7, "waiting": True}
+        redis.set(keys.STREAM_LAST_TICK, json.dumps(note))
+        redis.zadd(keys.STREAM_NEWEST, {keys.STREAM_NEWEST_MEMBER: captured.timestamp()})
+
+    def seen() -> Any:
+        told = site.get("/api/status").json()
+        complete = told["images_stored"] == 2 and (told["queues"] or {}).get(keys.IMAGE_QUEUE) == 3
+        return told if complete and told["stream"] else None
+
+    status = wait_until(seen, "a look at all of it")
+    assert status["dead_letters"] == 1
+    assert status["stream"]["taken"] == 7 and status["stream"]["waiting"] is True
+    assert 90 <= status["stream"]["lag_seconds"] < 180
+    assert [image["caption"] for image in status["newest"]] == ["ice", "snow"]
+    assert status["components"]["redis"] == status["components"]["store"] == "ok"
+    assert "Triton" in status["components"]["triton"]
+    page = site.get("/now").text
+    assert "Triton: UNAVAILABLE" in page and ">3</p>" in page
+
+
+def test_the_front_page_shows_the_newest_without_a_search(
+    settings: Settings, site: httpx.Client
+) -> None:
+    image = an_image("one", "snow on a ridge", SNOW)
+    keep(settings, [image])
+    wait_until(lambda: "No image yet" not in site.get("/").text, "images")
+    page = site.get("/").text
+    assert "Newest images" in page and f"/image/{image.id}" in page
+
+
+def test_charts_have_a_point_for_each_look(site: httpx.Client) -> None:
+    def looked() -> Any:
+        history = site.get("/api/status").json()["history"]
+        return history if len(history["at"]) >= 3 else None
+
+    history = wait_until(looked, "three looks")
+    assert len(history["at"]) == len(history["images_per_minute"]) == len(history["images_queued"])
+    assert history["at"] == sorted(history["at"])
+
+
+def test_a_worker_is_seen_by_its_heartbeats(job_system: Celery, site: httpx.Client) -> None:
+    def online() -> object:
+        with job_system.events.default_dispatcher(hostname="processor@here") as dispatcher:
+            dispatcher.send("worker-heartbeat", active=2, processed=5)
+        workers = site.get("/api/status").json()["workers"]
+        return workers.get("processor") == {"online": 1, "running": 2}
+
+    wait_until(online, "the worker on the page")
+
+
+def test_before_the_first_look_nothing_is_claimed(settings: Settings) -> None:
+    with served(settings) as site:
+        status = site.get("/api/status").json()
+        page = site.get("/now").text
+    assert status["images_stored"] is status["queues"] is status["stream"] is None
+    assert "Now" in page and "–" in page
