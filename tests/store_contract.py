@@ -15,6 +15,7 @@ from weavloader.settings import Settings
 from weavloader.store import open_store
 from weavloader.store.base import (
     TEXT_PROPERTIES,
+    Area,
     Filters,
     ImageObject,
     Location,
@@ -179,6 +180,38 @@ class StoreContract:
         assert only("?!") == ["fox 6"]
         assert only("ost") == only("the") == only("") == only("' OR 1=1 --") == []
 
+    def test_a_place_is_searched_around(self, store: Store) -> None:
+        places = {
+            "Lemont": Location(41.7016, -87.9953),
+            "Chicago": Location(41.8781, -87.6298),
+            "Milwaukee": Location(43.0389, -87.9065),
+            "Suva": Location(-18.1416, 178.4419),
+            "Apia": Location(-13.8333, -171.7667),
+        }
+        store.upsert([
+            an_image(name, caption=f"fox of {name}", location=place)
+            for name, place in places.items()
+        ])  # fmt: skip
+        store.upsert([an_image("nowhere", caption="fox of nowhere")])
+
+        def around(name: str, kilometres: float) -> set[str]:
+            near = Filters(near=Area(places[name], kilometres))
+            queries = [("fox", None, 0.0), ("", EAST, 1.0), ("fox", EAST, 0.4)]
+            answers = [
+                set(found(store, text, vector, alpha=alpha, filters=near))
+                for text, vector, alpha in queries
+            ]
+            answers.append({hit.text["caption"] for hit in store.newest(near, 10)})
+            assert answers == [answers[0]] * 4
+            return {caption.removeprefix("fox of ") for caption in answers[0]}
+
+        assert around("Lemont", 1) == {"Lemont"}
+        assert around("Lemont", 35) == {"Lemont"}
+        assert around("Lemont", 38) == {"Lemont", "Chicago"}
+        assert around("Chicago", 135) == {"Chicago", "Lemont", "Milwaukee"}
+        assert around("Suva", 1200) == {"Suva", "Apia"}
+        assert around("Lemont", 20_040) == set(places)
+
     def test_the_newest_come_first_page_by_page(self, store: Store) -> None:
         minute = timedelta(minutes=1)
         store.upsert([
@@ -260,6 +293,9 @@ class StoreContract:
         {"limit": 1_000_000}, {"vector_name": "colbert"},
         {"vector": np.array([1, np.nan], np.float32)},
         {"filters": Filters(since=WHEN.replace(tzinfo=None))}, {"filters": Filters(vsn="\ud83d")},
+        {"filters": Filters(near=Area(Location(91, 0), 1))},
+        {"filters": Filters(near=Area(Location(0, 0), 0))},
+        {"filters": Filters(near=Area(Location(0, 0), float("nan")))},
     ])  # fmt: skip
     def test_a_query_without_an_answer_is_refused(
         self, store: Store, changes: dict[str, object]

@@ -42,6 +42,14 @@ class Location:
 
 
 @dataclass(frozen=True, slots=True)
+class Area:
+    """All that lies within ``kilometres`` of a point, along great circles."""
+
+    center: Location
+    kilometres: float
+
+
+@dataclass(frozen=True, slots=True)
 class ImageObject:
     """One stored image.
 
@@ -72,7 +80,7 @@ class Filters:
     """Limits on what a search may return; ``None`` means no limit.
 
     Text is matched whole and without regard to case. ``since`` and ``until`` bound
-    ``captured_at`` (inclusive), timezone-aware.
+    ``captured_at`` (inclusive), timezone-aware. ``near`` leaves out images of unknown place.
     """
 
     vsn: str | None = None
@@ -83,6 +91,7 @@ class Filters:
     project: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    near: Area | None = None
 
     def text(self) -> dict[str, str]:
         """The filters on text properties that are set."""

@@ -11,6 +11,7 @@ import numpy as np
 from weavloader.errors import PermanentError
 from weavloader.store.base import (
     TEXT_PROPERTIES,
+    Area,
     Filters,
     ImageObject,
     Location,
@@ -21,6 +22,7 @@ from weavloader.store.base import (
 VECTOR_RANKS = {"clip": 1, "align": 1, "colbert": 2}
 SEARCHED_VECTORS = ("clip", "align")
 MOST_RESULTS = 1000
+HALF_AROUND_KM = 20_040
 
 
 def check_object(item: ImageObject) -> None:
@@ -38,7 +40,7 @@ def check_object(item: ImageObject) -> None:
     if item.captured_at.tzinfo is None:
         raise PermanentError("captured_at names no time zone", reason="bad_object")
     if item.location is not None:
-        _check_location(item.location)
+        _check_location(item.location, "bad_object")
     for name, vector in item.vectors.items():
         _check_vector(name, vector)
 
@@ -84,12 +86,21 @@ def _check_filters(filters: Filters) -> None:
     for moment in (filters.since, filters.until):
         if moment is not None and moment.tzinfo is None:
             raise PermanentError("since and until need a time zone", reason="bad_query")
+    if filters.near is not None:
+        _check_area(filters.near)
 
 
-def _check_location(location: Location) -> None:
+def _check_area(area: Area) -> None:
+    _check_location(area.center, "bad_query")
+    if not 0 < area.kilometres <= HALF_AROUND_KM:
+        message = f"a distance lies between 0 and {HALF_AROUND_KM} km"
+        raise PermanentError(message, reason="bad_query")
+
+
+def _check_location(location: Location, reason: str) -> None:
     # A comparison with NaN is false, so NaN is refused too.
     if not (abs(location.latitude) <= 90 and abs(location.longitude) <= 180):
-        raise PermanentError("the location is not on Earth", reason="bad_object")
+        raise PermanentError("the location is not on Earth", reason=reason)
 
 
 def _check_vector(name: str, vector: Vector) -> None:

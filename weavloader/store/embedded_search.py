@@ -7,13 +7,15 @@ scores of either half to 0..1 over its candidates and adds them, weighted by alp
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from datetime import datetime
+from itertools import chain
 
 import apsw
 
 from weavloader.errors import PermanentError
-from weavloader.store.base import Filters, SearchQuery, SearchResult
+from weavloader.store.base import Area, Filters, SearchQuery, SearchResult
 from weavloader.store.embedded_rows import from_microseconds, location, to_microseconds
 from weavloader.store.embedded_schema import fetch, vector_dimension
 from weavloader.store.words import fold, words
@@ -21,7 +23,19 @@ from weavloader.store.words import fold, words
 LEAST_CANDIDATES = 100
 MOST_CANDIDATES = 4096  # vec0 finds no more neighbours than this
 
+EARTH_KM = 6371.0
+KM_PER_DEGREE = math.pi * EARTH_KM / 180
+
 Scores = dict[int, float]
+Value = str | int | float
+
+# Haversine; the band of latitudes before it spares most images the arithmetic.
+_NEAR = f"""
+    latitude BETWEEN ? AND ? AND {2 * EARTH_KM} * asin(min(1, sqrt(
+        pow(sin(radians(latitude - ?) / 2), 2)
+        + cos(radians(?)) * cos(radians(latitude)) * pow(sin(radians(longitude - ?) / 2), 2)
+    ))) <= ?
+"""
 
 
 def hybrid(connection: apsw.Connection, query: SearchQuery) -> list[SearchResult]:
@@ -105,19 +119,27 @@ def _by_looks(connection: apsw.Connection, query: SearchQuery, candidates: int) 
     return dict(fetch(connection, statement, asked))
 
 
-def _where(filters: Filters) -> tuple[str, tuple[str | int, ...]]:
+def _where(filters: Filters) -> tuple[str, tuple[Value, ...]]:
     """A condition on ``rowid``, to follow others, and the values it binds."""
-    conditions: dict[str, str | int] = {
-        f"{name} = ?": fold(value) for name, value in filters.text().items()
+    conditions: dict[str, tuple[Value, ...]] = {
+        f"{name} = ?": (fold(value),) for name, value in filters.text().items()
     }
     bounds: Mapping[str, datetime | None] = {">=": filters.since, "<=": filters.until}
     for sign, moment in bounds.items():
         if moment is not None:
-            conditions[f"captured_at {sign} ?"] = to_microseconds(moment)
+            conditions[f"captured_at {sign} ?"] = (to_microseconds(moment),)
+    if filters.near is not None:
+        conditions[_NEAR] = _near_values(filters.near)
     if not conditions:
         return "", ()
     inner = f"SELECT number FROM images WHERE {' AND '.join(conditions)}"  # noqa: S608 - bound
-    return f"AND rowid IN ({inner})", tuple(conditions.values())
+    return f"AND rowid IN ({inner})", tuple(chain.from_iterable(conditions.values()))
+
+
+def _near_values(area: Area) -> tuple[Value, ...]:
+    center, degrees = area.center, area.kilometres / KM_PER_DEGREE
+    band = center.latitude - degrees, center.latitude + degrees
+    return (*band, center.latitude, center.latitude, center.longitude, area.kilometres)
 
 
 def _rows(connection: apsw.Connection, scores: Scores) -> list[SearchResult]:

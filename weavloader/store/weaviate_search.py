@@ -6,12 +6,13 @@ from collections.abc import Callable
 from functools import reduce
 from operator import and_
 
-from weavloader.store.base import KEYWORD_PROPERTIES, Filters, SearchQuery, SearchResult
+from weavloader.store.base import KEYWORD_PROPERTIES, Area, Filters, SearchQuery, SearchResult
 from weavloader.store.checks import MOST_RESULTS
 from weavloader.store.weaviate_api import (
     Collection,
     Filter,
     FilterReturn,
+    GeoCoordinate,
     HybridFusion,
     MetadataQuery,
     Sort,
@@ -87,7 +88,16 @@ def _filters(filters: Filters) -> FilterReturn | None:
         parts.append(Filter.by_property("captured_at").greater_or_equal(filters.since))
     if filters.until is not None:
         parts.append(Filter.by_property("captured_at").less_or_equal(filters.until))
+    if filters.near is not None:
+        parts.append(_within(filters.near))
     return reduce(and_, parts) if parts else None
+
+
+def _within(area: Area) -> FilterReturn:
+    center = area.center
+    point = GeoCoordinate(latitude=center.latitude, longitude=center.longitude)
+    metres = area.kilometres * 1000
+    return Filter.by_property("location").within_geo_range(coordinate=point, distance=metres)
 
 
 def _matches(hit: SearchResult, filters: Filters) -> bool:
