@@ -20,19 +20,24 @@ FLAGS = (
 )  # fmt: skip
 
 
-def launch(playwright: Playwright) -> Browser:
-    """Start the browser; skip the test where there is none."""
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        pytest.skip(HOW_TO_GET_ONE)
-    return playwright.chromium.launch(executable_path=found, args=list(FLAGS))
+def find_chromium() -> str | None:
+    """The browser's executable, where there is one."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def launch(playwright: Playwright, executable: str) -> Browser:
+    """Start the browser."""
+    return playwright.chromium.launch(executable_path=executable, args=list(FLAGS))
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """For one module: while it lives, no other loop of asyncio can run in this thread."""
+    executable = find_chromium()
+    if executable is None:
+        pytest.skip(HOW_TO_GET_ONE)
     with sync_playwright() as playwright:
-        chromium = launch(playwright)
+        chromium = launch(playwright, executable)
         yield chromium
         chromium.close()
 

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 
 from weavloader.errors import ConfigError
+from weavloader.nodes import location
 from weavloader.settings import parse_duration
 from weavloader.store.base import (
     DEFAULT_ALPHA,
     DEFAULT_LIMIT,
     Filters,
+    Location,
     SearchQuery,
     SearchResult,
     Store,
@@ -78,6 +80,20 @@ def parse_moment(text: str) -> datetime:
     except (ValueError, OverflowError):
         message = f"expected a time such as 24h, 2026-01-31 or 2026-01-31T12:00:00Z, not {text!r}"
         raise ConfigError(message, reason="bad_argument") from None
+
+
+def parse_point(text: str) -> Location:
+    """A point from ``latitude, longitude`` in degrees, such as ``41.88, -87.63``.
+
+    Raises:
+        ConfigError: The text is no such point.
+    """
+    latitude, _, longitude = text.partition(",")
+    point = location(latitude.strip(), longitude.strip())
+    if point is None:
+        message = f"expected latitude, longitude such as 41.88, -87.63, not {text!r}"
+        raise ConfigError(message, reason="bad_argument")
+    return point
 
 
 def as_json(result: SearchResult) -> dict[str, object]:

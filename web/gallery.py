@@ -12,6 +12,7 @@ from weavloader import search as searching
 from weavloader.errors import PermanentError, TransientError
 from weavloader.settings import Settings
 from weavloader.store.base import (
+    Area,
     Filters,
     ImageObject,
     SearchQuery,
@@ -209,6 +210,7 @@ def _filters(query: PageQuery) -> Filters:
         vsn=query.vsn or None,
         camera=query.camera or None,
         project=query.project or None,
+        near=Area(searching.parse_point(query.near), query.within) if query.near else None,
     )
 
 

@@ -10,16 +10,17 @@ from typing import Any
 from urllib.parse import urlencode
 
 from weavloader.errors import ConfigError
-from weavloader.search import parse_moment
+from weavloader.search import parse_moment, parse_point
 from weavloader.store.base import DEFAULT_ALPHA
-from weavloader.store.checks import MOST_RESULTS
+from weavloader.store.checks import HALF_AROUND_KM, MOST_RESULTS
 
 LONGEST_TEXT = 500
 LONGEST_NAME = 256
 PAGE_SIZE = 24  # fills rows of two, three, four and six
 LARGEST_PAGE = 100
+WITHIN_KM = 50.0
 _NODE = re.compile(r"[A-Za-z0-9]{1,16}")
-_DEFAULT = {"alpha": DEFAULT_ALPHA, "page": 1, "limit": PAGE_SIZE}
+_DEFAULT = {"within": WITHIN_KM, "alpha": DEFAULT_ALPHA, "page": 1, "limit": PAGE_SIZE}
 _ARGUMENTS = {"text": "q"}
 
 
@@ -35,6 +36,8 @@ class PageQuery:
         project: Only images of this project's nodes; empty for all.
         since: Only images captured since, such as ``24h``; empty for all.
         until: Only images captured until; empty for all.
+        near: Only images taken around this ``latitude, longitude``; empty for everywhere.
+        within: Kilometres around it.
         alpha: 0 searches by words, 1 by looks.
         page: From 1.
         limit: Results on a page.
@@ -47,6 +50,8 @@ class PageQuery:
     project: str = ""
     since: str = ""
     until: str = ""
+    near: str = ""
+    within: float = WITHIN_KM
     alpha: float = DEFAULT_ALPHA
     page: int = 1
     limit: int = PAGE_SIZE
@@ -59,7 +64,7 @@ class PageQuery:
     @property
     def filters(self) -> dict[str, str]:
         """What is filtered by, as it was given."""
-        names = ("vsn", "camera", "project", "since", "until")
+        names = ("vsn", "camera", "project", "since", "until", "near")
         return {name: value for name in names if (value := getattr(self, name))}
 
     @property
@@ -106,6 +111,8 @@ def parse_query(argument: Callable[[str, str], str]) -> PageQuery:
         project=text("project"),
         since=_moment("since", text("since")),
         until=_moment("until", text("until")),
+        near=_point(text("near")),
+        within=_number("within", argument("within", str(WITHIN_KM)), 0.1, HALF_AROUND_KM),
         alpha=_number("alpha", argument("alpha", str(DEFAULT_ALPHA)), 0.0, 1.0),
         page=int(_number("page", argument("page", "1"), 1, last_page)),
         limit=limit,
@@ -136,6 +143,15 @@ def _moment(name: str, text: str) -> str:
             parse_moment(text)
     except ConfigError:
         raise _wrong(name, "a time such as 24h, 7d or 2026-01-31") from None
+    return text
+
+
+def _point(text: str) -> str:
+    try:
+        if text:
+            parse_point(text)
+    except ConfigError:
+        raise _wrong("near", "latitude, longitude such as 41.88, -87.63") from None
     return text
 
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from inference.preview.captions import PREFIX
 from weavloader.image_job import UNKNOWN
 from weavloader.search import as_json
-from weavloader.store.base import ImageObject, SearchResult
+from weavloader.store.base import ImageObject, Location, SearchResult
 from web.query import PageQuery
 
 MOST_FACETS = 8
@@ -105,6 +105,7 @@ class Details:
         vectors: Shape by model, such as ``1024``.
         original: Link to the file it was made from; empty where that is no web address.
         around: Address of what its camera saw half an hour before and after.
+        nearby: Address of what was seen around its place; empty where that is not known.
     """
 
     id: str
@@ -114,10 +115,12 @@ class Details:
     vectors: dict[str, str]
     original: str
     around: str
+    nearby: str
 
     @classmethod
     def of(cls, image: ImageObject) -> Self:
         """The details of a stored image."""
+        place = image.location
         return cls(
             id=image.id,
             caption=Caption.read(image.text.get("caption", "")),
@@ -126,6 +129,7 @@ class Details:
             vectors=_shapes(image),
             original=_safe_link(image.text),
             around=_around(image),
+            nearby=PageQuery(near=_degrees(place)).address() if place else "",
         )
 
 
@@ -170,8 +174,12 @@ def _facts(image: ImageObject) -> dict[str, str]:
     place = image.location
     first = {"Captured": f"{image.captured_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"}
     named = {_FACTS[name]: known(image.text.get(name, "")) for name in _FACTS}
-    last = {"Place": f"{place.latitude:.5f}, {place.longitude:.5f}"} if place else {}
+    last = {"Place": _degrees(place)} if place else {}
     return {name: value for name, value in {**first, **named, **last}.items() if value}
+
+
+def _degrees(place: Location) -> str:
+    return f"{place.latitude:.5f}, {place.longitude:.5f}"
 
 
 def _shapes(image: ImageObject) -> dict[str, str]:

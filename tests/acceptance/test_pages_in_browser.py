@@ -127,6 +127,9 @@ def test_an_image_opens_with_all_that_is_known_and_its_likes(site: WholeSite, pa
 def test_an_image_shows_its_place_on_a_map(site: WholeSite, page: Page) -> None:
     page.goto(f"{site.url}/image/{ATTACK.id}")
     expect(page.get_by_role("img", name="Map: 37 km south-west of Chicago")).to_be_visible()
+    page.get_by_role("link", name="Images near here").click()
+    assert f"/image/{ATTACK.id}" in cards(page)
+    expect(page.get_by_role("link", name="Remove filter 41.70000, -88.00000")).to_be_visible()
 
 
 @pytest.mark.parametrize("path", [f"/image/{ATTACK.id}", "/?q=hostile&alpha=0", "/now", "/"])

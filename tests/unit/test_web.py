@@ -165,7 +165,8 @@ def test_a_page_asks_nothing_of_other_hosts(site: httpx.Client) -> None:
     "query",
     [{"alpha": "2"}, {"alpha": "nan"}, {"alpha": "x"}, {"limit": "0"}, {"limit": "1000"},
      {"vsn": "W021; DROP"}, {"since": "yesterday-ish"}, {"q": "x" * 501},
-         {"until": "soon"}, {"like": "x"}, {"page": "0"}, {"page": "42"}, {"camera": "x" * 257}],
+         {"until": "soon"}, {"like": "x"}, {"near": "Chicago"},
+         {"near": "91,0"}, {"within": "0"}, {"page": "0"}, {"page": "42"}, {"camera": "x" * 257}],
     ids=str,
 )  # fmt: skip
 def test_a_wrong_argument_is_named(site: httpx.Client, query: dict[str, str]) -> None:
@@ -201,6 +202,13 @@ def test_without_words_the_newest_are_shown(site: httpx.Client) -> None:
 def test_a_search_can_be_limited_to_a_camera_and_a_project(site: httpx.Client) -> None:
     assert found(site, q="snow", camera="<B>cam</b>") == [ATTACK.id]
     assert found(site, q="snow", project="prairie") == [HILLS.id]
+
+
+def test_a_search_can_be_limited_to_a_place(site: httpx.Client) -> None:
+    assert found(site, q="snow", near="41.88, -87.63", within="40") == [HILLS.id]
+    assert found(site, q="snow", near="41.88, -87.63", within="30") == []
+    page = site.get(f"/image/{HILLS.id}").text
+    assert "/?near=41.70160%2C+-87.99530" in page
 
 
 def test_pages_follow_each_other_without_gap_or_overlap(site: httpx.Client) -> None:

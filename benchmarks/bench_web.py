@@ -1,0 +1,228 @@
+"""What the pages cost with many images stored: ``python -m benchmarks.bench_web``.
+
+The web role runs as in production, over an embedded store that is filled first, a real Redis
+and a real Triton with the preview models; a client on the same machine asks it.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import click
+import httpx
+import numpy as np
+import psutil
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from demo.local_redis import running_redis
+from demo.pictures import draw
+from demo.ports import HOST, free_ports
+from demo.triton import Triton
+from weavloader.settings import load_settings
+from weavloader.store import open_store
+from weavloader.store.base import TEXT_PROPERTIES, ImageObject, Location
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "build" / "bench-web.json"
+NODES, CAMERAS = [f"W{number:03X}" for number in range(100)], ("top", "bottom", "left", "right")
+WORDS = (
+    "snow ridge forest smoke road car river lake fog night lamp cloud sunset field barn bridge "
+    "crowd rain flood ice fire bird deer tower roof street prairie canyon beach storm"
+).split()
+BATCH = 250
+SEED = 7
+WIDTH = 640  # pixels; SAGE's cameras give three or four times as much
+GRAIN = 14.0  # of 255; thumbnails then weigh what those of photographs do
+
+
+@click.command()
+@click.option("--images", type=click.IntRange(100), default=20_000, show_default=True)
+@click.option("--requests", type=click.IntRange(10), default=200, show_default=True,
+              help="How often each page is asked for.")  # fmt: skip
+@click.option("--thumbnails", type=click.IntRange(10), default=16_000, show_default=True,
+              help="How many different ones are asked for; 64 MiB hold some 6,000.")  # fmt: skip
+def bench_web(images: int, requests: int, thumbnails: int) -> None:
+    """Measure the pages: seconds of each, memory, and the bound of the thumbnails."""
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="weavloader-bench-web-") as name:
+        folder = Path(name)
+        with console.status(f"Storing {images:,} images"):
+            ids = _fill(folder / "store", images)
+        with console.status("Measuring"), _pages(folder) as (client, process):
+            figures = _measure(client, process, ids, requests, thumbnails)
+    figures["images"] = images
+    _show(console, figures)
+    OUT.parent.mkdir(exist_ok=True)
+    OUT.write_text(json.dumps(figures, indent=2))
+    console.print(f"Written to {OUT}", highlight=False)
+
+
+def _fill(folder: Path, count: int) -> list[str]:
+    lot = random.Random(SEED)
+    vectors = np.random.default_rng(SEED)
+    pictures = _pictures()
+    settings = load_settings(vector_store="embedded", embedded_store_path=str(folder))
+    ids: list[str] = []
+    with closing(open_store(settings)) as store:
+        store.prepare()
+        for start in range(0, count, BATCH):
+            objects = [
+                _image(n, lot, vectors, pictures[n % len(pictures)])
+                for n in range(start, min(start + BATCH, count))
+            ]
+            store.upsert(objects)
+            ids += [item.id for item in objects]
+    return ids
+
+
+def _pictures() -> list[bytes]:
+    """A few drawn pictures, as small JPEG files: 20,000 full ones would fill the disk."""
+    found = []
+    for index in range(12):
+        with Image.open(io.BytesIO(draw(index, SEED))) as picture:
+            picture.thumbnail((WIDTH, WIDTH))
+            pixels = np.asarray(picture.convert("RGB"), dtype=np.float32)
+        grain = np.random.default_rng(index).normal(0, GRAIN, pixels.shape)
+        output = io.BytesIO()
+        grainy = np.clip(pixels + grain, 0, 255).astype(np.uint8)
+        Image.fromarray(grainy).save(output, "JPEG", quality=60)
+        found.append(output.getvalue())
+    return found
+
+
+def _image(
+    number: int, lot: random.Random, vectors: np.random.Generator, picture: bytes
+) -> ImageObject:
+    caption = f"A {' and a '.join(lot.sample(WORDS, 4))} seen at {number % 24} o'clock"
+    captured_at = datetime.now(UTC) - timedelta(minutes=5 * number)
+    text = dict.fromkeys(TEXT_PROPERTIES, "unknown") | {
+        "link": f"https://storage.example/{number}.jpg",
+        "caption": caption,
+        "vsn": lot.choice(NODES),
+        "camera": lot.choice(CAMERAS),
+        "timestamp": captured_at.strftime("%y-%m-%d %H:%M Z"),
+    }
+    vector = vectors.normal(size=1024).astype(np.float32)
+    place = Location(lot.uniform(30, 48), lot.uniform(-120, -75))
+    return ImageObject(text, captured_at, picture, {"clip": vector}, place)
+
+
+@contextmanager
+def _pages(folder: Path) -> Iterator[tuple[httpx.Client, psutil.Process]]:
+    (port,) = free_ports(1)
+    with Triton(folder / "triton.log") as triton, running_redis(folder) as redis:
+        settings = {
+            "VECTOR_STORE": "embedded", "EMBEDDED_STORE_PATH": str(folder / "store"),
+            "CELERY_BROKER_URL": redis, "CELERY_RESULT_BACKEND": redis, "TRITON_HOST": HOST,
+            "TRITON_PORT": str(triton.ports.grpc), "WEB_PORT": str(port),
+            "FLOWER_URL": f"http://{HOST}:1", "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
+        }  # fmt: skip
+        with (folder / "web.log").open("wb") as log:
+            web = subprocess.Popen(
+                [sys.executable, "main.py", "web"], cwd=ROOT, env={**os.environ, **settings},
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        try:
+            with httpx.Client(base_url=f"http://{HOST}:{port}", timeout=60) as client:
+                _wait(client, web)
+                yield client, psutil.Process(web.pid)
+        finally:
+            web.terminate()
+            web.wait(30)
+
+
+def _wait(client: httpx.Client, web: subprocess.Popen[bytes]) -> None:
+    while web.poll() is None:
+        try:
+            client.get("/api/search", params={"q": "snow"}).raise_for_status()
+        except httpx.TransportError:
+            time.sleep(0.1)
+        else:
+            return
+    raise SystemExit("the web role ended")
+
+
+def _measure(
+    client: httpx.Client,
+    process: psutil.Process,
+    ids: Sequence[str],
+    requests: int,
+    thumbnails: int,
+) -> dict[str, object]:
+    lot = random.Random(SEED)
+    texts = itertools.cycle(" ".join(lot.sample(WORDS, 2)) for _ in range(1000))
+    asked: dict[str, Callable[[], str]] = {
+        "front page": lambda: "/",
+        "search": lambda: f"/?q={next(texts)}",
+        "search, words only": lambda: f"/?q={next(texts)}&alpha=0",
+        "search on one node": lambda: f"/?q={next(texts)}&vsn={lot.choice(NODES)}",
+        "search near a point": lambda: f"/?q={next(texts)}&near=41.88,-87.63&within=300",
+        "search, page 10": lambda: f"/?q={next(texts)}&page=10",
+        "newest of a node": lambda: f"/?vsn={lot.choice(NODES)}",
+        "more like this": lambda: f"/?like={lot.choice(ids)}",
+        "an image": lambda: f"/image/{lot.choice(ids)}",
+        "/api/search": lambda: f"/api/search?q={next(texts)}",
+    }
+    started = _mebibytes(process)
+    pages = {name: _times(client, path, requests) for name, path in asked.items()}
+    searched = _mebibytes(process)
+    chosen = lot.sample(list(ids), min(thumbnails, len(ids)))
+    new = iter(chosen)
+    pages["a new thumbnail"] = _times(client, lambda: f"/thumbnail/{next(new)}.jpg", len(chosen))
+    # What was asked for last is still kept.
+    kept = itertools.cycle(chosen[-100:])
+    pages["a kept thumbnail"] = _times(client, lambda: f"/thumbnail/{next(kept)}.jpg", requests)
+    size = len(client.get(f"/thumbnail/{chosen[-1]}.jpg").content)
+    return {
+        "milliseconds": pages,
+        "mebibytes": {
+            "started": started,
+            "after the pages": searched,
+            "after the thumbnails": _mebibytes(process),
+            "all thumbnails asked for": round(size * len(chosen) / 2**20, 1),
+        },
+    }
+
+
+def _times(client: httpx.Client, path: Callable[[], str], count: int) -> dict[str, float]:
+    taken = []
+    for _ in range(count):
+        address = path()
+        start = time.perf_counter()
+        client.get(address).raise_for_status()
+        taken.append((time.perf_counter() - start) * 1000)
+    p50, p95 = np.percentile(taken, [50, 95])
+    return {"p50": round(float(p50), 1), "p95": round(float(p95), 1), "max": round(max(taken), 1)}
+
+
+def _mebibytes(process: psutil.Process) -> float:
+    return round(float(process.memory_info().rss) / 2**20, 1)
+
+
+def _show(console: Console, figures: dict[str, object]) -> None:
+    for title in ("milliseconds", "mebibytes"):
+        table = Table(title, box=None, pad_edge=False)
+        rows = figures[title]
+        assert isinstance(rows, dict)
+        for name, value in rows.items():
+            values = value.items() if isinstance(value, dict) else [("", value)]
+            table.add_row(name, *(f"{key} {number:,.1f}" for key, number in values))
+        console.print(table)
+
+
+if __name__ == "__main__":
+    bench_web()

@@ -1,0 +1,111 @@
+"""Take the screenshots in ``docs/images`` anew, of a demo: ``python -m docs.screenshots``."""
+
+from __future__ import annotations
+
+import io
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
+
+from tests.browser_fixture import HOW_TO_GET_ONE, find_chromium, launch
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGES = ROOT / "docs" / "images"
+DESKTOP, PHONE = ViewportSize(width=1280, height=860), ViewportSize(width=390, height=844)
+MOST_BYTES = 300_000
+_ADDRESS = re.compile(r"search and dead letters\s+(http://\S+?)/\s")
+_STOP_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """One picture of a page.
+
+    Attributes:
+        path: The page's address, without the host.
+        click: What is opened first, as a CSS selector; empty for nothing.
+    """
+
+    name: str
+    path: str
+    viewport: ViewportSize
+    is_dark: bool = False
+    click: str = ""
+
+
+SHOTS = (
+    Shot("search", "/?q=snow+on+a+ridge", DESKTOP),
+    Shot("search-phone", "/?q=night", PHONE, is_dark=True),
+    Shot("image", "/?q=sunset&vsn=W07A", DESKTOP, click="a.view"),
+    Shot("now", "/now", DESKTOP),
+    Shot("now-phone", "/now", PHONE, is_dark=True),
+    Shot("dead-letters", "/dead-letters", DESKTOP),
+    Shot("dead-letter-phone", "/dead-letters", PHONE, click="td.error a"),
+)
+
+
+def main() -> None:
+    """Run a demo, look at it, and end it."""
+    executable = find_chromium()
+    if executable is None:
+        sys.exit(HOW_TO_GET_ONE)
+    with _demo() as url, sync_playwright() as playwright:
+        browser = launch(playwright, executable)
+        for shot in SHOTS:
+            _take(browser, url, shot)
+        browser.close()
+
+
+@contextmanager
+def _demo() -> Iterator[str]:
+    """The address of the pages of a demo."""
+    command = [sys.executable, "main.py", "demo", "--images", "160", "--keep"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as demo:
+        try:
+            yield _address(demo)
+        finally:
+            demo.send_signal(signal.SIGINT)
+            demo.communicate(timeout=_STOP_SECONDS)
+
+
+def _address(demo: subprocess.Popen[str]) -> str:
+    said = ""
+    for line in demo.stdout or ():
+        said += line
+        if found := _ADDRESS.search(said):
+            return found[1]
+    raise SystemExit(f"the demo ended:\n{said[-1000:]}")
+
+
+def _take(browser: Browser, url: str, shot: Shot) -> None:
+    with browser.new_context(viewport=shot.viewport) as context:
+        page = context.new_page()
+        page.emulate_media(color_scheme="dark" if shot.is_dark else "light")
+        page.goto(url + shot.path, wait_until="networkidle")
+        if shot.click:
+            page.locator(shot.click).first.click()
+            page.wait_for_load_state("networkidle")
+        size = _save(page, IMAGES / f"{shot.name}.png")
+    print(f"{shot.name}.png {size:,} bytes")
+
+
+def _save(page: Page, path: Path) -> int:
+    """Write the picture with 256 colours, which show a page as well and take a third."""
+    with Image.open(io.BytesIO(page.screenshot())) as picture:
+        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise SystemExit(f"{path} has {size:,} bytes, more than {MOST_BYTES:,}")
+    return size
+
+
+if __name__ == "__main__":
+    main()
