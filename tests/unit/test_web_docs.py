@@ -1,0 +1,57 @@
+"""docs/pages.md says what the pages are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from web.letters import parse_letter_query
+from web.query import PageQuery, parse_query
+from web.server import ROUTES
+
+DOCS = Path(__file__).parents[2] / "docs"
+TEXT = (DOCS / "pages.md").read_text()
+MOST_BYTES = 300_000
+
+
+@pytest.mark.parametrize("pattern", [pattern for pattern in ROUTES if "/api/" in pattern])
+def test_every_address_of_the_json_is_described(pattern: str) -> None:
+    assert f"`{pattern.replace('([^/]+)', '<id>')}" in TEXT
+
+
+def asked(address: str) -> set[str]:
+    """Arguments that the page gives an address."""
+    found = re.search(rf"`{address}\?([^`]*)`", TEXT)
+    assert found
+    return set(re.findall(r"(\w+)=", found[1]))
+
+
+def test_every_argument_of_a_search_is_described() -> None:
+    names: set[str] = set()
+
+    def argument(name: str, default: str) -> str:
+        names.add(name)
+        return default
+
+    assert parse_query(argument) == PageQuery()
+    assert asked("/api/search") == names
+
+
+def test_every_argument_of_the_dead_letters_is_described() -> None:
+    names: set[str] = set()
+
+    def argument(name: str, default: str) -> str:
+        names.add(name)
+        return default
+
+    parse_letter_query(argument)
+    assert asked("/api/dlq") == names
+
+
+def test_every_screenshot_is_there_and_small() -> None:
+    shown = re.findall(r"\(images/([^)]+)\)", TEXT)
+    assert len(shown) >= 6
+    for name in shown:
+        assert 0 < (DOCS / "images" / name).stat().st_size <= MOST_BYTES, name
