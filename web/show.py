@@ -10,12 +10,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from inference.preview.captions import PREFIX
 from weavloader.image_job import UNKNOWN
 from weavloader.search import as_json
 from weavloader.store.base import ImageObject, Location, SearchResult
 from web.query import PageQuery
 
+# As the preview models begin theirs; their package runs in Triton and is not installed here.
+PREVIEW_PREFIX = "Preview caption:"
 MOST_FACETS = 8
 AROUND = timedelta(minutes=30)
 _LABELLED = re.compile(r"(?:DESCRIPTION: )?(?P<words>.*?)(?: LABELS: (?P<labels>.*))?", re.DOTALL)
@@ -46,7 +47,9 @@ class Caption:
         match = _LABELLED.fullmatch(text.strip())
         words, labels = (match["words"], match["labels"] or "") if match else (text, "")
         keywords = tuple(filter(None, (label.strip() for label in labels.split(","))))
-        return cls(words.removeprefix(PREFIX).strip(), keywords, words.startswith(PREFIX))
+        return cls(
+            words.removeprefix(PREVIEW_PREFIX).strip(), keywords, words.startswith(PREVIEW_PREFIX)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ NOT_SETTINGS = {
     "REDIS_INSIDE",  # read by supervisord.conf
     "PATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE",
 }  # fmt: skip
-NOT_IN_THE_IMAGE = {"benchmarks", "demo", "tests", "inference/preview", "inference/serving"}
+NOT_IN_THE_IMAGE = {"benchmarks", "demo", "tests", "inference/preview", "inference/serving", "docs"}
 SERVED = {
     8080: {"/metrics", "/health", "/health/live", "/health/ready"},
     8081: {"/"},

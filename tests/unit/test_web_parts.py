@@ -7,13 +7,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from inference.preview.captions import PREFIX
 from weavloader.store.base import Location
 from web.access import Access, is_loopback
 from web.atlas import CITIES
 from web.map import HEIGHT, WIDTH, distance_km, draw_map, whereabouts
 from web.monitor import Look, _rate
 from web.query import PageQuery, parse_query
-from web.show import Caption, duration
+from web.show import PREVIEW_PREFIX, Caption, duration
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -23,6 +24,7 @@ def basic(account: str) -> str:
 
 
 def test_a_preview_caption_is_told_from_a_models() -> None:
+    assert PREVIEW_PREFIX == PREFIX
     assert Caption.read("Preview caption: a dim picture.") == Caption("a dim picture.", (), True)
     assert Caption.read("Snow on a ridge.") == Caption("Snow on a ridge.")
 
