@@ -9,7 +9,7 @@ from threading import Lock
 
 from client import connect_embedder, open_store
 from weavloader import search as searching
-from weavloader.errors import PermanentError, TransientError
+from weavloader.errors import ConfigError, TransientError
 from weavloader.settings import Settings
 from weavloader.store.base import (
     Area,
@@ -71,8 +71,7 @@ class Gallery:
         A search goes by words alone while Triton is out of reach.
 
         Raises:
-            ConfigError: A time cannot be read.
-            PermanentError: There is no image to be like, or it has no vector.
+            ConfigError: There is no image to be like, or it has no vector.
             TransientError: The store is out of reach.
         """
         filters = _filters(query)
@@ -159,10 +158,10 @@ class Gallery:
     def _like(self, query: PageQuery, filters: Filters) -> Found:
         image = self.image(query.like)
         if image is None:
-            raise PermanentError("there is no such image to compare with", reason="no_image")
+            raise ConfigError("like: there is no such image", reason="bad_argument")
         name = next((name for name in SEARCHED_VECTORS if name in image.vectors), None)
         if name is None:
-            raise PermanentError("this image has no vector to compare", reason="no_vector")
+            raise ConfigError("like: that image has no vector", reason="bad_argument")
         # The image itself comes first and is left out; so one more is asked for.
         asked = SearchQuery(
             "",

@@ -34,6 +34,7 @@ INTERVAL = 10.0
 KEPT_LOOKS = 181  # half an hour
 RATE_SECONDS = 60.0
 NEWEST = 12
+LOW_LANE = f"{keys.IMAGE_QUEUE}_low"
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -62,7 +63,8 @@ class Look:
 
     Attributes:
         ailments: By component, what ails it; empty where nothing does.
-        queues: Tasks that wait, by queue.
+        queues: Tasks that wait, by queue; those of the lane for images of the past, and for
+            dead ones tried again, under a name of their own.
         dead_letters: How many there are.
         stream: The last word of the stream.
         stored: Images in the store.
@@ -78,6 +80,13 @@ class Look:
     stored: int | None = None
     newest: list[SearchResult] = field(default_factory=list)
     workers: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def images_queued(self) -> int | None:
+        """Images that wait, in either lane."""
+        if self.queues is None:
+            return None
+        return self.queues[keys.IMAGE_QUEUE] + self.queues[LOW_LANE]
 
     def ailing(self, component: str) -> str:
         """A sentence for a visitor when a component does not answer, else nothing."""
@@ -113,6 +122,7 @@ class Monitor:
         self._redis = connect(settings)
         self._workers = WorkerStates()
         self._looks: deque[Look] = deque(maxlen=KEPT_LOOKS)
+        self._moments: deque[Moment] = deque(maxlen=KEPT_LOOKS)
 
     def look(self) -> Look:
         """The last look; an empty one before the first."""
@@ -121,11 +131,7 @@ class Monitor:
 
     def history(self) -> list[Moment]:
         """What the charts show, oldest first."""
-        looks = list(self._looks)
-        return [
-            Moment(look.at, _rate(looks[: number + 1]), (look.queues or {}).get(keys.IMAGE_QUEUE))
-            for number, look in enumerate(looks)
-        ]
+        return list(self._moments)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -152,10 +158,15 @@ class Monitor:
         health = HealthChecks(builtin_probes(self._settings, self._redis))
         try:
             while not stop.is_set():
-                self._looks.append(await self._look(health))
+                self._keep(await self._look(health))
                 await _wait(stop, self._interval)
         finally:
             health.close()
+
+    def _keep(self, look: Look) -> None:
+        self._looks.append(look)
+        rate = _rate(list(self._looks))
+        self._moments.append(Moment(look.at, rate, look.images_queued))
 
     async def _look(self, health: HealthChecks) -> Look:
         """Ask only what answers: no look waits for a component that is known to be away."""
@@ -170,7 +181,7 @@ class Monitor:
         state = read_state(self._redis)
         return replace(
             look,
-            queues=dict(state.lengths),
+            queues={**state.lengths, LOW_LANE: self._redis.llen(keys.IMAGE_QUEUE_LOW)},
             dead_letters=state.dead,
             stream=_stream_word(state),
         )

@@ -23,6 +23,7 @@ class NowHandler(PageHandler):
             "at": iso(look.at),
             "components": {name: ailment or "ok" for name, ailment in look.ailments.items()},
             "images_per_minute": _rounded(history[-1].per_minute) if history else None,
+            "images_queued": look.images_queued,
             "images_stored": look.stored,
             "queues": look.queues,
             "dead_letters": look.dead_letters,

@@ -36,8 +36,13 @@ PAGES = ("/", "/?q=night", "/?q=nothing-at-all&alpha=0", "/now", "/dead-letters"
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, triton: Triton) -> Iterator[WholeSite]:
-    """Nine images that a worker stored, one whose text attacks, and three dead letters."""
+def site(
+    browser: Browser, triton: Triton, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WholeSite]:
+    """Nine images that a worker stored, one whose text attacks, and three dead letters.
+
+    Without a browser nothing of it is started.
+    """
     with whole_site(tmp_path_factory.mktemp("site"), triton, images=40) as started:
         good = [image for image in started.images if image.kind == "good"][: GOOD + 1]
         spoilt = [image for image in started.images if image.kind in ("truncated", "empty")]

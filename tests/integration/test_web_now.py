@@ -52,6 +52,7 @@ def test_the_status_tells_what_is_stored_queued_dead_and_ailing(
     captured = datetime.now(UTC) - timedelta(seconds=90)
     with redis_py.Redis.from_url(redis_url, socket_timeout=5) as redis:
         redis.rpush(keys.IMAGE_QUEUE, "{}", "{}", "{}")
+        redis.rpush(keys.IMAGE_QUEUE_LOW, "{}", "{}")
         redis.zadd(keys.DEAD_LETTER_INDEX, {"x": 1})
         note = {"at": datetime.now(UTC).isoformat(), "taken": 7, "waiting": True}
         redis.set(keys.STREAM_LAST_TICK, json.dumps(note))
@@ -64,13 +65,14 @@ def test_the_status_tells_what_is_stored_queued_dead_and_ailing(
 
     status = wait_until(seen, "a look at all of it")
     assert status["dead_letters"] == 1
+    assert status["images_queued"] == 5
     assert status["stream"]["taken"] == 7 and status["stream"]["waiting"] is True
     assert 90 <= status["stream"]["lag_seconds"] < 180
     assert [image["caption"] for image in status["newest"]] == ["ice", "snow"]
     assert status["components"]["redis"] == status["components"]["store"] == "ok"
     assert "Triton" in status["components"]["triton"]
     page = site.get("/now").text
-    assert "Triton: UNAVAILABLE" in page and ">3</p>" in page
+    assert "Triton: UNAVAILABLE" in page and ">5</p>" in page
 
 
 def test_the_front_page_shows_the_newest_without_a_search(

@@ -236,7 +236,20 @@ def test_more_like_this_leaves_the_image_itself_out(site: httpx.Client) -> None:
 
 def test_likes_of_an_image_that_is_not_there_are_a_clear_message(site: httpx.Client) -> None:
     missing = "00000000-0000-0000-0000-000000000000"
-    assert "no such image" in site.get("/", params={"like": missing}).text
+    answer = site.get("/", params={"like": missing})
+    assert answer.status_code == 400
+    assert "no such image" in answer.text
+
+
+def test_a_first_visit_waits_for_no_store(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(settings: Settings) -> None:
+        raise AssertionError("the store was asked")
+
+    monkeypatch.setattr(gallery, "open_store", unreachable)
+    with served(settings) as client:
+        assert client.get("/").status_code == 200
 
 
 def test_an_image_page_says_where_it_was_and_what_looks_like_it(site: httpx.Client) -> None:

@@ -90,7 +90,7 @@ function stream(word) {
 
 function render(status) {
   show("images_per_minute", number(status.images_per_minute));
-  show("queued", number(status.queues?.image_processing));
+  show("images_queued", number(status.images_queued));
   show("images_stored", number(status.images_stored));
   show("dead_letters", number(status.dead_letters));
   show("lag", duration(status.stream?.lag_seconds));
