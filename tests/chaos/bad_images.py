@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from tests.chaos.role import POISON
+from tests.chaos.role import ENDLESS, POISON
 from tests.chaos.world import Published, images, picture, publish
 
 LITTER = (
@@ -36,6 +36,12 @@ def poison(host: str, name: str, seed: int) -> Sequence[Published]:
     """One that kills whatever decodes it, among good ones."""
     deadly = publish(host, f"{name}-deadly.jpg", lambda: POISON, dies=True)
     return [*images(host, name, 30, seed), deadly]
+
+
+def hanging(host: str, name: str, seed: int) -> Sequence[Published]:
+    """One that is never done, among good ones."""
+    endless = publish(host, f"{name}-endless.jpg", lambda: ENDLESS, dies=True)
+    return [*images(host, name, 30, seed), endless]
 
 
 def broken(host: str, name: str, seed: int) -> Sequence[Published]:

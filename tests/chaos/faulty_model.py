@@ -27,7 +27,7 @@ class TritonPythonModel:
         """Learn where the word stands and where answers are noted."""
         config = json.loads(args["model_config"])
         given = {name: each["string_value"] for name, each in config["parameters"].items()}
-        self._mode, self._notes = given["mode"], given["notes"]
+        self._mode, self._notes, self._caption = given["mode"], given["notes"], given["caption"]
         self._name, self._outputs = config["name"], config["output"]
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -47,7 +47,7 @@ class TritonPythonModel:
     def _tensor(self, output: dict[str, Any], mode: str) -> Any:
         said = {"confess": b"ERROR in model: out of memory", "blank": b" "}
         if output["name"] == "answer":
-            text = said.get(mode, b"a field under the sky")
+            text = said.get(mode, self._caption.encode())
             return pb_utils.Tensor("answer", np.array([text], dtype=np.object_))
         vector = np.ones([int(size) for size in output["dims"]], dtype=np.float32)
         return pb_utils.Tensor(output["name"], vector * (np.nan if mode == "nan" else 1.0))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from demo.triton import PREVIEW_REPOSITORY, Triton
 
 MODELS = ("gemma3", "clip")
+CAPTION = "a field under the sky"
 _CODE = Path(__file__).with_name("faulty_model.py")
 
 
@@ -25,7 +27,11 @@ class FaultyModels:
         self.behave("ok")
         repository = folder / "repository"
         for name in MODELS:
-            _write_model(repository / name, name, {"mode": self._mode, "notes": self._notes})
+            _write_model(
+                repository / name,
+                name,
+                {"mode": self._mode, "notes": self._notes, "caption": CAPTION},
+            )
         self.server = Triton(folder / "triton.log", repository=repository)
 
     def behave(self, mode: str) -> None:
@@ -39,7 +45,7 @@ class FaultyModels:
         return Counter(self._notes.read_text().splitlines())
 
 
-def _write_model(folder: Path, name: str, parameters: dict[str, Path]) -> None:
+def _write_model(folder: Path, name: str, parameters: Mapping[str, object]) -> None:
     (folder / "1").mkdir(parents=True)
     shutil.copy(_CODE, folder / "1" / "model.py")
     contract = (PREVIEW_REPOSITORY / name / "config.pbtxt").read_text()

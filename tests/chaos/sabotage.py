@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -25,14 +27,21 @@ def _delivery_counter() -> None:
     deliveries.MOST_STARTS = 1_000_000
 
 
-def _publish_before_cursor() -> None:
-    """Mark images as seen before they are on the queue."""
+def _time_limits() -> None:
+    from job_system import celery_app
+
+    celery_app.conf.update(task_soft_time_limit=None, task_time_limit=None)
+
+
+def _publish_before_mark() -> None:
+    """Mark images as seen before they are on the queue, with time to die in between."""
     from weavloader.records import member
     from weavloader.stream import Stream, _count
 
     def hand_over(self: Any, items: Any, report: Any) -> None:
         if items:
             self._redis.zadd("weavloader:stream:seen", dict.fromkeys(map(member, items), 1e12))
+        time.sleep(1)
         self._publish(items)
         _count(items, report)
 
@@ -94,16 +103,32 @@ def _recorded_taking() -> None:
     TakingChannel._brpop_read = Channel._brpop_read  # type: ignore[method-assign]
 
 
-SAFEGUARDS: dict[str, Callable[[], None]] = {
-    "late acknowledgement": _acks_late,
-    "leases": _leases,
-    "delivery counter": _delivery_counter,
-    "publish, then mark": _publish_before_cursor,
-    "look-back": _look_back,
-    "deterministic ids": _deterministic_ids,
-    "waiting out outages": _outages,
-    "inference cache": _inference_cache,
-    "error answers are failures": _error_answers,
-    "vetting": _vetting,
-    "recorded taking": _recorded_taking,
+@dataclass(frozen=True, slots=True)
+class Safeguard:
+    """Something that keeps images safe.
+
+    Attributes:
+        remove: Takes it out of the process.
+        fault: The scenario that needs it.
+    """
+
+    remove: Callable[[], None]
+    fault: str
+
+
+SAFEGUARDS = {
+    "late acknowledgement": Safeguard(_acks_late, "kill -9 of children, three times"),
+    "leases": Safeguard(_leases, "kill -9 of all processors at once"),
+    "recorded taking": Safeguard(_recorded_taking, "kill -9 of all processors, ten times in 40 s"),
+    "delivery counter": Safeguard(_delivery_counter, "an image that kills its process"),
+    "publish, then mark": Safeguard(
+        _publish_before_mark, "kill -9 of the moderator in mid-tick, three times"
+    ),
+    "look-back": Safeguard(_look_back, "no fault"),
+    "deterministic ids": Safeguard(_deterministic_ids, "Redis killed"),
+    "waiting out outages": Safeguard(_outages, "Triton down for 60 s"),
+    "inference cache": Safeguard(_inference_cache, "store down for 10 s"),
+    "error answers are failures": Safeguard(_error_answers, "models tell of errors as answers"),
+    "vetting": Safeguard(_vetting, "litter on the queue"),
+    "time limits": Safeguard(_time_limits, "an image that hangs"),
 }
