@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 
 from job_system.vetting import MOST_BYTES, reason_to_refuse
 from metrics import metrics
+from weavloader import keys
 from weavloader.dead_letters import FailedTask
 from weavloader.errors import PermanentError
 
@@ -64,17 +65,25 @@ class TakingChannel:
 
     QoS = QoS
     recorded_tag: str | None = None
+    _takes = False
     _is_waiting = False
     _in_poll: Any = None
     _brpop_sent_at: Any = None
 
     def _brpop_start(self: Any, timeout: float | None = None) -> None:
-        """Ask for a message; where there was none, wait until there is.
+        """Ask for a message of our queues; where there was none, wait until there is.
+
+        Answers to remote control come by queues too, which nobody acknowledges: those are
+        left to kombu.
 
         To wait, the last message of a queue is moved to where it is, which blocks while there
         is none. One queue can be waited for, so those of lower priority are looked at once a
         second while it is empty.
         """
+        self._takes = set(self.active_queues) <= set(keys.QUEUES)
+        if not self._takes:
+            super()._brpop_start(timeout)  # type: ignore[misc]
+            return
         queues = self._queue_cycle.consume(len(self.active_queues))
         if not queues:
             return
@@ -95,6 +104,8 @@ class TakingChannel:
         Raises:
             Empty: There is none to deliver.
         """
+        if not self._takes:
+            return bool(super()._brpop_read(**options))  # type: ignore[misc]
         was_waiting, self._is_waiting = self._is_waiting, False
         try:
             answer = self._read_answer(**options)

@@ -120,6 +120,7 @@ def _row(scenario: Scenario, account: Account, seconds: float) -> Row:
         "fault": scenario.name,
         **{name: counts[name] for name in shown},
         "astray": len(account.astray),
+        "other_letters": account.letters,
         "model_calls_per_image": round(account.calls_per_image, 2),
         "recovery_s": round(seconds, 1),
     }

@@ -180,9 +180,11 @@ class System:
     def break_store(self) -> None:
         """Take the store away, as a volume that is not mounted."""
         self.store_path.rename(self.store_path.with_suffix(".away"))
+        self.store_path.touch()  # or a process that starts meanwhile would begin a new store
 
     def mend_store(self) -> None:
         """Bring it back."""
+        self.store_path.unlink()
         self.store_path.with_suffix(".away").rename(self.store_path)
 
     def log_of(self, roles: Iterable[str] = ROLES) -> str:

@@ -153,7 +153,7 @@ class EmbeddedStore:
             self._folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             message = f"EMBEDDED_STORE_PATH: cannot use {self._folder}: {error.strerror}"
-            raise ConfigError(message, reason="bad_store_path") from error
+            raise ConfigError(message, reason="store_path") from error
         self._images.prepare()
         return open_database(self._database, self._timeout)
 

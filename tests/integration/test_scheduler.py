@@ -1,0 +1,63 @@
+"""Of several schedulers one is active, and another takes over when it dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+# The real application and scheduler, with one entry that is due every second.
+_BEAT = """
+from job_system import celery_app
+from celery.schedules import schedule
+celery_app.conf.beat_schedule = {
+    "every-second": {"task": "job_system.tasks.cleanup_failed_tasks", "schedule": schedule(1.0)}
+}
+celery_app.conf.beat_max_loop_interval = 1
+celery_app.start(["beat", "--loglevel=info"])
+"""
+TAKEOVER_SECONDS = 60.0  # the lock of a scheduler that was killed runs out after 30
+
+
+@contextmanager
+def scheduler(url: str) -> Iterator[subprocess.Popen[bytes]]:
+    environment = {**os.environ, "CELERY_BROKER_URL": url, "CELERY_RESULT_BACKEND": url}
+    process = subprocess.Popen(
+        [sys.executable, "-c", _BEAT], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def fired(client: redis.Redis) -> int:
+    return int(str(client.llen("cleanup")))
+
+
+@pytest.mark.slow
+def test_two_schedulers_fire_once_and_one_survives_the_other(redis_url: str) -> None:
+    client = redis.Redis.from_url(redis_url)
+    with scheduler(redis_url) as first:
+        wait_until(lambda: fired(client) > 0, "the first firing")
+        with scheduler(redis_url):
+            before, began = fired(client), time.monotonic()
+            wait_until(lambda: fired(client) >= before + 10, "ten firings")
+            assert time.monotonic() - began > 8.0  # twice as often would take five
+            first.send_signal(signal.SIGKILL)
+            first.wait()
+            after = fired(client)
+            wait_until(lambda: fired(client) > after + 2, "the takeover", TAKEOVER_SECONDS)
+    client.close()
