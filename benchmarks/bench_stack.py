@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import redis
 
 from benchmarks.bench_models import instant_repository
@@ -54,7 +55,7 @@ class Stack:
         """The settings of every role, by way of ``relays`` where there are some."""
         host = {name: relay.host for name, relay in relays.items()} if relays else self.peers()
         return {
-            **self._store,
+            **self._store_settings(host),
             **self.sage.environment(host["sage"]),
             "CELERY_BROKER_URL": f"redis://{host['redis']}/0",
             "CELERY_RESULT_BACKEND": f"redis://{host['redis']}/0",
@@ -70,7 +71,22 @@ class Stack:
     def peers(self) -> dict[str, str]:
         """``host:port`` of each server whose traffic is counted."""
         redis_host = self.redis_url.removeprefix("redis://").partition("/")[0]
-        return {"sage": self.sage.host, "triton": self._triton.url, "redis": redis_host}
+        servers = {"sage": self.sage.host, "triton": self._triton.url, "redis": redis_host}
+        if "WEAVIATE_HOST" not in self._store:
+            return servers
+        ports = {"weaviate": "WEAVIATE_PORT", "weaviate grpc": "WEAVIATE_GRPC_PORT"}
+        host = self._store["WEAVIATE_HOST"]
+        return servers | {name: f"{host}:{self._store[port]}" for name, port in ports.items()}
+
+    def _store_settings(self, host: Mapping[str, str]) -> dict[str, str]:
+        if "weaviate" not in host:
+            return self._store
+        return {
+            **self._store,
+            "WEAVIATE_HOST": HOST,
+            "WEAVIATE_PORT": host["weaviate"].rpartition(":")[2],
+            "WEAVIATE_GRPC_PORT": host["weaviate grpc"].rpartition(":")[2],
+        }
 
     def triton_metrics(self) -> str:
         """Where Triton counts its requests."""
@@ -78,7 +94,7 @@ class Stack:
 
     def start(self, role: str, command: Sequence[str]) -> None:
         """Start ``command`` as ``role``; its log is a file of that name."""
-        with (self.folder / f"{role}.log").open("ab") as log:
+        with (self.folder / f"{role}.log").open("wb") as log:
             self._roles[role] = subprocess.Popen(
                 [sys.executable, *command],
                 stdin=subprocess.DEVNULL,
@@ -135,6 +151,7 @@ class Stack:
         with self.redis() as client:
             redis_pid = client.info("server")["process_id"]
         roles = {role: process.pid for role, process in self._roles.items()}
+        roles |= {"weaviate": each.pid for each in _own_children() if each.name() == "weaviate"}
         return {**roles, "redis": redis_pid, "triton": self._triton.pid, "sage": self.sage.pid}
 
 
@@ -179,6 +196,10 @@ def _store(folder: Path, kind: str) -> Iterator[dict[str, str]]:
 
 def _variables(settings: Mapping[str, Any]) -> dict[str, str]:
     return {name.upper(): str(value) for name, value in settings.items()}
+
+
+def _own_children() -> list[psutil.Process]:
+    return list(psutil.Process().children())
 
 
 def _pages() -> dict[str, str]:
