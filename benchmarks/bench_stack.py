@@ -151,7 +151,7 @@ class Stack:
         with self.redis() as client:
             redis_pid = client.info("server")["process_id"]
         roles = {role: process.pid for role, process in self._roles.items()}
-        roles |= {"weaviate": each.pid for each in _own_children() if each.name() == "weaviate"}
+        roles |= {each.name(): each.pid for each in _own_children() if each.name() == "weaviate"}
         return {**roles, "redis": redis_pid, "triton": self._triton.pid, "sage": self.sage.pid}
 
 
