@@ -75,7 +75,7 @@ def process_image(job: ImageJob, pipeline: Pipeline, stages: Stages) -> Outcome:
         TransientError: A dependency failed; nothing was stored, and trying again is safe.
     """
     with stages.timed("lookup"), _store_operation("exists"):
-        if pipeline.store.existing([job.id]):
+        if pipeline.store.existing([job.url]):
             return Outcome.ALREADY_STORED
     with stages.timed("download"):
         data = pipeline.downloader.fetch(job.url)

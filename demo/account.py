@@ -55,7 +55,7 @@ class Witness:
 
     def account(self, images: Sequence[PlannedImage]) -> list[Entry]:
         """The present fate of each."""
-        stored = self._store.existing(image_id(image.link) for image in images)
+        stored = self._store.existing(image.link for image in images)
         return [Entry(image, self._fate(image, stored)) for image in images]
 
     def last_look(self) -> datetime | None:
@@ -64,9 +64,9 @@ class Witness:
         return datetime.fromisoformat(json.loads(last)["at"]) if last else None
 
     def _fate(self, image: PlannedImage, stored: set[str]) -> Fate:
-        object_id = image_id(image.link)
-        if object_id in stored:
+        if image.link in stored:
             return Fate(STORED)
+        object_id = image_id(image.link)
         if letter := self._letters.get(object_id):
             return Fate(DEAD, letter.reason)
         return self._untaken(image, object_id)

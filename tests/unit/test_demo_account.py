@@ -31,11 +31,11 @@ class Shelf:
     """As much of a store as the account looks at."""
 
     def __init__(self) -> None:
-        self.ids: set[str] = set()
+        self.links: set[str] = set()
 
-    def existing(self, ids: Iterator[str]) -> set[str]:
-        """Those of ``ids`` that are here."""
-        return self.ids & set(ids)
+    def existing(self, links: Iterator[str]) -> set[str]:
+        """Those of ``links`` whose image is here."""
+        return self.links & set(links)
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Scene:
                 task = FailedTask(job.id, "process_image_task", [], {}, 0, "processor@test")
                 self.letters.write(task, PermanentError("no", reason=fate.reason), "")
             else:
-                self.shelf.ids.add(job.id)
+                self.shelf.links.add(job.url)
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_an_excluded_image_that_was_taken_is_missing_or_stored_but_not_excluded(
     scene: Scene,
 ) -> None:
     image = next(image for image in scene.world.plan() if image.kind == "excluded")
-    scene.shelf.ids.add(ImageJob.from_record(image.record).id)
+    scene.shelf.links.add(ImageJob.from_record(image.record).url)
     (entry,) = [entry for entry in scene.account() if entry.image.link == image.link]
     assert entry.found == Fate(STORED) and not entry.is_as_expected
 

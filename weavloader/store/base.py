@@ -152,8 +152,8 @@ class Store(Protocol):
     def ready(self) -> bool:
         """Whether the store answers now; never raises."""
 
-    def existing(self, ids: Iterable[str]) -> set[str]:
-        """Those of ``ids`` that are stored."""
+    def existing(self, links: Iterable[str]) -> set[str]:
+        """Those of ``links`` whose image is stored, under its own id or another program's."""
 
     def upsert(self, objects: Sequence[ImageObject]) -> None:
         """Write each object under its id, replacing what was there; all or an error."""

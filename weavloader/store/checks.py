@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Iterable
 
 import numpy as np
 
@@ -74,9 +73,12 @@ def check_page(filters: Filters, limit: int, offset: int) -> None:
     _check_filters(filters)
 
 
-def valid_ids(ids: Iterable[str]) -> list[str]:
-    """Those of ``ids`` that an object can have, each once; the others name nothing."""
-    return [text for text in dict.fromkeys(ids) if _is_uuid(text)]
+def is_id(text: str) -> bool:
+    """Whether an object can have this id; any other names nothing."""
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False
 
 
 def _check_filters(filters: Filters) -> None:
@@ -121,11 +123,4 @@ def _is_unicode(value: object) -> bool:
     try:
         return isinstance(value, str) and value.encode() is not None
     except UnicodeEncodeError:  # half of a surrogate pair
-        return False
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        return str(uuid.UUID(text)) == text
-    except ValueError:
         return False

@@ -16,7 +16,7 @@ from threading import RLock
 import apsw
 
 from weavloader.errors import ConfigError, PermanentError, WeavloaderError
-from weavloader.store.base import Filters, ImageObject, SearchQuery, SearchResult
+from weavloader.store.base import Filters, ImageObject, SearchQuery, SearchResult, image_id
 from weavloader.store.checks import check_object, check_page, check_query
 from weavloader.store.embedded_errors import store_errors
 from weavloader.store.embedded_images import ImageFiles
@@ -65,11 +65,13 @@ class EmbeddedStore:
             return False
         return True
 
-    def existing(self, ids: Iterable[str]) -> set[str]:
-        """See :meth:`Store.existing`."""
+    def existing(self, links: Iterable[str]) -> set[str]:
+        """See :meth:`Store.existing`; here every id follows from its link."""
+        by_id = {image_id(link): link for link in links}
         query = "SELECT uuid FROM images WHERE uuid IN (SELECT value FROM json_each(?))"
         with self._using() as connection:
-            return {row[0] for row in fetch(connection, query, (json.dumps(list(ids)),))}
+            found = fetch(connection, query, (json.dumps(list(by_id)),))
+        return {by_id[row[0]] for row in found}
 
     def upsert(self, objects: Sequence[ImageObject]) -> None:
         """See :meth:`Store.upsert`; all of them or none of them."""

@@ -14,15 +14,15 @@ import httpx
 from weavloader.errors import PermanentError
 from weavloader.settings import Settings
 from weavloader.store.base import Filters, ImageObject, SearchQuery, SearchResult
-from weavloader.store.checks import check_object, check_page, check_query, valid_ids
+from weavloader.store.checks import check_object, check_page, check_query, is_id
 from weavloader.store.weaviate_api import Collection, DataObject, WeaviateClient, connect
 from weavloader.store.weaviate_errors import from_texts, store_errors
+from weavloader.store.weaviate_lookup import LINKS_PER_REQUEST, stored_links
 from weavloader.store.weaviate_objects import STORED_PROPERTIES, to_image_object, to_weaviate
 from weavloader.store.weaviate_schema import prepare
 from weavloader.store.weaviate_search import hybrid, newest
 
 READY_TIMEOUT = 5.0
-_IDS_PER_REQUEST = 500
 # A server takes messages of 100 MB unless told otherwise, and base64 adds a third.
 _IMAGE_BYTES_PER_REQUEST = 24 * 1024 * 1024
 _OBJECTS_PER_REQUEST = 100
@@ -62,16 +62,13 @@ class WeaviateStore:
         except httpx.HTTPError:
             return False
 
-    def existing(self, ids: Iterable[str]) -> set[str]:
-        """See :meth:`Store.existing`."""
-        remaining = iter(valid_ids(ids))
+    def existing(self, links: Iterable[str]) -> set[str]:
+        """See :meth:`Store.existing`; one request for each hundred links."""
+        remaining = iter(dict.fromkeys(links))
         found: set[str] = set()
         with self._using() as collection:
-            while batch := list(islice(remaining, _IDS_PER_REQUEST)):
-                answer = collection.query.fetch_objects_by_ids(
-                    batch, limit=len(batch), return_properties=[]
-                )
-                found.update(str(each.uuid) for each in answer.objects)
+            while batch := list(islice(remaining, LINKS_PER_REQUEST)):
+                found |= stored_links(collection, batch)
         return found
 
     def upsert(self, objects: Sequence[ImageObject]) -> None:
@@ -85,7 +82,7 @@ class WeaviateStore:
 
     def get(self, object_id: str) -> ImageObject | None:
         """See :meth:`Store.get`."""
-        if not valid_ids([object_id]):
+        if not is_id(object_id):
             return None
         with self._using() as collection:
             found = collection.query.fetch_object_by_id(
