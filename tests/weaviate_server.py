@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -37,34 +37,65 @@ def named_by_environment() -> dict[str, object] | None:
     }
 
 
-@contextmanager
-def started(folder: Path) -> Iterator[dict[str, object] | None]:
-    """Settings of a server that lives as long as the block; ``None`` without a binary.
+class LocalWeaviate:
+    """A server of our own that can be killed and started again with its data kept.
 
     Its gRPC port cannot be bound to loopback alone, so it asks for a key that nobody knows.
+
+    Args:
+        folder: Where it keeps its data and its log.
+        environment: More variables of its environment.
     """
-    program = shutil.which("weaviate")
-    if program is None:
+
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+        self._folder = folder
+        self._key = secrets.token_hex(16)
+        self._rest, self._grpc, *inner = free_ports(6)
+        self._environment = _environment(folder, self._key, self._grpc, inner)
+        self._environment |= environment or {}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """How to reach it."""
+        return {
+            "weaviate_host": "127.0.0.1",
+            "weaviate_port": self._rest,
+            "weaviate_grpc_port": self._grpc,
+            "weaviate_api_key": self._key,
+        }
+
+    def start(self) -> None:
+        """Start it and wait until it is ready."""
+        program = shutil.which("weaviate")
+        assert program is not None
+        command = [program, "--host", "127.0.0.1", "--port", str(self._rest), "--scheme", "http"]
+        with (self._folder / "weaviate.log").open("ab") as log:
+            self._process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
+        url = f"http://127.0.0.1:{self._rest}/v1/.well-known/ready"
+        _wait_until_ready(self._process, url, self._folder)
+
+    def kill(self) -> None:
+        """End it without a warning, as a crash does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+@contextmanager
+def started(
+    folder: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[LocalWeaviate | None]:
+    """A server that lives as long as the block; ``None`` without a binary."""
+    if shutil.which("weaviate") is None:
         yield None
         return
-    key = secrets.token_hex(16)
-    rest, grpc, *inner = free_ports(6)
-    command = [program, "--host", "127.0.0.1", "--port", str(rest), "--scheme", "http"]
-    with (folder / "weaviate.log").open("wb") as log:
-        server = subprocess.Popen(
-            command, env=_environment(folder, key, grpc, inner), stdout=log, stderr=log
-        )
+    server = LocalWeaviate(folder, environment)
     try:
-        _wait_until_ready(server, f"http://127.0.0.1:{rest}/v1/.well-known/ready", folder)
-        yield {
-            "weaviate_host": "127.0.0.1",
-            "weaviate_port": rest,
-            "weaviate_grpc_port": grpc,
-            "weaviate_api_key": key,
-        }
+        server.start()
+        yield server
     finally:
         server.kill()
-        server.wait()
 
 
 def free_ports(count: int) -> list[int]:
@@ -89,7 +120,6 @@ def _environment(folder: Path, key: str, grpc: int, inner: list[int]) -> dict[st
         "AUTHORIZATION_ADMINLIST_ENABLED": "true",
         "AUTHORIZATION_ADMINLIST_USERS": "tests",
         "CLUSTER_HOSTNAME": "node1",
-        "CLUSTER_IN_LOCALHOST": "true",
         "CLUSTER_BIND_ADDR": "127.0.0.1",
         "CLUSTER_ADVERTISE_ADDR": "127.0.0.1",
         "CLUSTER_GOSSIP_BIND_PORT": gossip,

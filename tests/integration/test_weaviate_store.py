@@ -40,7 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, objec
     with started(tmp_path_factory.mktemp("weaviate")) as own:
         if own is None:
             pytest.skip(HOW_TO_GIVE_ONE)
-        yield own
+        yield own.settings
 
 
 @pytest.fixture
