@@ -13,10 +13,10 @@ from benchmarks.bench_stack import Stack
 from benchmarks.bench_usage import Usage
 from weavloader.settings import load_settings
 from weavloader.store import open_store
-from weavloader.store.base import Store, image_id
+from weavloader.store.base import Store
 
 _LONGEST_SECONDS = 3600.0
-_IDS_AT_A_TIME = 500
+_LINKS_AT_A_TIME = 500
 
 
 def measure_flow(stack: Stack, name: str, images: int, sample_seconds: float) -> dict[str, Any]:
@@ -31,11 +31,11 @@ def measure_flow(stack: Stack, name: str, images: int, sample_seconds: float) ->
     """
     idle = stack.usage()
     batch = stack.sage.hold(name, images)
-    ids = [image_id(link) for link in batch.links(stack.sage.host)]
+    links = batch.links(stack.sage.host)
     before, began = stack.cpu_s(), time.monotonic()
     with closing(open_store(load_settings())) as store, _sampled(stack, sample_seconds) as samples:
         tick()
-        stack.wait_until(lambda: _are_stored(store, ids), _LONGEST_SECONDS)
+        stack.wait_until(lambda: _are_stored(store, links), _LONGEST_SECONDS)
     seconds, after = time.monotonic() - began, stack.cpu_s()
     samples.append(stack.usage())
     return {
@@ -52,7 +52,7 @@ def measure_latency(stack: Stack, images: int, seconds: float) -> dict[str, floa
     ``images`` are published over ``seconds``; the stream monitor must be running.
     """
     batch = stack.sage.hold("latency", images, seconds)
-    waiting = {image_id(link): i for i, link in enumerate(batch.links(stack.sage.host))}
+    waiting = {link: i for i, link in enumerate(batch.links(stack.sage.host))}
     stack.sage.begin()
     began, taken = time.monotonic(), []
     with closing(open_store(load_settings())) as store:
@@ -103,8 +103,8 @@ def _memory(role: str, idle: dict[str, Usage], samples: list[dict[str, Usage]]) 
     return {"idle": idle[role].pss_mb, "busy": max(seen), "samples": [round(mb, 1) for mb in seen]}
 
 
-def _are_stored(store: Store, ids: list[str]) -> bool:
-    if not store.existing(ids[-1:]):
+def _are_stored(store: Store, links: list[str]) -> bool:
+    if not store.existing(links[-1:]):
         return False  # seldom stored long before the others
-    parts = (ids[i : i + _IDS_AT_A_TIME] for i in range(0, len(ids), _IDS_AT_A_TIME))
+    parts = (links[i : i + _LINKS_AT_A_TIME] for i in range(0, len(links), _LINKS_AT_A_TIME))
     return all(len(store.existing(part)) == len(part) for part in parts)
