@@ -188,10 +188,10 @@ def _store(folder: Path, kind: str) -> Iterator[dict[str, str]]:
         from tests.weaviate_server import HOW_TO_GIVE_ONE, started
 
         (folder / "weaviate").mkdir()
-        with started(folder / "weaviate") as settings:
-            if settings is None:
+        with started(folder / "weaviate") as server:
+            if server is None:
                 raise SystemExit(HOW_TO_GIVE_ONE)
-            yield {"VECTOR_STORE": kind, **_variables(settings)}
+            yield {"VECTOR_STORE": kind, **_variables(server.settings)}
 
 
 def _variables(settings: Mapping[str, Any]) -> dict[str, str]:
