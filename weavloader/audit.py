@@ -151,8 +151,8 @@ class Audit:
 
     def _unsettled(self, jobs: Sequence[ImageJob], report: AuditReport) -> list[ImageJob]:
         """Those neither stored nor dead."""
-        stored = self._store.existing(job.id for job in jobs)
-        rest = [job for job in jobs if job.id not in stored]
+        stored = self._store.existing(job.url for job in jobs)
+        rest = [job for job in jobs if job.url not in stored]
         dead = self._letters.existing([job.id for job in rest])
         report.counts[State.STORED] += len(jobs) - len(rest)
         report.counts[State.DEAD] += len(dead)

@@ -12,6 +12,7 @@ from tests.chaos.system import System
 from tests.chaos.world import Published
 from weavloader.dead_letters import DeadLetters
 from weavloader.store import open_store
+from weavloader.store.base import image_id
 
 _MOST_READ = 500
 
@@ -88,7 +89,8 @@ class Auditor:
 
     def _stored(self, images: Sequence[Published]) -> set[str]:
         with closing(open_store(self._system.settings())) as store:
-            return store.existing([image.id for image in images])
+            links = store.existing([image.link for image in images])
+        return set(map(image_id, links))
 
     def _without_caption(self, stored: Collection[str]) -> list[str]:
         """Images whose caption is none that a model would give."""

@@ -79,13 +79,13 @@ class Compose:
             raise AssertionError("\n".join(wrong)) from None
 
     def burst(self, name: str, amount: int) -> list[str]:
-        """Put ``amount`` images on the queue; their ids."""
+        """Put ``amount`` images on the queue; their links."""
         return self.inside("burst", str(self.began), name, str(amount))
 
-    def wait_until_stored(self, ids: Sequence[str]) -> None:
+    def wait_until_stored(self, links: Sequence[str]) -> None:
         """Wait until every one of these images is in the store."""
         wait_until(
-            lambda: self.inside("stored", *ids) == [str(len(ids))], "all are stored", _PATIENCE
+            lambda: self.inside("stored", *links) == [str(len(links))], "all are stored", _PATIENCE
         )
 
     def containers(self, service: str) -> list[str]:

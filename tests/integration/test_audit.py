@@ -42,12 +42,12 @@ from weavloader.stream import utc_now
 class Shelf:
     """A store that knows only which images it has."""
 
-    ids: set[str] = field(default_factory=set)
+    links: set[str] = field(default_factory=set)
     on_question: Callable[[], None] = lambda: None
 
-    def existing(self, ids: Iterable[str]) -> set[str]:
-        """Those of ``ids`` that are stored."""
-        found = self.ids & set(ids)
+    def existing(self, links: Iterable[str]) -> set[str]:
+        """Those of ``links`` whose image is stored."""
+        found = self.links & set(links)
         self.on_question()
         return found
 
@@ -129,7 +129,7 @@ def test_every_state_is_told_apart(scene: Scene, job_system: Celery) -> None:
     scene.images(1, vsn="V999")
     scene.images(1, age=20)
     scene.list([ReplayEntry({"timestamp": "noonish", "name": "upload"}, _at(scene, 3600))] * 2)
-    scene.shelf.ids = {job.id for job in stored}
+    scene.shelf.links = {job.url for job in stored}
     scene.taken(scene.jobs[:10])
 
     resources.redis_client().hincrby(keys.WORKERS, "processor@a:1", 1)
@@ -166,13 +166,13 @@ def test_what_plain_consumers_hold_is_in_flight(scene: Scene, job_system: Celery
 def test_an_image_listed_twice_is_one_image(scene: Scene) -> None:
     scene.images(2)
     scene.list(scene.replay.catalogue.entries)
-    scene.shelf.ids = {job.id for job in scene.jobs}
+    scene.shelf.links = {job.url for job in scene.jobs}
     assert scene.counts() == {"stored": 2}
 
 
 def test_an_image_that_is_stored_while_it_is_looked_for_is_not_missing(scene: Scene) -> None:
     scene.taken(scene.images(2))
-    scene.on_sleep = lambda: scene.shelf.ids.update(job.id for job in scene.jobs)
+    scene.on_sleep = lambda: scene.shelf.links.update(job.url for job in scene.jobs)
     assert scene.counts() == {"stored": 2}
     assert len(scene.slept) == 1
 
@@ -192,7 +192,7 @@ def test_an_image_that_dies_or_is_queued_while_it_is_looked_for_is_not_missing(
 
 
 def test_nobody_waits_where_nothing_is_open(scene: Scene) -> None:
-    scene.shelf.ids = {job.id for job in scene.images(5)}
+    scene.shelf.links = {job.url for job in scene.images(5)}
     assert scene.counts() == {"stored": 5}
     assert scene.slept == []
 

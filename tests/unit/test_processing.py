@@ -19,7 +19,14 @@ from weavloader.errors import PermanentError, TransientError
 from weavloader.image_job import ImageJob
 from weavloader.inference_cache import InferenceCache
 from weavloader.nodes import Node, Nodes
-from weavloader.store.base import TEXT_PROPERTIES, ImageObject, Location, Store, Vector
+from weavloader.store.base import (
+    TEXT_PROPERTIES,
+    ImageObject,
+    Location,
+    Store,
+    Vector,
+    image_id,
+)
 
 JOB = ImageJob(
     url="https://storage.sagecontinuum.org/a.jpg",
@@ -55,9 +62,9 @@ class World:
         if name in self.faults:
             raise self.faults[name]
 
-    def existing(self, ids: Iterable[str]) -> set[str]:
+    def existing(self, links: Iterable[str]) -> set[str]:
         self.note("existing")
-        return set(ids) & self.stored.keys()
+        return {link for link in links if image_id(link) in self.stored}
 
     def fetch(self, url: str) -> bytes:
         self.note("fetch")
