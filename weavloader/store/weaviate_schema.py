@@ -87,7 +87,12 @@ def _add_property(collection: Collection, name: str) -> None:
 def _property(name: str) -> Property:
     kind = PROPERTIES[name]
     return Property(
-        name=name, data_type=kind, index_range_filters=True if kind == DataType.DATE else None
+        name=name,
+        data_type=kind,
+        index_range_filters=True if kind == DataType.DATE else None,
+        # A node's images share one place, and Weaviate's index of places takes ever longer to
+        # take in equal ones: 500 images in 12 s with it, in 0.2 s without.
+        index_filterable=False if kind == DataType.GEO_COORDINATES else None,
     )
 
 
