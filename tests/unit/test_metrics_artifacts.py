@@ -49,6 +49,13 @@ def test_every_alert_has_a_case_in_which_it_fires() -> None:
             assert f"alertname: {alert}, eval_time" in cases, f"{alert}: when does it not fire?"
 
 
+def test_every_alert_leads_to_its_place_in_the_runbook() -> None:
+    headings = re.findall(r"^## (\w+)$", (ROOT / "docs/runbook.md").read_text(), re.M)
+    assert headings == re.findall(r"- alert: (\w+)", ALERTS)
+    links = re.findall(r"runbook_url: docs/runbook.md#(\w+)", ALERTS)
+    assert links == [heading.lower() for heading in headings]
+
+
 def test_the_dashboard_has_its_rows_and_variables() -> None:
     rows = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
     assert [row.split(" (")[0] for row in rows] == [
