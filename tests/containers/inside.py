@@ -1,8 +1,8 @@
 """Asked by the tests inside a container, where Redis, the store and the replay are reached.
 
 ``python inside.py account BEGAN IMAGES``: images that are not as they should be, a line each.
-``python inside.py burst BEGAN NAME AMOUNT``: puts images on the queue; prints the links.
-``python inside.py stored LINK…``: how many of these are stored.
+``python inside.py burst BEGAN NAME AMOUNT``: puts images on the queue; prints the ids, a line each.
+``python inside.py stored ID…``: how many of these are stored.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ def account(began: str, images: str) -> Iterator[str]:
     redis = connect_redis(settings)
     letters = DeadLetters(redis, settings.dlq_ttl)
     with closing(open_store(settings)) as store:
+        store.prepare()  # else a server that nothing was written to knows no collection
         witness = Witness(store, redis, letters, settings.unallowed_nodes)
         for entry in witness.account(world.plan()):
             if not entry.is_as_expected:
@@ -44,13 +45,13 @@ def burst(began: str, name: str, amount: str) -> Iterator[str]:
         celery_app.tasks["job_system.tasks.process_image_task"].apply_async(
             (job.to_message(),), task_id=job.id
         )
-        yield job.url
+        yield job.id
 
 
-def stored(*links: str) -> Iterator[str]:
+def stored(*ids: str) -> Iterator[str]:
     """How many of these images the store holds."""
     with closing(open_store(get_settings())) as store:
-        yield str(len(store.existing(links)))
+        yield str(len(store.existing(ids)))
 
 
 def main(words: Sequence[str]) -> None:

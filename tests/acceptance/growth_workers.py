@@ -1,0 +1,126 @@
+"""Workers as users start them, on one real Redis."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+from demo.processes import end_with_parent
+from tests.chaos.world import Published
+from tests.waiting import wait_until
+from weavloader.settings import load_settings
+from weavloader.store import open_store
+
+ROOT = Path(__file__).resolve().parents[2]
+_PATIENCE = 120.0
+_PUBLISH = """
+import json, sys
+from tasks import process_image_task
+from weavloader.image_job import ImageJob
+given = json.load(sys.stdin)
+for record in given["records"]:
+    job = ImageJob.from_record(record)
+    message = job.to_message() | given["more"]
+    process_image_task.apply_async(
+        ({name: message[name] for name in message if name not in given["less"]},), task_id=job.id
+    )
+"""
+
+
+class Workers:
+    """Workers that run while the ``with`` block does.
+
+    Args:
+        folder: For their logs.
+        variables: The settings of every one.
+    """
+
+    def __init__(self, folder: Path, variables: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._variables = dict(variables)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, *command: str) -> None:
+        """Start ``python COMMAND``, and wait until the worker is ready."""
+        with self._log(name).open("wb") as log:
+            self._processes[name] = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=ROOT,
+                env={**os.environ, **self._variables},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=end_with_parent,
+            )
+        wait_until(lambda: " ready." in self.log(name), f"{name} is ready", _PATIENCE)
+
+    def publish(
+        self,
+        images: Sequence[Published],
+        *,
+        more: Mapping[str, str] | None = None,
+        less: Sequence[str] = (),
+    ) -> None:
+        """Put images on the queue, in messages with some fields ``more`` or ``less``."""
+        records = [image.record for image in images]
+        subprocess.run(
+            [sys.executable, "-c", _PUBLISH],
+            cwd=ROOT,
+            env={**os.environ, **self._variables},
+            input=json.dumps({"records": records, "more": more or {}, "less": less}),
+            text=True,
+            check=True,
+            timeout=60,
+        )
+
+    def log(self, name: str) -> str:
+        """All that a worker said."""
+        return self._log(name).read_text(errors="replace")
+
+    def stored_by(self, name: str) -> int:
+        """How many images a worker stored."""
+        return self.log(name).count(" stored ")
+
+    def kill(self, name: str) -> None:
+        """Kill a worker and every process of it, as a machine that is gone."""
+        process = self._processes.pop(name)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def ask_to_stop(self, name: str) -> None:
+        """Send what a rollout sends; the worker finishes what it has begun."""
+        self._processes[name].terminate()
+
+    def wait_until_stored(self, images: Sequence[Published]) -> None:
+        """Wait until the store has every one of these images, and no other."""
+        settings = load_settings(**{n.lower(): value for n, value in self._variables.items()})
+        ids = {image.id for image in images}
+        with closing(open_store(settings)) as store:
+            wait_until(lambda: store.existing(ids) == ids, "every image is stored", _PATIENCE)
+            assert store.count() == len(ids)
+
+    def end(self) -> None:
+        """Kill all that still run."""
+        for name in tuple(self._processes):
+            self.kill(name)
+
+    def _log(self, name: str) -> Path:
+        return self._folder / f"{name}.log"
+
+
+@contextmanager
+def running_workers(folder: Path, variables: Mapping[str, str]) -> Iterator[Workers]:
+    """None yet; those that are started end with the block."""
+    workers = Workers(folder, variables)
+    try:
+        yield workers
+    finally:
+        workers.end()

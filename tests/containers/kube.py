@@ -1,0 +1,93 @@
+"""``podman play kube`` with the real manifests: what the kubelet does and podman does not, done."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from tests.containers.engine import ROOT, Engine
+from tests.containers.images import PREVIEW
+
+NETWORK = "kube"
+SECRETS = {"SAGE_USER": "sage", "SAGE_PASS": "replayed", "REDIS_PASSWORD": "tested",
+           "FLOWER_BASIC_AUTH": "admin:tested"}  # fmt: skip
+_MANIFEST = ROOT / "kubernetes-complete.yaml"
+_WORKLOADS = ("Deployment", "StatefulSet")
+
+
+@dataclass(frozen=True, slots=True)
+class Kube:
+    """Workloads of the manifest, each a play of its own, found by the name of its Service.
+
+    podman knows no StatefulSet (played as a Deployment with its claims), no GPU (Triton serves
+    the preview models), no Service (a name on the network instead) and no policy.
+
+    Attributes:
+        settings: Put over those of the ConfigMap.
+    """
+
+    engine: Engine
+    settings: Mapping[str, str]
+
+    def play(self, name: str) -> None:
+        """Start a workload."""
+        file = self.engine.folder / f"{name}.yaml"
+        documents = [self._settings(), *_playable(_workload(name))]
+        text = "\n---\n".join(json.dumps(document) for document in documents)
+        # The kubelet fills in $(NAME).
+        file.write_text(text.replace("$(REDIS_PASSWORD)", SECRETS["REDIS_PASSWORD"]))
+        network = f"{NETWORK}:alias={name}"
+        self.engine.podman("play", "kube", "--network", network, str(file))
+
+    def create_secret(self) -> None:
+        """Fill in the secret, as podman 4.3 wants one: JSON, values in base 64."""
+        values = {name: base64.b64encode(v.encode()).decode() for name, v in SECRETS.items()}
+        file = self.engine.folder / "secret.json"
+        file.write_text(json.dumps(values))
+        self.engine.podman("secret", "create", "weavloader", str(file))
+        file.unlink()
+
+    def _settings(self) -> dict[str, Any]:
+        (found,) = (each for each in _documents() if each["kind"] == "ConfigMap")
+        return {**found, "data": {**found["data"], **self.settings}}
+
+
+def workloads() -> list[str]:
+    """Names of all workloads of the manifest."""
+    return [each["metadata"]["name"] for each in _documents() if each["kind"] in _WORKLOADS]
+
+
+def _documents() -> Iterator[dict[str, Any]]:
+    return iter(yaml.safe_load_all(_MANIFEST.read_text()))
+
+
+def _workload(name: str) -> dict[str, Any]:
+    found = (d for d in _documents() if (d["kind"] in _WORKLOADS) and d["metadata"]["name"] == name)
+    return next(found)
+
+
+def _playable(workload: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    name, pod = workload["metadata"]["name"], workload["spec"]["template"]["spec"]
+    for claim in workload["spec"].pop("volumeClaimTemplates", []):
+        template = claim["metadata"]["name"]
+        reference = {"claimName": f"{template}-{name}"}
+        pod.setdefault("volumes", []).append({"name": template, "persistentVolumeClaim": reference})
+        yield {"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+               "metadata": {"name": f"{template}-{name}"}, "spec": claim["spec"]}  # fmt: skip
+    for container in pod["containers"]:
+        container["imagePullPolicy"] = "Never"
+        container.pop("ports", None)  # podman would publish them on every address
+        if name == "triton":
+            _preview(container)
+    yield {**workload, "kind": "Deployment"}
+
+
+def _preview(container: dict[str, Any]) -> None:
+    container["image"] = PREVIEW
+    container["resources"]["limits"].pop("nvidia.com/gpu")
+    container.pop("envFrom")

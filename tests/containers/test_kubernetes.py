@@ -1,0 +1,104 @@
+"""Every Deployment of the manifest as a pod: the replay's images pass through all of them."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from demo.nodes import EXCLUDED_NODE
+from tests.containers import images
+from tests.containers.engine import ROOT, Engine
+from tests.containers.kube import NETWORK, SECRETS, Kube, workloads
+from tests.waiting import wait_until
+
+IMAGES = 20
+REDIS = f"redis://:{SECRETS['REDIS_PASSWORD']}@redis:6379/0"
+SETTINGS = {
+    "SAGE_DATA_API": "http://replay:8000/api/v1/query",
+    "SAGE_STORAGE_HOSTS": "replay:8000",
+    "MANIFEST_API": "http://replay:8000/manifests/",
+    "UNALLOWED_NODES": EXCLUDED_NODE.vsn,
+    "POLL_MIN_SECONDS": "1",
+    "POLL_MAX_SECONDS": "3",
+    "RETRY_DELAY": "1",
+}
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("weaviate") is None, reason="pods share no embedded store: no weaviate on PATH"
+)
+
+
+@pytest.fixture(scope="module")
+def began() -> int:
+    """When the replay's world began, in nanoseconds since 1970."""
+    return time.time_ns()
+
+
+@pytest.fixture(scope="module")
+def pods(engine: Engine, began: int) -> Iterator[Engine]:
+    """Every workload of the manifest, and a replay."""
+    images.build_all(engine)
+    kube = Kube(engine, SETTINGS)
+    engine.podman("network", "create", NETWORK)
+    try:
+        kube.create_secret()
+        start_replay(engine, began)
+        for name in workloads():
+            kube.play(name)
+        yield engine
+    finally:
+        engine.podman("pod", "rm", "--all", "--force", "--time", "0")
+        engine.podman("rm", "--force", "--time", "0", "replay")
+        engine.podman("volume", "rm", "--all", "--force")
+        engine.podman("secret", "rm", "--all")
+        engine.podman("network", "rm", NETWORK)
+
+
+def start_replay(engine: Engine, began: int) -> None:
+    """The replay in a container, from which the tests ask as well."""
+    variables = {**SETTINGS, **SECRETS, "CELERY_BROKER_URL": REDIS, "CELERY_RESULT_BACKEND": REDIS}
+    options = [f"--env={name}={value}" for name, value in variables.items()]
+    for source, target in (("demo", "demo"), ("tests/containers/inside.py", "inside.py")):
+        options += ["--volume", f"{ROOT / source}:/app/{target}:ro"]
+    replay = ["python", "-m", "demo.replay", "--address=0.0.0.0", "--name=replay", "--port=8000",
+              "--other-port=8001", f"--images={IMAGES}", f"--began={began}",
+              "--user=sage"]  # fmt: skip
+    engine.podman("run", "--detach", "--init", "--name", "replay", "--network", NETWORK,
+                  *options, images.OURS, *replay)  # fmt: skip
+
+
+def test_every_workload_runs_with_a_read_only_root(pods: Engine) -> None:
+    for name in workloads():
+        container = f"{name}-pod-0-{name}"
+        state = "{{.State.Running}} {{.HostConfig.ReadonlyRootfs}}"
+        assert pods.podman("inspect", "--format", state, container).strip() == "true true", name
+
+
+def test_the_replays_images_pass_through_the_pods(pods: Engine, began: int) -> None:
+    ask = "from tasks import health_check; health_check.delay()"
+    wrong: list[str] = []
+
+    def settled() -> bool:
+        command = ("exec", "replay", "python", "inside.py", "account", str(began), str(IMAGES))
+        wrong[:] = pods.podman(*command).splitlines()
+        if wrong:
+            pods.podman("exec", "replay", "python", "-c", ask)
+        return not wrong
+
+    wait_until(settled, "every image has its fate", 300)
+
+
+@pytest.mark.parametrize("role", ["processor", "moderator", "cleaner"])
+def test_the_metrics_server_beside_a_worker_counts_for_it(pods: Engine, role: str) -> None:
+    ask = "import urllib.request as r; print(r.urlopen('http://localhost:8080/metrics').read().decode())"
+    assert "weavloader_tasks" in pods.podman("exec", f"{role}-pod-0-metrics", "python", "-c", ask)
+
+
+@pytest.mark.parametrize("role", ["processor", "moderator", "cleaner"])
+def test_the_startup_probe_of_a_worker_passes(pods: Engine, role: str) -> None:
+    probe = ("python", "main.py", "check", "--role", role)
+    said = pods.podman("exec", f"{role}-pod-0-{role}", *probe)
+    assert "FAIL" not in said and "ok" in said
