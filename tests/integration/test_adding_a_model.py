@@ -67,4 +67,4 @@ def test_one_file_and_one_line_of_configuration_add_a_model(triton: Triton, tmp_
         ).stdout
 
     assert "Preview caption:" in run("-c", CAPTION)
-    assert "ready: gemma3, clip" in run("main.py", "check", "--role", "web")
+    assert "ready: gemma3, clip" in run("main.py", "check")
