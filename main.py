@@ -14,7 +14,7 @@ from weavloader.errors import ConfigError, WeavloaderError
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 # Each declares its commands when it is imported.
-for _subject in ("roles", "search", "check", "demo", "dead_letters", "audit"):
+for _subject in ("roles", "search", "check", "demo", "dead_letters", "audit", "backfill"):
     importlib.import_module(f"commands.{_subject}")
 
 

@@ -50,6 +50,11 @@ def dead_letter(task_id: str) -> str:
     return f"{DEAD_LETTER_PREFIX}{task_id}"
 
 
+def backfill(name: str) -> str:
+    """Key of the moment up to which a past span was taken."""
+    return f"weavloader:backfill:{name}"
+
+
 def manifest(vsn: str) -> str:
     """Key under which a node's manifest is cached."""
     return f"weavloader:manifest:{vsn}"

@@ -48,6 +48,22 @@ def _known_models(models: tuple[str, ...]) -> tuple[str, ...]:
     return models
 
 
+def parse_filter(text: str) -> dict[str, str]:
+    """A filter of the data API from JSON: regular expressions by field.
+
+    Raises:
+        ConfigError: The text is no such object.
+    """
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict) or not all(isinstance(v, str) for v in fields.values()):
+        message = f'expected a filter such as {{"name": "upload"}}, not {text[:80]!r}'
+        raise ConfigError(message, reason="bad_argument")
+    return fields
+
+
 def _sage_filter(value: object) -> object:
     if not isinstance(value, str):
         return value

@@ -42,8 +42,11 @@ def health_check() -> None:
     _look("health check", Stream.reconcile, wait=LOCK_SECONDS)
 
 
-def publish(jobs: Sequence[ImageJob]) -> None:
+def publish(jobs: Sequence[ImageJob], priority: int = 0) -> None:
     """Put one message for each job on the image queue.
+
+    Args:
+        priority: 0, or ``keys.LOW_PRIORITY`` for what waits behind all live images.
 
     Raises:
         TransientError: The broker failed; some of them may have been put there.
@@ -51,14 +54,14 @@ def publish(jobs: Sequence[ImageJob]) -> None:
     try:
         with celery_app.producer_or_acquire() as producer, producer.batch(BATCH):
             for job in jobs:
-                _publish_one(producer, job)
+                _publish_one(producer, job, priority)
     except (BatchPublishError, OperationalError) as error:
         raise TransientError(f"broker: {error}", reason="broker") from error
     for job in jobs:
         logger.info("image %s queued: vsn=%s", job.id, job.vsn, extra={"image": job.id})
 
 
-def _publish_one(producer: Any, job: ImageJob) -> None:
+def _publish_one(producer: Any, job: ImageJob, priority: int) -> None:
     # What apply_async would send, for a third of its cost: it writes all arguments out for
     # Flower, finds the queue and binds it anew for every message.
     message = celery_app.amqp.create_task_message(
@@ -74,6 +77,7 @@ def _publish_one(producer: Any, job: ImageJob) -> None:
         routing_key=keys.IMAGE_QUEUE,
         serializer="json",
         headers=message.headers,
+        priority=priority,
         **message.properties,
     )
 

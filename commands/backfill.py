@@ -1,0 +1,110 @@
+"""Taking the images of the past, from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+
+from commands.group import begin_tool, command
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from weavloader.backfill import Backfill, BackfillReport, Span
+    from weavloader.settings import Settings
+
+
+@command("backfill")
+@click.option("--start", required=True, help="Captured since: 7d, or a date or time.")
+@click.option("--end", required=True, help="Captured before: 1d, or a date or time.")
+@click.option("--filter", "query_filter", help="Which records, as JSON (SAGE_FILTER).")
+@click.option("--restart", is_flag=True, help="Begin again where an earlier run went on or ended.")
+def backfill(start: str, end: str, query_filter: str | None, restart: bool) -> None:
+    """Queue the images of a past stretch of time, behind all live ones.
+
+    Given the same options again, it goes on where it was interrupted. Images that are stored
+    or have a dead letter are left out.
+    """
+    settings = begin_tool("backfill")
+    span = _span(settings, start, end, query_filter)
+    with _backfill(settings) as work:
+        if restart:
+            work.restart(span)
+        reached = work.reached(span)
+        if reached >= span.end:
+            click.echo("This was done before; --restart begins again.")
+            return
+        if reached > span.start:
+            click.echo(f"Goes on from {reached:%Y-%m-%d %H:%M}Z.")
+        report = _run(work, span, settings.queue_high_water)
+    click.echo(
+        f"{report.queued:,} queued, {report.stored:,} stored before, {report.dead:,} dead,"
+        f" {report.excluded:,} excluded, {report.refused:,} refused"
+    )
+
+
+def _span(settings: Settings, start: str, end: str, query_filter: str | None) -> Span:
+    from weavloader.backfill import Span, span_name
+    from weavloader.search import parse_moment
+    from weavloader.settings import parse_filter
+    from weavloader.stream import utc_now
+
+    chosen = parse_filter(query_filter) if query_filter else settings.sage_filter
+    first, last = parse_moment(start), min(parse_moment(end), utc_now())
+    if first >= last:
+        raise click.UsageError("--start must lie before --end, and in the past")
+    return Span(span_name(start, end, chosen), first, last, chosen)
+
+
+@contextmanager
+def _backfill(settings: Settings) -> Iterator[Backfill]:
+    from client import connect_sage, open_store, redis_session
+    from job_system.tasks.moderator import publish
+    from weavloader import keys
+    from weavloader.backfill import Backfill
+    from weavloader.dead_letters import DeadLetters
+    from weavloader.sage import DataApi
+
+    with (
+        redis_session(settings) as redis,
+        connect_sage(settings) as http,
+        closing(open_store(settings)) as store,
+    ):
+        yield Backfill(
+            settings,
+            DataApi(settings.sage_data_api, http),
+            store,
+            redis,
+            DeadLetters(redis, settings.dlq_ttl),
+            publish=partial(publish, priority=keys.LOW_PRIORITY),
+            backlog=lambda: int(redis.llen(keys.IMAGE_QUEUE_LOW)),
+        )
+
+
+def _run(work: Backfill, span: Span, high_water: int) -> BackfillReport:
+    from commands.progress import progress_bar
+
+    with progress_bar("backfill", total=(span.end - span.start).total_seconds()) as advance:
+        return work.run(span, _teller(span, high_water, advance))
+
+
+def _teller(
+    span: Span, high_water: int, advance: Callable[[float, str], None]
+) -> Callable[[datetime, BackfillReport], None]:
+    """Moves the bar; says once in a line when a wait begins."""
+    was_waiting = False
+
+    def tell(reached: datetime, report: BackfillReport) -> None:
+        nonlocal was_waiting
+        if report.waiting and not was_waiting:
+            text = f"waits: {high_water:,} images are ahead of it (QUEUE_HIGH_WATER)"
+            click.echo(text, err=True)
+        was_waiting = report.waiting
+        detail = f"{report.queued:,} queued, {report.stored:,} stored before"
+        advance((reached - span.start).total_seconds(), detail)
+
+    return tell

@@ -1,0 +1,172 @@
+"""Taking a past span, with a replayed SAGE and a real Redis."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from celery import Celery
+
+from demo.replay_catalogue import SECOND, Catalogue, Entry
+from demo.replay_server import Replay
+from demo.times import rfc3339
+from job_system import resources
+from job_system.tasks.moderator import publish
+from main import main
+from weavloader import keys
+from weavloader.backfill import Backfill, Span
+from weavloader.dead_letters import FailedTask
+from weavloader.errors import PermanentError, TransientError
+from weavloader.image_job import ImageJob
+from weavloader.sage import DataApi
+from weavloader.settings import get_settings, load_settings
+
+START = datetime(2026, 10, 1, tzinfo=UTC)
+SPAN = Span("october", START, START + timedelta(hours=5), {"name": "upload"})
+
+
+class Once:
+    """An HTTP client that is closed after each answer."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+
+    @contextmanager
+    def stream(self, method: str, url: str, **given: Any) -> Iterator[httpx.Response]:
+        """Send a request, and read its answer as it comes."""
+        with (
+            httpx.Client(timeout=self._timeout) as client,
+            client.stream(method, url, **given) as answer,
+        ):
+            yield answer
+
+
+class Shelf:
+    """A store that knows only which images it has."""
+
+    def __init__(self) -> None:
+        self.ids: set[str] = set()
+
+    def existing(self, ids: Iterable[str]) -> set[str]:
+        """Those of ``ids`` that are stored."""
+        return self.ids & set(ids)
+
+
+def entry(minutes: int, vsn: str = "W021") -> Entry:
+    """A record captured so many minutes after the start."""
+    at = int((START + timedelta(minutes=minutes)).timestamp()) * SECOND
+    written = {"timestamp": rfc3339(at), "name": "upload",
+               "value": f"https://storage/{minutes}.jpg", "meta": {"vsn": vsn}}  # fmt: skip
+    return Entry(written, at)
+
+
+JOBS = [ImageJob.from_record(entry(minutes).record) for minutes in range(10, 300, 30)]
+
+
+@pytest.fixture
+def replay(job_system: Celery) -> Iterator[Replay]:
+    """A stream with ten images of five hours, one of an unallowed node and two outside."""
+    inside = [entry(minutes) for minutes in range(10, 300, 30)]
+    with Replay(Catalogue([*inside, entry(299, "V999"), entry(-1), entry(301)])) as server:
+        yield server
+
+
+def backfill(replay: Replay, shelf: Shelf, **changes: Any) -> Backfill:
+    """A backfill onto the real lane."""
+    redis = resources.redis_client()
+    # One connection for each request: a run that breaks off leaves none open.
+    api = DataApi(f"http://{replay.host}/api/v1/query", Once(timeout=5))  # type: ignore[arg-type]
+    given: dict[str, Any] = {
+        "publish": partial(publish, priority=keys.LOW_PRIORITY),
+        "backlog": lambda: int(redis.llen(keys.IMAGE_QUEUE_LOW)),
+        **changes,
+    }
+    settings = load_settings(unallowed_nodes=("v999",), queue_high_water=5)
+    return Backfill(settings, api, shelf, redis, resources.dead_letters(), **given)  # type: ignore[arg-type]
+
+
+def queued() -> list[str]:
+    """Ids on the lane, oldest first."""
+    lane = resources.redis_client().lrange(keys.IMAGE_QUEUE_LOW, 0, -1)
+    return [json.loads(raw)["headers"]["id"] for raw in lane][::-1]
+
+
+def test_new_images_are_queued_behind_the_live_ones_and_others_left(replay: Replay) -> None:
+    shelf, (stored, dead, *new) = Shelf(), JOBS
+    shelf.ids.add(stored.id)
+    task = FailedTask(dead.id, "t", [], {}, 0, "w")
+    resources.dead_letters().write(task, PermanentError("no", reason="empty"), "")
+    report = backfill(replay, shelf, backlog=lambda: 0).run(SPAN)
+    assert queued() == [job.id for job in new]
+    assert resources.redis_client().llen(keys.IMAGE_QUEUE) == 0
+    assert (report.queued, report.stored, report.dead, report.excluded) == (8, 1, 1, 1)
+    first = json.loads(resources.redis_client().lindex(keys.IMAGE_QUEUE_LOW, -1))
+    assert first["properties"]["priority"] == keys.LOW_PRIORITY
+
+
+def test_a_run_that_was_killed_goes_on_with_its_slice_and_skips_none(replay: Replay) -> None:
+    taken: list[str] = []
+
+    def dies(jobs: Sequence[ImageJob]) -> None:
+        if len(taken) >= 4:
+            raise TransientError("killed", reason="broker")
+        taken.extend(job.id for job in jobs)
+
+    killed = backfill(replay, Shelf(), publish=dies)
+    with pytest.raises(TransientError):
+        killed.run(SPAN)
+    assert killed.reached(SPAN) == START + timedelta(hours=2)
+    again = backfill(replay, Shelf(), backlog=lambda: 0)
+    again.run(SPAN)
+    assert taken + queued() == [job.id for job in JOBS]
+    assert again.run(SPAN).queued == 0
+    again.restart(SPAN)
+    assert again.run(SPAN).queued == 10
+
+
+def test_it_waits_while_the_lane_is_full(replay: Replay) -> None:
+    redis, waits = resources.redis_client(), []
+
+    def drain(seconds: float) -> None:
+        waits.append(redis.llen(keys.IMAGE_QUEUE_LOW))
+        redis.rpop(keys.IMAGE_QUEUE_LOW, 3)
+
+    report = backfill(replay, Shelf(), sleep=drain).run(SPAN)
+    assert report.queued == 10 and not report.waiting
+    assert waits and min(waits) >= 5
+
+
+def test_the_command_queues_goes_on_and_refuses_what_it_cannot_read(
+    replay: Replay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("SAGE_DATA_API", f"http://{replay.host}/api/v1/query")
+    monkeypatch.setenv("VECTOR_STORE", "embedded")
+    monkeypatch.setenv("EMBEDDED_STORE_PATH", str(tmp_path / "store"))
+    get_settings.cache_clear()
+
+    def run(*options: str) -> tuple[object, str, str]:
+        span = ["--start", "2026-10-01", "--end", "2026-10-01T05:00Z"]
+        monkeypatch.setattr(sys, "argv", ["main.py", "backfill", *span, *options])
+        try:
+            main()
+        except SystemExit as end:
+            return end.code or 0, *capsys.readouterr()
+        raise AssertionError("it did not end")
+
+    wanted = ("--filter", '{"name": "upload", "vsn": "W021"}')
+    code, said, _ = run(*wanted)
+    assert code == 0 and said.startswith("10 queued, 0 stored before"), said
+    assert "done before" in run(*wanted)[1]
+    assert run(*wanted, "--restart")[1].startswith("10 queued")
+    for options in (("--filter", "[]"), ("--start", "2026-10-02"), ("--end", "never")):
+        code, said, complaint = run(*options)
+        assert (code, said, len(complaint.splitlines())) == (2, "", 1)
