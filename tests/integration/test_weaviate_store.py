@@ -16,7 +16,7 @@ from tests.weaviate_server import HOW_TO_GIVE_ONE, free_ports, named_by_environm
 from weavloader.errors import ConfigError, TransientError
 from weavloader.settings import Settings, load_settings
 from weavloader.store import open_store
-from weavloader.store.base import TEXT_PROPERTIES, Filters, SearchQuery, Store
+from weavloader.store.base import TEXT_PROPERTIES, Filters, SearchQuery, Store, image_id
 from weavloader.store.weaviate_api import (
     Collection,
     Configure,
@@ -143,6 +143,9 @@ class TestCollectionsOfOthers:
         read = store.get(object_id)
         assert read is not None
         assert (read.image, read.text["address"]) == (b"\xff\xd8", "")
+        link = read.text["link"]
+        assert object_id != image_id(link)
+        assert store.existing([link, f"{link}x"]) == {link}
         store.upsert([an_image(caption="a hen", vectors={"clip": NORTH, "align": EAST})])
         assert found(store, "hen fox", NORTH) == ["a hen", "a fox"]
         store.close()
