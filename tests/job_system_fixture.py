@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from celery import Celery
 from kombu import pools
 
+from client import connect_sage
 from job_system import celery_app, resources
 from job_system.config import celery_config
 from weavloader.settings import get_settings
@@ -19,17 +21,24 @@ def job_system(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cele
     """The application, which publishes to an empty Redis and keeps its results there."""
     for name in ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"):
         monkeypatch.setenv(name, redis_url)
-    _forget_connections()
-    celery_app.loader.import_default_modules()
-    yield celery_app
+    with ExitStack() as opened:
+        monkeypatch.setattr(
+            resources, "connect_sage", lambda settings: opened.enter_context(connect_sage(settings))
+        )
+        _forget_connections()
+        celery_app.loader.import_default_modules()
+        yield celery_app
     monkeypatch.undo()
     _forget_connections()
 
 
 def _forget_connections() -> None:
-    """Read the settings again; whatever was connected by older ones is closed."""
-    for shared in (resources.redis_client, resources.dead_letters, resources.data_api):
-        shared.cache_clear()
+    """Read the settings again, and connect anew to what they name."""
+    shared: tuple[Any, ...] = (
+        resources.redis_client, resources.dead_letters, resources.data_api, resources.store,
+    )  # fmt: skip
+    for each in shared:
+        each.cache_clear()
     get_settings.cache_clear()
     _close(celery_app)
     celery_app.conf.update(celery_config(get_settings()))

@@ -6,6 +6,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -28,6 +29,13 @@ def redis_url(redis_server: str) -> str:
     with redis.Redis.from_url(redis_server, socket_timeout=5) as client:
         client.flushall()
     return redis_server
+
+
+@pytest.fixture(name="redis")
+def redis_of_bytes(redis_url: str) -> Iterator[Any]:
+    """A client of an empty database; it gives bytes."""
+    with redis.Redis.from_url(redis_url, socket_timeout=5) as client:
+        yield client
 
 
 class StoppableRedis:

@@ -245,8 +245,6 @@ def at_hand(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sc
     monkeypatch.setenv("VECTOR_STORE", "embedded")
     monkeypatch.setenv("EMBEDDED_STORE_PATH", str(tmp_path / "store"))
     get_settings.cache_clear()
-    resources.data_api.cache_clear()
-    resources.store.cache_clear()
     return scene
 
 

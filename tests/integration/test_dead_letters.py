@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from threading import Thread
 from typing import Any
@@ -17,13 +16,6 @@ from weavloader.errors import PermanentError, TransientError
 
 TASK = "job_system.tasks.process_image_task"
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
-
-
-@pytest.fixture
-def redis(redis_url: str) -> Iterator[Any]:
-    """A client that gives bytes."""
-    with redis_py.Redis.from_url(redis_url, socket_timeout=5) as client:
-        yield client
 
 
 @pytest.fixture

@@ -7,13 +7,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import redis as redis_py
 from celery import Celery
 
 from main import main
@@ -31,13 +30,6 @@ class Answer(NamedTuple):
     returncode: int | str
     stdout: str
     stderr: str
-
-
-@pytest.fixture
-def redis(redis_url: str) -> Iterator[Any]:
-    """A client that gives bytes."""
-    with redis_py.Redis.from_url(redis_url, socket_timeout=5) as client:
-        yield client
 
 
 @pytest.fixture

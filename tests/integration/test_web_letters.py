@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-import redis as redis_py
 from celery import Celery
 
 from tests.pages import HOSTILE, served
@@ -49,12 +48,6 @@ def settings(tmp_path: Path, redis_url: str) -> Settings:
         celery_broker_url=redis_url,
         flower_basic_auth="ann:secret",
     )
-
-
-@pytest.fixture
-def redis(redis_url: str) -> Iterator[Any]:
-    with redis_py.Redis.from_url(redis_url, socket_timeout=5) as client:
-        yield client
 
 
 @pytest.fixture
