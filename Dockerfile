@@ -30,7 +30,6 @@ COPY weavloader weavloader
 COPY metrics metrics
 COPY inference/*.py inference/
 COPY inference/models inference/models
-COPY inference/models inference/models
 COPY job_system job_system
 COPY web web
 COPY commands commands
