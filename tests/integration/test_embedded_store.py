@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import sqlite_vec
 
-from tests.store_contract import EAST, StoreContract, an_image, found, in_processes
+from tests.search_contract import SearchContract
+from tests.store_contract import EAST, an_image, found, in_processes
 from tests.waiting import wait_until
 from weavloader.errors import ConfigError, PermanentError, TransientError
 from weavloader.settings import Settings, load_settings
@@ -35,7 +36,7 @@ def embedded(path: Path, **changes: object) -> Settings:
     return load_settings(vector_store="embedded", embedded_store_path=str(path), **changes)
 
 
-class TestEmbeddedStore(StoreContract):
+class TestEmbeddedStore(SearchContract):
     """The contract, and what only files can do."""
 
     @pytest.fixture

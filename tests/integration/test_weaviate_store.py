@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.store_contract import EAST, NORTH, StoreContract, an_image, found, in_processes
+from tests.search_contract import SearchContract
+from tests.store_contract import EAST, NORTH, an_image, found, in_processes
 from tests.weaviate_server import HOW_TO_GIVE_ONE, free_ports, named_by_environment, started
 from weavloader.errors import ConfigError, TransientError
 from weavloader.settings import Settings, load_settings
@@ -67,7 +68,7 @@ def client(settings: Settings) -> Iterator[WeaviateClient]:
     client.close()
 
 
-class TestWeaviateStore(StoreContract):
+class TestWeaviateStore(SearchContract):
     """The contract, and what only a server can do."""
 
     @pytest.fixture
