@@ -20,6 +20,7 @@ from typing import Any
 
 from weavloader import keys
 from weavloader.batches import batched
+from weavloader.errors import TransientError
 from weavloader.image_job import ImageJob
 from weavloader.records import Refusal, is_unallowed, judge, member, unallowed_names
 from weavloader.sage import DataApi
@@ -66,7 +67,7 @@ class Stream:
         redis: Keeps the cursor and the seen set (binary, no decoding).
         publish: Puts jobs on the queue, all or an error.
         backlog: Length of that queue.
-        renew: Called between batches, so that a lock on the look does not run out.
+        is_alone: Whether no other process can be looking at the stream.
     """
 
     def __init__(
@@ -76,27 +77,28 @@ class Stream:
         redis: Any,
         publish: Callable[[Sequence[ImageJob]], None],
         backlog: Callable[[], int],
-        renew: Callable[[], object] = lambda: None,
+        is_alone: Callable[[], bool] = lambda: True,
     ) -> None:
         self._settings = settings
         self._api = api
         self._redis = redis
         self._publish = publish
         self._backlog = backlog
-        self._renew = renew
+        self._is_alone = is_alone
         self._unallowed = unallowed_names(settings)
 
     def tick(self, now: datetime, report: TickReport) -> None:
         """Take what is new since the cursor, then move it; ``report`` is filled on the way.
 
         Raises:
-            TransientError: The API failed; the cursor has not passed what was not read.
+            TransientError: The API failed, or another process looks too; the cursor has not
+                passed what was not read.
         """
         for start, end in slices(self._start(now), now):
             self._take(start, end, report)
             if report.waiting:
                 break
-            self._redis.set(keys.STREAM_CURSOR, (end or now).isoformat())
+            self._move_cursor(end or now)
         self._forget_old()
 
     def reconcile(self, now: datetime, report: TickReport) -> None:
@@ -120,11 +122,16 @@ class Stream:
         # A clock that jumped ahead and back leaves a cursor in the future.
         return min(cursor, now) - timedelta(seconds=self._settings.stream_lookback)
 
+    def _move_cursor(self, to: datetime) -> None:
+        if not self._is_alone():
+            message = "this look took so long that another one began"
+            raise TransientError(message, reason="lock_lost")
+        self._redis.set(keys.STREAM_CURSOR, to.isoformat())
+
     def _take(self, start: datetime, end: datetime | None, report: TickReport) -> None:
         records = self._api.records(self._settings.sage_filter, start, end)
         items = self._allowed(map(judge, records), report)
         for batch in batched(items, BATCH):
-            self._renew()
             new = self._unseen(batch)
             report.already += len(batch) - len(new)
             report.waiting = bool(new) and self._backlog() >= self._settings.queue_high_water

@@ -10,12 +10,11 @@ from typing import Any
 
 from celery.signals import before_task_publish
 from kombu.exceptions import BatchPublishError, OperationalError
-from redis.exceptions import LockError
-from redis.lock import Lock
 
 from job_system.app import celery_app
 from job_system.config import TASKS
 from job_system.resources import data_api, redis_client
+from job_system.stream_lock import StreamLock
 from job_system.tasks.processor import process_image_task
 from metrics import metrics
 from weavloader import keys
@@ -24,10 +23,12 @@ from weavloader.image_job import ImageJob
 from weavloader.settings import get_settings
 from weavloader.stream import BATCH, Stream, TickReport, utc_now
 
-# Longer than any one request; a moderator that dies holds the next tick up no longer.
-LOCK_SECONDS = 60
+# The next health check is half an hour away, so this one waits for a tick to end.
+HEALTH_CHECK_WAITS = 60.0
 
 logger = logging.getLogger(__name__)
+
+Look = Callable[[Stream, datetime, TickReport], None]
 
 
 @celery_app.task(name=TASKS + "monitor_data_stream")
@@ -39,7 +40,7 @@ def monitor_data_stream() -> None:
 @celery_app.task(name=TASKS + "health_check")
 def health_check() -> None:
     """Look over the whole reconciliation window again, for what nodes uploaded late."""
-    _look("health check", Stream.reconcile, wait=LOCK_SECONDS)
+    _look("health check", Stream.reconcile, wait=HEALTH_CHECK_WAITS)
 
 
 def publish(jobs: Sequence[ImageJob], priority: int = 0) -> None:
@@ -82,7 +83,7 @@ def _publish_one(producer: Any, job: ImageJob, priority: int) -> None:
     )
 
 
-def _stream(renew: Callable[[], object]) -> Stream:
+def _stream(lock: StreamLock) -> Stream:
     redis = redis_client()
     return Stream(
         settings=get_settings(),
@@ -90,36 +91,32 @@ def _stream(renew: Callable[[], object]) -> Stream:
         redis=redis,
         publish=publish,
         backlog=lambda: int(redis.llen(keys.IMAGE_QUEUE)),
-        renew=renew,
+        is_alone=lock.is_ours,
     )
 
 
-def _look(name: str, look: Callable[[Stream, datetime, TickReport], None], wait: float) -> None:
+def _look(name: str, look: Look, wait: float) -> None:
     """Look at the stream, unless another process does so for longer than ``wait`` seconds."""
-    lock = Lock(redis_client(), keys.STREAM_LOCK, timeout=LOCK_SECONDS)
-    if not lock.acquire(blocking=wait > 0, blocking_timeout=wait):
-        logger.info("%s left out: another one is under way", name)
-        return
+    lock = StreamLock(redis_client())
+    with lock.held(wait) as is_held:
+        if is_held:
+            _look_alone(name, look, lock)
+        else:
+            logger.info("%s left out: another one is under way", name)
+
+
+def _look_alone(name: str, look: Look, lock: StreamLock) -> None:
     now, report = utc_now(), TickReport()
     try:
-        look(_stream(lock.reacquire), now, report)
+        look(_stream(lock), now, report)
         metrics.set_stream_health(True)
     except TransientError as error:
         metrics.set_stream_health(False)
         metrics.count_error("moderator", error.reason)
         logger.warning("%s failed, the next one looks again: %s", name, error)
     finally:
-        _release(lock)
         _record(now, report)
         _tell(name, report)
-
-
-def _release(lock: Lock) -> None:
-    try:
-        lock.release()
-    except LockError as error:
-        # It ran out in a long wait; what a second look published twice is stored once.
-        logger.warning("the stream's lock was lost: %s", error)
 
 
 def _record(now: datetime, report: TickReport) -> None:

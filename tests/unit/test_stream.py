@@ -240,15 +240,30 @@ def test_the_reconciliation_waits_above_the_high_water_mark_too(bench: Bench) ->
     assert bench.published() == ["before"]
 
 
-def test_a_long_answer_is_published_in_batches_with_the_lock_renewed(
+def test_a_long_answer_is_published_in_batches(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "BATCH", 10)
     bench.api.records_held = [record(str(number)) for number in range(35)]
-    renewed: list[int] = []
-    bench.tick(renew=lambda: renewed.append(len(bench.queue)))
-    assert renewed == [0, 10, 20, 30]
+    sizes: list[int] = []
+
+    def publish(jobs: Sequence[ImageJob]) -> None:
+        sizes.append(len(jobs))
+        bench.publish(jobs)
+
+    bench.tick(publish=publish)
+    assert sizes == [10, 10, 10, 5]
     assert len(set(bench.published())) == 35
+
+
+def test_a_tick_that_is_no_longer_alone_leaves_the_cursor_where_it_is(bench: Bench) -> None:
+    bench.tick(NOW)
+    before = bench.redis.get(keys.STREAM_CURSOR)
+    bench.api.records_held = [record("a")]
+    with pytest.raises(TransientError, match="another one"):
+        bench.tick(NOW + MINUTE, is_alone=lambda: False)
+    assert bench.redis.get(keys.STREAM_CURSOR) == before
+    assert bench.published() == ["a"], "what it had published stays published"
 
 
 def test_an_answer_cut_off_keeps_what_came_and_asks_for_the_rest_again(bench: Bench) -> None:

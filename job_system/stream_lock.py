@@ -1,0 +1,77 @@
+"""The lock on looking at the stream: short, and renewed for as long as the look runs.
+
+A moderator that is killed in mid-tick leaves a lock that runs out soon, so the stream stands
+still for seconds. A look that lasts keeps its lock, however long one answer of SAGE takes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+from typing import Any
+
+from redis.exceptions import LockError, RedisError
+from redis.lock import Lock
+
+from weavloader import keys
+
+LOCK_SECONDS = 12.0
+_RENEWALS_IN_TIME = 4
+
+logger = logging.getLogger(__name__)
+
+
+class StreamLock:
+    """One process's hold on the stream.
+
+    Args:
+        redis: A client that threads may share.
+        seconds: How long the lock outlives a process that holds it.
+    """
+
+    def __init__(self, redis: Any, seconds: float = LOCK_SECONDS) -> None:
+        # The token must be known to the thread that renews it.
+        self._lock = Lock(redis, keys.STREAM_LOCK, timeout=seconds, thread_local=False)
+        self._pause = seconds / _RENEWALS_IN_TIME
+
+    @contextmanager
+    def held(self, wait: float) -> Iterator[bool]:
+        """Hold the lock inside, if it is free within ``wait`` seconds; whether it is held."""
+        if not self._lock.acquire(blocking=wait > 0, blocking_timeout=wait):
+            yield False
+            return
+        done = Event()
+        renewal = Thread(target=self._renew, args=(done,), name="stream-lock", daemon=True)
+        renewal.start()
+        try:
+            yield True
+        finally:
+            done.set()
+            renewal.join()
+            self._release()
+
+    def is_ours(self) -> bool:
+        """Whether this process holds the lock still: it may have been frozen for a while.
+
+        Raises:
+            RedisError: Redis did not answer.
+        """
+        return bool(self._lock.owned())
+
+    def _renew(self, done: Event) -> None:
+        while not done.wait(self._pause):
+            try:
+                self._lock.reacquire()
+            except LockError:
+                return  # another one may look by now; the look finds out when it asks
+            except RedisError as error:
+                logger.warning("the stream's lock is not renewed: %s", type(error).__name__)
+
+    def _release(self) -> None:
+        try:
+            self._lock.release()
+        except LockError as error:
+            # What a second look published too is stored once.
+            logger.warning("the stream's lock was lost: %s", error)

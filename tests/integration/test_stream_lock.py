@@ -1,0 +1,100 @@
+"""The stream's lock, on a real Redis: kept while a look runs, gone soon after a process is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from demo.replay_catalogue import SECOND, Catalogue, Entry
+from demo.replay_server import Replay
+from demo.times import rfc3339
+from job_system import resources
+from job_system.stream_lock import LOCK_SECONDS, StreamLock
+from job_system.tasks import moderator
+from tests.waiting import wait_until
+from weavloader import keys
+from weavloader.image_job import ImageJob
+from weavloader.settings import get_settings
+
+ROOT = Path(__file__).parents[2]
+SHORT = 2.0
+_HOLDER = """
+import sys, time, redis
+from job_system.stream_lock import StreamLock
+client = redis.Redis.from_url(sys.argv[1])
+with StreamLock(client, 2.0).held(wait=0):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_look_that_lasts_keeps_its_lock_and_gives_it_back(redis: Any) -> None:
+    with StreamLock(redis, SHORT).held(wait=0) as is_held:
+        assert is_held
+        time.sleep(1.5 * SHORT)
+        with StreamLock(redis, SHORT).held(wait=0) as too:
+            assert not too
+    assert not redis.exists(keys.STREAM_LOCK)
+
+
+def test_a_process_that_is_killed_leaves_the_stream_free_soon(redis: Any, redis_url: str) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", _HOLDER, redis_url], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    assert holder.stdout is not None
+    with holder.stdout:
+        assert holder.stdout.readline() == b"held\n"
+        holder.kill()
+        holder.wait()
+    assert redis.exists(keys.STREAM_LOCK)
+    with StreamLock(redis, SHORT).held(wait=10) as is_held:
+        assert is_held
+
+
+def test_a_moderators_lock_lasts_no_longer_than_a_dead_workers_lease(redis: Any) -> None:
+    with StreamLock(redis).held(wait=0):
+        assert 0 < redis.pttl(keys.STREAM_LOCK) <= LOCK_SECONDS * 1000 <= 15_000
+
+
+def test_a_lock_that_another_took_is_neither_ours_nor_given_back(redis: Any) -> None:
+    lock = StreamLock(redis, SHORT)
+    with lock.held(wait=0):
+        assert lock.is_ours()
+        redis.set(keys.STREAM_LOCK, "another's")
+        wait_until(lambda: not lock.is_ours(), "the loss")
+        time.sleep(SHORT)  # it is not renewed on the other's behalf either
+        assert redis.pttl(keys.STREAM_LOCK) == -1
+    assert redis.get(keys.STREAM_LOCK) == b"another's"
+
+
+def test_a_tick_that_lost_its_lock_publishes_and_leaves_the_cursor(
+    job_system: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redis, really = resources.redis_client(), moderator.publish
+
+    def publish(jobs: Sequence[ImageJob]) -> None:
+        redis.set(keys.STREAM_LOCK, "another's")
+        really(jobs)
+
+    at = time.time_ns() - 60 * SECOND
+    written = {"timestamp": rfc3339(at), "name": "upload", "value": "https://storage/1.jpg"}
+    with Replay(Catalogue([Entry({**written, "meta": {"vsn": "W021"}}, at)])) as replay:
+        monkeypatch.setenv("SAGE_DATA_API", f"http://{replay.host}/api/v1/query")
+        monkeypatch.setenv("SAGE_FILTER", '{"name": "upload"}')
+        get_settings.cache_clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(moderator, "publish", publish)
+            moderator.monitor_data_stream()
+        assert redis.llen(keys.IMAGE_QUEUE) == 1
+        assert redis.get(keys.STREAM_CURSOR) is None
+        redis.delete(keys.STREAM_LOCK)
+        moderator.monitor_data_stream()
+        assert redis.get(keys.STREAM_CURSOR) is not None
+        assert redis.llen(keys.IMAGE_QUEUE) == 1
