@@ -146,8 +146,8 @@ class Backfill:
     def _take(
         self, jobs: Sequence[ImageJob], report: BackfillReport, tell: Callable[[], None]
     ) -> None:
-        stored = self._store.existing(job.id for job in jobs)
-        rest = [job for job in jobs if job.id not in stored]
+        stored = self._store.existing(job.url for job in jobs)
+        rest = [job for job in jobs if job.url not in stored]
         dead = self._letters.existing([job.id for job in rest])
         new = [job for job in rest if job.id not in dead]
         report.stored += len(jobs) - len(rest)

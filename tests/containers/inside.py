@@ -1,7 +1,7 @@
 """Asked by the tests inside a container, where Redis, the store and the replay are reached.
 
 ``python inside.py account BEGAN IMAGES``: images that are not as they should be, a line each.
-``python inside.py burst BEGAN NAME AMOUNT``: puts images on the queue; prints the ids, a line each.
+``python inside.py burst BEGAN NAME AMOUNT``: puts images on the queue; prints the links, a line each.
 ``python inside.py stored ID…``: how many of these are stored.
 """
 
@@ -45,13 +45,13 @@ def burst(began: str, name: str, amount: str) -> Iterator[str]:
         celery_app.tasks["job_system.tasks.process_image_task"].apply_async(
             (job.to_message(),), task_id=job.id
         )
-        yield job.id
+        yield job.url
 
 
-def stored(*ids: str) -> Iterator[str]:
+def stored(*links: str) -> Iterator[str]:
     """How many of these images the store holds."""
     with closing(open_store(get_settings())) as store:
-        yield str(len(store.existing(ids)))
+        yield str(len(store.existing(links)))
 
 
 def main(words: Sequence[str]) -> None:

@@ -78,17 +78,17 @@ def test_processors_of_other_containers_share_the_queue(compose: Compose) -> Non
 def test_a_killed_container_loses_nothing(compose: Compose) -> None:
     victim = compose.containers("processor")[0]
     before = compose.engine.log(victim).count("stored")
-    ids = compose.burst("killed", 120)
+    links = compose.burst("killed", 120)
     # It holds others by the time it has stored one.
     wait_until(lambda: compose.engine.log(victim).count("stored") > before, "it is at work", 60)
     compose.engine.podman("kill", victim)
-    compose.wait_until_stored(ids)
+    compose.wait_until_stored(links)
 
 
 def test_a_restart_loses_nothing(compose: Compose) -> None:
-    ids = compose.burst("restarted", 60)
+    links = compose.burst("restarted", 60)
     compose("restart", "redis", "weavloader", "processor")
-    compose.wait_until_stored(ids)
+    compose.wait_until_stored(links)
 
 
 def test_down_and_up_keep_dead_letters_and_the_queue(compose: Compose) -> None:
@@ -96,12 +96,12 @@ def test_down_and_up_keep_dead_letters_and_the_queue(compose: Compose) -> None:
     letters = compose.redis("KEYS", "dlq:*").split()
     assert letters
     compose("--profile", "scale", "stop", "weavloader", "processor")
-    ids = compose.burst("kept", 20)
+    links = compose.burst("kept", 20)
     assert compose.redis("LLEN", "image_processing") == "20"
     compose("--profile", "scale", "down")
     compose("up", "-d")
     assert sorted(compose.redis("KEYS", "dlq:*").split()) == sorted(letters)
-    compose.wait_until_stored(ids)
+    compose.wait_until_stored(links)
     compose.wait_for_account()
 
 

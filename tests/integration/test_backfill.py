@@ -53,11 +53,11 @@ class Shelf:
     """A store that knows only which images it has."""
 
     def __init__(self) -> None:
-        self.ids: set[str] = set()
+        self.links: set[str] = set()
 
-    def existing(self, ids: Iterable[str]) -> set[str]:
-        """Those of ``ids`` that are stored."""
-        return self.ids & set(ids)
+    def existing(self, links: Iterable[str]) -> set[str]:
+        """Those of ``links`` whose image is stored."""
+        return self.links & set(links)
 
 
 def entry(minutes: int, vsn: str = "W021") -> Entry:
@@ -101,7 +101,7 @@ def queued() -> list[str]:
 
 def test_new_images_are_queued_behind_the_live_ones_and_others_left(replay: Replay) -> None:
     shelf, (stored, dead, *new) = Shelf(), JOBS
-    shelf.ids.add(stored.id)
+    shelf.links.add(stored.url)
     task = FailedTask(dead.id, "t", [], {}, 0, "w")
     resources.dead_letters().write(task, PermanentError("no", reason="empty"), "")
     report = backfill(replay, shelf, backlog=lambda: 0).run(SPAN)
