@@ -12,17 +12,20 @@ import click
 from commands.group import begin_tool, command
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from weavloader.audit import AuditReport
+    from weavloader.image_job import ImageJob
     from weavloader.settings import Settings
 
 
 @command("audit")
 @click.option("--since", default="24h", show_default=True,
               help="Account for images captured since: 24h, 7d, or a date or time.")  # fmt: skip
+@click.option("--republish", is_flag=True, help="Queue the missing images that are named again.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def audit(since: str, as_json: bool) -> None:
+def audit(since: str, republish: bool, as_json: bool) -> None:
     """Say of every image that the stream held where it is; exit 1 when any is missing."""
     settings = begin_tool("audit")
     from weavloader.audit import State
@@ -33,6 +36,8 @@ def audit(since: str, as_json: bool) -> None:
         click.echo(json.dumps(report.as_json(), indent=2))
     else:
         _print(report)
+    if republish and report.missing:
+        _republish(report.missing)
     sys.exit(1 if report.counts[State.MISSING] else 0)
 
 
@@ -57,6 +62,14 @@ def _account(settings: Settings, since: datetime) -> AuditReport:
             utc_now(),
             lambda part, report: advance(part, f"{report.counts.total():,} images"),
         )
+
+
+def _republish(jobs: Sequence[ImageJob]) -> None:
+    from job_system.tasks.moderator import publish
+    from weavloader import keys
+
+    publish(jobs, keys.LOW_PRIORITY)
+    click.echo(f"{len(jobs):,} missing images are queued again.", err=True)
 
 
 def _print(report: AuditReport) -> None:

@@ -49,15 +49,6 @@ class State(StrEnum):
     MISSING = "missing"
 
 
-@dataclass(frozen=True, slots=True)
-class MissingImage:
-    """An image that is nowhere."""
-
-    url: str
-    vsn: str
-    timestamp: str
-
-
 @dataclass(slots=True)
 class AuditReport:
     """What an audit found.
@@ -72,7 +63,7 @@ class AuditReport:
     at: datetime
     since: datetime
     counts: Counter[State] = field(default_factory=Counter)
-    missing: list[MissingImage] = field(default_factory=list)
+    missing: list[ImageJob] = field(default_factory=list)
 
     def as_json(self, most_missing: int = MOST_NAMED) -> dict[str, object]:
         """What JSON says of it; every state is named, and links of some missing images."""
@@ -80,7 +71,7 @@ class AuditReport:
             "at": self.at.isoformat(),
             "since": self.since.isoformat(),
             "counts": {state.value: self.counts[state] for state in State},
-            "missing": [image.url for image in self.missing[:most_missing]],
+            "missing": [job.url for job in self.missing[:most_missing]],
         }
 
 
@@ -170,7 +161,7 @@ class Audit:
             for job, state in self._unfound(batch, is_late):
                 report.counts[state] += 1
                 if state is State.MISSING and len(report.missing) < MOST_NAMED:
-                    report.missing.append(MissingImage(job.url, job.vsn, job.timestamp))
+                    report.missing.append(job)
 
     def _not_in_flight(self, jobs: list[ImageJob], report: AuditReport) -> list[ImageJob]:
         in_flight = waiting_for_retry(self._redis) if jobs else {}

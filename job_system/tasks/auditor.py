@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from job_system.app import celery_app
 from job_system.config import TASKS
 from job_system.resources import data_api, dead_letters, redis_client, store
+from job_system.tasks.moderator import publish
 from metrics import metrics
 from weavloader import keys
 from weavloader.audit import Audit, State
@@ -29,16 +30,25 @@ logger = logging.getLogger(__name__)
     name=TASKS + "audit_images", soft_time_limit=SOFT_TIME_LIMIT, time_limit=SOFT_TIME_LIMIT + 60
 )
 def audit_images() -> None:
-    """Account for every image of the last day, and note the account for the metrics server."""
-    now = utc_now()
+    """Account for every image of the last day, and queue again what is missing.
+
+    The account is noted for the metrics server.
+    """
     try:
-        audit = Audit(get_settings(), data_api(), store(), redis_client(), dead_letters())
-        report = audit.account(now - WINDOW, now)
+        _audit(utc_now())
     except TransientError as error:
         metrics.count_error("cleaner", error.reason)
         logger.warning("the audit failed, tomorrow's looks again: %s", error)
-        return
+
+
+def _audit(now: datetime) -> None:
+    audit = Audit(get_settings(), data_api(), store(), redis_client(), dead_letters())
+    report = audit.account(now - WINDOW, now)
     redis_client().set(keys.AUDIT_LAST, json.dumps(report.as_json(MOST_LINKS)))
     missing = report.counts[State.MISSING]
     level = logging.ERROR if missing else logging.INFO
     logger.log(level, "audit: %d images, %d missing", report.counts.total(), missing)
+    if report.missing:
+        # Behind the live ones. The health check would pass over those that are marked as seen.
+        publish(report.missing, keys.LOW_PRIORITY)
+        logger.warning("%d missing images are queued again", len(report.missing))

@@ -1,8 +1,8 @@
 """Asked by the tests inside a container, where Redis, the store and the replay are reached.
 
 ``python inside.py account BEGAN IMAGES``: images that are not as they should be, a line each.
-``python inside.py burst BEGAN NAME AMOUNT``: puts images on the queue; prints the links, a line each.
-``python inside.py stored ID…``: how many of these are stored.
+``python inside.py burst BEGAN NAME AMOUNT``: queues images; prints the links, a line each.
+``python inside.py stored LINK…``: how many of these are stored.
 """
 
 from __future__ import annotations

@@ -295,6 +295,29 @@ def test_the_task_leaves_its_account_for_the_metrics_server(at_hand: Scene) -> N
         "weavloader_audit_images", "weavloader_audit_age_seconds"]  # fmt: skip
 
 
+def test_the_task_queues_what_is_missing_again_behind_the_live_images(at_hand: Scene) -> None:
+    audit_images()
+    redis = resources.redis_client()
+    (message,) = redis.lrange(keys.IMAGE_QUEUE_LOW, 0, -1)
+    assert json.loads(message)["headers"]["id"] == at_hand.jobs[0].id
+    audit_images()
+    assert redis.llen(keys.IMAGE_QUEUE_LOW) == 1, "what is queued is not missing"
+
+
+def test_the_command_queues_what_is_missing_only_when_asked(
+    at_hand: Scene, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    redis = resources.redis_client()
+    audit_command(monkeypatch, capsys)
+    assert redis.llen(keys.IMAGE_QUEUE_LOW) == 0
+    code, shown, said = audit_command(monkeypatch, capsys, "--republish", "--json")
+    assert code == 1 and json.loads(shown)["counts"]["missing"] == 1
+    assert "1 missing images are queued again" in said
+    assert redis.llen(keys.IMAGE_QUEUE_LOW) == 1
+    code, _, _ = audit_command(monkeypatch, capsys, "--republish")
+    assert code == 0
+
+
 def _at(scene: Scene, age: float) -> int:
     return int((scene.now.timestamp() - age) * SECOND)
 
