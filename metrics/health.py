@@ -113,10 +113,11 @@ def _weaviate(settings: Settings) -> None:
 
 
 class _EmbeddedStore:
-    """Whether the folder is there, can be written, and holds the database it once held.
+    """Whether the folder can be written, and holds the database it once held.
 
-    A new folder is well without one. A database that has vanished, as with a volume that was
-    unmounted, is not: writers that still have it open would write where nobody reads.
+    The first image makes both: until then it is enough that they can be made. A database that
+    has vanished, as with a volume that was unmounted, is not well: writers that still have it
+    open would write where nobody reads.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -125,10 +126,13 @@ class _EmbeddedStore:
         self._was_there = False
 
     def __call__(self) -> None:
-        if not self._folder.is_dir():
+        if self._was_there and not self._folder.is_dir():
             raise _no_store(f"no store at {self._folder}")
-        if not os.access(self._folder, os.R_OK | os.W_OK | os.X_OK):
-            raise _no_store(f"{self._folder} cannot be read and written")
+        place = _nearest_that_exists(self._folder)
+        if not place.is_dir():
+            raise _no_store(f"{place} is no folder")
+        if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
+            raise _no_store(f"{place} cannot be read and written")
         self._check_database()
 
     def _check_database(self) -> None:
@@ -144,6 +148,10 @@ class _EmbeddedStore:
         self._was_there = True
         if head not in (b"", _SQLITE):
             raise _no_store(f"{self._database} is no database")
+
+
+def _nearest_that_exists(path: Path) -> Path:
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
 def _no_store(message: str) -> TransientError:

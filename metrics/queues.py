@@ -28,8 +28,8 @@ class RedisState:
 
     Attributes:
         at: That moment, Unix seconds.
-        lengths: Messages waiting, by queue.
-        next_in_line: The message that each queue gives out next, as kombu wrote it.
+        lengths: Messages waiting, by the names of :data:`weavloader.keys.LANES`.
+        next_in_line: The message that each of them gives out next, as kombu wrote it.
         dead: Dead letters kept.
         last_look: Note of the last look at the stream.
         newest: Capture time of the newest image taken, Unix seconds.
@@ -75,19 +75,19 @@ def read_state(client: Redis) -> RedisState:
         TransientError: Redis did not answer.
     """
     pipeline = client.pipeline(transaction=False)
-    for queue in keys.QUEUES:
-        pipeline.llen(queue)
-        pipeline.lindex(queue, -1)  # kombu pushes at the head and pops at the tail
+    for lane in keys.LANES.values():
+        pipeline.llen(lane)
+        pipeline.lindex(lane, -1)  # kombu pushes at the head and pops at the tail
     pipeline.zcard(keys.DEAD_LETTER_INDEX)
     pipeline.get(keys.STREAM_LAST_TICK)
     pipeline.zscore(keys.STREAM_NEWEST, keys.STREAM_NEWEST_MEMBER)
     pipeline.get(keys.AUDIT_LAST)
     try:
-        *queues, dead, last_look, newest, audit = pipeline.execute()
+        *lanes, dead, last_look, newest, audit = pipeline.execute()
     except RedisError as error:
         raise _unreachable(error) from error
-    lengths = dict(zip(keys.QUEUES, queues[::2], strict=True))
-    tails = dict(zip(keys.QUEUES, queues[1::2], strict=True))
+    lengths = dict(zip(keys.LANES, lanes[::2], strict=True))
+    tails = dict(zip(keys.LANES, lanes[1::2], strict=True))
     return RedisState(time.time(), lengths, tails, dead, last_look, newest, audit)
 
 
@@ -111,14 +111,14 @@ def backlog_families(waiting: int, taken_per_second: float | None) -> list[Metri
     """How long the waiting images will take at the present pace; nothing while that is unknown.
 
     Args:
-        waiting: Images on the queue.
+        waiting: Live images; those of the low lane let them pass.
         taken_per_second: How many the workers begin in a second.
     """
     if taken_per_second is None:
         return []
     never = math.inf if waiting else 0.0
     seconds = waiting / taken_per_second if taken_per_second else never
-    text = "Seconds until the waiting images are begun, at the pace of the last minutes"
+    text = "Seconds until the live images that wait are begun, at the pace of the last minutes"
     return [gauge("backlog_seconds", text, seconds)]
 
 

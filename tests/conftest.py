@@ -1,11 +1,13 @@
 """Fixtures that tests of several kinds share: real servers on free ports."""
 
 from tests.job_system_fixture import job_system
+from tests.log_fixture import own_log
 from tests.redis_fixture import own_redis, redis_of_bytes, redis_server, redis_url
 from tests.triton_fixture import triton, triton_client
 
 __all__ = [
     "job_system",
+    "own_log",
     "own_redis",
     "redis_of_bytes",
     "redis_server",

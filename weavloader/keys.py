@@ -13,6 +13,10 @@ QUEUES = (IMAGE_QUEUE, STREAM_QUEUE, CLEANUP_QUEUE)
 # from only while the queue itself is empty. Its key is kombu's: queue, separator, priority.
 LOW_PRIORITY = 9
 IMAGE_QUEUE_LOW = f"{IMAGE_QUEUE}\x06\x16{LOW_PRIORITY}"
+LOW_LANE = f"{IMAGE_QUEUE}_low"
+"""What pages and metrics call that lane."""
+LANES = {**{queue: queue for queue in QUEUES}, LOW_LANE: IMAGE_QUEUE_LOW}
+"""Keys of the lists in which tasks wait, by the name that is shown of each."""
 
 STREAM_LOCK = "weavloader:stream:lock"
 STREAM_CURSOR = "weavloader:stream:cursor"

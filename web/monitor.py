@@ -34,7 +34,6 @@ INTERVAL = 10.0
 KEPT_LOOKS = 181  # half an hour
 RATE_SECONDS = 60.0
 NEWEST = 12
-LOW_LANE = f"{keys.IMAGE_QUEUE}_low"
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -86,7 +85,7 @@ class Look:
         """Images that wait, in either lane."""
         if self.queues is None:
             return None
-        return self.queues[keys.IMAGE_QUEUE] + self.queues[LOW_LANE]
+        return self.queues[keys.IMAGE_QUEUE] + self.queues[keys.LOW_LANE]
 
     def ailing(self, component: str) -> str:
         """A sentence for a visitor when a component does not answer, else nothing."""
@@ -181,7 +180,7 @@ class Monitor:
         state = read_state(self._redis)
         return replace(
             look,
-            queues={**state.lengths, LOW_LANE: self._redis.llen(keys.IMAGE_QUEUE_LOW)},
+            queues=dict(state.lengths),
             dead_letters=state.dead,
             stream=_stream_word(state),
         )

@@ -34,9 +34,11 @@ def test_queues_and_dead_letters_are_counted_at_the_scrape(
 ) -> None:
     with metrics_server(tmp_path, own_redis) as server, own_redis.client() as redis:
         redis.rpush(keys.IMAGE_QUEUE, "a", "b")
+        redis.rpush(keys.IMAGE_QUEUE_LOW, "c")
         redis.zadd(keys.DEAD_LETTER_INDEX, {"x": 1, "y": 2, "z": 3})
         page = server.metrics()
     assert 'weavloader_queue_size{queue_name="image_processing"} 2.0' in page
+    assert 'weavloader_queue_size{queue_name="image_processing_low"} 1.0' in page
     assert 'weavloader_queue_size{queue_name="cleanup"} 0.0' in page
     assert "weavloader_dlq_size 3.0" in page
 

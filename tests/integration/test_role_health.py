@@ -80,12 +80,13 @@ def test_asking_leaves_nothing_behind(
 
 
 def test_a_processor_is_not_well_without_its_models_and_its_store(
-    environment: dict[str, str],
+    tmp_path: Path, environment: dict[str, str]
 ) -> None:
+    (tmp_path / "store").write_text("no folder")
     code, output = ask("processor", environment)
     assert code == 1
     assert "FAIL  triton     Triton: UNAVAILABLE" in output
-    assert "FAIL  store      no store at" in output
+    assert f"FAIL  store      {tmp_path}/store is no folder" in output
 
 
 def test_the_metrics_server_is_asked_for_its_page(

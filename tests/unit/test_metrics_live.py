@@ -178,13 +178,26 @@ def embedded_probe(folder: Path) -> Probe:
     return builtin_probes(settings, connect(settings))["store"]
 
 
-def test_a_new_folder_is_a_store_that_is_well(tmp_path: Path) -> None:
-    embedded_probe(tmp_path)()
+@pytest.mark.parametrize("name", [".", "made/by/the/first/image"])
+def test_a_store_that_nothing_was_written_to_is_well(tmp_path: Path, name: str) -> None:
+    embedded_probe(tmp_path / name)()
 
 
-def test_an_embedded_store_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_place_where_no_store_can_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(TransientError, match="file is no folder"):
+        embedded_probe(tmp_path / "file" / "store")()
+
+
+def test_an_embedded_store_that_has_gone_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    folder.mkdir()
+    (folder / "store.sqlite3").write_bytes(b"SQLite format 3\0...")
+    probe = embedded_probe(folder)
+    probe()
+    folder.rename(tmp_path / "elsewhere")
     with pytest.raises(TransientError, match="no store at"):
-        embedded_probe(tmp_path / "none")()
+        probe()
 
 
 def test_a_database_that_vanished_is_told_from_one_that_never_was(tmp_path: Path) -> None:

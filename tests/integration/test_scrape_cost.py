@@ -1,0 +1,38 @@
+"""What a scrape asks of a real Redis does not grow with what waits there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.metrics_endpoint import Endpoint, metrics_server
+from tests.redis_fixture import StoppableRedis
+from weavloader import keys
+
+# Redis's manual gives O(1) for each; LINDEX for the ends of a list, which is all we ask for.
+CONSTANT_TIME = {"get", "lindex", "llen", "ping", "zcard", "zscore"}
+NOT_OURS = {"config|resetstat", "info"}
+MANY = 20_000
+
+
+def calls_of_a_scrape(server: Endpoint, redis: Any) -> dict[str, int]:
+    """How often each command was called during one scrape."""
+    redis.config_resetstat()
+    server.metrics()
+    stats = redis.info("commandstats")
+    calls = {name.removeprefix("cmdstat_"): stat["calls"] for name, stat in stats.items()}
+    return {name: count for name, count in calls.items() if name not in NOT_OURS}
+
+
+def test_a_scrape_asks_redis_the_same_few_things_however_much_waits(
+    tmp_path: Path, own_redis: StoppableRedis
+) -> None:
+    with metrics_server(tmp_path, own_redis) as server, own_redis.client() as redis:
+        server.metrics()  # connects
+        of_nothing = calls_of_a_scrape(server, redis)
+        for lane in keys.LANES.values():
+            redis.rpush(lane, *["{}"] * MANY)
+        redis.zadd(keys.DEAD_LETTER_INDEX, {str(number): number for number in range(MANY)})
+        assert calls_of_a_scrape(server, redis) == of_nothing
+        assert f"weavloader_dlq_size {MANY}.0" in server.metrics()
+    assert set(of_nothing) <= CONSTANT_TIME
