@@ -1,0 +1,27 @@
+"""What a test lets go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+def _takes(_: str) -> str:
+    return ""
+
+
+@dataclass(slots=True)
+class Faults:
+    """What goes wrong from now on; as it is made, nothing does.
+
+    Attributes:
+        unavailable: The server answers, and says that it cannot serve: 503, ``UNAVAILABLE``.
+        seconds: How long it waits before each answer over gRPC.
+        key_expired: No key is good any more: 401, ``UNAUTHENTICATED``.
+        refuse: What is said of an object of a batch, by its link; empty to take it.
+    """
+
+    unavailable: bool = False
+    seconds: float = 0.0
+    key_expired: bool = False
+    refuse: Callable[[str], str] = _takes
