@@ -17,24 +17,35 @@ _SHOWN_CHARACTERS = 200
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]+")
 
 
-def read_answer(tensor: Tensor, model: str) -> str:
+def read_answer(tensor: Tensor) -> str:
     """The text of a STRING [1] output, whole and checked.
 
-    Bytes that are not UTF-8 become U+FFFD, control characters a space.
+    Bytes that are not UTF-8 become U+FFFD.
 
     Raises:
-        TransientError: The answer is blank, or the model's report of a failure.
+        TransientError: It is no string, or as :func:`checked_text`.
     """
-    text = clean_text(_decode(tensor, model))
+    if tensor.shape != (1,) or tensor.dtype != np.object_:
+        raise bad_answer(f"expected one string, not {tensor.dtype} {list(tensor.shape)}")
+    return checked_text(bytes(tensor[0]).decode("utf-8", errors="replace"))
+
+
+def checked_text(text: str) -> str:
+    """As :func:`clean_text`, if a model may have meant it.
+
+    Raises:
+        TransientError: It is blank, or the model's report of a failure.
+    """
+    text = clean_text(text)
     if not text:
-        raise TransientError(f"{model}: blank answer", reason="model_error")
+        raise TransientError("blank answer", reason="model_error")
     if text.startswith(_FAILURE_PREFIXES):
-        raise TransientError(f"{model}: {text[:_SHOWN_CHARACTERS]}", reason="model_error")
+        raise TransientError(text[:_SHOWN_CHARACTERS], reason="model_error")
     return text
 
 
 def clean_text(text: str) -> str:
-    """``text`` without control characters and surrounding white space."""
+    """``text`` with a space for control characters, and none around it."""
     return _CONTROL.sub(" ", text).strip()
 
 
@@ -43,8 +54,6 @@ def bounded(caption: str) -> str:
     return caption[: model_config().caption_max_characters]
 
 
-def _decode(tensor: Tensor, model: str) -> str:
-    if tensor.shape != (1,) or tensor.dtype != np.object_:
-        message = f"{model}: expected one string, not {tensor.dtype} {list(tensor.shape)}"
-        raise TransientError(message, reason="bad_answer")
-    return bytes(tensor[0]).decode("utf-8", errors="replace")
+def bad_answer(what: str) -> TransientError:
+    """The error of a model whose answer breaks its contract."""
+    return TransientError(what, reason="bad_answer")

@@ -50,7 +50,7 @@ def infer(
         model: The model's name in Triton.
         inputs: Tensors by input name; text as :func:`text_tensor` makes it.
         read: Turns the tensors of ``outputs`` into the answer; what it raises counts as a
-            failed inference.
+            failed inference, whose message gains the model's name.
         outputs: Names of the outputs wanted.
         operation: What the call is for, a constant word for the metrics.
         timeout: Seconds after which the call is given up.
@@ -63,7 +63,8 @@ def infer(
     started = time.perf_counter()
     status = "error"
     try:
-        answer = read(_call(client, model, inputs, outputs, timeout, parameters))
+        tensors = _call(client, model, inputs, outputs, timeout, parameters)
+        answer = _named(read, tensors, model)
         status = "success"
         return answer
     finally:
@@ -94,6 +95,13 @@ def _call(
     except InferenceServerException as error:
         raise translated(error, model) from error
     return {name: _output(result, name, model) for name in outputs}
+
+
+def _named(read: Callable[[Tensors], Answer], tensors: Tensors, model: str) -> Answer:
+    try:
+        return read(tensors)
+    except TransientError as error:
+        raise TransientError(f"{model}: {error}", reason=error.reason) from error
 
 
 def _infer_input(name: str, tensor: Tensor) -> InferInput:

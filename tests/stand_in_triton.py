@@ -19,10 +19,13 @@ def text(answer: str | bytes) -> Tensor:
 
 
 @dataclass
-class _Result:
+class StandInResult:
+    """Outputs, as the real client's result gives them."""
+
     outputs: Mapping[str, Tensor]
 
     def as_numpy(self, name: str) -> Tensor | None:
+        """The output, ``None`` for one there is not."""
         return self.outputs.get(name)
 
 
@@ -35,7 +38,7 @@ class StandInClient:
     timeouts: list[float] = field(default_factory=list)
     parameters: list[Mapping[str, str] | None] = field(default_factory=list)
 
-    def infer(self, model: str, inputs: list[Any], **options: Any) -> _Result:
+    def infer(self, model: str, inputs: list[Any], **options: Any) -> StandInResult:
         """As the real client's."""
         self.sent.append({each.name(): each for each in inputs})
         self.timeouts.append(options["client_timeout"])
@@ -43,7 +46,7 @@ class StandInClient:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
-        return _Result(answer)
+        return StandInResult(answer)
 
     def bytes_sent(self) -> int:
         """Size of all tensors sent so far."""

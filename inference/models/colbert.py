@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from tritonclient.grpc import InferenceServerClient
 
 from inference.images import RGBImage
@@ -57,8 +58,10 @@ def _read(outputs: Tensors) -> Vector:
     dimension = model_config().colbert_dimension
     padded, lengths = outputs["embedding"], outputs["token_lengths"]
     capacity, rest = divmod(padded.size, dimension)
-    if rest or lengths.shape != (1,) or not 1 <= lengths[0] <= capacity:
-        raise bad_vector(f"{lengths.tolist()} tokens in {list(padded.shape)}")
+    if lengths.shape != (1,) or lengths.dtype != np.int32:
+        raise bad_vector(f"lengths {lengths.dtype} {list(lengths.shape)}, not int32 [1]")
+    if rest or not 1 <= lengths[0] <= capacity:
+        raise bad_vector(f"{lengths[0]} tokens of {dimension} in {list(padded.shape)}")
     rows = checked(padded, (1, padded.size)).reshape(capacity, dimension)
     tokens = rows[: int(lengths[0])].copy()
     if not tokens.any(axis=1).all():

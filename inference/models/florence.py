@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import numpy as np
 from tritonclient.grpc import InferenceServerClient
 
-from inference.answers import bounded, clean_text, read_answer
+from inference.answers import bad_answer, bounded, checked_text, clean_text, read_answer
 from inference.images import RGBImage, reduce_image
 from inference.model_config import ImageLimit, model_config
 from inference.registry import caption_model
 from inference.triton import Tensors, infer, text_tensor
-from weavloader.errors import TransientError
+
+Part = TypeVar("Part")
 
 NAME = "florence2base"
 """In Triton."""
@@ -53,10 +53,7 @@ def florence2_run_model(
         PermanentError: The image or the task was refused.
         TransientError: Triton could not be reached, or the model failed.
     """
-    return infer(
-        client, NAME, _inputs(image, task, text_input), partial(_read, task),
-        outputs=("answer",), operation=_OPERATIONS.get(task, "task"), timeout=timeout,
-    )  # fmt: skip
+    return _run(client, image, task, text_input, timeout, lambda answer: answer)
 
 
 @caption_model("florence2", served_as=NAME)
@@ -75,14 +72,29 @@ def florence2_gen_caption(client: InferenceServerClient, image: RGBImage, *, tim
     deadline = time.monotonic() + timeout
     picture = reduce_image(image, _limit())
 
-    def run(task: str, text_input: str = "") -> Any:
-        remaining = deadline - time.monotonic()
-        return florence2_run_model(client, picture, task, text_input, timeout=remaining)
+    def run(task: str, read: Callable[[Any], Part], text_input: str = "") -> Part:
+        return _run(client, picture, task, text_input, deadline - time.monotonic(), read)
 
-    description = _description(run(CAPTION_TASK))
-    labels = _distinct([*_labels(run(GROUNDING_TASK, description)), *_labels(run(REGIONS_TASK))])
+    description = run(CAPTION_TASK, _description)
+    labels = _distinct([*run(GROUNDING_TASK, _labels, description), *run(REGIONS_TASK, _labels)])
     named = f" LABELS: {', '.join(labels)}" if labels else ""
     return bounded(f"DESCRIPTION: {description}{named}")
+
+
+def _run(
+    client: InferenceServerClient,
+    image: RGBImage,
+    task: str,
+    text_input: str,
+    timeout: float,
+    read: Callable[[Any], Part],
+) -> Part:
+    """What ``read`` makes of the answer to ``task``."""
+    return infer(
+        client, NAME, _inputs(image, task, text_input),
+        lambda outputs: read(_answer(task, outputs)),
+        outputs=("answer",), operation=_OPERATIONS.get(task, "task"), timeout=timeout,
+    )  # fmt: skip
 
 
 def _limit() -> ImageLimit:
@@ -102,24 +114,24 @@ def _inputs(image: RGBImage, task: str, text_input: str) -> Tensors:
     }
 
 
-def _read(task: str, outputs: Tensors) -> Any:
-    answer = read_answer(outputs["answer"], NAME)
+def _answer(task: str, outputs: Tensors) -> Any:
+    answer = read_answer(outputs["answer"])
     try:
         return json.loads(answer, strict=False)[task]
-    except (ValueError, KeyError, TypeError) as error:
-        raise _malformed(task) from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise bad_answer(f"no JSON of {task}") from error
 
 
 def _description(answer: Any) -> str:
-    if not isinstance(answer, str) or not (description := clean_text(answer)):
-        raise _malformed(CAPTION_TASK)
-    return description
+    if not isinstance(answer, str):
+        raise bad_answer("the description is no text")
+    return checked_text(answer)
 
 
 def _labels(answer: Any) -> list[str]:
     labels = answer.get("labels") if isinstance(answer, dict) else None
     if not isinstance(labels, list):
-        raise _malformed("labels")
+        raise bad_answer("no list of labels")
     return [text for label in labels if (text := clean_text(str(label)))]
 
 
@@ -128,7 +140,3 @@ def _distinct(labels: Iterable[str]) -> list[str]:
     for label in labels:
         first_spellings.setdefault(label.casefold(), label)
     return list(first_spellings.values())
-
-
-def _malformed(part: str) -> TransientError:
-    return TransientError(f"{NAME}: malformed answer ({part})", reason="bad_answer")

@@ -65,7 +65,7 @@ def ask(
     """
 
     def read(outputs: Tensors) -> str:
-        return bounded(read_answer(outputs["answer"], model))
+        return bounded(read_answer(outputs["answer"]))
 
     question = model_config().caption_prompt if prompt is None else prompt
     inputs = {"image": reduce_image(image, limit), "prompt": text_tensor(question)}

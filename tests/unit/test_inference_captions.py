@@ -119,10 +119,18 @@ def test_the_calls_of_a_florence_caption_share_one_timeout() -> None:
     assert 1 >= first > second > third > 0
 
 
+@pytest.mark.parametrize("description", ["", " ", "ERROR in generate: CUDA out of memory"])
+def test_a_failure_told_as_florences_description_is_a_failed_inference(description: str) -> None:
+    client = florence_client(description, labelled(), labelled())
+    with pytest.raises(TransientError, match="florence2base: ") as caught:
+        florence2_gen_caption(client, IMAGE, timeout=1)
+    assert caught.value.reason == "model_error"
+    assert len(client.sent) == 1
+
+
 @pytest.mark.parametrize(
     "answers",
     [
-        ("", labelled(), labelled()),
         (None, labelled(), labelled()),
         ("A road.", "a string", labelled()),
         ("A road.", labelled(), {"labels": None}),
