@@ -102,11 +102,12 @@ def install(
     """
     interpreter = _find_interpreter()
     root = cache.resolve() / _cache_key(interpreter, packages)
-    with _locked(cache):
-        if not root.exists():
-            aside = root.with_suffix(".part")
-            _install_into(aside, interpreter, packages)
-            aside.rename(root)
+    if not root.exists():  # what is there is whole: nobody waits for another's installation
+        with _locked(cache):
+            if not root.exists():
+                aside = root.with_suffix(".part")
+                _install_into(aside, interpreter, packages)
+                aside.rename(root)
     return Installation(root, interpreter)
 
 
