@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from celery import Celery
@@ -12,6 +14,9 @@ from job_system.config import celery_config
 from weavloader import keys
 from weavloader.settings import get_settings
 
+# `celery -A job_system` takes the folder it runs in off the path again once this is imported;
+# what is imported later, the transport first, is found by this.
+sys.path.append(str(Path(__file__).parents[1]))
 celery_app = Celery("weavloader", include=["job_system.tasks", "job_system.signals"])
 celery_app.conf.update(celery_config(get_settings()))
 # Named, not imported: only a worker needs it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery.schedules import crontab
-from kombu.entity import Queue
+from kombu.entity import Exchange, Queue
 
 from weavloader import keys
 from weavloader.settings import Settings
@@ -18,6 +18,7 @@ TIME_LIMIT = 600
 VISIBILITY_TIMEOUT = 3600
 MAX_CHILD_MEMORY_KIB = 1_000_000
 FAILURE_RECORD_SECONDS = 2 * 86400
+SOCKET_TIMEOUTS = {"socket_timeout": 30, "socket_connect_timeout": 10}
 
 
 def celery_config(settings: Settings) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         **_messages(),
         **_delivery(),
         **_workers(),
-        **_beat(),
+        **_beat(settings.celery_broker_url.get_secret_value()),
     }
 
 
@@ -45,7 +46,7 @@ def _messages() -> dict[str, Any]:
         "process_image_task": keys.IMAGE_QUEUE,
     }
     return {
-        "task_queues": [Queue(name) for name in keys.QUEUES],  # type: ignore[no-untyped-call]
+        "task_queues": [_queue(name) for name in keys.QUEUES],
         "task_default_queue": keys.CLEANUP_QUEUE,
         "task_routes": {TASKS + name: {"queue": queue} for name, queue in queue_of.items()},
         "task_serializer": "json",
@@ -58,6 +59,12 @@ def _messages() -> dict[str, Any]:
         "result_extended": True,
         "result_expires": FAILURE_RECORD_SECONDS,
     }
+
+
+def _queue(name: str) -> Queue:
+    """A queue bound to an exchange of its own: else celery binds all to the default one."""
+    exchange = Exchange(name, type="direct")  # type: ignore[no-untyped-call]
+    return Queue(name, exchange, routing_key=name)  # type: ignore[no-untyped-call]
 
 
 def _delivery() -> dict[str, Any]:
@@ -76,16 +83,14 @@ def _delivery() -> dict[str, Any]:
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "broker_transport_options": {
             "visibility_timeout": VISIBILITY_TIMEOUT,
-            "socket_timeout": 30,
-            "socket_connect_timeout": 10,
+            **SOCKET_TIMEOUTS,
             "socket_keepalive": True,
             "health_check_interval": 25,
             "priority_steps": [0, keys.LOW_PRIORITY],
             # Producer.batch refuses to work with blind repeats of half-sent batches.
             "retry_on_timeout": False,
         },
-        "redis_socket_timeout": 30,
-        "redis_socket_connect_timeout": 10,
+        **{f"redis_{name}": seconds for name, seconds in SOCKET_TIMEOUTS.items()},
     }
 
 
@@ -99,10 +104,13 @@ def _workers() -> dict[str, Any]:
     }
 
 
-def _beat() -> dict[str, Any]:
+def _beat(broker_url: str) -> dict[str, Any]:
     return {
         # Holds a lock in Redis, so that one beat is active however many run.
         "beat_scheduler": "redbeat.RedBeatScheduler",
+        "redbeat_redis_url": broker_url,
+        # It waits for a Redis that is away, rather than end.
+        "redbeat_redis_options": {**SOCKET_TIMEOUTS, "retry_period": -1},
         "redbeat_key_prefix": keys.BEAT_PREFIX,
         "redbeat_lock_key": keys.BEAT_LOCK,
         "redbeat_lock_timeout": 30,

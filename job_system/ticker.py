@@ -24,6 +24,7 @@ def submit_ticks(settings: Settings, stop: Event) -> None:
     A tick that was not started within its interval expires: the next one does its work.
     """
     interval = settings.poll_min_seconds
+    logger.info("looks at the stream every %g to %g s", interval, settings.poll_max_seconds)
     while not stop.is_set():
         try:
             monitor_data_stream.apply_async(expires=interval)

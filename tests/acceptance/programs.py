@@ -48,6 +48,14 @@ class Program:
         self._signal(signal.SIGINT)
         return self._process.wait(_ALLOWED_SECONDS)
 
+    def has_descendants(self) -> bool:
+        """Whether any process of its group is left."""
+        try:
+            os.killpg(self._process.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
     def kill(self) -> None:
         """End the whole group with no chance to clean up."""
         self._signal(signal.SIGKILL)
@@ -66,11 +74,15 @@ def programs(
     started: dict[str, Program] = {}
     try:
         for name, command in commands.items():
-            started[name] = Program(command, environment, folder / f"{name}.log")
+            started[name] = Program(command, environment, folder / f"{_file_name(name)}.log")
         yield started
     finally:
         for program in started.values():
             program.kill()
+
+
+def _file_name(name: str) -> str:
+    return name.replace("/", "-")
 
 
 def shell(

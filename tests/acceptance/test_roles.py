@@ -1,0 +1,65 @@
+"""Every role alone against a Redis, a Triton and a store that the environment names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+
+import pytest
+
+from demo.local_redis import running_redis
+from demo.replay_server import Replay
+from demo.triton import Triton
+from tests.acceptance.programs import Program, programs
+from tests.acceptance.system import environment_for
+from tests.waiting import wait_until
+
+READY, LOCKED, LISTENING = "ready.", "Acquired lock", "Listening on"
+TICKING, VISITED = "looks at the stream", "Visit me at"
+# What each says once it is at work.
+COMMANDS = {
+    "python main.py processor": READY,
+    "python main.py moderator": READY,
+    "python main.py cleaner": READY,
+    "python main.py scheduler": LOCKED,
+    "python main.py stream": TICKING,
+    "python main.py": TICKING,
+    "python main.py --worker_type metrics": LISTENING,
+    "python -m metrics": LISTENING,
+    "python main.py flower": VISITED,
+    "python main.py web": LISTENING,
+    "celery -A job_system worker --loglevel=info --queues=image_processing --concurrency=3"
+    " -n processor@%h": READY,
+    "celery -A job_system worker --loglevel=info --queues=data_monitoring --concurrency=1"
+    " -n moderator@%h": READY,
+    "celery -A job_system worker --loglevel=info --queues=cleanup --concurrency=2"
+    " -n cleaner@%h": READY,
+    "celery -A tasks worker --concurrency=2 --hostname=worker2@%h": READY,
+    "celery -A job_system beat --loglevel=info": LOCKED,
+    "celery -A job_system flower --conf=job_system/flower_config.py": VISITED,
+}
+
+
+@pytest.fixture(scope="module")
+def started(
+    triton: Triton, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mapping[str, Program]]:
+    """All of them by their commands, each with a database of Redis to itself."""
+    folder = tmp_path_factory.mktemp("roles")
+    with running_redis(folder) as url, Replay() as replay, ExitStack() as stack:
+        running: dict[str, Program] = {}
+        for number, command in enumerate(COMMANDS):
+            own = f"{url.removesuffix('0')}{number}"
+            environment = environment_for(own, replay, triton, folder / str(number))
+            running |= stack.enter_context(programs({command: command}, environment, folder))
+        yield running
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_it_runs_alone_and_ctrl_c_ends_it(started: Mapping[str, Program], command: str) -> None:
+    program = started[command]
+    wait_until(lambda: COMMANDS[command] in program.said(), command, 120)
+    # Celery's own command calls an interrupted worker's end, however clean, a failure.
+    assert program.ctrl_c() == int(" worker " in command), program.said()
+    assert "Traceback" not in program.said()
+    assert not program.has_descendants()
