@@ -65,7 +65,7 @@ def _account(settings: Settings, since: datetime) -> AuditReport:
 
 
 def _republish(jobs: Sequence[ImageJob]) -> None:
-    from job_system.tasks.moderator import publish
+    from job_system.image_queue import publish
     from weavloader import keys
 
     publish(jobs, keys.LOW_PRIORITY)

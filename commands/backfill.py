@@ -63,7 +63,7 @@ def _span(settings: Settings, start: str, end: str, query_filter: str | None) ->
 @contextmanager
 def _backfill(settings: Settings) -> Iterator[Backfill]:
     from client import connect_sage, open_store, redis_session
-    from job_system.tasks.moderator import publish
+    from job_system.image_queue import publish
     from weavloader import keys
     from weavloader.backfill import Backfill
     from weavloader.dead_letters import DeadLetters

@@ -27,6 +27,6 @@ celery_app.steps["consumer"].add("job_system.recovery:Recovery")
 
 
 @before_task_publish.connect
-def _note_when_queued(headers: dict[str, Any], **_: Any) -> None:
+def note_when_queued(headers: dict[str, Any], **_: Any) -> None:
     """Let the age of the oldest message be read off the queue, whoever publishes."""
     headers[keys.QUEUED_AT] = time.time()

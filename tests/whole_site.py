@@ -28,7 +28,7 @@ from weavloader.store import open_store
 
 _PUBLISH = """
 import json, sys
-from job_system.tasks.moderator import publish
+from job_system.image_queue import publish
 from weavloader.image_job import ImageJob
 publish([ImageJob.from_message(message) for message in json.load(sys.stdin)])
 """

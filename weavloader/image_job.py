@@ -19,7 +19,6 @@ META_FIELDS = ("vsn", "filename", "camera", "host", "job", "node", "plugin", "ta
 MAX_NAME = 256
 MAX_URL = 2048
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
-_EXCESS_DIGITS = re.compile(r"(\.\d{6})\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +101,19 @@ def clean_name(value: object) -> str:
         value = str(value)
     if not isinstance(value, str):
         return UNKNOWN
-    return _CONTROL.sub(" ", value[: 4 * MAX_NAME]).strip()[:MAX_NAME] or UNKNOWN
+    start = value[: 4 * MAX_NAME]
+    # Nearly all are printable, which is seen sooner than that nothing matches.
+    line = start if start.isprintable() else _CONTROL.sub(" ", start)
+    return line.strip()[:MAX_NAME] or UNKNOWN
 
 
 def parse_timestamp(text: str) -> datetime:
-    """RFC 3339 with up to nanoseconds, as UTC to the microsecond.
+    """RFC 3339, as UTC to the microsecond; finer digits are cut off.
 
     Raises:
         ValueError: It is not such a time, or names no offset.
     """
-    moment = datetime.fromisoformat(_EXCESS_DIGITS.sub(r"\1", text))
+    moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError("no UTC offset")
     return moment.astimezone(UTC)

@@ -38,7 +38,7 @@ def masker(settings: Settings) -> Masker:
 
 def mask(text: str) -> str:
     """``text`` with the password of any URL in it replaced."""
-    return _URL_PASSWORD.sub(rf"\1{_MASK}", text)
+    return _URL_PASSWORD.sub(rf"\1{_MASK}", text) if "://" in text else text
 
 
 class TextFormatter(logging.Formatter):

@@ -196,7 +196,8 @@ def _count(items: Iterable[ImageJob | Refusal], report: TickReport) -> None:
     for item in items:
         if isinstance(item, ImageJob):
             report.taken += 1
-            report.newest = max(report.newest or item.captured_at, item.captured_at)
+            captured_at = item.captured_at
+            report.newest = max(report.newest or captured_at, captured_at)
             report.received[(item.vsn, item.job, item.task, item.camera)] += 1
         else:
             report.refused[item.reason] += 1

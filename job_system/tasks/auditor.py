@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 
 from job_system.app import celery_app
 from job_system.config import TASKS
+from job_system.image_queue import publish
 from job_system.resources import data_api, dead_letters, redis_client, store
-from job_system.tasks.moderator import publish
 from metrics import metrics
 from weavloader import keys
 from weavloader.audit import Audit, State

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any
-
-from celery.signals import before_task_publish
-from kombu.exceptions import BatchPublishError, OperationalError
 
 from job_system.app import celery_app
 from job_system.config import TASKS
+from job_system.image_queue import publish
 from job_system.resources import data_api, redis_client
 from job_system.stream_lock import StreamLock
-from job_system.tasks.processor import process_image_task
 from metrics import metrics
 from weavloader import keys
 from weavloader.errors import TransientError
-from weavloader.image_job import ImageJob
 from weavloader.settings import get_settings
-from weavloader.stream import BATCH, Stream, TickReport, utc_now
+from weavloader.stream import Stream, TickReport, utc_now
 
 # The next health check is half an hour away, so this one waits for a tick to end.
 HEALTH_CHECK_WAITS = 60.0
@@ -41,46 +36,6 @@ def monitor_data_stream() -> None:
 def health_check() -> None:
     """Look over the whole reconciliation window again, for what nodes uploaded late."""
     _look("health check", Stream.reconcile, wait=HEALTH_CHECK_WAITS)
-
-
-def publish(jobs: Sequence[ImageJob], priority: int = 0) -> None:
-    """Put one message for each job on the image queue.
-
-    Args:
-        priority: 0, or ``keys.LOW_PRIORITY`` for what waits behind all live images.
-
-    Raises:
-        TransientError: The broker failed; some of them may have been put there.
-    """
-    try:
-        with celery_app.producer_or_acquire() as producer, producer.batch(BATCH):
-            for job in jobs:
-                _publish_one(producer, job, priority)
-    except (BatchPublishError, OperationalError) as error:
-        raise TransientError(f"broker: {error}", reason="broker") from error
-    for job in jobs:
-        logger.info("image %s queued: vsn=%s", job.id, job.vsn, extra={"image": job.id})
-
-
-def _publish_one(producer: Any, job: ImageJob, priority: int) -> None:
-    # What apply_async would send, for a third of its cost: it writes all arguments out for
-    # Flower, finds the queue and binds it anew for every message.
-    message = celery_app.amqp.create_task_message(
-        job.id, process_image_task.name, (job.to_message(),), {},
-        argsrepr=f"({job.vsn}, {job.filename})", kwargsrepr="{}", ignore_result=True,
-    )  # fmt: skip
-    before_task_publish.send(
-        sender=process_image_task.name, body=message.body, headers=message.headers
-    )
-    producer.publish(
-        message.body,
-        exchange="",
-        routing_key=keys.IMAGE_QUEUE,
-        serializer="json",
-        headers=message.headers,
-        priority=priority,
-        **message.properties,
-    )
 
 
 def _stream(lock: StreamLock) -> Stream:

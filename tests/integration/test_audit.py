@@ -21,9 +21,9 @@ from demo.replay_faults import Fault
 from demo.replay_server import Replay
 from demo.times import rfc3339
 from job_system import resources
+from job_system.image_queue import publish
 from job_system.leases import transport_options
 from job_system.tasks.auditor import audit_images
-from job_system.tasks.moderator import publish
 from job_system.tasks.processor import process_image_task
 from main import main
 from metrics.notes import audit_families

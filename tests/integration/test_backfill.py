@@ -19,7 +19,7 @@ from demo.replay_catalogue import SECOND, Catalogue, Entry
 from demo.replay_server import Replay
 from demo.times import rfc3339
 from job_system import resources
-from job_system.tasks.moderator import publish
+from job_system.image_queue import publish
 from main import main
 from weavloader import keys
 from weavloader.backfill import Backfill, Span

@@ -9,13 +9,20 @@ from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
+from demo.ports import HOST, free_ports
+from job_system import image_queue
 from weavloader import keys
+from weavloader.errors import TransientError
+from weavloader.image_job import ImageJob
 
 ROOT = Path(__file__).parents[2]
 ENQUEUE_BOTH_WAYS = """
-from job_system.tasks.moderator import publish
+from job_system.image_queue import publish
 from job_system.tasks.processor import process_image_task
 from weavloader.image_job import ImageJob
 
@@ -52,3 +59,11 @@ def test_a_published_image_is_the_message_that_apply_async_would_send(redis_url:
 def test_a_published_image_shows_a_person_its_node_and_name_and_no_link(redis_url: str) -> None:
     _, by_us = enqueued(redis_url)
     assert by_us["headers"]["argsrepr"] == "(W021, unknown)"
+
+
+def test_a_broker_out_of_reach_is_a_failure_that_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    (port,) = free_ports(1)
+    nobody = redis.Redis(HOST, port, retry=Retry(NoBackoff(), 0))
+    monkeypatch.setattr(image_queue, "redis_client", lambda: nobody)
+    with pytest.raises(TransientError, match="broker"):
+        image_queue.publish([ImageJob("http://storage/a/1-sample.jpg", "2026-11-24T10:00:00Z")])

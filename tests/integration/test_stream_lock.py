@@ -15,7 +15,7 @@ from celery import Celery
 from demo.replay_catalogue import SECOND, Catalogue, Entry
 from demo.replay_server import Replay
 from demo.times import rfc3339
-from job_system import resources
+from job_system import image_queue, resources
 from job_system.stream_lock import LOCK_SECONDS, StreamLock
 from job_system.tasks import moderator
 from tests.waiting import wait_until
@@ -77,7 +77,7 @@ def test_a_lock_that_another_took_is_neither_ours_nor_given_back(redis: Any) -> 
 def test_a_tick_that_lost_its_lock_publishes_and_leaves_the_cursor(
     job_system: Celery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    redis, really = resources.redis_client(), moderator.publish
+    redis, really = resources.redis_client(), image_queue.publish
 
     def publish(jobs: Sequence[ImageJob]) -> None:
         redis.set(keys.STREAM_LOCK, "another's")

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -23,8 +24,11 @@ KEYWORD_PROPERTIES = (
 FILTER_PROPERTIES = ("vsn", "node", "job", "task", "camera", "project")
 DEFAULT_ALPHA = 0.4
 DEFAULT_LIMIT = 25
+# A tick asks for the ids of a batch of 1,000 several times.
+_IDS_REMEMBERED = 1024
 
 
+@lru_cache(_IDS_REMEMBERED)
 def image_id(link: str) -> str:
     """Id of the image behind ``link``: its object id, its task id and its dead letter's id.
 
