@@ -44,9 +44,10 @@ def print_table(
         return
     table = Table(box=None, pad_edge=False)
     table.add_column("id", no_wrap=True, min_width=36)
-    for name in ("dead for", "reason", "node", "starts", "retried"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("message", no_wrap=True, overflow="ellipsis")
+    widths = {"dead for": 8, "reason": 12, "node": 4, "starts": 6, "retried": 7}
+    for name, width in widths.items():
+        table.add_column(name, no_wrap=True, min_width=width)
+    table.add_column("message")  # the one that gives way on a narrow terminal
     for letter in letters:
         table.add_row(*_row(letter, retried.get(letter.task_id)))
     console.print(table)
@@ -84,7 +85,7 @@ def _row(letter: DeadLetter, retried: datetime | None) -> list[Text]:
         _retried(retried),
         message,
     )
-    return [Text(printable(text)) for text in texts]
+    return [Text(printable(text), no_wrap=True, overflow="ellipsis") for text in texts]
 
 
 def _facts(letter: DeadLetter, retried: datetime | None) -> dict[str, str]:

@@ -10,9 +10,6 @@ from typing import Any
 from celery import Celery
 from celery.signals import before_task_publish
 
-# Named by the settings. Celery's program can import from here only while it loads this module,
-# and would miss it where no task is imported: `celery -A job_system inspect active`.
-from job_system import transport  # noqa: F401
 from job_system.config import celery_config
 from weavloader import keys
 from weavloader.settings import get_settings

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,6 +77,16 @@ def test_the_list_shows_ages_and_reasons_newest_first(dlq: Callable[..., Answer]
     assert "3d" in shown and "3 of 3 shown" in shown
     assert "by reason: not_found 2, broker 1" in shown
     assert "\x1b" not in shown
+
+
+def test_a_long_message_leaves_room_for_the_reason_and_the_node(
+    dlq: Callable[..., Answer], letters: DeadLetters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wordy = replace(letter(A, "", "W09B", hours=1), exc_message="not_found: " + "word " * 100)
+    letters.put(wordy)
+    monkeypatch.setenv("COLUMNS", "80")
+    (line,) = [line for line in dlq("list").stdout.splitlines() if line.startswith(A)]
+    assert "not_found" in line and "W09B" in line
 
 
 @pytest.mark.parametrize(
