@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain, repeat
 
 import pytest
 
-from tests.store_contract import StoreContract
+from tests.store_contract import EAST, StoreContract, an_image, found
+from tests.waiting import wait_until
 from tests.weaviate_server import free_ports
 from tests.weaviate_stand_in import StandIn
+from weavloader.errors import ConfigError, PermanentError, TransientError, WeavloaderError
 from weavloader.settings import Settings, load_settings
+from weavloader.store import open_store, weaviate_writes
+from weavloader.store.base import Store
+
+BAD_TEXT = "invalid text property 'vsn' on class 'Test': not a string, but float64"
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +50,137 @@ class TestWeaviateStoreOnTheStandIn(StoreContract):
         rest, grpc = free_ports(2)
         return load_settings(weaviate_host="127.0.0.1", weaviate_port=rest,
                              weaviate_grpc_port=grpc, store_timeout="1")  # fmt: skip
+
+
+class TestFaults:
+    """What the store makes of a server in trouble."""
+
+    @pytest.fixture
+    def store(self, settings: Settings) -> Iterator[Store]:
+        store = open_store(settings.model_copy(update={"store_timeout": 1.0}))
+        store.prepare()
+        yield store
+        store.close()
+
+    def test_no_image_costs_a_question_after_the_first(self, store: Store, server: StandIn) -> None:
+        server.calls.clear()
+        for n in range(3):
+            store.existing([f"link_{n}"])
+            store.upsert([an_image(f"link_{n}")])
+        assert server.calls == [
+            "Search", "BatchObjects link_0", "Search", "BatchObjects link_1",
+            "Search", "BatchObjects link_2",
+        ]  # fmt: skip
+
+    def test_a_server_that_says_it_cannot_serve_is_given_up_within_seconds(
+        self, store: Store, server: StandIn
+    ) -> None:
+        server.faults.unavailable = True
+        assert not store.ready()
+        for call in (store.count, lambda: found(store, "fox"), lambda: store.upsert([an_image()])):
+            began = time.monotonic()
+            assert reason(call) == (TransientError, "store_unreachable")
+            assert time.monotonic() - began < 5
+        server.heal()
+        store.upsert([an_image()])
+        assert store.ready() and store.count() == 1
+
+    def test_a_server_that_is_slow_is_given_up_at_the_timeout(
+        self, store: Store, server: StandIn
+    ) -> None:
+        server.faults.seconds = 2.0
+        for call in (store.count, lambda: found(store, "fox"), lambda: store.upsert([an_image()])):
+            began = time.monotonic()
+            assert reason(call) == (TransientError, "store_unreachable")
+            assert time.monotonic() - began < 1.9
+
+    def test_a_server_that_goes_away_and_comes_back_is_found_again(
+        self, store: Store, server: StandIn
+    ) -> None:
+        store.upsert([an_image("1")])
+        server.stop()
+        try:
+            assert reason(lambda: store.upsert([an_image("2")])) == (
+                TransientError, "store_unreachable",
+            )  # fmt: skip
+        finally:
+            server.start()
+        wait_until(lambda: not fails(lambda: store.upsert([an_image("2")])), "the server again")
+        assert store.count() == 2
+
+    def test_a_key_that_expires_is_said_to_and_is_no_fault_of_the_image(
+        self, store: Store, server: StandIn, settings: Settings
+    ) -> None:
+        server.faults.key_expired = True
+        another = open_store(settings)
+        for call in (store.count, lambda: store.upsert([an_image()]), another.prepare):
+            with pytest.raises(TransientError, match="WEAVIATE_API_KEY") as caught:
+                call()
+            assert caught.value.reason == "store_auth"
+            assert settings.weaviate_api_key.get_secret_value() not in str(caught.value)
+        another.close()
+
+    def test_what_is_refused_for_now_is_written_alone_as_soon_as_it_is_taken(
+        self, store: Store, server: StandIn
+    ) -> None:
+        refused = iter(["store is read-only", "not enough memory", ""])
+        server.faults.refuse = lambda link: next(refused) if link == "3" else ""
+        server.calls.clear()
+        store.upsert([an_image(str(n)) for n in range(5)])
+        assert server.calls == ["BatchObjects 0 1 2 3 4", "BatchObjects 3", "BatchObjects 3"]
+        assert store.count() == 5
+
+    def test_what_is_refused_for_good_is_not_tried_again_and_keeps_no_other_out(
+        self, store: Store, server: StandIn
+    ) -> None:
+        server.faults.refuse = lambda link: BAD_TEXT if int(link) % 2 else ""
+        server.calls.clear()
+        with pytest.raises(PermanentError, match=r"^60 of 120 .*written, 60 of them"):
+            store.upsert([an_image(str(n)) for n in range(120)])
+        assert len(server.calls) == 2
+        assert store.existing(map(str, range(120))) == {str(n) for n in range(0, 120, 2)}
+
+    def test_of_a_batch_refused_as_a_whole_each_object_has_its_own_reason(
+        self, store: Store, server: StandIn
+    ) -> None:
+        said = {"0": repeat(BAD_TEXT), "1": chain(["store is read-only"] * 2, repeat(""))}
+        server.faults.refuse = lambda link: next(said[link])
+        with pytest.raises(PermanentError):
+            store.upsert([an_image("0"), an_image("1")])
+        assert store.existing(["0", "1"]) == {"1"}
+
+    def test_what_may_pass_is_never_called_the_fault_of_an_image(
+        self, store: Store, server: StandIn, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(weaviate_writes, "_PAUSES", (0.01,))
+        said = {"0": BAD_TEXT, "1": "store is read-only"}
+        server.faults.refuse = said.__getitem__
+        assert reason(lambda: store.upsert([an_image("0"), an_image("1")])) == (
+            TransientError, "store_failed",
+        )  # fmt: skip
+
+    def test_a_collection_that_lacks_a_vector_is_the_operators_to_mend(
+        self, store: Store, settings: Settings
+    ) -> None:
+        few = open_store(settings.model_copy(update={"weaviate_collection": "TestFew",
+                                                     "embedding_models": ("clip",)}))  # fmt: skip
+        few.prepare()
+        with pytest.raises(ConfigError):
+            few.upsert([an_image(vectors={"align": EAST})])
+        few.close()
+
+
+def reason(call: Callable[[], object]) -> tuple[type[WeavloaderError], str]:
+    """The kind of error and the reason with which a call fails."""
+    with pytest.raises(WeavloaderError) as caught:
+        call()
+    return type(caught.value), caught.value.reason
+
+
+def fails(call: Callable[[], object]) -> bool:
+    """Whether it raises an error of ours."""
+    try:
+        call()
+    except WeavloaderError:
+        return True
+    return False

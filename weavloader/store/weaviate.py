@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from threading import Lock
-from typing import Any
 
 import httpx
 
@@ -15,17 +14,15 @@ from weavloader.errors import PermanentError
 from weavloader.settings import Settings
 from weavloader.store.base import Filters, ImageObject, SearchQuery, SearchResult
 from weavloader.store.checks import check_object, check_page, check_query, is_id
-from weavloader.store.weaviate_api import Collection, DataObject, WeaviateClient, connect
-from weavloader.store.weaviate_errors import from_texts, store_errors
+from weavloader.store.weaviate_api import Collection, WeaviateClient, connect
+from weavloader.store.weaviate_errors import store_errors
 from weavloader.store.weaviate_lookup import LINKS_PER_REQUEST, stored_links
-from weavloader.store.weaviate_objects import STORED_PROPERTIES, to_image_object, to_weaviate
+from weavloader.store.weaviate_objects import STORED_PROPERTIES, to_image_object
 from weavloader.store.weaviate_schema import prepare
 from weavloader.store.weaviate_search import hybrid, newest
+from weavloader.store.weaviate_writes import write
 
 READY_TIMEOUT = 5.0
-# A server takes messages of 100 MB unless told otherwise, and base64 adds a third.
-_IMAGE_BYTES_PER_REQUEST = 24 * 1024 * 1024
-_OBJECTS_PER_REQUEST = 100
 
 
 class WeaviateStore:
@@ -72,13 +69,12 @@ class WeaviateStore:
         return found
 
     def upsert(self, objects: Sequence[ImageObject]) -> None:
-        """See :meth:`Store.upsert`; on an error, some of the objects may have been written."""
+        """See :meth:`Store.upsert`; on an error, those that were not refused are written."""
         for item in objects:
             check_object(item)
         latest = {item.id: item for item in objects}
         with self._using() as collection:
-            for batch in _batches(latest.values()):
-                _insert(collection, [to_weaviate(item) for item in batch])
+            write(collection, latest.values())
 
     def get(self, object_id: str) -> ImageObject | None:
         """See :meth:`Store.get`."""
@@ -132,24 +128,3 @@ class WeaviateStore:
                 message = "a store that was opened before a fork cannot be used after it"
                 raise PermanentError(message, reason="store_forked")
             return self._client
-
-
-def _insert(collection: Collection, batch: Sequence[DataObject[Any, Any]]) -> None:
-    # Where only some of a batch fail it does not raise: their errors stand in its result.
-    errors = collection.data.insert_many(batch).errors
-    if errors:
-        raise from_texts(error.message for error in errors.values())
-
-
-def _batches(objects: Iterable[ImageObject]) -> Iterator[list[ImageObject]]:
-    batch: list[ImageObject] = []
-    size = 0
-    for item in objects:
-        full = len(batch) == _OBJECTS_PER_REQUEST
-        if batch and (full or size + len(item.image) > _IMAGE_BYTES_PER_REQUEST):
-            yield batch
-            batch, size = [], 0
-        batch.append(item)
-        size += len(item.image)
-    if batch:
-        yield batch

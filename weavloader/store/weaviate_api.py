@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 import warnings
+from collections.abc import Callable
+from typing import Any
+
+import grpc  # type: ignore[import-untyped,unused-ignore]
 
 from weavloader.settings import Settings
 
@@ -27,6 +32,7 @@ with warnings.catch_warnings(record=True):
     from weaviate.collections.classes.config import CollectionConfig
     from weaviate.collections.classes.filters import FilterReturn
     from weaviate.config import GrpcConfig
+    from weaviate.connect import v4
 
 __all__ = [
     "Collection", "CollectionConfig", "Configure", "DataObject", "DataType", "Filter",
@@ -37,8 +43,7 @@ __all__ = [
 # On a partial failure it logs every refused object whole, image and vectors included.
 logging.getLogger("weaviate-client").setLevel(logging.CRITICAL)
 
-# Without a connection a call waits for one until its deadline. Otherwise it fails at once, and
-# the client tries again for 63 seconds whatever the timeout says.
+# Without a connection a call waits for one until its deadline, instead of failing at once.
 _WAIT_FOR_READY = json.dumps({"methodConfig": [{"name": [{}], "waitForReady": True}]})
 _CHANNEL_OPTIONS: list[tuple[str, str | int]] = [
     ("grpc.service_config", _WAIT_FOR_READY),
@@ -48,6 +53,31 @@ _CHANNEL_OPTIONS: list[tuple[str, str | int]] = [
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 ]
+
+
+class _OneMoreTry:
+    """How often the client asks a server that calls itself unavailable.
+
+    Its own way is six times within 63 seconds, whatever the timeout says: a page would hang, and
+    a worker hold an image that its queue tries again anyway.
+    """
+
+    def __init__(self, _: float) -> None: ...
+
+    def with_exponential_backoff(
+        self, count: int, error: str, f: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Call ``f``, and after a second once more where the server was unavailable."""
+        try:
+            return f(*args, **kwargs)
+        except grpc.RpcError as failure:
+            if failure.code() != grpc.StatusCode.UNAVAILABLE:
+                raise
+        time.sleep(1)
+        return f(*args, **kwargs)
+
+
+v4._Retry = _OneMoreTry  # type: ignore[attr-defined,assignment,misc,unused-ignore]
 
 
 def connect(settings: Settings) -> WeaviateClient:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 
@@ -26,12 +26,14 @@ _INVALID = (
     theirs.AdditionalPropertiesError, theirs.SchemaValidationError,
     theirs.WeaviateClosedClientError,
 )  # fmt: skip
+_UNREACHABLE_CODES = {_Code.UNAVAILABLE, _Code.DEADLINE_EXCEEDED}
 _AUTH_CODES = {_Code.UNAUTHENTICATED, _Code.PERMISSION_DENIED}
 _REFUSAL_CODES = {_Code.INVALID_ARGUMENT, _Code.OUT_OF_RANGE, _Code.UNIMPLEMENTED}
 # The server calls most failures UNKNOWN, so that only their text tells them apart. What is
 # not recognised may pass: a retry too many costs less than an image given up.
 _SCHEMA_TEXT = re.compile(
     r"could not find class|does not have (configuration for|named) vector|no such prop"
+    r"|without multiple named vectors|does not have single vector index|on multivector index"
 )
 _REFUSAL_TEXT = re.compile(
     r"vector dimensions do not match|vector lengths don't match|invalid [\w\[\]]+ property"
@@ -63,17 +65,11 @@ def translated(error: Exception) -> WeavloaderError:
         return _auth(text)
     if isinstance(error, theirs.UnexpectedStatusCodeError):
         return _by_status(error.status_code, text)
-    if isinstance(error, _UNREACHABLE) or _code(error) == _Code.DEADLINE_EXCEEDED:
+    if isinstance(error, _UNREACHABLE) or _code(error) in _UNREACHABLE_CODES:
         return TransientError(f"Weaviate is out of reach: {text}", reason="store_unreachable")
     if isinstance(error, _INVALID) or _code(error) in _REFUSAL_CODES:
         return PermanentError(f"Weaviate's client refuses: {text}", reason="store_refused")
     return from_text(str(error))
-
-
-def from_texts(texts: Iterable[str]) -> WeavloaderError:
-    """Our error for what the server says of the objects of a batch: the one most worth a retry."""
-    errors = [from_text(text) for text in texts]
-    return min(errors, key=lambda error: isinstance(error, PermanentError))
 
 
 def from_text(text: str) -> WeavloaderError:
