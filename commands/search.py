@@ -2,44 +2,98 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from commands.group import begin_tool, command
+from weavloader.errors import ConfigError
+
+if TYPE_CHECKING:
+    from weavloader.store.base import Filters, SearchResult, Store
+
+# The store's own constants, which a test compares: numpy would come with them into every command.
+VECTORS = ("clip", "align", "colbert")
+FUSIONS = ("relative", "ranked")
+PROPERTIES = ("caption", "camera", "host", "job", "vsn", "plugin", "zone", "project", "address")
+MOST_RESULTS, MOST_KM, WITHIN_KM = 1000, 20_040, 50.0
 
 
 @command("search")
-@click.argument("text")
+@click.argument("text", required=False, default="")
+@click.option("--like", help="Search for images like the one of this id, in place of TEXT.")
 @click.option("--vsn", help="Only images of this node.")
+@click.option("--node", help="Only images of the node with this id.")
+@click.option("--camera", help="Only images of this camera.")
+@click.option("--project", help="Only images of this project's nodes.")
+@click.option("--job", help="Only images of this job.")
+@click.option("--task", help="Only images of this task.")
 @click.option("--since", help="Only images captured since: 24h, 7d, or a date or time.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=10, show_default=True,
+@click.option("--until", help="Only images captured until then.")
+@click.option("--near", help='Only images taken around this point: "41.88, -87.63".')
+@click.option("--within", type=click.FloatRange(0.1, MOST_KM), default=WITHIN_KM,
+              show_default=True, help="Kilometres around it.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(1, MOST_RESULTS), default=10, show_default=True,
               help="At most so many results.")  # fmt: skip
+@click.option("--offset", type=click.IntRange(0, MOST_RESULTS - 1), default=0,
+              help="Pass over so many of the best first.")  # fmt: skip
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.4, show_default=True,
               help="0 searches by words, 1 by looks.")  # fmt: skip
-@click.option("--vector", type=click.Choice(["clip", "align"]), default="clip", show_default=True,
-              help="Which model's vectors say what looks alike.")  # fmt: skip
+@click.option("--vector", type=click.Choice(VECTORS),
+              help="Which model's vectors say what looks alike.  [default: clip]")  # fmt: skip
+@click.option("--fusion", type=click.Choice(FUSIONS), default="relative",
+              show_default=True, help="How words and looks become one score.")  # fmt: skip
+@click.option("--property", "properties", type=click.Choice(PROPERTIES), multiple=True,
+              help="Look for words only there; may be repeated.")  # fmt: skip
+@click.option("--autocut", type=click.IntRange(0), default=0, metavar="N",
+              help="End where the score has fallen steeply N times.")  # fmt: skip
+@click.option("--rerank", is_flag=True, help="Let Weaviate's reranker order the results.")
+@click.option("--explain", is_flag=True, help="Say what words and looks gave to each score.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON array on standard output.")
-def search(
-    text: str,
-    vsn: str | None,
-    since: str | None,
-    limit: int,
-    alpha: float,
-    vector: str,
-    as_json: bool,
-) -> None:
+def search(text: str, as_json: bool, **options: Any) -> None:
     """Search the stored images for TEXT."""
     settings = begin_tool("search")
     from client import connect_embedder, open_store
-    from weavloader import search as searching
+    from weavloader import search_output
+    from weavloader.search import search
 
-    results = searching.search(
-        open_store(settings),
-        text,
-        embed=connect_embedder(settings, vector),
-        alpha=alpha,
-        limit=limit,
-        filters=searching.filters(vsn=vsn, since=since),
-        vector_name=vector,
-    )
-    show = searching.print_json if as_json else searching.print_table
+    chosen = _filters(options)
+    store = open_store(settings)
+    if options["like"]:
+        results = _like(store, text, options, chosen)
+    else:
+        vector = options["vector"] or VECTORS[0]
+        embed = connect_embedder(settings, vector)
+        results = search(store, _needed(text), embed=embed, filters=chosen, vector_name=vector,
+                         **_ranking(options))  # fmt: skip
+    show = search_output.print_json if as_json else search_output.print_table
     show(results)
+
+
+def _filters(options: dict[str, Any]) -> Filters:
+    from weavloader.search import filters
+
+    names = ("vsn", "node", "camera", "project", "job", "task", "since", "until", "near", "within")
+    return filters(**{name: options[name] for name in names})
+
+
+def _ranking(options: dict[str, Any]) -> dict[str, Any]:
+    names = ("limit", "offset", "alpha", "fusion", "autocut", "rerank", "explain")
+    return {name: options[name] for name in names} | {
+        "properties": options["properties"] or PROPERTIES
+    }
+
+
+def _like(store: Store, text: str, options: dict[str, Any], chosen: Filters) -> list[SearchResult]:
+    from weavloader.search import like
+
+    if text:
+        raise ConfigError("search: either TEXT or --like, not both", reason="bad_argument")
+    page = {name: options[name] for name in ("limit", "offset")}
+    return like(store, options["like"], filters=chosen, vector_name=options["vector"], **page)
+
+
+def _needed(text: str) -> str:
+    if not text:
+        raise ConfigError("search: what for? Give a TEXT, or --like ID", reason="bad_argument")
+    return text

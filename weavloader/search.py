@@ -1,66 +1,108 @@
-"""Searching the store as people do: words and times in, results as a table or JSON out."""
+"""Searching the store as people and programs do: words, an image, times and places in."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from weavloader.errors import ConfigError
 from weavloader.nodes import location
 from weavloader.settings import parse_duration
 from weavloader.store.base import (
-    DEFAULT_ALPHA,
     DEFAULT_LIMIT,
+    Area,
     Filters,
+    ImageObject,
     Location,
     SearchQuery,
     SearchResult,
     Store,
     Vector,
 )
-from weavloader.terminal import printable
+from weavloader.store.checks import MOST_RESULTS, VECTOR_RANKS
+
+WITHIN_KM = 50.0
 
 
 def search(
-    store: Store,
-    text: str,
-    *,
-    embed: Callable[[str], Vector] | None,
-    alpha: float = DEFAULT_ALPHA,
-    limit: int = DEFAULT_LIMIT,
-    filters: Filters | None = None,
-    vector_name: str = "clip",
+    store: Store, text: str, *, embed: Callable[[str], Vector] | None, **options: Any
 ) -> list[SearchResult]:
     """The best matches for a text, best first.
 
     Args:
         embed: Turns the text into a vector of kind ``vector_name``; not called where only
             words count: without it, with alpha 0, or without a text.
+        options: More of :class:`SearchQuery`, by name: ``alpha``, ``limit``, ``filters``, …
 
     Raises:
         TransientError: The store, or what embeds, is out of reach.
         PermanentError: The query has no answer.
+        ConfigError: A reranker is asked for and there is none.
     """
-    by_looks = embed is not None and alpha > 0 and bool(text.strip())
-    vector = embed(text) if embed is not None and by_looks else None
-    query = SearchQuery(text, vector, vector_name, alpha, limit, filters or Filters())
+    query = SearchQuery(text, **options)
+    if embed is not None and query.alpha > 0 and text.strip():
+        query = replace(query, vector=embed(text))
     return store.search(query)
 
 
+def like(
+    store: Store,
+    object_id: str,
+    *,
+    limit: int = DEFAULT_LIMIT,
+    offset: int = 0,
+    filters: Filters | None = None,
+    vector_name: str | None = None,
+) -> list[SearchResult]:
+    """The images nearest to one that is stored, nearest first and without itself.
+
+    Args:
+        vector_name: By which of its vectors; the first of ``clip``, ``align`` and ``colbert``
+            that it has, unless named.
+
+    Raises:
+        ConfigError: There is no such image, or it has no such vector.
+        TransientError: The store is out of reach.
+        PermanentError: The query has no answer.
+    """
+    image = store.get(object_id)
+    if image is None:
+        raise ConfigError("like: there is no such image", reason="bad_argument")
+    name = _vector_of(image, vector_name)
+    # The image itself is among them, unless filtered out; so one more is asked for.
+    wanted = offset + limit
+    asked = min(wanted + 1, max(wanted, MOST_RESULTS))
+    query = SearchQuery("", image.vectors[name], name, 1.0, asked, filters or Filters())
+    others = [found for found in store.search(query) if found.id != object_id]
+    return others[offset:wanted]
+
+
 def filters(
-    *, vsn: str | None = None, since: str | None = None, until: str | None = None
+    *,
+    since: str | None = None,
+    until: str | None = None,
+    near: str | None = None,
+    within: float = WITHIN_KM,
+    **names: str | None,
 ) -> Filters:
     """Filters as a person writes them.
 
+    Args:
+        near: ``latitude, longitude`` in degrees.
+        within: Kilometres around it.
+        names: Text that is filtered by: ``vsn``, ``node``, ``job``, ``task``, ``camera``,
+            ``project``.
+
     Raises:
-        ConfigError: A time cannot be read.
+        ConfigError: A time or the point cannot be read.
     """
     return Filters(
-        vsn=vsn,
+        **names,
         since=None if since is None else parse_moment(since),
         until=None if until is None else parse_moment(until),
+        near=None if near is None else Area(parse_point(near), within),
     )
 
 
@@ -96,34 +138,10 @@ def parse_point(text: str) -> Location:
     return point
 
 
-def as_json(result: SearchResult) -> dict[str, object]:
-    """A result as JSON holds it: its text properties beside ``id`` and ``score``; times are
-    RFC 3339, ``location`` in degrees."""
-    place = result.location
-    return {
-        "id": result.id,
-        "score": round(result.score, 6),
-        **result.text,
-        "captured_at": result.captured_at.isoformat() if result.captured_at else None,
-        "location": {"latitude": place.latitude, "longitude": place.longitude} if place else None,
-    }
-
-
-def print_json(results: Iterable[SearchResult]) -> None:
-    """Write results to standard output as one JSON array."""
-    json.dump([as_json(result) for result in results], sys.stdout, indent=2)
-    sys.stdout.write("\n")
-
-
-def print_table(results: Iterable[SearchResult]) -> None:
-    """Write results to standard output as a table for people."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("score", "captured", "node", "camera", "caption", box=None, pad_edge=False)
-    for result in results:
-        captured = f"{result.captured_at:%Y-%m-%d %H:%M}Z" if result.captured_at else ""
-        names = (printable(result.text[name]) for name in ("vsn", "camera", "caption"))
-        table.add_row(f"{result.score:.2f}", captured, *map(Text, names))
-    Console().print(table if table.row_count else "Nothing found.")
+def _vector_of(image: ImageObject, name: str | None) -> str:
+    wanted = (name,) if name else tuple(VECTOR_RANKS)
+    present = next((each for each in wanted if each in image.vectors), None)
+    if present is None:
+        raise ConfigError(f"like: that image has no vector {name or ''}".rstrip(),
+                          reason="bad_argument")  # fmt: skip
+    return present

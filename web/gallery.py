@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from threading import Lock
 
 from client import connect_embedder, open_store
 from weavloader import search as searching
-from weavloader.errors import ConfigError, TransientError
+from weavloader.errors import TransientError
 from weavloader.settings import Settings
-from weavloader.store.base import (
-    Area,
-    Filters,
-    ImageObject,
-    SearchQuery,
-    SearchResult,
-    Store,
-    Vector,
-)
+from weavloader.store.base import Filters, ImageObject, SearchResult, Store, Vector
 from weavloader.store.checks import SEARCHED_VECTORS
 from web.query import PageQuery
 from web.thumbnails import BoundedCache, as_jpeg
@@ -98,8 +90,7 @@ class Gallery:
         Raises:
             TransientError: The store is out of reach.
         """
-        name = next((name for name in SEARCHED_VECTORS if name in image.vectors), None)
-        if name is None:
+        if not image.vectors:
             return []
         query = PageQuery(like=image.id, limit=NEIGHBOURS)
         return self._like(query, Filters()).results
@@ -156,22 +147,8 @@ class Gallery:
             self._store.close()
 
     def _like(self, query: PageQuery, filters: Filters) -> Found:
-        image = self.image(query.like)
-        if image is None:
-            raise ConfigError("like: there is no such image", reason="bad_argument")
-        name = next((name for name in SEARCHED_VECTORS if name in image.vectors), None)
-        if name is None:
-            raise ConfigError("like: that image has no vector", reason="bad_argument")
-        # The image itself comes first and is left out; so one more is asked for.
-        asked = SearchQuery(
-            "",
-            image.vectors[name],
-            name,
-            alpha=1.0,
-            limit=query.offset + query.limit + 2,
-            filters=filters,
-        )
-        results = [found for found in self._opened().search(asked) if found.id != query.like]
+        wanted = query.offset + query.limit + 1
+        results = searching.like(self._opened(), query.like, limit=wanted, filters=filters)
         return _page(results, query, "")
 
     def _vector(self, query: PageQuery) -> tuple[Vector | None, str]:
@@ -203,14 +180,7 @@ class Gallery:
 
 
 def _filters(query: PageQuery) -> Filters:
-    times = searching.filters(since=query.since or None, until=query.until or None)
-    return replace(
-        times,
-        vsn=query.vsn or None,
-        camera=query.camera or None,
-        project=query.project or None,
-        near=Area(searching.parse_point(query.near), query.within) if query.near else None,
-    )
+    return searching.filters(within=query.within, **query.filters)
 
 
 def _page(results: list[SearchResult], query: PageQuery, notice: str) -> Found:

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from weavloader.errors import ConfigError
-from weavloader.search import parse_moment, parse_point
+from weavloader.search import WITHIN_KM, parse_moment, parse_point
 from weavloader.store.base import DEFAULT_ALPHA
 from weavloader.store.checks import HALF_AROUND_KM, MOST_RESULTS
 
@@ -18,7 +18,6 @@ LONGEST_TEXT = 500
 LONGEST_NAME = 256
 PAGE_SIZE = 24  # fills rows of two, three, four and six
 LARGEST_PAGE = 100
-WITHIN_KM = 50.0
 _NODE = re.compile(r"[A-Za-z0-9]{1,16}")
 _DEFAULT = {"within": WITHIN_KM, "alpha": DEFAULT_ALPHA, "page": 1, "limit": PAGE_SIZE}
 _ARGUMENTS = {"text": "q"}

@@ -11,7 +11,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from weavloader.image_job import UNKNOWN
-from weavloader.search import as_json
+from weavloader.search_output import as_json
 from weavloader.store.base import ImageObject, Location, SearchResult
 from web.query import PageQuery
 

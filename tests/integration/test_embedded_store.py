@@ -16,13 +16,23 @@ import numpy as np
 import pytest
 import sqlite_vec
 
-from tests.search_contract import SearchContract
+from tests.ranking_contract import RankingContract, foxes, of_words
 from tests.store_contract import EAST, an_image, found, in_processes
 from tests.waiting import wait_until
 from weavloader.errors import ConfigError, PermanentError, TransientError
 from weavloader.settings import Settings, load_settings
 from weavloader.store import embedded_schema, open_store
-from weavloader.store.base import Store
+from weavloader.store.base import KEYWORD_PROPERTIES, SearchQuery, Store
+
+AS_IN_VERSION_1 = f"""
+    DROP INDEX images_by_filled;
+    ALTER TABLE images DROP COLUMN filled;
+    DROP TABLE words;
+    CREATE VIRTUAL TABLE words USING fts5(
+        {", ".join(KEYWORD_PROPERTIES)}, content='', contentless_delete=1
+    );
+    PRAGMA user_version = 1;
+"""
 
 
 @pytest.fixture
@@ -36,7 +46,7 @@ def embedded(path: Path, **changes: object) -> Settings:
     return load_settings(vector_store="embedded", embedded_store_path=str(path), **changes)
 
 
-class TestEmbeddedStore(SearchContract):
+class TestEmbeddedStore(RankingContract):
     """The contract, and what only files can do."""
 
     @pytest.fixture
@@ -77,6 +87,21 @@ class TestEmbeddedStore(SearchContract):
         with pytest.raises(ConfigError, match="99"):
             newer.prepare()
         assert not newer.ready()
+
+    def test_a_store_of_version_1_is_brought_up_to_date(
+        self, store: Store, settings: Settings
+    ) -> None:
+        foxes(store)
+        store.upsert([of_words("accent", "Füchse")])
+        scores = [hit.score for hit in store.search(SearchQuery("fox hen"))]
+        store.close()
+        with database(settings) as connection:
+            connection.execute(AS_IN_VERSION_1)
+        older = open_store(settings)
+        assert found(older, "fuchse") == []
+        assert found(older, "füchse") == ["Füchse"]
+        assert [hit.score for hit in older.search(SearchQuery("fox hen"))] == scores
+        older.close()
 
     def test_a_lock_that_lasts_is_transient(self, store: Store, settings: Settings) -> None:
         hasty = open_store(settings.model_copy(update={"store_timeout": 0.2}))
@@ -165,10 +190,6 @@ class TestEmbeddedStore(SearchContract):
         assert image_files(settings) == {first.id, second.id}
         store.upsert([an_image("1", image=b"")])
         assert image_files(settings) == {second.id}
-
-    def test_equal_scores_come_in_the_order_of_writing(self, store: Store) -> None:
-        store.upsert([an_image(str(n), caption=f"fox {n}") for n in range(9)])
-        assert found(store, "fox", EAST) == [f"fox {n}" for n in range(9)]
 
 
 def database(settings: Settings) -> closing[apsw.Connection]:

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.search_contract import SearchContract
+from tests.ranking_contract import RankingContract
 from tests.store_contract import EAST, NORTH, an_image, found, in_processes
 from tests.weaviate_server import HOW_TO_GIVE_ONE, free_ports, named_by_environment, started
 from weavloader.errors import ConfigError, TransientError
@@ -68,7 +69,7 @@ def client(settings: Settings) -> Iterator[WeaviateClient]:
     client.close()
 
 
-class TestWeaviateStore(SearchContract):
+class TestWeaviateStore(RankingContract):
     """The contract, and what only a server can do."""
 
     @pytest.fixture
@@ -120,6 +121,23 @@ class TestWeaviateStore(SearchContract):
         store.upsert([an_image()])
         store.close()
         assert asked == {settings.weaviate_host}
+
+    @pytest.mark.parametrize("falls", [1, 2])
+    def test_autocut_is_the_servers_own(
+        self, store: Store, settings: Settings, client: WeaviateClient, falls: int
+    ) -> None:
+        turns = np.random.default_rng(falls).gamma(0.3, size=40).astype(np.float32)
+        store.upsert([
+            an_image(str(n), vectors={"clip": EAST + NORTH * turn}) for n, turn in enumerate(turns)
+        ])  # fmt: skip
+        theirs = client.collections.use(settings.weaviate_collection).query.hybrid(
+            "", alpha=1, vector={"clip": EAST.tolist()}, target_vector="clip",
+            limit=30, auto_limit=falls,
+        )  # fmt: skip
+        query = SearchQuery("", EAST, alpha=1, limit=30, autocut=falls)
+        ours = [hit.id for hit in store.search(query)]
+        assert ours == [str(hit.uuid) for hit in theirs.objects]
+        assert len(ours) < 30
 
     def test_a_collection_that_is_missing_is_named_as_such(self, settings: Settings) -> None:
         store = open_store(settings)

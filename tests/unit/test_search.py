@@ -5,18 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import cast
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
 
+from commands import search as command
 from weavloader.errors import ConfigError
-from weavloader.search import filters, parse_moment, print_json, print_table, search
+from weavloader.search import WITHIN_KM, filters, parse_moment, search
+from weavloader.search_output import print_json, print_table
+from weavloader.store import checks
 from weavloader.store.base import (
+    KEYWORD_PROPERTIES,
     TEXT_PROPERTIES,
+    Area,
+    Explanation,
+    Filters,
+    Fusion,
     Location,
     SearchQuery,
     SearchResult,
+    Share,
     Store,
     Vector,
 )
@@ -35,9 +44,9 @@ class Recorder:
         return []
 
 
-def asked(text: str, embed: Callable[[str], Vector] | None, **options: float) -> SearchQuery:
+def asked(text: str, embed: Callable[[str], Vector] | None, **options: Any) -> SearchQuery:
     """The query that reaches the store."""
-    search(cast(Store, store := Recorder()), text, embed=embed, **options)  # type: ignore[arg-type]
+    search(cast(Store, store := Recorder()), text, embed=embed, **options)
     return store.queries[0]
 
 
@@ -104,6 +113,48 @@ def test_what_is_no_time_is_one_line_that_shows_it(text: str) -> None:
         filters(since=text)
     assert repr(text) in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_filters_are_given_as_people_write_them() -> None:
+    given = filters(vsn="W021", camera="top", near="41.88, -87.63", within=3)
+    assert given == Filters(
+        vsn="W021", camera="top", near=Area(Location(41.88, -87.63), kilometres=3)
+    )
+    assert filters() == Filters()
+
+
+def test_options_reach_the_store() -> None:
+    query = asked("fox", None, limit=3, offset=6, fusion="ranked", autocut=1, explain=True)
+    assert (query.limit, query.offset, query.fusion) == (3, 6, "ranked")
+    assert (query.autocut, query.explain) == (1, True)
+
+
+def test_the_command_offers_what_the_store_knows() -> None:
+    assert command.VECTORS == tuple(checks.VECTOR_RANKS)
+    assert command.FUSIONS == get_args(Fusion)
+    assert command.PROPERTIES == KEYWORD_PROPERTIES
+    assert (command.MOST_RESULTS, command.MOST_KM) == (checks.MOST_RESULTS, checks.HALF_AROUND_KM)
+    assert command.WITHIN_KM == WITHIN_KM
+
+
+def test_an_explanation_is_shown_by_halves(capsys: pytest.CaptureFixture[str]) -> None:
+    why = Explanation(Share(0.6, 1.25), None)
+    print_table([result(explanation=why), result(explanation=Explanation(None, Share(0.01, None)))])
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["score", "words", "looks"]
+    assert first.split()[1:4] == ["0.600", "of", "1.250"]
+    assert second.split()[1] == "0.010"
+    print_json([result(explanation=why, rerank_score=2.5)])
+    (told,) = json.loads(capsys.readouterr().out)
+    assert told["explanation"] == {"words": {"share": 0.6, "score": 1.25}, "looks": None}
+    assert told["rerank_score"] == 2.5
+
+
+def test_scores_of_ranked_fusion_can_be_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table([result(score=1 / 60), result(score=1 / 61)])
+    assert [row.split()[0] for row in capsys.readouterr().out.splitlines()[1:]] == [
+        "0.0167", "0.0164",
+    ]  # fmt: skip
 
 
 def test_the_table_shows_what_people_look_for(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ DEFAULT_ALPHA = 0.4
 DEFAULT_LIMIT = 25
 # A tick asks for the ids of a batch of 1,000 several times.
 _IDS_REMEMBERED = 1024
+Fusion = Literal["relative", "ranked"]
 
 
 @lru_cache(_IDS_REMEMBERED)
@@ -108,11 +109,20 @@ class SearchQuery:
     """A hybrid search.
 
     Attributes:
-        text: Words for the keyword half, over :data:`KEYWORD_PROPERTIES`; may be empty.
-        vector: The query's embedding, shape [D]; ``None`` asks for keywords only.
-        vector_name: Which named vector it is compared with (cosine).
+        text: Words for the keyword half; may be empty.
+        vector: The query's embedding, [D], or [tokens, D] for ColBERT; ``None`` asks for
+            keywords only.
+        vector_name: Which named vector it is compared with: by cosine, or for ColBERT by late
+            interaction, the sum over the query's tokens of their best match.
         alpha: Weight of the vector half, 0 (words) to 1 (looks).
         limit: Most results wanted.
+        offset: How many of the best are passed over first.
+        fusion: ``relative`` adds scores scaled to 0..1 over each half's candidates; ``ranked``
+            adds 1 / (rank + 60).
+        properties: Where the words are looked for, some of :data:`KEYWORD_PROPERTIES`.
+        autocut: End the results where their score has fallen steeply so many times; 0 does not.
+        rerank: Let the server's reranker order the results by their captions.
+        explain: Say how each score came about.
     """
 
     text: str
@@ -121,6 +131,34 @@ class SearchQuery:
     alpha: float = DEFAULT_ALPHA
     limit: int = DEFAULT_LIMIT
     filters: Filters = field(default_factory=Filters)
+    offset: int = 0
+    fusion: Fusion = "relative"
+    properties: tuple[str, ...] = KEYWORD_PROPERTIES
+    autocut: int = 0
+    rerank: bool = False
+    explain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one half of a hybrid search has to do with a score.
+
+    Attributes:
+        share: What it added to the fused score.
+        score: Its own: BM25, the cosine, or ColBERT's sum of cosines. ``None`` where the store
+            does not tell.
+    """
+
+    share: float
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How a score came about; ``None`` for a half whose candidates did not hold the image."""
+
+    words: Share | None = None
+    looks: Share | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +166,10 @@ class SearchResult:
     """One hit, best first in a list of them.
 
     Attributes:
-        score: Relative-score fusion of both halves, 0 to 1, higher is better.
+        score: Fusion of both halves, higher is better: 0 to 1 where it is relative, at most
+            1/60 where it is ranked.
+        explanation: Where it was asked for.
+        rerank_score: The reranker's, where it was asked for; it decides the order then.
     """
 
     id: str
@@ -136,6 +177,8 @@ class SearchResult:
     text: Mapping[str, str]
     captured_at: datetime | None
     location: Location | None
+    explanation: Explanation | None = None
+    rerank_score: float | None = None
 
 
 class Store(Protocol):
@@ -166,7 +209,11 @@ class Store(Protocol):
         """One object with image and vectors."""
 
     def search(self, query: SearchQuery) -> list[SearchResult]:
-        """The best matches, best first."""
+        """The best matches, best first.
+
+        Raises:
+            ConfigError: A reranker is asked for and there is none.
+        """
 
     def newest(self, filters: Filters, limit: int, offset: int = 0) -> list[SearchResult]:
         """What passes the filters, by time of capture, newest first; every score is 0."""

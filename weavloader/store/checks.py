@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import uuid
+from typing import get_args
 
 import numpy as np
 
 from weavloader.errors import PermanentError
 from weavloader.store.base import (
+    KEYWORD_PROPERTIES,
     TEXT_PROPERTIES,
     Area,
     Filters,
+    Fusion,
     ImageObject,
     Location,
     SearchQuery,
@@ -52,13 +55,12 @@ def check_query(query: SearchQuery) -> None:
     """
     if not 0 <= query.alpha <= 1:
         raise PermanentError("alpha lies between 0 and 1", reason="bad_query")
-    if not 1 <= query.limit <= MOST_RESULTS:
-        raise PermanentError(f"limit lies between 1 and {MOST_RESULTS}", reason="bad_query")
-    if query.vector_name not in SEARCHED_VECTORS:
+    if query.vector_name not in VECTOR_RANKS:
         raise PermanentError(f"no search by vector {query.vector_name!r}", reason="bad_query")
     if query.vector is not None:
         _check_vector(query.vector_name, query.vector)
-    _check_filters(query.filters)
+    check_page(query.filters, query.limit, query.offset)
+    _check_options(query)
 
 
 def check_page(filters: Filters, limit: int, offset: int) -> None:
@@ -71,6 +73,21 @@ def check_page(filters: Filters, limit: int, offset: int) -> None:
         message = f"a page lies within the first {MOST_RESULTS} results"
         raise PermanentError(message, reason="bad_query")
     _check_filters(filters)
+
+
+def _check_options(query: SearchQuery) -> None:
+    if query.fusion not in get_args(Fusion):
+        raise PermanentError(f"no fusion {query.fusion!r}", reason="bad_query")
+    if not query.properties or not set(query.properties) <= set(KEYWORD_PROPERTIES):
+        message = f"words are looked for in some of {', '.join(KEYWORD_PROPERTIES)}"
+        raise PermanentError(message, reason="bad_query")
+    if query.autocut < 0:
+        raise PermanentError("autocut is 0 or more", reason="bad_query")
+    if query.rerank and query.autocut:
+        message = "autocut goes by the score and a reranker by its own: ask for one of them"
+        raise PermanentError(message, reason="bad_query")
+    if query.rerank and not query.text.strip():
+        raise PermanentError("a reranker needs a text", reason="bad_query")
 
 
 def is_id(text: str) -> bool:

@@ -20,11 +20,26 @@ import sqlite_vec
 
 from weavloader.errors import ConfigError
 from weavloader.store.base import KEYWORD_PROPERTIES
+from weavloader.store.occurrences import column_totals, occurrences
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _PAGES_BEFORE_CHECKPOINT = 1000  # 4 MB, SQLite's own choice
 _PAGES_BEFORE_WAITING = 16_000  # 64 MB: now readers must let a checkpoint finish
 _CHECKPOINT_WAIT_MS = 500
+_WORDS = f"""
+CREATE VIRTUAL TABLE words USING fts5(
+    {", ".join(KEYWORD_PROPERTIES)}, content='', contentless_delete=1,
+    tokenize='unicode61 remove_diacritics 0'
+);
+"""
+_BITS = (
+    f"((json_extract(text, '$.{name}') <> '') << {i})" for i, name in enumerate(KEYWORD_PROPERTIES)
+)
+# A bit for each keyword property that is not empty, so that these are quickly counted.
+_FILLED = f"""
+ALTER TABLE images ADD COLUMN filled INTEGER AS ({" | ".join(_BITS)}) VIRTUAL;
+CREATE INDEX images_by_filled ON images (filled);
+"""
 _SCHEMA = f"""
 CREATE TABLE images (
     number INTEGER PRIMARY KEY,
@@ -47,11 +62,22 @@ CREATE TABLE vectors (
     UNIQUE (number, name)
 );
 CREATE TABLE vector_indexes (name TEXT PRIMARY KEY, dimension INTEGER NOT NULL);
-CREATE VIRTUAL TABLE words USING fts5(
-    {", ".join(KEYWORD_PROPERTIES)}, content='', contentless_delete=1
-);
+{_FILLED}
+{_WORDS}
 PRAGMA user_version = {SCHEMA_VERSION};
 """
+# Version 1 took ö for o, as Weaviate does not, and did not know which properties are empty.
+_FROM_VERSION_1 = f"""
+{_FILLED}
+DROP TABLE words;
+{_WORDS}
+INSERT INTO words (rowid, {", ".join(KEYWORD_PROPERTIES)})
+SELECT number, {", ".join(f"json_extract(text, '$.{name}')" for name in KEYWORD_PROPERTIES)}
+FROM images;
+PRAGMA user_version = 2;
+"""  # noqa: S608 - made of constants
+# Of this connection alone: by word and property, in how many objects it stands.
+_COUNTS = "CREATE VIRTUAL TABLE temp.word_counts USING fts5vocab(main, words, col)"
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +98,9 @@ def open_database(path: Path, busy_seconds: float) -> apsw.Connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.set_wal_hook(partial(_bound_the_log, busy_ms))
         _create_or_check(connection)
+        connection.execute(_COUNTS)
+        for function in (occurrences, column_totals):
+            connection.register_fts5_function(function.__name__, function)
     except BaseException:
         connection.close()
         raise
@@ -130,8 +159,8 @@ def _create_or_check(connection: apsw.Connection) -> None:
         if version > SCHEMA_VERSION:
             message = f"the store has schema {version}, this Weavloader knows {SCHEMA_VERSION}"
             raise ConfigError(f"{message}: use a newer one", reason="store_schema")
-        if version == 0:
-            connection.execute(_SCHEMA)
+        if version < SCHEMA_VERSION:
+            connection.execute(_FROM_VERSION_1 if version else _SCHEMA)
 
 
 def _version(connection: apsw.Connection) -> int:

@@ -27,7 +27,7 @@ with warnings.catch_warnings(record=True):
     )
     from weaviate.classes.data import DataObject, GeoCoordinate
     from weaviate.classes.init import AdditionalConfig, Auth, Timeout
-    from weaviate.classes.query import Filter, HybridFusion, MetadataQuery, Sort
+    from weaviate.classes.query import Filter, HybridFusion, MetadataQuery, Rerank, Sort
     from weaviate.collections import Collection
     from weaviate.collections.classes.config import CollectionConfig
     from weaviate.collections.classes.filters import FilterReturn
@@ -36,8 +36,8 @@ with warnings.catch_warnings(record=True):
 
 __all__ = [
     "Collection", "CollectionConfig", "Configure", "DataObject", "DataType", "Filter",
-    "FilterReturn", "GeoCoordinate", "HybridFusion", "MetadataQuery", "Property", "Sort",
-    "Tokenization", "VectorDistances", "WeaviateClient", "connect", "exceptions",
+    "FilterReturn", "GeoCoordinate", "HybridFusion", "MetadataQuery", "Property", "Rerank",
+    "Sort", "Tokenization", "VectorDistances", "WeaviateClient", "connect", "exceptions",
 ]  # fmt: skip
 
 # On a partial failure it logs every refused object whole, image and vectors included.

@@ -35,6 +35,7 @@ _SCHEMA_TEXT = re.compile(
     r"could not find class|does not have (configuration for|named) vector|no such prop"
     r"|without multiple named vectors|does not have single vector index|on multivector index"
 )
+_NO_RERANKER_TEXT = "unknown capability: rerank"
 _REFUSAL_TEXT = re.compile(
     r"vector dimensions do not match|vector lengths don't match|invalid [\w\[\]]+ property"
     r"|larger than max"
@@ -75,6 +76,9 @@ def translated(error: Exception) -> WeavloaderError:
 def from_text(text: str) -> WeavloaderError:
     """Our error for a message of the server."""
     message = f"Weaviate: {_one_line(text)}"
+    if _NO_RERANKER_TEXT in text:
+        ours = "Weaviate has no reranker for this collection: search without, or enable its module"
+        return ConfigError(ours, reason="no_reranker")
     if _SCHEMA_TEXT.search(text):
         return ConfigError(f"{message}: prepare the store", reason="store_schema")
     if _REFUSAL_TEXT.search(text):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import reduce
 from operator import and_
+from typing import Any
 
-from weavloader.store.base import KEYWORD_PROPERTIES, Area, Filters, SearchQuery, SearchResult
+from weavloader.store.base import Area, Filters, Fusion, SearchQuery, SearchResult
 from weavloader.store.checks import MOST_RESULTS
+from weavloader.store.fusion import steep_falls
 from weavloader.store.weaviate_api import (
     Collection,
     Filter,
@@ -15,19 +18,30 @@ from weavloader.store.weaviate_api import (
     GeoCoordinate,
     HybridFusion,
     MetadataQuery,
+    Rerank,
     Sort,
 )
+from weavloader.store.weaviate_explanation import read_explanation
 from weavloader.store.weaviate_objects import to_result
 from weavloader.store.words import same_text, words
+
+_FUSIONS: Mapping[Fusion, HybridFusion] = {
+    "relative": HybridFusion.RELATIVE_SCORE,
+    "ranked": HybridFusion.RANKED,
+}
 
 
 def hybrid(collection: Collection, query: SearchQuery) -> list[SearchResult]:
     """Answer a checked query.
 
     Weaviate matches a text filter by its words, in any order and among others; what only
-    matches so is dropped here, and more is asked for until there is enough.
+    matches so is dropped here, and more is asked for until there is enough. Hence offset and
+    autocut are ours too: the server would count what is dropped.
     """
-    return _enough(lambda asked: _ask(collection, query, asked), query.limit, query.filters)
+    wanted = query.offset + query.limit
+    hits = _enough(lambda asked: _ask(collection, query, asked), wanted, query.filters)
+    kept = steep_falls([hit.score for hit in hits], query.autocut)
+    return hits[query.offset : kept]
 
 
 def newest(collection: Collection, filters: Filters, limit: int, offset: int) -> list[SearchResult]:
@@ -66,16 +80,22 @@ def _ask(collection: Collection, query: SearchQuery, limit: int) -> list[SearchR
         alpha=0 if vector is None else query.alpha,
         vector=None if vector is None else {query.vector_name: vector.tolist()},
         target_vector=query.vector_name,
-        query_properties=list(KEYWORD_PROPERTIES),
-        fusion_type=HybridFusion.RELATIVE_SCORE,
+        query_properties=list(query.properties),
+        fusion_type=_FUSIONS[query.fusion],
         limit=limit,
         filters=_filters(query.filters),
-        return_metadata=MetadataQuery(score=True),
+        rerank=Rerank(prop="caption", query=query.text) if query.rerank else None,
+        return_metadata=MetadataQuery(score=True, explain_score=query.explain),
     )
-    return [
-        to_result(str(hit.uuid), float(hit.metadata.score or 0.0), hit.properties)
-        for hit in answer.objects
-    ]
+    return [_result(hit, query) for hit in answer.objects]
+
+
+def _result(hit: Any, query: SearchQuery) -> SearchResult:
+    result = to_result(str(hit.uuid), float(hit.metadata.score or 0.0), hit.properties)
+    if query.explain:
+        explanation = read_explanation(hit.metadata.explain_score or "", query.vector_name)
+        result = replace(result, explanation=explanation)
+    return replace(result, rerank_score=hit.metadata.rerank_score if query.rerank else None)
 
 
 def _filters(filters: Filters) -> FilterReturn | None:
