@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from typing import NoReturn
 
-import click
-
-from commands.group import cli
-from weavloader.errors import ConfigError, WeavloaderError
-
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+from commands.group import cli, run
 
 # Each declares its commands when it is imported.
 for _subject in ("roles", "search", "check", "demo", "dead_letters", "audit", "backfill"):
@@ -20,20 +13,7 @@ for _subject in ("roles", "search", "check", "demo", "dead_letters", "audit", "b
 
 def main() -> None:
     """Run the command line; an error is one line on standard error."""
-    try:
-        sys.exit(cli(standalone_mode=False))
-    except click.Abort:
-        sys.exit(INTERRUPTED)
-    except (click.ClickException, ConfigError) as error:
-        _complain(error, BAD_INPUT)
-    except WeavloaderError as error:
-        _complain(error, FAILED)
-
-
-def _complain(error: Exception, code: int) -> NoReturn:
-    text = error.format_message() if isinstance(error, click.ClickException) else str(error)
-    click.echo(f"weavloader: {' '.join(text.split())}", err=True)
-    sys.exit(code)
+    run(cli)
 
 
 if __name__ == "__main__":

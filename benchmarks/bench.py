@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import tempfile
 import time
 from pathlib import Path
+from typing import TextIO
 
 import click
 from rich.console import Console
 
-from benchmarks.bench_flow import measure_flow, measure_latency
+from benchmarks.bench_flow import measure_flow, measure_latency, start_and_warm_up
 from benchmarks.bench_queue import measure_enqueueing
-from benchmarks.bench_report import Figures, headline, save, show
+from benchmarks.bench_report import Figures, headline, read_figures, save, show
 from benchmarks.bench_stack import Stack, running_stack
 from benchmarks.bench_stages import measure_stages
+from commands.group import run
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build"
-OTHER_ROLES = ("cleaner", "scheduler", "metrics", "flower", "web")
 _LATENCY_IMAGES, _LATENCY_SECONDS = 30, 20.0
-_WARM_UP = 24
 
 
 @click.command()
@@ -30,8 +29,9 @@ _WARM_UP = 24
               help="How many go through the whole system.")  # fmt: skip
 @click.option("--stage-images", type=click.IntRange(1), default=40, show_default=True,
               help="How many go through one process, stage by stage.")  # fmt: skip
-@click.option("--records", type=click.IntRange(1), multiple=True, default=(100, 1000, 10_000),
-              show_default=True, help="How many one tick enqueues; may be repeated.")  # fmt: skip
+@click.option("--records", type=click.IntRange(1), multiple=True,
+              default=(100, 1000, 10_000, 100_000), show_default=True,
+              help="How many one tick enqueues; may be repeated.")  # fmt: skip
 @click.option("--store", type=click.Choice(["embedded", "weaviate"]), default="embedded",
               show_default=True)  # fmt: skip
 @click.option("--delay", type=click.FloatRange(0), default=0.0, help="Seconds each model takes.")
@@ -40,8 +40,7 @@ _WARM_UP = 24
 @click.option("--profile", is_flag=True, help="Profile the stages into build/bench.prof.")
 @click.option("--out", type=click.Path(path_type=Path), default=BUILD / "bench.json",
               help="Where the figures go, as JSON.")  # fmt: skip
-@click.option("--baseline", type=click.Path(exists=True, path_type=Path),
-              help="Earlier figures to compare with.")  # fmt: skip
+@click.option("--baseline", type=click.File(), help="Earlier figures to compare with, as JSON.")
 def bench(
     images: int,
     stage_images: int,
@@ -51,11 +50,11 @@ def bench(
     sample_seconds: float,
     profile: bool,
     out: Path,
-    baseline: Path | None,
+    baseline: TextIO | None,
 ) -> None:
     """Measure what an image costs: processor time, memory, bytes, requests, seconds."""
     console = Console()
-    earlier = json.loads(baseline.read_text()) if baseline else None
+    earlier = read_figures(baseline) if baseline else None
     BUILD.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="weavloader-bench-") as name:
         with (
@@ -69,7 +68,7 @@ def bench(
             status.update("Enqueueing")
             figures["queue"] = _queue(stack, records)
             status.update("The whole system")
-            _start_all(stack)
+            start_and_warm_up(stack)
             figures["flow"] = measure_flow(stack, "flow", images, sample_seconds)
             status.update("Publication to store")
             stack.start_role("stream")
@@ -97,13 +96,5 @@ def _queue(stack: Stack, records: tuple[int, ...]) -> Figures:
     return {str(amount): measure_enqueueing(stack, amount) for amount in records}
 
 
-def _start_all(stack: Stack) -> None:
-    for role in OTHER_ROLES:
-        stack.start_role(role)
-    stack.start_role("processor")
-    stack.wait_for_workers()
-    measure_flow(stack, "warm-up", _WARM_UP, sample_seconds=60.0)
-
-
 if __name__ == "__main__":
-    bench()
+    run(bench)

@@ -15,8 +15,21 @@ from weavloader.settings import load_settings
 from weavloader.store import open_store
 from weavloader.store.base import Store
 
+_ROLES = ("cleaner", "scheduler", "metrics", "flower", "web", "processor")
+_WARM_UP_IMAGES = 24
 _LONGEST_SECONDS = 3600.0
 _LINKS_AT_A_TIME = 500
+
+
+def start_and_warm_up(stack: Stack) -> None:
+    """Start every role but moderator and stream monitor, and let the first images pass.
+
+    The moderator must be running.
+    """
+    for role in _ROLES:
+        stack.start_role(role)
+    stack.wait_for_workers()
+    measure_flow(stack, "warm-up", _WARM_UP_IMAGES, sample_seconds=60.0)
 
 
 def measure_flow(stack: Stack, name: str, images: int, sample_seconds: float) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from rich.table import Table
 from benchmarks.bench import BUILD
 from benchmarks.bench_flow import measure_flow
 from benchmarks.bench_stack import Stack, running_stack
+from commands.group import run
 
 _IMAGES_PER_WORKER = 8
 _LEAST_IMAGES = 48
@@ -103,4 +104,4 @@ def _show(rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    bench_pools()
+    run(bench_pools)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+import click
 from rich.console import Console
 from rich.table import Table
 
@@ -25,14 +26,14 @@ TARGETS: Mapping[str, tuple[str, float]] = {
 
 def headline(figures: Figures) -> dict[str, float]:
     """The figures that targets are set for, from all that was measured."""
-    flow, stages = figures["flow"], figures["stages"]
+    flow, stages, longest_tick = figures["flow"], figures["stages"], max(figures["queue"], key=int)
     sage = sum(n for name, n in stages["requests"].items() if name.startswith("sage "))
     return {
         "processor_cpu_s_per_image": flow["cpu_ms"]["processor"] / 1000,
         "model_mb_per_image": stages["mb"]["to triton"],
         "sage_requests_per_image": sage,
         "processor_pss_mb": flow["pss_mb"]["processor"]["busy"],
-        "enqueue_per_s": max(each["per_s"] for each in figures["queue"].values()),
+        "enqueue_per_s": figures["queue"][longest_tick]["per_s"],
         "images_per_s": flow["images_per_s"],
     }
 
@@ -50,6 +51,21 @@ def show(console: Console, figures: Figures, baseline: Figures | None) -> None:
         f"From publication to stored: p50 {latency['p50']:.2f} s, p95 {latency['p95']:.2f} s",
         highlight=False,
     )
+
+
+def read_figures(file: TextIO) -> Figures:
+    """What :func:`save` wrote.
+
+    Raises:
+        UsageError: It holds something else.
+    """
+    try:
+        figures = json.load(file)
+    except ValueError as error:
+        raise click.UsageError(f"{file.name} is not JSON: {error}") from None
+    if not isinstance(figures, dict):
+        raise click.UsageError(f"{file.name} holds no figures")
+    return figures
 
 
 def save(figures: Figures, path: Path) -> None:

@@ -28,6 +28,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from commands.group import run
 from demo.local_redis import running_redis
 from demo.pictures import draw
 from demo.ports import HOST, free_ports
@@ -225,4 +226,4 @@ def _show(console: Console, figures: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    bench_web()
+    run(bench_web)

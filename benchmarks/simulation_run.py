@@ -20,6 +20,7 @@ from benchmarks.bench_flow import measure_flow, measure_latency
 from benchmarks.bench_stack import TICK_SECONDS, running_stack
 from benchmarks.simulation import IMAGES_AT_ONCE, Cost, Fleet, Image, Simulation
 from benchmarks.simulation_load import HOUR, SCENARIOS, Scenario
+from commands.group import run
 
 BUILD = Path(__file__).resolve().parents[1] / "build"
 _WARM_UP, _FEW, _MANY, _LATE = 24, 60, 90, 30
@@ -147,4 +148,4 @@ def _foretold(cost: Cost) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

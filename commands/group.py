@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
+from weavloader.errors import ConfigError, WeavloaderError
 from weavloader.logs import configure_logging
 from weavloader.settings import Settings, get_settings, publish_to_environment
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 class Cli(click.Group):
@@ -69,3 +73,21 @@ def begin_tool(tag: str) -> Settings:
     settings = get_settings()
     configure_logging(tag, settings.model_copy(update={"log_level": "ERROR"}))
     return settings
+
+
+def run(program: click.Command) -> NoReturn:
+    """Run a command line to its end; an error is one line on standard error."""
+    try:
+        sys.exit(program(standalone_mode=False))
+    except click.Abort:
+        sys.exit(INTERRUPTED)
+    except (click.ClickException, ConfigError) as error:
+        _complain(error, BAD_INPUT)
+    except WeavloaderError as error:
+        _complain(error, FAILED)
+
+
+def _complain(error: Exception, code: int) -> NoReturn:
+    text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    click.echo(f"weavloader: {' '.join(text.split())}", err=True)
+    sys.exit(code)
