@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+import redis as redis_py
+from celery import Celery
 
-from demo.ports import HOST, free_ports
-from job_system import image_queue
+from job_system.image_queue import publish
 from weavloader import keys
 from weavloader.errors import TransientError
 from weavloader.image_job import ImageJob
@@ -39,7 +37,7 @@ def enqueued(url: str) -> list[Any]:
     environment = ["env", f"CELERY_BROKER_URL={url}", f"CELERY_RESULT_BACKEND={url}"]
     command = [*environment, sys.executable, "-c", ENQUEUE_BOTH_WAYS]
     subprocess.run(command, cwd=ROOT, check=True, timeout=60)
-    with redis.Redis.from_url(url, socket_timeout=5) as client:
+    with redis_py.Redis.from_url(url, socket_timeout=5) as client:
         return [json.loads(text) for text in client.lrange(keys.IMAGE_QUEUE, 0, -1)][::-1]
 
 
@@ -61,9 +59,13 @@ def test_a_published_image_shows_a_person_its_node_and_name_and_no_link(redis_ur
     assert by_us["headers"]["argsrepr"] == "(W021, unknown)"
 
 
-def test_a_broker_out_of_reach_is_a_failure_that_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    (port,) = free_ports(1)
-    nobody = redis.Redis(HOST, port, retry=Retry(NoBackoff(), 0))
-    monkeypatch.setattr(image_queue, "redis_client", lambda: nobody)
-    with pytest.raises(TransientError, match="broker"):
-        image_queue.publish([ImageJob("http://storage/a/1-sample.jpg", "2026-11-24T10:00:00Z")])
+def test_a_broker_that_is_full_is_a_failure_that_passes(job_system: Celery, redis: Any) -> None:
+    jobs = [ImageJob(f"http://storage/a/{n}-s.jpg", "2026-11-24T10:00:00Z") for n in range(3)]
+    publish(jobs[:1])
+    redis.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(TransientError, match="broker"):
+            publish(jobs[1:])
+    finally:
+        redis.config_set("maxmemory", 0)
+    assert redis.llen(keys.IMAGE_QUEUE) == 1
