@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from weavloader.errors import PermanentError
 
@@ -54,8 +54,14 @@ def _as_permanent() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except _DECODE_ERRORS as error:
-        message = f"not a readable image: {type(error).__name__}: {str(error)[:200]}"
+        message = f"not a readable image: {_why(error)}"
         raise PermanentError(message, reason="not_an_image") from error
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "no known format"  # its own words are an address in memory
+    return f"{type(error).__name__}: {str(error)[:200]}"
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:

@@ -7,11 +7,14 @@ import binascii
 import hmac
 import ipaddress
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from weavloader.settings import DEFAULT_FLOWER_AUTH, Settings
 
 logger = logging.getLogger(__name__)
+
+# What proxies say of the one they ask for, Host being theirs.
+FORWARDED = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
 
 
 class Access:
@@ -37,17 +40,19 @@ class Access:
             )
         return cls([account.strip() for account in given.split(",")], is_local)
 
-    def allows(self, host: str, authorization: str) -> bool:
+    def allows(self, host: str, headers: Mapping[str, str]) -> bool:
         """Whether a request may pass.
 
-        A name other than this machine's in ``Host`` means that a proxy passed the request on,
-        or that a foreign page rebound its name to this address: neither is a person here.
+        A name other than this machine's means that a proxy passed the request on, or that a
+        foreign page rebound its name to this address: neither is a person here. Many proxies
+        ask by this machine's name, and say so in a header of their own.
 
         Args:
-            host: Its ``Host`` header, without the port.
-            authorization: Its ``Authorization`` header; empty where there is none.
+            host: What its ``Host`` header names, without the port.
+            headers: All its headers.
         """
-        return (self._is_local and is_loopback(host)) or self._is_known(authorization)
+        is_here = is_loopback(host) and not any(name in headers for name in FORWARDED)
+        return (self._is_local and is_here) or self._is_known(headers.get("Authorization", ""))
 
     def _is_known(self, authorization: str) -> bool:
         scheme, _, encoded = authorization.partition(" ")

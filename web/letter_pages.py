@@ -31,8 +31,7 @@ class LettersHandler(PageHandler):
     def prepare(self) -> None:
         """Ask for a name and password where they are needed."""
         self.set_header("Cache-Control", "no-store")
-        host = self.request.host_name
-        if not self.site.access.allows(host, self.request.headers.get("Authorization", "")):
+        if not self.site.access.allows(self.request.host_name, self.request.headers):
             self.set_header("WWW-Authenticate", 'Basic realm="Weavloader", charset="UTF-8"')
             self.explain(401, "This page needs the name and password that Flower has")
 

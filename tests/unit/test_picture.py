@@ -145,6 +145,11 @@ def test_a_broken_note_of_the_camera_spoils_no_picture(exif: bytes) -> None:
     assert seen(file_of(halves(), "JPEG", exif=exif)).shape == (32, 64, 3)
 
 
+def test_a_file_of_no_format_is_told_in_words_for_people() -> None:
+    with pytest.raises(PermanentError, match="image: no known format"):
+        seen(b"<!DOCTYPE html>")
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000"])
 @pytest.mark.parametrize("kept", [0.02, 0.3, 0.7])
 def test_a_truncated_file_is_refused(kind: str, kept: float) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from inference.preview.captions import PREFIX
 from weavloader.store.base import Location
-from web.access import Access, is_loopback
+from web.access import FORWARDED, Access, is_loopback
 from web.atlas import CITIES
 from web.map import HEIGHT, WIDTH, distance_km, draw_map, whereabouts
 from web.monitor import Look, _rate
@@ -88,14 +88,21 @@ def test_every_city_of_the_atlas_is_on_earth() -> None:
 
 def test_who_sits_at_this_machine_needs_no_password() -> None:
     access = Access(["admin:secret"], is_local=True)
-    assert access.allows("localhost", "") and access.allows("127.0.0.1", "")
-    assert access.allows("::1", "")
+    assert access.allows("localhost", {}) and access.allows("127.0.0.1", {})
+    assert access.allows("::1", {})
 
 
 def test_a_foreign_name_for_this_machine_needs_the_password() -> None:
     access = Access(["admin:secret"], is_local=True)
-    assert not access.allows("pages.example", "")
-    assert access.allows("pages.example", basic("admin:secret"))
+    assert not access.allows("pages.example", {})
+    assert access.allows("pages.example", {"Authorization": basic("admin:secret")})
+
+
+@pytest.mark.parametrize("header", FORWARDED)
+def test_who_is_passed_on_by_a_proxy_needs_the_password(header: str) -> None:
+    access = Access(["admin:secret"], is_local=True)
+    assert not access.allows("localhost", {header: "203.0.113.7"})
+    assert access.allows("localhost", {header: "", "Authorization": basic("admin:secret")})
 
 
 @pytest.mark.parametrize(
@@ -105,9 +112,9 @@ def test_a_foreign_name_for_this_machine_needs_the_password() -> None:
 )  # fmt: skip
 def test_beyond_this_machine_only_flowers_accounts_pass(authorization: str) -> None:
     access = Access(["admin:secret", "other:word"], is_local=False)
-    assert not access.allows("localhost", authorization)
-    assert access.allows("localhost", basic("admin:secret"))
-    assert access.allows("localhost", basic("other:word"))
+    assert not access.allows("localhost", {"Authorization": authorization})
+    assert access.allows("localhost", {"Authorization": basic("admin:secret")})
+    assert access.allows("localhost", {"Authorization": basic("other:word")})
 
 
 @pytest.mark.parametrize(
