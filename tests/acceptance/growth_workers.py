@@ -46,12 +46,12 @@ class Workers:
         self._variables = dict(variables)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, name: str, *command: str) -> None:
-        """Start ``python COMMAND``, and wait until the worker is ready."""
+    def start(self, name: str, *command: str, root: Path = ROOT) -> None:
+        """Start ``python COMMAND`` of the checkout at ``root``; wait until the worker is ready."""
         with self._log(name).open("wb") as log:
             self._processes[name] = subprocess.Popen(
                 [sys.executable, *command],
-                cwd=ROOT,
+                cwd=root,
                 env={**os.environ, **self._variables},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -67,12 +67,17 @@ class Workers:
         *,
         more: Mapping[str, str] | None = None,
         less: Sequence[str] = (),
+        root: Path = ROOT,
     ) -> None:
-        """Put images on the queue, in messages with some fields ``more`` or ``less``."""
+        """Put images on the queue, in messages with some fields ``more`` or ``less``.
+
+        Args:
+            root: The checkout whose code does it.
+        """
         records = [image.record for image in images]
         subprocess.run(
             [sys.executable, "-c", _PUBLISH],
-            cwd=ROOT,
+            cwd=root,
             env={**os.environ, **self._variables},
             input=json.dumps({"records": records, "more": more or {}, "less": less}),
             text=True,
@@ -102,10 +107,10 @@ class Workers:
     def wait_until_stored(self, images: Sequence[Published]) -> None:
         """Wait until the store has every one of these images, and no other."""
         settings = load_settings(**{n.lower(): value for n, value in self._variables.items()})
-        ids = {image.id for image in images}
+        links = {image.link for image in images}
         with closing(open_store(settings)) as store:
-            wait_until(lambda: store.existing(ids) == ids, "every image is stored", _PATIENCE)
-            assert store.count() == len(ids)
+            wait_until(lambda: store.existing(links) == links, "every image is stored", _PATIENCE)
+            assert store.count() == len(links)
 
     def end(self) -> None:
         """Kill all that still run."""
