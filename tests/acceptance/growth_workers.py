@@ -16,6 +16,7 @@ from tests.chaos.world import Published
 from tests.waiting import wait_until
 from weavloader.settings import load_settings
 from weavloader.store import open_store
+from weavloader.store.base import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 _PATIENCE = 120.0
@@ -106,16 +107,24 @@ class Workers:
 
     def wait_until_stored(self, images: Sequence[Published]) -> None:
         """Wait until the store has every one of these images, and no other."""
-        settings = load_settings(**{n.lower(): value for n, value in self._variables.items()})
         links = {image.link for image in images}
-        with closing(open_store(settings)) as store:
+        with closing(self._store()) as store:
             wait_until(lambda: store.existing(links) == links, "every image is stored", _PATIENCE)
             assert store.count() == len(links)
+
+    def prepare_store(self) -> None:
+        """Bring the store's schema to that of this version."""
+        with closing(self._store()) as store:
+            store.prepare()
 
     def end(self) -> None:
         """Kill all that still run."""
         for name in tuple(self._processes):
             self.kill(name)
+
+    def _store(self) -> Store:
+        variables = {name.lower(): value for name, value in self._variables.items()}
+        return open_store(load_settings(**variables))
 
     def _log(self, name: str) -> Path:
         return self._folder / f"{name}.log"

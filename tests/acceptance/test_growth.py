@@ -1,6 +1,7 @@
-"""Growth and change while images flow: more processors, messages of two versions.
+"""Growth and change while images flow: more processors, workers and messages of two versions.
 
-Real Redis, Triton and workers; a replay of SAGE and an embedded store.
+Real Redis, Triton and workers; a replay of SAGE; Weaviate where it is at hand, or an embedded
+store.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import pytest
 from demo.replay_server import Replay
 from demo.triton import Triton
 from tests.acceptance.growth_workers import Workers, running_workers
+from tests.acceptance.older_version import older_version, unpack
 from tests.chaos.world import Published, catalogue, images
 from tests.waiting import wait_until
+from tests.weaviate_server import started
 
 ANOTHER = ("-m", "celery", "-A", "tasks", "worker", "--concurrency=2")
 pytestmark = pytest.mark.slow
@@ -36,20 +39,44 @@ def pictures(replay: Replay) -> list[Published]:
 
 
 @pytest.fixture
-def workers(redis_url: str, triton: Triton, replay: Replay, tmp_path: Path) -> Iterator[Workers]:
+def store(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Settings of an empty store."""
+    folder = tmp_path / "weaviate"
+    folder.mkdir()
+    with started(folder) as weaviate:
+        if weaviate is None:
+            yield {"VECTOR_STORE": "embedded", "EMBEDDED_STORE_PATH": str(tmp_path / "store")}
+        else:
+            yield {name.upper(): str(value) for name, value in weaviate.settings.items()}
+
+
+@pytest.fixture
+def workers(
+    redis_url: str, triton: Triton, replay: Replay, store: dict[str, str], tmp_path: Path
+) -> Iterator[Workers]:
     """No worker yet; those that a test starts end with it."""
     variables = {
+        **store,
         **replay.environment(),
         "CELERY_BROKER_URL": redis_url,
         "CELERY_RESULT_BACKEND": redis_url,
         "TRITON_HOST": triton.host,
         "TRITON_PORT": str(triton.ports.grpc),
-        "VECTOR_STORE": "embedded",
-        "EMBEDDED_STORE_PATH": str(tmp_path / "store"),
         "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics"),
     }
     with running_workers(tmp_path, variables) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout of the version before."""
+    version = older_version()
+    if not version:
+        pytest.skip("no older version in this checkout's history: git fetch --unshallow --tags")
+    folder = tmp_path_factory.mktemp("older")
+    unpack(version, folder)
+    return folder
 
 
 def test_three_processors_share_the_queue_and_the_thirds_kill_loses_nothing(
@@ -77,3 +104,21 @@ def test_messages_of_older_and_newer_versions_pass_and_a_rollout_loses_nothing(
     workers.ask_to_stop("leaves")
     workers.wait_until_stored(pictures)
     assert workers.stored_by("stays")
+
+
+def test_workers_of_two_versions_share_a_queue_and_the_olds_kill_loses_nothing(
+    workers: Workers, pictures: list[Published], older: Path
+) -> None:
+    workers.prepare_store()  # an upgrade begins with the schema
+    workers.start("old", "main.py", "processor", root=older)
+    workers.publish(pictures[:8], root=older)
+    workers.publish(pictures[8:16])
+    workers.wait_until_stored(pictures[:16])
+    workers.start("new", *ANOTHER, "--hostname=new@%h")
+    before = workers.stored_by("old")
+    workers.publish(pictures[16::2], root=older)
+    workers.publish(pictures[17::2])
+    wait_until(lambda: workers.stored_by("old") > before, "the old one works on", 60)
+    workers.kill("old")
+    workers.wait_until_stored(pictures)
+    assert workers.stored_by("new")
