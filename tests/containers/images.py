@@ -25,11 +25,16 @@ def build_ours(engine: Engine) -> None:
     engine.build(OURS, DOCKERFILE, target="weavloader")
 
 
+def build_redis(engine: Engine) -> None:
+    """A stand-in for Redis's image."""
+    engine.build(REDIS, STAND_INS / "redis.Dockerfile", STAND_INS)
+
+
 def build_all(engine: Engine) -> None:
     """The project's images and stand-ins for those of others."""
     build_ours(engine)
-    for tag, name in ((REDIS, "redis"), (PROMETHEUS, "prometheus")):
-        engine.build(tag, STAND_INS / f"{name}.Dockerfile", STAND_INS)
+    build_redis(engine)
+    engine.build(PROMETHEUS, STAND_INS / "prometheus.Dockerfile", STAND_INS)
     engine.build(TRITON, STAND_INS / "triton.Dockerfile", STAND_INS,
                  arg=f"SERVER={triton_install.SERVER}")  # fmt: skip
     engine.build(PREVIEW, DOCKERFILE, target="triton-preview")
