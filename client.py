@@ -16,6 +16,7 @@ import tritonclient.grpc as triton
 
 from inference import embedder
 from weavloader.errors import TransientError
+from weavloader.redis_connection import open_redis
 from weavloader.settings import Settings
 from weavloader.store import open_store
 from weavloader.store.base import Vector
@@ -35,8 +36,8 @@ KEEPALIVE_MS = 30_000
 
 def connect_redis(settings: Settings) -> redis.Redis:
     """A client of the broker's Redis; answers are bytes. Connects on first use."""
-    return redis.Redis.from_url(
-        settings.celery_broker_url.get_secret_value(),
+    return open_redis(
+        settings,
         socket_timeout=REDIS_TIMEOUT,
         socket_connect_timeout=REDIS_TIMEOUT,
         health_check_interval=30,

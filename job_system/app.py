@@ -9,16 +9,27 @@ from typing import Any
 
 from celery import Celery
 from celery.signals import before_task_publish
+from kombu.transport import TRANSPORT_ALIASES
 
 from job_system.config import celery_config
 from weavloader import keys
-from weavloader.settings import get_settings
+from weavloader.settings import get_settings, publish_to_environment
 
 # `celery -A job_system` takes the folder it runs in off the path again once this is imported;
 # what is imported later, the transport first, is found by this.
 sys.path.append(str(Path(__file__).parents[1]))
+# By the scheme of the URL, rather than by `broker_transport`: by it Flower knows a broker.
+TRANSPORT_ALIASES.update(
+    redis="job_system.transport:Transport",
+    rediss="job_system.transport:Transport",
+    sentinel="job_system.transport:SentinelTransport",
+)
 celery_app = Celery("weavloader", include=["job_system.tasks", "job_system.signals"])
-celery_app.conf.update(celery_config(get_settings()))
+_settings = get_settings()
+for _name in {"celery_broker_url", "celery_result_backend"} & _settings.model_fields_set:
+    # Celery ranks these variables above its configuration, and knows no default of ours.
+    publish_to_environment(_name.upper(), getattr(_settings, _name).get_secret_value())
+celery_app.conf.update(celery_config(_settings))
 # Named, not imported: only a worker needs it.
 celery_app.steps["consumer"].add("job_system.recovery:Recovery")
 

@@ -8,6 +8,7 @@ from celery.schedules import crontab
 from kombu.entity import Exchange, Queue
 
 from weavloader import keys
+from weavloader.redis_connection import SENTINEL_SCHEME, SentinelAddress
 from weavloader.settings import Settings
 
 TASKS = "job_system.tasks."
@@ -26,17 +27,13 @@ def celery_config(settings: Settings) -> dict[str, Any]:
     return {
         "broker_url": settings.celery_broker_url.get_secret_value(),
         "result_backend": settings.celery_result_backend.get_secret_value(),
-        "broker_transport": _transport(settings.celery_broker_url.get_secret_value()),
+        # For Sentinels alone; the other backend does not look.
+        "result_backend_transport_options": {"master_name": settings.redis_master_name},
         **_messages(),
-        **_delivery(),
+        **_delivery(settings),
         **_workers(),
-        **_beat(settings.celery_broker_url.get_secret_value()),
+        **_beat(settings),
     }
-
-
-def _transport(broker_url: str) -> str:
-    kind = "SentinelTransport" if broker_url.startswith("sentinel") else "Transport"
-    return f"job_system.transport:{kind}"
 
 
 def _messages() -> dict[str, Any]:
@@ -67,7 +64,7 @@ def _queue(name: str) -> Queue:
     return Queue(name, exchange, routing_key=name)  # type: ignore[no-untyped-call]
 
 
-def _delivery() -> dict[str, Any]:
+def _delivery(settings: Settings) -> dict[str, Any]:
     return {
         # A message leaves the queue when its work is done, whatever dies meanwhile.
         "task_acks_late": True,
@@ -82,6 +79,7 @@ def _delivery() -> dict[str, Any]:
         # True was seen to run tasks again that were still running.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "broker_transport_options": {
+            "master_name": settings.redis_master_name,
             "visibility_timeout": VISIBILITY_TIMEOUT,
             **SOCKET_TIMEOUTS,
             "socket_keepalive": True,
@@ -104,13 +102,11 @@ def _workers() -> dict[str, Any]:
     }
 
 
-def _beat(broker_url: str) -> dict[str, Any]:
+def _beat(settings: Settings) -> dict[str, Any]:
     return {
         # Holds a lock in Redis, so that one beat is active however many run.
         "beat_scheduler": "redbeat.RedBeatScheduler",
-        "redbeat_redis_url": broker_url,
-        # It waits for a Redis that is away, rather than end.
-        "redbeat_redis_options": {**SOCKET_TIMEOUTS, "retry_period": -1},
+        **_beat_redis(settings),
         "redbeat_key_prefix": keys.BEAT_PREFIX,
         "redbeat_lock_key": keys.BEAT_LOCK,
         "redbeat_lock_timeout": 30,
@@ -126,6 +122,25 @@ def _beat(broker_url: str) -> dict[str, Any]:
             "cleanup": _every("cleanup_failed_tasks", crontab(hour=4, minute=10)),
         },
     }
+
+
+def _beat_redis(settings: Settings) -> dict[str, Any]:
+    url = settings.celery_broker_url.get_secret_value()
+    # It waits for a Redis that is away, rather than end.
+    options: dict[str, Any] = {**SOCKET_TIMEOUTS, "retry_period": -1}
+    if url.startswith(SENTINEL_SCHEME):
+        address = SentinelAddress.from_url(url)
+        url = "redis-sentinel://"  # redbeat's own scheme; it takes the rest from the options
+        options = {
+            "retry_period": -1,
+            "socket_timeout": SOCKET_TIMEOUTS["socket_timeout"],
+            "sentinels": list(address.hosts),
+            "service_name": settings.redis_master_name,
+            "username": address.username,
+            "password": address.password,
+            "db": address.db,
+        }
+    return {"redbeat_redis_url": url, "redbeat_redis_options": options}
 
 
 def _every(task: str, schedule: crontab) -> dict[str, Any]:

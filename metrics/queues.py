@@ -17,6 +17,7 @@ from metrics.families import gauge, gauges
 from metrics.notes import audit_families, stream_families
 from weavloader import keys
 from weavloader.errors import TransientError
+from weavloader.redis_connection import open_redis
 from weavloader.settings import Settings
 
 TIMEOUT = 2.0
@@ -47,8 +48,8 @@ class RedisState:
 
 def connect(settings: Settings) -> Redis:
     """A client of the broker whose every call ends within :data:`TIMEOUT` seconds."""
-    return Redis.from_url(
-        settings.celery_broker_url.get_secret_value(),
+    return open_redis(
+        settings,
         socket_timeout=TIMEOUT,
         socket_connect_timeout=TIMEOUT,
         # By default redis-py tries again for seconds; the next scrape is our next try.

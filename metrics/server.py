@@ -39,7 +39,7 @@ def application(settings: Settings) -> Iterator[Application]:
     metrics.start_at_zero()
     redis = connect(settings)
     workers = WorkerStates()
-    listener = HeartbeatListener(settings.celery_broker_url.get_secret_value(), workers)
+    listener = HeartbeatListener(settings, workers)
     health = HealthChecks(builtin_probes(settings, redis))
     shared = SharedMetrics(settings.prometheus_multiproc_dir)
     flower = FlowerPage(settings)

@@ -20,6 +20,7 @@ from prometheus_client import Metric
 
 from metrics.families import counters, gauges
 from metrics.pace import Pace
+from weavloader.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -101,13 +102,15 @@ class HeartbeatListener:
     """A thread that feeds a :class:`WorkerStates` and reconnects for as long as it runs.
 
     Args:
-        broker_url: Where the workers send their events.
+        settings: Name the broker, where the workers send their events.
         states: What is kept up to date.
     """
 
-    def __init__(self, broker_url: str, states: WorkerStates) -> None:
-        self._app = Celery("metrics", broker=broker_url, set_as_current=False)
+    def __init__(self, settings: Settings, states: WorkerStates) -> None:
+        broker = settings.celery_broker_url.get_secret_value()
+        self._app = Celery("metrics", broker=broker, set_as_current=False)
         self._app.conf.broker_transport_options = {
+            "master_name": settings.redis_master_name,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
         }

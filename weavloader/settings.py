@@ -73,9 +73,18 @@ def _sage_filter(value: object) -> object:
         raise ValueError('expected JSON such as {"name": "upload"}') from None
 
 
+def _verified(url: object) -> object:
+    """``rediss://`` with the check of certificates written out: where it is not, Celery refuses
+    the URL for results, and for messages connects without TLS."""
+    if not isinstance(url, str) or not url.startswith("rediss://") or "ssl_cert_reqs=" in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=required"
+
+
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+RedisUrl = Annotated[SecretStr, BeforeValidator(_verified)]
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(lambda name: str(name).upper())
 ]
@@ -126,8 +135,9 @@ class Settings(Environment):
     weaviate_collection: str = "HybridSearchExample"
     store_timeout: Seconds = 30.0
 
-    celery_broker_url: SecretStr = SecretStr("redis://localhost:6379/0")
-    celery_result_backend: SecretStr = SecretStr("redis://localhost:6379/0")
+    celery_broker_url: RedisUrl = SecretStr("redis://localhost:6379/0")
+    celery_result_backend: RedisUrl = SecretStr("redis://localhost:6379/0")
+    redis_master_name: str = "mymaster"
     poll_min_seconds: Seconds = 15.0
     poll_max_seconds: Seconds = 120.0
     stream_lookback: Seconds = 600.0

@@ -135,8 +135,7 @@ class Monitor:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Look again and again while the block lasts."""
-        broker = self._settings.celery_broker_url.get_secret_value()
-        listener = HeartbeatListener(broker, self._workers)
+        listener = HeartbeatListener(self._settings, self._workers)
         loop = asyncio.new_event_loop()
         stop = asyncio.Event()
         thread = Thread(

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from demo.local_redis import running_redis
+from demo.replay_server import Replay
 from demo.triton import Triton
+from tests.acceptance.growth_workers import Workers, WorkersOn, running_workers
 from tests.acceptance.system import System, running_system
+from tests.chaos.world import Published, catalogue, images
+from tests.weaviate_server import started
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +32,52 @@ def system(
     folder = tmp_path_factory.mktemp("system")
     with running_system(acceptance_redis, triton, folder) as running:
         yield running
+
+
+@pytest.fixture
+def replay() -> Iterator[Replay]:
+    """A replay of SAGE that holds nothing yet."""
+    with Replay() as running:
+        yield running
+
+
+@pytest.fixture
+def pictures(replay: Replay) -> list[Published]:
+    """Images that the replay holds, all good."""
+    published = [image for image in images(replay.host, "growth", 90, 7) if not image.is_excluded]
+    replay.catalogue = catalogue(published, 0)
+    return published
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Settings of an empty store."""
+    folder = tmp_path / "weaviate"
+    folder.mkdir()
+    with started(folder) as weaviate:
+        if weaviate is None:
+            yield {"VECTOR_STORE": "embedded", "EMBEDDED_STORE_PATH": str(tmp_path / "store")}
+        else:
+            yield {name.upper(): str(value) for name, value in weaviate.settings.items()}
+
+
+@pytest.fixture
+def workers_on(
+    triton: Triton, replay: Replay, store: dict[str, str], tmp_path: Path
+) -> Iterator[WorkersOn]:
+    """Gives workers on the Redis of a URL: none yet; those that are started end with the test."""
+    with ExitStack() as block:
+
+        def begin(redis_url: str) -> Workers:
+            variables = {
+                **store,
+                **replay.environment(),
+                "CELERY_BROKER_URL": redis_url,
+                "CELERY_RESULT_BACKEND": redis_url,
+                "TRITON_HOST": triton.host,
+                "TRITON_PORT": str(triton.ports.grpc),
+                "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics"),
+            }
+            return block.enter_context(running_workers(tmp_path, variables))
+
+        yield begin

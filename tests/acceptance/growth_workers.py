@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -47,8 +47,12 @@ class Workers:
         self._variables = dict(variables)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, name: str, *command: str, root: Path = ROOT) -> None:
-        """Start ``python COMMAND`` of the checkout at ``root``; wait until the worker is ready."""
+    def start(self, name: str, *command: str, root: Path = ROOT, ready: str = " ready.") -> None:
+        """Start ``python COMMAND`` of the checkout at ``root``, and wait until it is ready.
+
+        Args:
+            ready: What it says then.
+        """
         with self._log(name).open("wb") as log:
             self._processes[name] = subprocess.Popen(
                 [sys.executable, *command],
@@ -60,7 +64,7 @@ class Workers:
                 start_new_session=True,
                 preexec_fn=end_with_parent,
             )
-        wait_until(lambda: " ready." in self.log(name), f"{name} is ready", _PATIENCE)
+        wait_until(lambda: ready in self.log(name), f"{name} is ready", _PATIENCE)
 
     def publish(
         self,
@@ -138,3 +142,6 @@ def running_workers(folder: Path, variables: Mapping[str, str]) -> Iterator[Work
         yield workers
     finally:
         workers.end()
+
+
+WorkersOn = Callable[[str], Workers]

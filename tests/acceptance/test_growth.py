@@ -6,66 +6,23 @@ store.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from demo.replay_server import Replay
-from demo.triton import Triton
-from tests.acceptance.growth_workers import Workers, running_workers
+from tests.acceptance.growth_workers import Workers, WorkersOn
 from tests.acceptance.older_version import older_version, unpack
-from tests.chaos.world import Published, catalogue, images
+from tests.chaos.world import Published
 from tests.waiting import wait_until
-from tests.weaviate_server import started
 
 ANOTHER = ("-m", "celery", "-A", "tasks", "worker", "--concurrency=2")
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def replay() -> Iterator[Replay]:
-    """A replay of SAGE that holds nothing yet."""
-    with Replay() as running:
-        yield running
-
-
-@pytest.fixture
-def pictures(replay: Replay) -> list[Published]:
-    """Images that the replay holds, all good."""
-    published = [image for image in images(replay.host, "growth", 90, 7) if not image.is_excluded]
-    replay.catalogue = catalogue(published, 0)
-    return published
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """Settings of an empty store."""
-    folder = tmp_path / "weaviate"
-    folder.mkdir()
-    with started(folder) as weaviate:
-        if weaviate is None:
-            yield {"VECTOR_STORE": "embedded", "EMBEDDED_STORE_PATH": str(tmp_path / "store")}
-        else:
-            yield {name.upper(): str(value) for name, value in weaviate.settings.items()}
-
-
-@pytest.fixture
-def workers(
-    redis_url: str, triton: Triton, replay: Replay, store: dict[str, str], tmp_path: Path
-) -> Iterator[Workers]:
+def workers(redis_url: str, workers_on: WorkersOn) -> Workers:
     """No worker yet; those that a test starts end with it."""
-    variables = {
-        **store,
-        **replay.environment(),
-        "CELERY_BROKER_URL": redis_url,
-        "CELERY_RESULT_BACKEND": redis_url,
-        "TRITON_HOST": triton.host,
-        "TRITON_PORT": str(triton.ports.grpc),
-        "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics"),
-    }
-    with running_workers(tmp_path, variables) as running:
-        yield running
+    return workers_on(redis_url)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,74 @@
+"""Where Redis is: by its URL, over TLS, or by Sentinels."""
+
+from __future__ import annotations
+
+import pytest
+from redis import Redis
+from redis.connection import SSLConnection
+from redis.sentinel import SentinelConnectionPool
+
+from job_system import celery_app
+from job_system.config import celery_config
+from weavloader.redis_connection import SentinelAddress, open_redis
+from weavloader.settings import load_settings
+
+SENTINELS = "sentinel://:p%40ss@one:26379/2;sentinel://:p%40ss@two/2"
+
+
+def test_a_url_of_sentinels_names_hosts_password_and_database() -> None:
+    address = SentinelAddress.from_url(SENTINELS)
+    assert address.hosts == (("one", 26379), ("two", 26379))
+    assert (address.username, address.password, address.db) == (None, "p@ss", 2)
+    assert "p@ss" not in repr(address)
+
+
+def test_the_scheme_and_the_database_may_stand_once() -> None:
+    address = SentinelAddress.from_url("sentinel://user:pw@one:1;two:2/3")
+    assert address.hosts == (("one", 1), ("two", 2))
+    assert (address.username, address.password, address.db) == ("user", "pw", 3)
+
+
+def test_a_client_asks_the_sentinels_for_the_master_that_the_settings_name() -> None:
+    settings = load_settings(celery_broker_url=SENTINELS, redis_master_name="images")
+    with open_redis(settings, socket_timeout=1) as client:
+        pool = client.connection_pool
+        assert isinstance(pool, SentinelConnectionPool)
+        assert pool.service_name == "images"
+        assert pool.connection_kwargs["password"] == "p@ss"
+        assert pool.connection_kwargs["db"] == 2
+
+
+@pytest.mark.parametrize("url", ["rediss://h/0", "rediss://h/0?ssl_ca_certs=/ca.pem"])
+def test_certificates_are_checked_unless_the_url_says_otherwise(url: str) -> None:
+    settings = load_settings(celery_broker_url=url, celery_result_backend=url)
+    for given in (settings.celery_broker_url, settings.celery_result_backend):
+        assert given.get_secret_value().endswith("ssl_cert_reqs=required")
+    with open_redis(settings) as client:
+        assert issubclass(client.connection_pool.connection_class, SSLConnection)
+    connection = celery_app.connection(settings.celery_broker_url.get_secret_value())
+    assert connection.ssl, "kombu would connect without TLS"
+
+
+def test_a_url_that_says_how_certificates_are_checked_is_left_alone() -> None:
+    url = "rediss://h/0?ssl_cert_reqs=none"
+    given = load_settings(celery_broker_url=url).celery_broker_url
+    assert given.get_secret_value() == url
+
+
+def test_a_plain_url_is_left_alone() -> None:
+    with open_redis(load_settings(celery_broker_url="redis://h:1/0")) as client:
+        assert type(client) is Redis
+
+
+def test_beat_finds_its_lock_by_the_same_sentinels() -> None:
+    config = celery_config(load_settings(celery_broker_url=SENTINELS))
+    assert config["redbeat_redis_url"].startswith("redis-sentinel")
+    assert config["redbeat_redis_options"]["sentinels"] == [("one", 26379), ("two", 26379)]
+    assert config["redbeat_redis_options"]["service_name"] == "mymaster"
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "sentinel"])
+def test_every_scheme_has_a_transport_of_ours_and_keeps_its_name(scheme: str) -> None:
+    connection = celery_app.connection(f"{scheme}://h/0")
+    assert connection.get_transport_cls().__module__ == "job_system.transport"
+    assert connection.as_uri().startswith(f"{scheme}://"), "Flower knows a broker by its scheme"
