@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from tornado.routing import Rule
+from tornado.routing import URLSpec
 from tornado.web import Application, RequestHandler, url
 
 from metrics import metrics
@@ -46,7 +46,7 @@ def application(settings: Settings) -> Iterator[Application]:
     page = MetricsPage(shared, redis, workers, flower, health, volumes(settings))
     listener.start()
     try:
-        yield Application(_routes(page, health), log_function=lambda handler: None)
+        yield Application(routes(page, health), log_function=lambda handler: None)
     finally:
         listener.stop()
         health.close()
@@ -106,7 +106,8 @@ class LiveHandler(RequestHandler):
         self.write({"status": "live"})
 
 
-def _routes(page: MetricsPage, health: HealthChecks) -> list[Rule]:
+def routes(page: MetricsPage, health: HealthChecks) -> list[URLSpec]:
+    """What is served under which path."""
     return [
         url(r"/metrics", MetricsHandler, {"page": page}),
         url(r"/health", HealthHandler, {"health": health}),

@@ -9,15 +9,20 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from flower.urls import handlers as flower_handlers
 
 from commands.group import cli
 from commands.roles import ROLES
 from job_system.config import TIME_LIMIT
+from metrics import server as metrics_server
 from weavloader import keys
 from weavloader.settings import Settings
+from web.server import ROUTES as PAGES
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -33,11 +38,6 @@ NOT_SETTINGS = {
     "PATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE",
 }  # fmt: skip
 NOT_IN_THE_IMAGE = {"benchmarks", "demo", "tests", "inference/preview", "inference/serving", "docs"}
-SERVED = {
-    8080: {"/metrics", "/health", "/health/live", "/health/ready"},
-    8081: {"/"},
-    5555: {"/healthcheck"},
-}
 
 
 @cache
@@ -47,6 +47,18 @@ def documents(name: str) -> list[dict[str, Any]]:
 
 def compose() -> dict[str, Any]:
     return documents("docker-compose.yml")[0]
+
+
+@cache
+def served() -> dict[int, set[str]]:
+    """The paths that each of our servers knows, by its port."""
+    metrics_rules = metrics_server.routes(MagicMock(), MagicMock())
+    flower_rules = (rule for rule in flower_handlers if isinstance(rule, tuple))
+    return {
+        DEFAULTS["metrics_port"]: {rule.regex.pattern.rstrip("$") for rule in metrics_rules},
+        DEFAULTS["web_port"]: set(PAGES),
+        DEFAULTS["flower_port"]: {rule[0] for rule in flower_rules},
+    }
 
 
 def our_services() -> dict[str, dict[str, Any]]:
@@ -129,6 +141,13 @@ def test_every_command_of_kubernetes_exists() -> None:
             assert pod in ROLES
 
 
+def test_every_program_of_the_all_in_one_container_is_a_role_or_redis() -> None:
+    text = (ROOT / "supervisord.conf").read_text()
+    programs = dict(re.findall(r"^\[program:(\w+)\]\n(?:.*\n)*?command=(.*)$", text, re.M))
+    assert programs.pop("redis").startswith("redis-server ")
+    assert programs == {role: f"python main.py {role}" for role in ROLES}
+
+
 def test_every_role_has_a_deployment_and_the_scheduler_one_pod() -> None:
     names = {name for name, _ in pod_specs()}
     assert set(ROLES) <= names
@@ -175,7 +194,8 @@ def test_the_image_runs_as_a_user_without_rights_and_asks_its_own_health() -> No
     asked = re.search(r"http://localhost:(\d+)(/[\w/]*)", final.partition("HEALTHCHECK")[2])
     assert asked is not None
     assert int(asked[1]) == DEFAULTS["metrics_port"]
-    assert asked[2] in SERVED[8080]
+    assert asked[2] in served()[int(asked[1])]
+    assert re.findall(r"^EXPOSE (\d+)$", final, re.M) == [asked[1]]
 
 
 def test_no_compiler_is_in_the_image() -> None:
@@ -216,12 +236,51 @@ def test_services_that_others_dial_listen_where_the_settings_say() -> None:
         assert port in [each["port"] for each in service["spec"]["ports"]]
 
 
+def test_ports_of_our_pods_and_their_services_are_those_of_the_settings() -> None:
+    for name in ("metrics", "web", "flower"):
+        port = DEFAULTS[f"{name}_port"]
+        assert [each["port"] for each in kubernetes("Service", name)["spec"]["ports"]] == [port]
+    for pod, container in our_containers():
+        role = container["command"][-1]
+        for each in container.get("ports", []):
+            assert each["containerPort"] == DEFAULTS[f"{role}_port"], pod
+
+
+def test_policies_let_through_the_ports_of_the_settings_and_no_other() -> None:
+    redis_port = urlsplit(DEFAULTS["celery_broker_url"].get_secret_value()).port
+    ours = kubernetes("NetworkPolicy")["spec"]
+    let_in = [each["port"] for rule in ours["ingress"] for each in rule["ports"]]
+    assert let_in == [DEFAULTS[f"{name}_port"] for name in ("metrics", "web", "flower")]
+    dialled = {
+        rule["to"][0]["podSelector"]["matchLabels"]["app"]: [p["port"] for p in rule["ports"]]
+        for rule in ours["egress"]
+        if "podSelector" in rule["to"][0]
+    }
+    assert dialled == {
+        "redis": [redis_port],
+        "weaviate": [DEFAULTS["weaviate_port"], DEFAULTS["weaviate_grpc_port"]],
+        "triton": [DEFAULTS["triton_port"]],
+        "flower": [DEFAULTS["flower_port"]],
+    }
+
+
+def test_prometheus_annotations_name_the_port_of_the_metrics() -> None:
+    found = 0
+    for document in documents("kubernetes-complete.yaml"):
+        if document["kind"] == "Deployment":
+            notes = document["spec"]["template"]["metadata"].get("annotations", {})
+            port = notes.get("prometheus.io/port")
+            assert port in (None, str(DEFAULTS["metrics_port"]))
+            found += port is not None
+    assert found == 4
+
+
 def test_every_probe_asks_for_what_is_served() -> None:
     for pod, container in our_containers():
         for kind in ("livenessProbe", "readinessProbe"):
             asked = container.get(kind, {}).get("httpGet")
             if asked:
-                assert asked["path"] in SERVED[asked["port"]], pod
+                assert asked["path"] in served()[asked["port"]], pod
 
 
 @pytest.mark.parametrize("role", ["processor", "moderator", "cleaner"])
