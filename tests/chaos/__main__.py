@@ -23,60 +23,71 @@ from tests.chaos.world import catalogue
 from weavloader.settings import publish_to_environment
 
 Row = dict[str, str | int | float]
-RESULTS = Path("build/chaos.json")
+Rows = Iterator[tuple[Row, bool]]
+RESULTS, PROOF = Path("build/chaos.json"), Path("build/sabotage.json")
 SEED = 7
 _POLL_SECONDS = 0.5
 # What a missing safeguard lets through is not going to come right after this.
-_PROOF_PATIENCE = 45.0
+_PROOF_PATIENCE = 90.0
 
 
 @click.command()
 @click.option("--quick", is_flag=True, help="The short form.")
 @click.option("--only", multiple=True, help="Scenarios whose name holds this text.")
 @click.option("--prove", is_flag=True, help="Take out one safeguard after another instead.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
-def chaos(quick: bool, only: Sequence[str], prove: bool, out: Path) -> None:
+@click.option("--out", type=click.Path(path_type=Path), help=f"{RESULTS}, or {PROOF}.")
+def chaos(quick: bool, only: Sequence[str], prove: bool, out: Path | None) -> None:
     """Do the worst to a running system, and account for every image."""
     console = Console(width=160)
-    chosen = [each for each in SCENARIOS if _is_chosen(each, quick, only)]
-    rows = _prove(console, only) if prove else _run(console, chosen)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text("".join(json.dumps(row) + "\n" for row, _ in rows))
-    failed = sum(not passed for _, passed in rows)
-    console.print(f"{len(rows) - failed} passed, {failed} failed", highlight=False)
-    sys.exit(1 if failed else 0)
-
-
-def _is_chosen(scenario: Scenario, quick: bool, only: Sequence[str]) -> bool:
-    return (scenario.is_quick or not quick) and (
-        not only or any(text in scenario.name for text in only)
+    chosen = [each for each in SCENARIOS if _is_chosen(each.name, only)]
+    rows = (
+        _prove(console, only)
+        if prove
+        else _run(console, [each for each in chosen if each.is_quick or not quick])
     )
+    passed = _write(rows, out or (PROOF if prove else RESULTS))
+    console.print(f"{passed.count(True)} passed, {passed.count(False)} failed", highlight=False)
+    sys.exit(0 if all(passed) else 1)
 
 
-def _run(console: Console, scenarios: Sequence[Scenario]) -> list[tuple[Row, bool]]:
-    rows = []
+def _is_chosen(name: str, only: Sequence[str]) -> bool:
+    return not only or any(text in name for text in only)
+
+
+def _write(rows: Rows, out: Path) -> list[bool]:
+    """Write each row as it comes, so that a run that is broken off leaves what it found."""
+    results = []
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("w", buffering=1) as file:
+        for row, passed in rows:
+            file.write(json.dumps(row) + "\n")
+            results.append(passed)
+    return results
+
+
+def _run(console: Console, scenarios: Sequence[Scenario]) -> Rows:
     with _running(console) as system:
         for place, scenario in enumerate(scenarios, 1):
             console.print(f"[{place}/{len(scenarios)}] {scenario.name} …", markup=False)
-            row, passed = _play(system, scenario, scenario.patience)
-            console.print(f"    {'ok' if passed else 'FAILED'}: {_sentence(row)}", markup=False)
-            rows.append((row, passed))
-    return rows
+            row, wrong = _play(system, scenario, scenario.patience)
+            system.keeps_logs |= bool(wrong)
+            verdict = f"FAILED ({', '.join(wrong)})" if wrong else "ok"
+            console.print(f"    {verdict}: {_sentence(row)}", markup=False)
+            yield row, not wrong
 
 
-def _prove(console: Console, only: Sequence[str]) -> list[tuple[Row, bool]]:
+def _prove(console: Console, only: Sequence[str]) -> Rows:
     """Take out one safeguard after another: a row passes when the suite sees it missing."""
     faults = {scenario.name: scenario for scenario in SCENARIOS}
-    rows = []
     for name, safeguard in SAFEGUARDS.items():
-        if only and name not in only:
+        if not _is_chosen(name, only):
             continue
         console.print(f"without {name}: {safeguard.fault} …", markup=False)
         with _running(console, without=name) as system:
-            row, passed = _play(system, faults[safeguard.fault], _PROOF_PATIENCE)
-        console.print(f"    {'NOT SEEN' if passed else 'seen'}: {_sentence(row)}", markup=False)
-        rows.append(({"without": name, **row}, not passed))
-    return rows
+            row, wrong = _play(system, faults[safeguard.fault], _PROOF_PATIENCE)
+        is_seen = safeguard.seen_as in wrong
+        console.print(f"    {'seen' if is_seen else 'NOT SEEN'}: {_sentence(row)}", markup=False)
+        yield {"without": name, "seen_as": safeguard.seen_as, **row}, is_seen
 
 
 @contextmanager
@@ -90,25 +101,40 @@ def _running(console: Console, without: str | None = None) -> Iterator[System]:
     except BaseException:
         console.print(f"Logs are left in {folder / 'log'}.")
         raise
-    rmtree(folder)
+    if system.keeps_logs:
+        console.print(f"Logs are left in {folder / 'log'}.")
+    else:
+        rmtree(folder)
 
 
-def _play(system: System, scenario: Scenario, patience: float) -> tuple[Row, bool]:
+def _play(system: System, scenario: Scenario, patience: float) -> tuple[Row, list[str]]:
+    """Go through a scenario; its row, and what is wrong with it."""
     name = scenario.name.replace(" ", "-").replace(",", "")
     published = scenario.images(system.replay.host, name, SEED)
     auditor = Auditor(system, published)
     system.replay.catalogue = catalogue(published, scenario.seconds)
-    scenario.act(system)
+    failures = _act(system, scenario)
     ended = time.monotonic()
     account = _settled(system, auditor, ended + patience)
-    return _row(scenario, account, time.monotonic() - ended), scenario.is_passed(account)
+    wrong = [*failures, *scenario.violations(account)]
+    return _row(scenario, account, time.monotonic() - ended), wrong
+
+
+def _act(system: System, scenario: Scenario) -> list[str]:
+    """Bring the fault about; what it waited for in vain."""
+    try:
+        scenario.act(system)
+    except AssertionError as error:
+        return [str(error)]
+    return []
 
 
 def _settled(system: System, auditor: Auditor, deadline: float) -> Account:
     while True:
         system.tend()
+        is_idle = auditor.is_idle()
         account = auditor.account()
-        if account.is_settled or time.monotonic() > deadline:
+        if (is_idle and account.is_settled) or time.monotonic() > deadline:
             return account
         time.sleep(_POLL_SECONDS)
 

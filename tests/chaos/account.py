@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import closing
@@ -10,9 +11,10 @@ from dataclasses import dataclass
 from tests.chaos.models import CAPTION, MODELS
 from tests.chaos.system import System
 from tests.chaos.world import Published
+from weavloader import keys
 from weavloader.dead_letters import DeadLetters
+from weavloader.in_flight import waiting_for_retry
 from weavloader.store import open_store
-from weavloader.store.base import image_id
 
 _MOST_READ = 500
 
@@ -59,19 +61,22 @@ class Auditor:
     def __init__(self, system: System, published: Sequence[Published]) -> None:
         self._system = system
         self._published = published
-        self._objects_before = self._count()
+        with closing(open_store(system.settings())) as store:
+            store.prepare()
+        self._objects_before = self._objects().total()
         self._calls_before = system.models.answers()
         self._letters_before = self._letters()
 
     def account(self) -> Account:
         """The present state."""
         wanted = [image for image in self._published if not image.is_excluded]
-        stored = self._stored(wanted)
+        objects = self._objects()
+        stored = {image.id for image in wanted if image.link in objects}
         dead = self._dead([image for image in wanted if image.id not in stored])
         astray = [
             image.name
             for image in self._published
-            if (image.id in stored and (image.dies or image.is_excluded))
+            if (image.link in objects and (image.dies or image.is_excluded))
             or (image.id in dead and not image.dies)
         ]
         astray += self._without_caption(stored)
@@ -81,16 +86,22 @@ class Auditor:
             dead=len(dead),
             excluded=len(self._published) - len(wanted),
             missing=len(wanted) - len(stored) - len(dead),
-            doubled=self._count() - self._objects_before - len(stored),
+            doubled=objects.total() - self._objects_before - len(stored),
             astray=tuple(astray),
             calls=(self._system.models.answers() - self._calls_before).total(),
             letters=self._letters() - self._letters_before - len(dead),
         )
 
-    def _stored(self, images: Sequence[Published]) -> set[str]:
-        with closing(open_store(self._system.settings())) as store:
-            links = store.existing([image.link for image in images])
-        return set(map(image_id, links))
+    def is_idle(self) -> bool:
+        """Whether no image is queued, in a worker's hands or waiting for a retry."""
+        with closing(self._system.redis()) as redis:
+            return not redis.llen(keys.IMAGE_QUEUE) and not waiting_for_retry(redis)
+
+    def _objects(self) -> Counter[str]:
+        """How many objects the store holds of each link; read past the store's own code."""
+        with closing(sqlite3.connect(self._system.store_path / "store.sqlite3")) as database:
+            rows = database.execute("SELECT json_extract(text, '$.link') FROM images")
+            return Counter(link for (link,) in rows)
 
     def _without_caption(self, stored: Collection[str]) -> list[str]:
         """Images whose caption is none that a model would give."""
@@ -111,7 +122,3 @@ class Auditor:
     def _letters(self) -> int:
         with closing(self._system.redis()) as redis:
             return DeadLetters(redis, ttl=1).count()
-
-    def _count(self) -> int:
-        with closing(open_store(self._system.settings())) as store:
-            return store.count()

@@ -1,7 +1,8 @@
 """A model for Triton's Python backend that does as a file says, and notes each answer.
 
 The file holds one word: ``ok``, ``error`` (a failed inference), ``confess`` (the failure told
-as the answer, as deployed servers do), ``blank``, ``nan`` or ``slow``.
+as the answer, as deployed servers do), ``blank``, ``nan``, ``slow`` (longer than anyone waits)
+or ``think`` (a good answer, which takes as long as a large model's).
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import triton_python_backend_utils as pb_utils
 
 # Long enough for images to be in work when a fault comes.
 USUAL_SECONDS = 0.05
-SLOW_SECONDS = 8.0
+SECONDS = {"slow": 8.0, "think": 0.4}
+_GOOD = ("ok", "think")
 
 
 class TritonPythonModel:
@@ -37,10 +39,10 @@ class TritonPythonModel:
     def _answer(self, request: Any) -> Any:
         with open(self._mode) as file:
             mode = file.read().strip()
-        time.sleep(SLOW_SECONDS if mode == "slow" else USUAL_SECONDS)
+        time.sleep(SECONDS.get(mode, USUAL_SECONDS))
         if mode == "error":
             return pb_utils.InferenceResponse(error=pb_utils.TritonError("out of memory"))
-        if mode == "ok":
+        if mode in _GOOD:
             self._note(request)
         return pb_utils.InferenceResponse([self._tensor(each, mode) for each in self._outputs])
 

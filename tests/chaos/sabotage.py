@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -60,13 +59,16 @@ def _look_back() -> None:
 
 
 def _deterministic_ids() -> None:
-    import secrets
+    """Let every process give an image another id."""
+    import os
+    import uuid
 
     from weavloader.store.base import ImageObject
 
-    salt = secrets.token_hex()
-    by_chance = property(lambda item: str(uuid.uuid5(uuid.NAMESPACE_URL, f"{salt}{id(item)}")))
-    ImageObject.id = by_chance  # type: ignore[assignment,method-assign]
+    def id_here(item: ImageObject) -> str:
+        return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{os.getpid()} {item.text['link']}"))
+
+    ImageObject.id = property(id_here)  # type: ignore[assignment,method-assign]
 
 
 def _outages() -> None:
@@ -110,25 +112,33 @@ class Safeguard:
     Attributes:
         remove: Takes it out of the process.
         fault: The scenario that needs it.
+        seen_as: What the account of that scenario then shows.
     """
 
     remove: Callable[[], None]
     fault: str
+    seen_as: str
 
 
 SAFEGUARDS = {
-    "late acknowledgement": Safeguard(_acks_late, "kill -9 of children, three times"),
-    "leases": Safeguard(_leases, "kill -9 of all processors at once"),
-    "recorded taking": Safeguard(_recorded_taking, "kill -9 of all processors, ten times in 40 s"),
-    "delivery counter": Safeguard(_delivery_counter, "an image that kills its process"),
-    "publish, then mark": Safeguard(
-        _publish_before_mark, "kill -9 of the moderator in mid-tick, three times"
+    "late acknowledgement": Safeguard(_acks_late, "kill -9 of children, three times", "missing"),
+    "leases": Safeguard(_leases, "kill -9 of all processors at once", "missing"),
+    "recorded taking": Safeguard(
+        _recorded_taking, "kill -9 of all processors, ten times in 40 s", "missing"
     ),
-    "look-back": Safeguard(_look_back, "no fault"),
-    "deterministic ids": Safeguard(_deterministic_ids, "Redis killed"),
-    "waiting out outages": Safeguard(_outages, "Triton down for 60 s"),
-    "inference cache": Safeguard(_inference_cache, "store down for 10 s"),
-    "error answers are failures": Safeguard(_error_answers, "models tell of errors as answers"),
-    "vetting": Safeguard(_vetting, "litter on the queue"),
-    "time limits": Safeguard(_time_limits, "an image that hangs"),
+    "delivery counter": Safeguard(_delivery_counter, "an image that kills its process", "missing"),
+    "publish, then mark": Safeguard(
+        _publish_before_mark, "kill -9 of the moderator in mid-tick, twice", "missing"
+    ),
+    "look-back": Safeguard(_look_back, "no fault", "missing"),
+    "deterministic ids": Safeguard(_deterministic_ids, "every image published twice", "doubled"),
+    "waiting out outages": Safeguard(_outages, "Triton down for 60 s", "astray"),
+    "inference cache": Safeguard(
+        _inference_cache, "store down for 10 s while models answer", "model_calls_per_image"
+    ),
+    "error answers are failures": Safeguard(
+        _error_answers, "models tell of errors as answers", "astray"
+    ),
+    "vetting": Safeguard(_vetting, "litter on the queue", "other_letters"),
+    "time limits": Safeguard(_time_limits, "an image that hangs", "missing"),
 }

@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -46,7 +46,12 @@ class System:
     Args:
         folder: For data and logs.
         without: A safeguard to take out of every role.
+
+    Attributes:
+        keeps_logs: Something went wrong, so a person will want to read them.
     """
+
+    keeps_logs = False
 
     def __init__(self, folder: Path, without: str | None = None) -> None:
         self.folder = folder
@@ -153,6 +158,13 @@ class System:
         """Send a signal to a role's main process."""
         self._roles[role].send_signal(number)
 
+    def kill_whole(self, role: str) -> None:
+        """Kill a role's main process and those in which it runs its tasks."""
+        pid = self._roles[role].pid
+        for each in (*_children(pid), pid):
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
+
     def kill_a_child(self, role: str) -> None:
         """Kill one of the processes in which a worker runs its tasks."""
         for pid in _children(self._roles[role].pid)[:1]:
@@ -186,6 +198,16 @@ class System:
         """Bring it back."""
         self.store_path.unlink()
         self.store_path.with_suffix(".away").rename(self.store_path)
+
+    @contextmanager
+    def half_a_store(self) -> Iterator[None]:
+        """Let the store refuse images of every second id inside, as a shard that is gone."""
+        halves = [self.store_path / "images" / f"{number:02x}" for number in range(0, 256, 2)]
+        for folder in halves:
+            folder.rename(folder.with_suffix(".away"))
+        yield
+        for folder in halves:
+            folder.with_suffix(".away").rename(folder)
 
     def log_of(self, roles: Iterable[str] = ROLES) -> str:
         """What roles have logged."""
