@@ -14,12 +14,12 @@ import httpx
 import redis
 import tritonclient.grpc as triton
 
-from inference import embedder
+from inference import VECTOR_RANKS, embedder
+from weavloader import store
 from weavloader.errors import TransientError
 from weavloader.redis_connection import open_redis
 from weavloader.settings import Settings
-from weavloader.store import open_store
-from weavloader.store.base import Vector
+from weavloader.store.base import Store, Vector
 
 __all__ = [
     "connect_embedder",
@@ -69,6 +69,17 @@ def connect_embedder(settings: Settings, vector_name: str) -> Callable[[str], Ve
     """What turns the words of a search into a vector, by the model that embedded the images."""
     embed = partial(embedder(vector_name), connect_triton(settings), image=None)
     return partial(embed, timeout=settings.triton_timeout)
+
+
+def open_store(settings: Settings) -> Store:
+    """The store that ``VECTOR_STORE`` names, for the vectors of every model there is.
+
+    Raises:
+        ConfigError: ``EMBEDDING_MODELS`` names a model that there is not.
+    """
+    for name in settings.embedding_models:
+        embedder(name)
+    return store.open_store(settings, VECTOR_RANKS)
 
 
 def connect_sage(settings: Settings) -> httpx.Client:

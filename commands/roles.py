@@ -9,6 +9,7 @@ from threading import Event
 import click
 
 from commands.group import begin, command
+from weavloader.settings import Settings
 
 WORKERS = {"processor": ("image_processing", 3), "moderator": ("data_monitoring", 1),
            "cleaner": ("cleanup", 2)}  # fmt: skip
@@ -34,11 +35,7 @@ def _worker(role: str) -> click.Command:
         settings = begin(role)
         from job_system import celery_app
 
-        if role == "processor":
-            from inference import required_models
-
-            # Said now, before children are forked that could only say it for every image.
-            required_models(settings.caption_model, settings.embedding_models)
+        _require_known_models(settings)
         celery_app.worker_main([
             "worker", f"--loglevel={settings.log_level}", f"--queues={queue}",
             f"--concurrency={concurrency}", "-n", f"{role}@%h",
@@ -86,7 +83,15 @@ def web() -> None:
     settings = begin("web")
     from web.server import serve
 
+    _require_known_models(settings)
     serve(settings)
+
+
+def _require_known_models(settings: Settings) -> None:
+    # Said now, before children are forked that could only say it for every image.
+    from inference import required_models
+
+    required_models(settings.caption_model, settings.embedding_models)
 
 
 def _stop_on_signal() -> Event:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from weavloader.store.base import Filters, SearchResult, Store
 
 # The store's own constants, which a test compares: numpy would come with them into every command.
-VECTORS = ("clip", "align", "colbert")
 FUSIONS = ("relative", "ranked")
 PROPERTIES = ("caption", "camera", "host", "job", "vsn", "plugin", "zone", "project", "address")
 MOST_RESULTS, MOST_KM, WITHIN_KM = 1000, 20_040, 50.0
@@ -39,8 +38,8 @@ MOST_RESULTS, MOST_KM, WITHIN_KM = 1000, 20_040, 50.0
               help="Pass over so many of the best first.")  # fmt: skip
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.4, show_default=True,
               help="0 searches by words, 1 by looks.")  # fmt: skip
-@click.option("--vector", type=click.Choice(VECTORS),
-              help="Which model's vectors say what looks alike.  [default: clip]")  # fmt: skip
+@click.option("--vector", metavar="MODEL", help="Whose vectors say what looks alike.  [default: "
+              "the first of EMBEDDING_MODELS]")  # fmt: skip
 @click.option("--fusion", type=click.Choice(FUSIONS), default="relative",
               show_default=True, help="How words and looks become one score.")  # fmt: skip
 @click.option("--property", "properties", type=click.Choice(PROPERTIES), multiple=True,
@@ -62,7 +61,7 @@ def search(text: str, as_json: bool, **options: Any) -> None:
     if options["like"]:
         results = _like(store, text, options, chosen)
     else:
-        vector = options["vector"] or VECTORS[0]
+        vector = options["vector"] or settings.embedding_models[0]
         embed = connect_embedder(settings, vector)
         results = search(store, _needed(text), embed=embed, filters=chosen, vector_name=vector,
                          **_ranking(options))  # fmt: skip

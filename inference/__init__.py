@@ -5,12 +5,20 @@ from inference.models.colbert import get_colbert_embedding
 from inference.models.florence import florence2_gen_caption, florence2_run_model
 from inference.models.joint import get_align_embeddings, get_clip_embeddings
 from inference.models.vision_language import gemma3_run_model, qwen2_5_run_model
-from inference.registry import CAPTIONERS, EMBEDDERS, captioner, embedder, required_models
+from inference.registry import (
+    CAPTIONERS,
+    EMBEDDERS,
+    VECTOR_RANKS,
+    captioner,
+    embedder,
+    required_models,
+)
 from inference.vectors import fuse_embeddings
 
 __all__ = [
     "CAPTIONERS",
     "EMBEDDERS",
+    "VECTOR_RANKS",
     "captioner",
     "embedder",
     "florence2_gen_caption",

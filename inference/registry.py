@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from tritonclient.grpc import InferenceServerClient
 
@@ -39,12 +39,15 @@ _Function = TypeVar("_Function")
 
 _captioners: dict[str, CaptionFunction] = {}
 _embedders: dict[str, EmbedFunction] = {}
+_ranks: dict[str, int] = {}
 _names_in_triton: dict[str, str] = {}
 
 CAPTIONERS: Mapping[str, CaptionFunction] = _captioners
 """By the name it has in ``CAPTION_MODEL``."""
 EMBEDDERS: Mapping[str, EmbedFunction] = _embedders
 """By the name it has in ``EMBEDDING_MODELS``."""
+VECTOR_RANKS: Mapping[str, int] = _ranks
+"""Of an embedding model's vectors, by the same name."""
 
 
 def caption_model(name: str, *, served_as: str | None = None) -> Callable[[Caption], Caption]:
@@ -62,11 +65,22 @@ def caption_model(name: str, *, served_as: str | None = None) -> Callable[[Capti
     return declare
 
 
-def embedding_model(name: str, *, served_as: str | None = None) -> Callable[[Embed], Embed]:
-    """Declare that ``EMBEDDING_MODELS`` may hold ``name``; as :func:`caption_model`."""
+def embedding_model(
+    name: str, *, served_as: str | None = None, rank: Literal[1, 2] = 1
+) -> Callable[[Embed], Embed]:
+    """Declare that ``EMBEDDING_MODELS`` may hold ``name``, and what embeds then.
+
+    Args:
+        name: Letters, digits and ``_``, the first a letter; also the vector's in the store.
+        served_as: The model's name in Triton, where it is another.
+        rank: Of its vectors: 1 for [D], 2 for [tokens, D].
+    """
+    if not (name.isascii() and name.isidentifier()):
+        raise ValueError(f"{name!r} cannot be a vector's name")
 
     def declare(function: Embed) -> Embed:
         _embedders[name] = function
+        _ranks[name] = rank
         _names_in_triton[name] = served_as or name
         return function
 

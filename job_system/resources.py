@@ -75,7 +75,9 @@ def pipeline() -> Pipeline:
             name: partial(embedder(name), triton, timeout=settings.triton_timeout)
             for name in settings.embedding_models
         },
-        cache=InferenceCache(redis_client(), ",".join(_models(settings))),
+        cache=InferenceCache(
+            redis_client(), ",".join((settings.caption_model, *settings.embedding_models))
+        ),
         max_pixels=settings.max_image_pixels,
         wanted_pixels=model_config().wanted_pixels,
     )

@@ -24,6 +24,7 @@ from weavloader.store.base import (
     Vector,
     image_id,
 )
+from weavloader.store.checks import VECTOR_RANKS
 
 WHEN = datetime(2026, 11, 24, 1, 57, 56, 713832, tzinfo=UTC)
 EAST, NORTH = (np.array(pair, np.float32) for pair in ([1, 0, 0.25], [0, 1, 0.25]))
@@ -175,6 +176,26 @@ class StoreContract:
     ) -> None:
         with pytest.raises(PermanentError):
             store.search(replace(SearchQuery("fox", EAST), **changes))  # type: ignore[arg-type]
+
+    def test_vectors_of_a_model_that_a_site_added_are_kept_and_searched(
+        self, settings: Settings
+    ) -> None:
+        changed = settings.model_copy(update={"embedding_models": ("clip", "looks", "words")})
+        store = open_store(changed, {**VECTOR_RANKS, "looks": 1, "words": 2})
+        store.prepare()
+        vectors = {"clip": EAST, "looks": NORTH, "words": EAST.reshape(1, 3)}
+        store.upsert([an_image("1", caption="fox", vectors=vectors)])
+        store.upsert([an_image("2", caption="hen", vectors={"clip": NORTH, "looks": EAST})])
+        read = store.get(image_id("1"))
+        assert read is not None
+        assert {name: each.tolist() for name, each in read.vectors.items()} == {
+            name: each.tolist() for name, each in vectors.items()
+        }
+        assert found(store, "", NORTH, vector_name="looks", alpha=1) == ["fox", "hen"]
+        assert found(store, "", EAST.reshape(1, 3), vector_name="words", alpha=1) == ["fox"]
+        with pytest.raises(PermanentError):
+            store.upsert([an_image("3", vectors={"looks": EAST.reshape(1, 3)})])
+        store.close()
 
     def test_preparing_again_changes_nothing(self, store: Store, settings: Settings) -> None:
         store.upsert([an_image()])

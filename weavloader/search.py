@@ -59,8 +59,8 @@ def like(
     """The images nearest to one that is stored, nearest first and without itself.
 
     Args:
-        vector_name: By which of its vectors; the first of ``clip``, ``align`` and ``colbert``
-            that it has, unless named.
+        vector_name: By which of its vectors; the first of ``clip``, ``align``, ``colbert`` and
+            any other that it has, unless named.
 
     Raises:
         ConfigError: There is no such image, or it has no such vector.
@@ -139,7 +139,7 @@ def parse_point(text: str) -> Location:
 
 
 def _vector_of(image: ImageObject, name: str | None) -> str:
-    wanted = (name,) if name else tuple(VECTOR_RANKS)
+    wanted = (name,) if name else (*VECTOR_RANKS, *image.vectors)
     present = next((each for each in wanted if each in image.vectors), None)
     if present is None:
         raise ConfigError(f"like: that image has no vector {name or ''}".rstrip(),

@@ -41,11 +41,10 @@ def _split(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
-def _known_models(models: tuple[str, ...]) -> tuple[str, ...]:
-    unknown = sorted(set(models) - {"clip", "align", "colbert"})
-    if unknown or not models:
-        raise ValueError("expected a comma-separated list of clip, align, colbert")
-    return models
+def _not_empty(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise ValueError("expected a comma-separated list")
+    return names
 
 
 def parse_filter(text: str) -> dict[str, str]:
@@ -123,7 +122,7 @@ class Settings(Environment):
     triton_timeout: Seconds = 120.0
     # Which names there are is for `inference` to say, so that a model can be added there alone.
     caption_model: str = "gemma3"
-    embedding_models: Annotated[Names, AfterValidator(_known_models)] = ("clip",)
+    embedding_models: Annotated[Names, AfterValidator(_not_empty)] = ("clip",)
 
     vector_store: Literal["weaviate", "embedded"] = "weaviate"
     embedded_store_path: str = "./data/store"

@@ -12,7 +12,6 @@ from weavloader import search as searching
 from weavloader.errors import TransientError
 from weavloader.settings import Settings
 from weavloader.store.base import Filters, ImageObject, SearchResult, Store, Vector
-from weavloader.store.checks import SEARCHED_VECTORS
 from web.query import PageQuery
 from web.thumbnails import BoundedCache, as_jpeg
 
@@ -80,7 +79,7 @@ class Gallery:
             alpha=query.alpha,
             limit=query.offset + query.limit + 1,
             filters=filters,
-            vector_name=self._vector_name() or SEARCHED_VECTORS[0],
+            vector_name=self._settings.embedding_models[0],
         )
         return _page(results, query, notice)
 
@@ -152,11 +151,10 @@ class Gallery:
         return _page(results, query, "")
 
     def _vector(self, query: PageQuery) -> tuple[Vector | None, str]:
-        name = self._vector_name()
-        if query.alpha == 0 or name is None:
+        if query.alpha == 0:
             return None, ""
         try:
-            return self._connected(name)(query.text), ""
+            return self._connected()(query.text), ""
         except TransientError as error:
             logger.warning("Search by words alone: %s", error)
             return None, WORDS_ONLY
@@ -167,16 +165,12 @@ class Gallery:
                 self._store = open_store(self._settings)
             return self._store
 
-    def _connected(self, name: str) -> Embedder:
+    def _connected(self) -> Embedder:
         with self._lock:
             if self._embedder is None:
                 hasty = self._settings.model_copy(update={"triton_timeout": EMBEDDING_TIMEOUT})
-                self._embedder = connect_embedder(hasty, name)
+                self._embedder = connect_embedder(hasty, hasty.embedding_models[0])
             return self._embedder
-
-    def _vector_name(self) -> str | None:
-        models = self._settings.embedding_models
-        return next((name for name in SEARCHED_VECTORS if name in models), None)
 
 
 def _filters(query: PageQuery) -> Filters:

@@ -42,7 +42,7 @@ def get_colbert_embedding(
     )  # fmt: skip
 
 
-@embedding_model("colbert")
+@embedding_model("colbert", rank=2)
 def embed_colbert(
     client: InferenceServerClient,
     text: str,

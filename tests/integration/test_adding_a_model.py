@@ -1,18 +1,26 @@
-"""The worked example of docs/models.md, followed word for word in a copy of the code."""
+"""The worked examples of docs/models.md, followed word for word in a copy of the code."""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from demo.triton import Triton
 
 ROOT = Path(__file__).parents[2]
 NEEDED = ("weavloader", "metrics", "inference", "job_system", "commands", "client.py",
           "processing.py", "tasks.py", "main.py")  # fmt: skip
+EXAMPLE = re.compile(
+    r"Put this into[ \n]`(?P<path>[^`]+)`.*?```python\n(?P<code>.*?)```.*?"
+    r"```sh\n(?P<name>\w+)=(?P<value>.*?)\n```",
+    re.DOTALL,
+)
 CAPTION = """
 import numpy as np
 from client import connect_triton
@@ -23,48 +31,76 @@ settings = get_settings()
 image = np.zeros((30, 40, 3), np.uint8)
 print(captioner(settings.caption_model)(connect_triton(settings), image, timeout=20))
 """
+EMBED = """
+from datetime import UTC, datetime
+import numpy as np
+from client import connect_triton, open_store
+from inference import embedder
+from weavloader.settings import get_settings
+from weavloader.store.base import TEXT_PROPERTIES, ImageObject
 
-
-def example() -> tuple[str, str, str]:
-    """Path and text of the file, and the line of configuration."""
-    page = (ROOT / "docs" / "models.md").read_text()
-    section = page.partition("## Adding a model")[2]
-    path = re.search(r"Put this into `([^`]+)`", section)
-    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
-    line = re.search(r"```sh\n(.*?)\n```", section, re.DOTALL)
-    assert path and code and line
-    return path[1], code[1], line[1]
-
-
-def copy_of_the_code(folder: Path) -> Path:
-    for name in NEEDED:
-        source = ROOT / name
-        if source.is_dir():
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(source, folder / name, ignore=ignored)
-        else:
-            shutil.copy(source, folder / name)
-    return folder
-
-
-def test_one_file_and_one_line_of_configuration_add_a_model(triton: Triton, tmp_path: Path) -> None:
-    path, code, line = example()
-    copy = copy_of_the_code(tmp_path)
-    (copy / path).write_text(code)
-    name, _, value = line.partition("=")
-    environment = {
-        name: value,
-        "TRITON_HOST": triton.host,
-        "TRITON_PORT": str(triton.ports.grpc),
-        "CELERY_BROKER_URL": "redis://127.0.0.1:1/0",
-        "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics"),
+settings = get_settings()
+triton, store = connect_triton(settings), open_store(settings)
+store.prepare()
+for shade in (0, 250):
+    image = np.full((30, 40, 3), shade, np.uint8)
+    vectors = {
+        name: embedder(name)(triton, "night", image, timeout=20)
+        for name in settings.embedding_models
     }
+    text = {name: "" for name in TEXT_PROPERTIES} | {"link": f"https://x/{shade}"}
+    store.upsert([ImageObject(text, datetime.now(UTC), b"", vectors)])
+    print({name: vector.shape for name, vector in vectors.items()})
+"""
 
-    def run(*arguments: str) -> str:
+
+class Copy:
+    """A copy of the code that follows one of the examples, beside a Triton."""
+
+    def __init__(self, folder: Path, triton: Triton, setting: str) -> None:
+        self._folder = folder
+        for name in NEEDED:
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, folder / name)
+        page = (ROOT / "docs" / "models.md").read_text()
+        (example,) = (each for each in EXAMPLE.finditer(page) if each["name"] == setting)
+        (folder / example["path"]).write_text(example["code"])
+        self._environment = {
+            setting: example["value"],
+            "TRITON_HOST": triton.host,
+            "TRITON_PORT": str(triton.ports.grpc),
+            "VECTOR_STORE": "embedded",
+            "EMBEDDED_STORE_PATH": str(folder / "store"),
+            "CELERY_BROKER_URL": "redis://127.0.0.1:1/0",
+            "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics-of-it"),
+        }
+
+    def run(self, *arguments: str) -> str:
+        """What Python prints."""
         line = [sys.executable, *arguments]
         return subprocess.run(
-            line, cwd=copy, env=environment, capture_output=True, text=True, timeout=90
-        ).stdout
+            line, cwd=self._folder, env=self._environment, stdout=subprocess.PIPE, text=True,
+            timeout=90,
+        ).stdout  # fmt: skip
 
-    assert "Preview caption:" in run("-c", CAPTION)
-    assert "ready: gemma3, clip" in run("main.py", "check")
+
+@pytest.fixture
+def added(request: pytest.FixtureRequest, triton: Triton, tmp_path: Path) -> Copy:
+    """A copy whose example sets the variable that is the test's parameter."""
+    return Copy(tmp_path, triton, request.param)
+
+
+@pytest.mark.parametrize("added", ["CAPTION_MODEL"], indirect=True)
+def test_one_file_and_one_line_of_configuration_add_a_caption_model(added: Copy) -> None:
+    assert "Preview caption:" in added.run("-c", CAPTION)
+    assert "ready: gemma3, clip" in added.run("main.py", "check")
+
+
+@pytest.mark.parametrize("added", ["EMBEDDING_MODELS"], indirect=True)
+def test_one_file_and_one_line_of_configuration_add_an_embedding_model(added: Copy) -> None:
+    shapes = "{'clip': (1024,), 'looks': (1024,)}\n"
+    assert added.run("-c", EMBED) == shapes * 2
+    assert "ready: gemma3, clip" in added.run("main.py", "check")
+    search = ("main.py", "search", "night", "--vector", "looks", "--alpha", "1", "--json")
+    dark, bright = json.loads(added.run(*search))
+    assert (dark["link"], bright["link"]) == ("https://x/0", "https://x/250")

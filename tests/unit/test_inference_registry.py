@@ -8,10 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from client import open_store
 from demo.triton import PREVIEW_REPOSITORY
-from inference import CAPTIONERS, EMBEDDERS, captioner, required_models
+from inference import (
+    CAPTIONERS,
+    EMBEDDERS,
+    VECTOR_RANKS,
+    captioner,
+    required_models,
+)
+from inference.registry import embedding_model
 from weavloader.errors import ConfigError
 from weavloader.settings import Settings, load_settings
+from weavloader.store import checks
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,11 +30,22 @@ def test_the_caption_models_promised_to_users_are_declared() -> None:
     assert Settings.model_fields["caption_model"].default in CAPTIONERS
 
 
-def test_the_settings_allow_every_embedding_model_and_no_other() -> None:
-    settings = load_settings(embedding_models=tuple(EMBEDDERS))
-    assert settings.embedding_models == tuple(EMBEDDERS)
-    with pytest.raises(ConfigError):
-        load_settings(embedding_models=("siglip",))
+def test_the_embedding_models_promised_to_users_are_declared_with_the_vectors_of_the_schema() -> (
+    None
+):
+    assert EMBEDDERS.keys() == VECTOR_RANKS.keys()
+    assert dict(VECTOR_RANKS) == dict(checks.VECTOR_RANKS)
+
+
+@pytest.mark.parametrize("name", ["", "my-clip", "clip; DROP TABLE images", "1clip"])
+def test_a_model_whose_name_no_vector_can_have_cannot_be_declared(name: str) -> None:
+    with pytest.raises(ValueError, match="vector's name"):
+        embedding_model(name)
+
+
+def test_no_store_is_opened_for_a_model_that_does_not_exist() -> None:
+    with pytest.raises(ConfigError, match=r"EMBEDDING_MODELS: .* not 'siglip'"):
+        open_store(load_settings(embedding_models="clip,siglip"))
 
 
 def test_a_configuration_names_the_models_it_needs_in_triton() -> None:
@@ -44,12 +64,17 @@ def test_a_captioner_is_found_by_its_name() -> None:
     assert captioner("florence2") is CAPTIONERS["florence2"]
 
 
-def test_a_processor_told_to_use_no_model_ends_at_once_in_one_line() -> None:
-    line = [sys.executable, "main.py", "processor"]
-    environment = {"CAPTION_MODEL": "blip", "PATH": ""}
+@pytest.mark.parametrize(
+    ("role", "setting"), [("processor", "CAPTION_MODEL"), ("web", "EMBEDDING_MODELS")]
+)
+def test_a_role_told_of_a_model_that_does_not_exist_ends_at_once_in_one_line(
+    role: str, setting: str
+) -> None:
+    line = [sys.executable, "main.py", role]
+    environment = {setting: "blip", "PATH": ""}
     ended = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert ended.returncode == 2
-    assert ended.stderr.strip().splitlines()[-1].startswith("weavloader: CAPTION_MODEL: expected")
+    assert ended.stderr.strip().splitlines()[-1].startswith(f"weavloader: {setting}: expected")
     assert "Traceback" not in ended.stderr
 
 

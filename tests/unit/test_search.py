@@ -130,7 +130,6 @@ def test_options_reach_the_store() -> None:
 
 
 def test_the_command_offers_what_the_store_knows() -> None:
-    assert command.VECTORS == tuple(checks.VECTOR_RANKS)
     assert command.FUSIONS == get_args(Fusion)
     assert command.PROPERTIES == KEYWORD_PROPERTIES
     assert (command.MOST_RESULTS, command.MOST_KM) == (checks.MOST_RESULTS, checks.HALF_AROUND_KM)

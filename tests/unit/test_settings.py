@@ -65,7 +65,6 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) ->
         ("RETRY_DELAY", "-60", "RETRY_DELAY: expected a duration"),
         ("MAX_RETRIES", "-1", "MAX_RETRIES: "),
         ("QUEUE_HIGH_WATER", "0", "QUEUE_HIGH_WATER: "),
-        ("EMBEDDING_MODELS", "clip,dino", "EMBEDDING_MODELS: expected a comma-separated list"),
         ("EMBEDDING_MODELS", ",", "EMBEDDING_MODELS: expected a comma-separated list"),
         ("VECTOR_STORE", "paper", "VECTOR_STORE: "),
         ("SAGE_FILTER", "{name", "SAGE_FILTER: expected JSON"),

@@ -63,8 +63,8 @@ class ImageObject:
             ``timestamp`` reads ``%y-%m-%d %H:%M Z``.
         captured_at: Moment of capture, timezone-aware.
         image: The image as it was downloaded; empty when it is not kept.
-        vectors: By model name; ``clip`` and ``align`` have shape [D], ``colbert``
-            [tokens, 128]; finite float32.
+        vectors: By model name, shape [D] or [tokens, D], as ``clip`` and ``align`` or as
+            ``colbert``; finite float32.
         location: Where the node stood, if known.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
+from collections.abc import Mapping
 from typing import get_args
 
 import numpy as np
@@ -21,14 +22,19 @@ from weavloader.store.base import (
     Vector,
 )
 
-VECTOR_RANKS = {"clip": 1, "align": 1, "colbert": 2}
-SEARCHED_VECTORS = ("clip", "align")
+VectorRanks = Mapping[str, int]
+"""The vectors that objects may carry, by name: 1 for shape [D], 2 for [tokens, D]."""
+VECTOR_RANKS: VectorRanks = {"clip": 1, "align": 1, "colbert": 2}
+"""Those that the schema promises to everybody."""
 MOST_RESULTS = 1000
 HALF_AROUND_KM = 20_040
 
 
-def check_object(item: ImageObject) -> None:
+def check_object(item: ImageObject, ranks: VectorRanks) -> None:
     """Refuse an object that could not be read back as it is, or never be found.
+
+    Args:
+        ranks: The vectors that there are.
 
     Raises:
         PermanentError: ``reason`` is ``bad_object`` or ``bad_vector``.
@@ -44,21 +50,24 @@ def check_object(item: ImageObject) -> None:
     if item.location is not None:
         _check_location(item.location, "bad_object")
     for name, vector in item.vectors.items():
-        _check_vector(name, vector)
+        _check_vector(name, vector, ranks)
 
 
-def check_query(query: SearchQuery) -> None:
+def check_query(query: SearchQuery, ranks: VectorRanks) -> None:
     """Refuse a search that has no answer.
+
+    Args:
+        ranks: The vectors that there are.
 
     Raises:
         PermanentError: ``reason`` is ``bad_query`` or ``bad_vector``.
     """
     if not 0 <= query.alpha <= 1:
         raise PermanentError("alpha lies between 0 and 1", reason="bad_query")
-    if query.vector_name not in VECTOR_RANKS:
+    if query.vector_name not in ranks:
         raise PermanentError(f"no search by vector {query.vector_name!r}", reason="bad_query")
     if query.vector is not None:
-        _check_vector(query.vector_name, query.vector)
+        _check_vector(query.vector_name, query.vector, ranks)
     check_page(query.filters, query.limit, query.offset)
     _check_options(query)
 
@@ -122,8 +131,8 @@ def _check_location(location: Location, reason: str) -> None:
         raise PermanentError("the location is not on Earth", reason=reason)
 
 
-def _check_vector(name: str, vector: Vector) -> None:
-    rank = VECTOR_RANKS.get(name)
+def _check_vector(name: str, vector: Vector, ranks: VectorRanks) -> None:
+    rank = ranks.get(name)
     if rank is None:
         raise PermanentError(f"unknown vector {name!r}", reason="bad_vector")
     if vector.ndim != rank or vector.dtype != np.float32 or vector.size == 0:

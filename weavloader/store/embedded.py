@@ -17,7 +17,13 @@ import apsw
 
 from weavloader.errors import ConfigError, PermanentError, WeavloaderError
 from weavloader.store.base import Filters, ImageObject, SearchQuery, SearchResult, image_id
-from weavloader.store.checks import check_object, check_page, check_query
+from weavloader.store.checks import (
+    VECTOR_RANKS,
+    VectorRanks,
+    check_object,
+    check_page,
+    check_query,
+)
 from weavloader.store.embedded_errors import store_errors
 from weavloader.store.embedded_images import ImageFiles
 from weavloader.store.embedded_rows import (
@@ -39,11 +45,13 @@ class EmbeddedStore:
     Args:
         folder: Where everything is kept; created where absent.
         timeout: Seconds to wait for other writers.
+        ranks: The vectors that objects may carry.
     """
 
-    def __init__(self, folder: Path, timeout: float) -> None:
+    def __init__(self, folder: Path, timeout: float, ranks: VectorRanks = VECTOR_RANKS) -> None:
         self._folder = folder
         self._timeout = timeout
+        self._ranks = ranks
         self._database = folder / "store.sqlite3"
         self._images = ImageFiles(folder / "images")
         self._lock = RLock()
@@ -76,7 +84,7 @@ class EmbeddedStore:
     def upsert(self, objects: Sequence[ImageObject]) -> None:
         """See :meth:`Store.upsert`; all of them or none of them."""
         for item in objects:
-            check_object(item)
+            check_object(item, self._ranks)
         latest = {item.id: item for item in objects}
         images = {name: item.image for name, item in latest.items() if item.image}
         with self._using() as connection, self._images.written_aside(images) as aside:
@@ -111,7 +119,7 @@ class EmbeddedStore:
 
     def search(self, query: SearchQuery) -> list[SearchResult]:
         """See :meth:`Store.search`."""
-        check_query(query)
+        check_query(query, self._ranks)
         with self._using() as connection, transaction(connection, "DEFERRED"):
             return hybrid(connection, query)
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from weavloader.errors import PermanentError
 from weavloader.store.base import SearchQuery, Vector
-from weavloader.store.checks import VECTOR_RANKS
 from weavloader.store.embedded_filters import condition
 from weavloader.store.embedded_schema import fetch, vector_dimension
 
@@ -23,7 +22,7 @@ def by_looks(connection: apsw.Connection, query: SearchQuery, most: int) -> dict
     """
     if query.vector is None:
         return {}
-    if VECTOR_RANKS[query.vector_name] == 2:
+    if query.vector.ndim == 2:
         return _by_late_interaction(connection, query, query.vector, most)
     return _by_cosine(connection, query, query.vector, most)
 

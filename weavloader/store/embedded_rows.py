@@ -16,8 +16,12 @@ from weavloader.store.base import (
     Location,
     Vector,
 )
-from weavloader.store.checks import SEARCHED_VECTORS, VECTOR_RANKS
-from weavloader.store.embedded_schema import create_vector_index, fetch, vector_dimension
+from weavloader.store.embedded_schema import (
+    create_vector_index,
+    fetch,
+    indexed_vectors,
+    vector_dimension,
+)
 from weavloader.store.words import fold
 
 _COLUMNS = ("uuid", "text", "captured_at", "latitude", "longitude", "has_image", *FILTER_PROPERTIES)
@@ -48,15 +52,18 @@ def write_rows(connection: apsw.Connection, item: ImageObject) -> None:
         statement = "INSERT INTO vectors (number, name, dimension, data) VALUES (?, ?, ?, ?)"
         values = (number, name, vector.shape[-1], vector.astype("<f4").tobytes())
         connection.execute(statement, values)
-    for name in SEARCHED_VECTORS:
-        _index_vector(connection, number, name, item.vectors.get(name))
+    # A matrix of vectors is searched without an index.
+    searched = {name: vector for name, vector in item.vectors.items() if vector.ndim == 1}
+    for name in indexed_vectors(connection) | searched.keys():
+        _index_vector(connection, number, name, searched.get(name))
 
 
 def read_vectors(connection: apsw.Connection, number: int) -> dict[str, Vector]:
     """Every vector of an object, by name."""
     query = "SELECT name, dimension, data FROM vectors WHERE number = ?"
+    indexed = indexed_vectors(connection)
     return {
-        name: _vector(name, dimension, data)
+        name: _vector(data, None if name in indexed else dimension)
         for name, dimension, data in fetch(connection, query, (number,))
     }
 
@@ -116,6 +123,6 @@ def _put_vector(connection: apsw.Connection, number: int, name: str, data: bytes
         connection.execute(insert, (data, number))
 
 
-def _vector(name: str, dimension: int, data: bytes) -> Vector:
+def _vector(data: bytes, columns: int | None) -> Vector:
     flat = np.frombuffer(data, dtype="<f4").astype(np.float32)
-    return flat.reshape(-1, dimension) if VECTOR_RANKS[name] == 2 else flat
+    return flat if columns is None else flat.reshape(-1, columns)

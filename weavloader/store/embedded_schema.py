@@ -130,6 +130,11 @@ def fetch(connection: apsw.Connection, query: str, values: Sequence[Any] = ()) -
     return connection.execute(query, values).fetchall()
 
 
+def indexed_vectors(connection: apsw.Connection) -> set[str]:
+    """Names of the vectors that have an index: those of rank 1, and no other."""
+    return {name for (name,) in fetch(connection, "SELECT name FROM vector_indexes")}
+
+
 def vector_dimension(connection: apsw.Connection, name: str) -> int | None:
     """Length of the vectors in an index; ``None`` before the first is written."""
     rows = fetch(connection, "SELECT dimension FROM vector_indexes WHERE name = ?", (name,))

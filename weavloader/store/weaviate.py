@@ -13,7 +13,14 @@ import httpx
 from weavloader.errors import PermanentError
 from weavloader.settings import Settings
 from weavloader.store.base import Filters, ImageObject, SearchQuery, SearchResult
-from weavloader.store.checks import check_object, check_page, check_query, is_id
+from weavloader.store.checks import (
+    VECTOR_RANKS,
+    VectorRanks,
+    check_object,
+    check_page,
+    check_query,
+    is_id,
+)
 from weavloader.store.weaviate_api import Collection, WeaviateClient, connect
 from weavloader.store.weaviate_errors import store_errors
 from weavloader.store.weaviate_lookup import LINKS_PER_REQUEST, stored_links
@@ -33,10 +40,12 @@ class WeaviateStore:
 
     Args:
         settings: The server, its key, the collection, and which vectors objects carry.
+        ranks: The vectors that objects may carry.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, ranks: VectorRanks = VECTOR_RANKS) -> None:
         self._settings = settings
+        self._ranks = ranks
         self._lock = Lock()
         self._client: WeaviateClient | None = None
         self._process: int | None = None
@@ -46,7 +55,8 @@ class WeaviateStore:
         """See :meth:`Store.prepare`."""
         with store_errors():
             client = self._connected()
-        prepare(client, self._settings.weaviate_collection, self._settings.embedding_models)
+        ranks = {name: self._ranks[name] for name in self._settings.embedding_models}
+        prepare(client, self._settings.weaviate_collection, ranks)
 
     def ready(self) -> bool:
         """See :meth:`Store.ready`."""
@@ -71,7 +81,7 @@ class WeaviateStore:
     def upsert(self, objects: Sequence[ImageObject]) -> None:
         """See :meth:`Store.upsert`; on an error, those that were not refused are written."""
         for item in objects:
-            check_object(item)
+            check_object(item, self._ranks)
         latest = {item.id: item for item in objects}
         with self._using() as collection:
             write(collection, latest.values())
@@ -88,7 +98,7 @@ class WeaviateStore:
 
     def search(self, query: SearchQuery) -> list[SearchResult]:
         """See :meth:`Store.search`."""
-        check_query(query)
+        check_query(query, self._ranks)
         with self._using() as collection:
             return hybrid(collection, query)
 

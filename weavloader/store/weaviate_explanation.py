@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 from weavloader.store.base import Explanation, Share
-from weavloader.store.checks import VECTOR_RANKS
 
 _NUMBER = r"(-?[\d.]+(?:e[+-]?\d+)?)"
 _LINE = re.compile(
@@ -15,14 +14,17 @@ _LINE = re.compile(
 )
 
 
-def read_explanation(text: str, vector_name: str) -> Explanation:
+def read_explanation(text: str, rank: int) -> Explanation:
     """What ``explainScore`` of a hybrid search says of either half, as of Weaviate 1.38.
 
     Ranked fusion does not tell a half's own score. What cannot be read is left out.
+
+    Args:
+        rank: Of the query's vector.
     """
     halves = {match["half"]: match for match in _LINE.finditer(text)}
     # The server counts 1 - distance, which for several vectors is minus the sum of cosines.
-    surplus = 1 if VECTOR_RANKS[vector_name] == 2 else 0
+    surplus = 1 if rank == 2 else 0
     return Explanation(_share(halves.get("keyword"), 0), _share(halves.get("vector"), surplus))
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from weavloader.errors import ConfigError, PermanentError
 from weavloader.store.base import FILTER_PROPERTIES, KEYWORD_PROPERTIES, TEXT_PROPERTIES
-from weavloader.store.checks import VECTOR_RANKS
+from weavloader.store.checks import VectorRanks
 from weavloader.store.weaviate_api import (
     Collection,
     CollectionConfig,
@@ -31,27 +31,27 @@ _BY_WORD = {*KEYWORD_PROPERTIES, *FILTER_PROPERTIES}
 _RERANKER = "reranker-transformers"  # the only one that sends nothing to a third party
 
 
-def prepare(client: WeaviateClient, name: str, models: Sequence[str]) -> None:
+def prepare(client: WeaviateClient, name: str, ranks: VectorRanks) -> None:
     """Bring the collection to what is needed, whoever else does so at the same time.
 
     Args:
-        models: Names of the vectors that objects will carry.
+        ranks: The vectors that objects will carry.
 
     Raises:
         ConfigError: What exists would lose data or break search.
     """
     try:
         with store_errors():
-            _create_if_absent(client, name, models)
+            _create_if_absent(client, name, ranks)
             collection = client.collections.use(name)
             config = collection.config.get()
-            _refuse(config, models)
-            _complete(collection, config, models)
+            _refuse(config, ranks)
+            _complete(collection, config, ranks)
     except PermanentError as error:
         raise ConfigError(f"collection {name}: {error}", reason="store_schema") from error
 
 
-def _create_if_absent(client: WeaviateClient, name: str, models: Sequence[str]) -> None:
+def _create_if_absent(client: WeaviateClient, name: str, ranks: VectorRanks) -> None:
     if client.collections.exists(name):
         return
     modules = client.get_meta().get("modules") or {}
@@ -59,7 +59,7 @@ def _create_if_absent(client: WeaviateClient, name: str, models: Sequence[str]) 
         client.collections.create(
             name,
             properties=[_property(each) for each in PROPERTIES],
-            vector_config=[_vector(model) for model in models],
+            vector_config=[_vector(vector, rank) for vector, rank in ranks.items()],
             reranker_config=Configure.Reranker.transformers() if _RERANKER in modules else None,
         )
     except exceptions.UnexpectedStatusCodeError:
@@ -67,12 +67,12 @@ def _create_if_absent(client: WeaviateClient, name: str, models: Sequence[str]) 
             raise
 
 
-def _complete(collection: Collection, config: CollectionConfig, models: Sequence[str]) -> None:
+def _complete(collection: Collection, config: CollectionConfig, ranks: VectorRanks) -> None:
     present = {each.name for each in config.properties}
     for name in PROPERTIES.keys() - present:
         _add_property(collection, name)
-    for model in set(models) - set(config.vector_config or {}):
-        collection.config.add_vector(vector_config=_vector(model))
+    for vector in ranks.keys() - (config.vector_config or {}).keys():
+        collection.config.add_vector(vector_config=_vector(vector, ranks[vector]))
 
 
 def _add_property(collection: Collection, name: str) -> None:
@@ -93,15 +93,15 @@ def _property(name: str) -> Property:
     )
 
 
-def _vector(model: str) -> Any:
+def _vector(name: str, rank: int) -> Any:
     cosine = Configure.VectorIndex.hnsw(distance_metric=VectorDistances.COSINE)
-    if VECTOR_RANKS[model] == 2:
-        return Configure.MultiVectors.self_provided(name=model, vector_index_config=cosine)
-    return Configure.Vectors.self_provided(name=model, vector_index_config=cosine)
+    if rank == 2:
+        return Configure.MultiVectors.self_provided(name=name, vector_index_config=cosine)
+    return Configure.Vectors.self_provided(name=name, vector_index_config=cosine)
 
 
-def _refuse(config: CollectionConfig, models: Sequence[str]) -> None:
-    problems = [*_property_problems(config), *_vector_problems(config, models)]
+def _refuse(config: CollectionConfig, ranks: VectorRanks) -> None:
+    problems = [*_property_problems(config), *_vector_problems(config, ranks)]
     if config.multi_tenancy_config.enabled:
         problems.append("it is split by tenants")
     if problems:
@@ -122,12 +122,12 @@ def _property_problems(config: CollectionConfig) -> Iterator[str]:
             yield f"{each.name} is not tokenized by word"
 
 
-def _vector_problems(config: CollectionConfig, models: Sequence[str]) -> Iterator[str]:
+def _vector_problems(config: CollectionConfig, ranks: VectorRanks) -> Iterator[str]:
     present = config.vector_config or {}
-    for model in set(models) & set(present):
-        index = present[model].vector_index_config
+    for name in ranks.keys() & present.keys():
+        index = present[name].vector_index_config
         if index.distance_metric != VectorDistances.COSINE:
-            yield f"vector {model} is not compared by cosine"
+            yield f"vector {name} is not compared by cosine"
         several = getattr(index, "multi_vector", None) is not None
-        if several != (VECTOR_RANKS[model] == 2):
-            yield f"vector {model} holds {'several vectors' if several else 'one vector'}"
+        if several != (ranks[name] == 2):
+            yield f"vector {name} holds {'several vectors' if several else 'one vector'}"

@@ -93,7 +93,8 @@ def _ask(collection: Collection, query: SearchQuery, limit: int) -> list[SearchR
 def _result(hit: Any, query: SearchQuery) -> SearchResult:
     result = to_result(str(hit.uuid), float(hit.metadata.score or 0.0), hit.properties)
     if query.explain:
-        explanation = read_explanation(hit.metadata.explain_score or "", query.vector_name)
+        rank = 1 if query.vector is None else query.vector.ndim
+        explanation = read_explanation(hit.metadata.explain_score or "", rank)
         result = replace(result, explanation=explanation)
     return replace(result, rerank_score=hit.metadata.rerank_score if query.rerank else None)
 
