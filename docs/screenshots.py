@@ -93,20 +93,24 @@ def _take(browser: Browser, url: str, shot: Shot) -> None:
         if shot.click:
             page.locator(shot.click).first.click()
             page.wait_for_load_state("networkidle")
-        size = _save(page, IMAGES / f"{shot.name}.png")
-    print(f"{shot.name}.png {size:,} bytes")
+        save(page, IMAGES / f"{shot.name}.png")
 
 
-def _save(page: Page, path: Path) -> int:
-    """Write the picture as small as it has to be, and say how many bytes it has."""
-    with Image.open(io.BytesIO(page.screenshot())) as shown:
+def save(page: Page, path: Path, is_whole: bool = False) -> None:
+    """Write a picture as small as it has to be, and say how many bytes it has.
+
+    Args:
+        is_whole: Show all of the page, rather than what fits the window.
+    """
+    with Image.open(io.BytesIO(page.screenshot(full_page=is_whole))) as shown:
         picture = shown.convert("RGB")
     for kept_bits in (8, 7, 6, 5):
         # Grain of a photograph costs most; its last bits are not missed, unlike rare colours.
         mask = 256 - (1 << (8 - kept_bits))
         picture.point(lambda value, mask=mask: value & mask).save(path, optimize=True)
         if (size := path.stat().st_size) <= MOST_BYTES:
-            return size
+            print(f"{path.name} {size:,} bytes")
+            return
     raise SystemExit(f"{path} has {size:,} bytes, more than {MOST_BYTES:,}")
 
 

@@ -1,0 +1,1 @@
+"""The scripts that take the pictures of these pages."""

@@ -1,0 +1,59 @@
+"""Take the pictures of the dashboard and of Flower anew: ``python -m docs.dashboard_pictures``.
+
+Of a run of the whole system in which things fail. The panels are drawn here, each from what its
+query gives in that run's Prometheus, since no package brings Grafana to the machines that
+build this.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from playwright.sync_api import Browser, HttpCredentials, ViewportSize, sync_playwright
+
+from docs.panel_page import page
+from docs.panels import read_panels
+from docs.screenshots import IMAGES, save
+from tests.browser_fixture import HOW_TO_GET_ONE, find_chromium, launch
+from tests.eventful_run import Addresses, eventful_run
+from tests.prometheus_server import Prometheus
+
+VIEWPORT = ViewportSize(width=1208, height=700)
+FLOWER_PAGES = {"flower-workers": "/workers", "flower-tasks": "/tasks"}
+
+
+def main() -> None:
+    """Let things happen, and look at them."""
+    executable = find_chromium()
+    if executable is None:
+        sys.exit(HOW_TO_GET_ONE)
+    began = time.time()
+    with eventful_run() as addresses, sync_playwright() as playwright:
+        browser = launch(playwright, executable)
+        _dashboard(browser, addresses, began)
+        _flower(browser, addresses)
+        browser.close()
+
+
+def _dashboard(browser: Browser, addresses: Addresses, began: float) -> None:
+    now = time.time()
+    panels = read_panels(Prometheus(addresses.prometheus), now - began)
+    with browser.new_context(viewport=VIEWPORT) as context:
+        shown = context.new_page()
+        shown.set_content(page(panels, began, now))
+        save(shown, IMAGES / "dashboard.png", is_whole=True)
+
+
+def _flower(browser: Browser, addresses: Addresses) -> None:
+    user, _, password = addresses.flower_auth.partition(":")
+    account = HttpCredentials(username=user, password=password)
+    with browser.new_context(viewport=VIEWPORT, http_credentials=account) as context:
+        shown = context.new_page()
+        for name, path in FLOWER_PAGES.items():
+            shown.goto(addresses.flower + path, wait_until="networkidle")
+            save(shown, IMAGES / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()
