@@ -70,15 +70,17 @@ class Gallery:
             return self._like(query, filters)
         if not query.text:
             newest = self._opened().newest(filters, query.limit + 1, query.offset)
-            return Found(newest[: query.limit], more=len(newest) > query.limit)
+            return _page(newest, query)
         vector, notice = self._vector(query)
         results = searching.search(
             self._opened(),
             query.text,
             embed=None if vector is None else lambda _: vector,
             alpha=query.alpha,
-            limit=query.offset + query.limit + 1,
+            limit=query.limit + 1,
+            offset=query.offset,
             filters=filters,
+            explain=True,
             vector_name=self._settings.embedding_models[0],
         )
         return _page(results, query, notice)
@@ -146,9 +148,14 @@ class Gallery:
             self._store.close()
 
     def _like(self, query: PageQuery, filters: Filters) -> Found:
-        wanted = query.offset + query.limit + 1
-        results = searching.like(self._opened(), query.like, limit=wanted, filters=filters)
-        return _page(results, query, "")
+        results = searching.like(
+            self._opened(),
+            query.like,
+            limit=query.limit + 1,
+            offset=query.offset,
+            filters=filters,
+        )
+        return _page(results, query)
 
     def _vector(self, query: PageQuery) -> tuple[Vector | None, str]:
         if query.alpha == 0:
@@ -177,6 +184,6 @@ def _filters(query: PageQuery) -> Filters:
     return searching.filters(within=query.within, **query.filters)
 
 
-def _page(results: list[SearchResult], query: PageQuery, notice: str) -> Found:
-    end = query.offset + query.limit
-    return Found(results[query.offset : end], notice, len(results) > end)
+def _page(results: list[SearchResult], query: PageQuery, notice: str = "") -> Found:
+    """A page; one result more than it shows tells that there is another."""
+    return Found(results[: query.limit], notice, len(results) > query.limit)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from weavloader.image_job import UNKNOWN
 from weavloader.search_output import as_json
-from weavloader.store.base import ImageObject, Location, SearchResult
+from weavloader.store.base import Explanation, ImageObject, Location, SearchResult
 from web.query import PageQuery
 
 # As the preview models begin theirs; their package runs in Triton and is not installed here.
@@ -60,6 +60,7 @@ class Card:
         vsn: The node; empty where unknown, as is ``camera``.
         time: Moment of capture for people; ``iso`` for machines.
         score: 0 to 1; 0 where nothing was searched for.
+        shares: What words and looks gave to it, by each half that found it.
     """
 
     id: str
@@ -69,6 +70,7 @@ class Card:
     time: str
     iso: str
     score: float
+    shares: str
 
     @classmethod
     def of(cls, result: SearchResult) -> Self:
@@ -81,6 +83,7 @@ class Card:
             time=readable(result.captured_at) or result.text.get("timestamp", ""),
             iso=iso(result.captured_at) or "",
             score=round(result.score, 4),
+            shares=_shares(result.explanation),
         )
 
 
@@ -204,3 +207,10 @@ def _around(image: ImageObject) -> str:
     since, until = ((moment + step).isoformat(timespec="seconds") for step in (-AROUND, AROUND))
     vsn, camera = (known(image.text.get(name, "")) for name in ("vsn", "camera"))
     return PageQuery(vsn=vsn, camera=camera, since=since, until=until).address()
+
+
+def _shares(explanation: Explanation | None) -> str:
+    if explanation is None:
+        return ""
+    halves = {"words": explanation.words, "looks": explanation.looks}
+    return " + ".join(f"{half.share:.2f} {name}" for name, half in halves.items() if half)

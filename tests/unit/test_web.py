@@ -70,6 +70,14 @@ def test_a_search_shows_thumbnail_caption_node_time_and_score(site: httpx.Client
     assert re.search(r"Score </span>[01]\.\d\d", page)
 
 
+def test_a_score_is_taken_apart_into_words_and_looks(site: httpx.Client) -> None:
+    query = {"q": "ridge", "alpha": "0.4"}
+    assert "<span>0.60 words + 0.40 looks</span>" in site.get("/", params=query).text
+    best = site.get("/api/search", params=query).json()["results"][0]
+    assert best["explanation"]["words"]["share"] == pytest.approx(0.6)
+    assert best["explanation"]["looks"]["share"] == pytest.approx(0.4)
+
+
 def test_the_address_holds_the_search(site: httpx.Client) -> None:
     page = site.get("/", params={"q": "ridge", "vsn": "W021", "since": "24h", "alpha": "0.7"}).text
     for value in ("ridge", "W021", "24h", "0.7"):
