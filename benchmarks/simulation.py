@@ -58,12 +58,14 @@ class Fleet:
         cores: Of all processors together.
         model_slots: Images that all GPUs together serve side by side.
         tick: Seconds from one look at the stream to the next.
+        high_water: Length of the queue above which the stream waits; images wait at SAGE then.
     """
 
     processors: int
     cores: int
     model_slots: int
     tick: float = 15.0
+    high_water: int = 10_000
 
     def capacity(self, cost: Cost) -> float:
         """Images a second at best: what the scarcest of slots, cores and GPUs allows."""
@@ -86,13 +88,18 @@ class Course:
 
     Attributes:
         depth: Length of the queue, at equal intervals.
-        delays: Seconds from an image's publication until it is stored.
+        stored: When each image was published, and how many seconds later it was stored.
         finished: When the last was stored.
     """
 
     depth: list[int] = field(default_factory=list)
-    delays: list[float] = field(default_factory=list)
+    stored: list[tuple[float, float]] = field(default_factory=list)
     finished: float = 0.0
+
+    @property
+    def delays(self) -> list[float]:
+        """Seconds from an image's publication until it was stored."""
+        return [delay for _, delay in self.stored]
 
     def delay(self, percent: int) -> float:
         """The delay that ``percent`` of the images do not exceed."""
@@ -122,7 +129,7 @@ class Simulation:
         self._env.process(self._arrive(seen))
         self._env.process(self._watch(seconds / _SAMPLES))
         self._env.run(until=seconds)
-        while len(self._course.delays) < len(seen):
+        while len(self._course.stored) < len(seen):
             self._env.step()
         return self._course
 
@@ -136,6 +143,8 @@ class Simulation:
         for moment, image in seen:
             if moment > self._env.now:
                 yield self._env.timeout(moment - self._env.now)
+            while len(self._slots.queue) >= self._fleet.high_water:
+                yield self._env.timeout(self._fleet.tick)
             self._env.process(self._process(image))
 
     def _process(self, image: Image) -> Events:
@@ -148,7 +157,7 @@ class Simulation:
             with self._models.request() as model:
                 yield model
                 yield self._env.timeout(self._until_models_answer() + self._cost.model)
-        self._course.delays.append(self._env.now - image.published)
+        self._course.stored.append((image.published, self._env.now - image.published))
         self._course.finished = self._env.now
 
     def _until_models_answer(self) -> float:

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -18,7 +19,7 @@ from rich.table import Table
 
 from benchmarks.bench_flow import measure_flow, measure_latency
 from benchmarks.bench_stack import TICK_SECONDS, running_stack
-from benchmarks.simulation import IMAGES_AT_ONCE, Cost, Fleet, Image, Simulation
+from benchmarks.simulation import IMAGES_AT_ONCE, Cost, Course, Fleet, Image, Simulation
 from benchmarks.simulation_load import HOUR, SCENARIOS, Scenario
 from commands.group import run
 
@@ -27,7 +28,6 @@ _WARM_UP, _FEW, _MANY, _LATE = 24, 60, 90, 30
 _LATENCY_SECONDS = 30.0
 _CHECK_DELAY = 0.5
 _BARS = " ▁▂▃▄▅▆▇█"
-_BAR_SAMPLES = 12  # an hour of a day
 
 
 @click.command()
@@ -66,7 +66,8 @@ def _simulate(console: Console, cost: Cost, fleet: Fleet, nodes: int, hours: int
         f"{nodes:,} nodes, an image an hour each: {offered:.2f} images/s of "
         f"{fleet.capacity(cost):.2f} that {fleet.processors} processors can take."
     )
-    table = Table("day", "longest queue", "delay p50", "p99", "longest", "queue over the day")
+    table = Table("day", "longest queue", "delay p50", "p99", "longest",
+                  "queue and delay, hour by hour")  # fmt: skip
     for scenario in SCENARIOS:
         table.add_row(scenario.name, *_day(scenario, cost, fleet, nodes, hours))
     console.print(table)
@@ -77,17 +78,31 @@ def _day(scenario: Scenario, cost: Cost, fleet: Fleet, nodes: int, hours: int) -
         scenario.images(nodes, hours), hours * HOUR
     )
     delays = (course.delay(50), course.delay(99), max(course.delays))
-    return [f"{max(course.depth):,}", *(_time(seconds) for seconds in delays), _bars(course.depth)]
+    return [
+        f"{max(course.depth):,}",
+        *(_time(seconds) for seconds in delays),
+        _course(course, hours),
+    ]
 
 
 def _time(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
 
 
-def _bars(depth: list[int]) -> str:
-    most = max(*depth, 1)
-    parts = [depth[i : i + _BAR_SAMPLES] for i in range(0, len(depth), _BAR_SAMPLES)]
-    return "".join(_BARS[math.ceil(max(part) / most * (len(_BARS) - 1))] for part in parts)
+def _course(course: Course, hours: int) -> str:
+    """Two rows of bars, an hour each: the longest queue, and the longest delay of an image."""
+    late = [0.0] * hours
+    for published, delay in course.stored:
+        hour = min(int(published / HOUR), hours - 1)
+        late[hour] = max(late[hour], delay)
+    step = len(course.depth) // hours
+    deep = [max(course.depth[i * step : (i + 1) * step]) for i in range(hours)]
+    return f"{_bars(deep)}\n{_bars(late)}"
+
+
+def _bars(values: Sequence[float]) -> str:
+    most = max(*values, 1)
+    return "".join(_BARS[math.ceil(value / most * (len(_BARS) - 1))] for value in values)
 
 
 def _check(console: Console) -> None:

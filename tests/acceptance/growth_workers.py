@@ -32,6 +32,11 @@ for record in given["records"]:
         ({name: message[name] for name in message if name not in given["less"]},), task_id=job.id
     )
 """
+_PREPARE = """
+from client import open_store
+from weavloader.settings import get_settings
+open_store(get_settings()).prepare()
+"""
 
 
 class Workers:
@@ -116,10 +121,17 @@ class Workers:
             wait_until(lambda: store.existing(links) == links, "every image is stored", _PATIENCE)
             assert store.count() == len(links)
 
-    def prepare_store(self) -> None:
-        """Bring the store's schema to that of this version."""
-        with closing(self._store()) as store:
-            store.prepare()
+    def prepare_store(self, root: Path = ROOT) -> bool:
+        """Bring the store's schema to that of the checkout at ``root``; whether it could."""
+        done = subprocess.run(
+            [sys.executable, "-c", _PREPARE],
+            cwd=root,
+            env={**os.environ, **self._variables},
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
+        return done.returncode == 0
 
     def end(self) -> None:
         """Kill all that still run."""
