@@ -31,7 +31,14 @@ __all__ = [
 ]
 
 REDIS_TIMEOUT = 10.0
-KEEPALIVE_MS = 30_000
+# gRPC's own arguments, all of them, since the client takes either these or its keep-alive options.
+_TRITON_CHANNEL = [
+    ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
+    ("grpc.max_send_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
+    ("grpc.max_receive_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+]
 
 
 def connect_redis(settings: Settings) -> redis.Redis:
@@ -59,10 +66,13 @@ def redis_session(settings: Settings) -> Iterator[redis.Redis]:
 
 
 def connect_triton(settings: Settings) -> triton.InferenceServerClient:
-    """A client of Triton; every call takes its timeout. Connects on first use."""
-    keepalive = triton.KeepAliveOptions(keepalive_time_ms=KEEPALIVE_MS, keepalive_timeout_ms=10_000)
+    """A client of Triton; every call takes its timeout. Connects on first use.
+
+    Where the name stands for several servers, requests go to each in turn, and those of one that
+    is down to the others.
+    """
     address = f"{settings.triton_host}:{settings.triton_port}"
-    return triton.InferenceServerClient(address, keepalive_options=keepalive)
+    return triton.InferenceServerClient(address, channel_args=_TRITON_CHANNEL)
 
 
 def connect_embedder(settings: Settings, vector_name: str) -> Callable[[str], Vector]:

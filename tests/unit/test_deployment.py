@@ -275,6 +275,10 @@ def test_prometheus_annotations_name_the_port_of_the_metrics() -> None:
     assert found == 4
 
 
+def test_clients_find_every_triton_by_its_own_address() -> None:
+    assert kubernetes("Service", "triton")["spec"]["clusterIP"] == "None"
+
+
 def test_every_probe_asks_for_what_is_served() -> None:
     for pod, container in our_containers():
         for kind in ("livenessProbe", "readinessProbe"):
