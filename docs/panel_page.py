@@ -15,14 +15,14 @@ COLUMN, ROW, GAP = 50, 24, 8
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 6, 18
 _LINE_HEIGHT, _HEAD = 13, 26
 _MOST_NAMED = 6
-_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
+_STEPS = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 STYLE = f"""
 body {{ margin: 0; background: #f1f3f4; font: 12px/1.3 "DejaVu Sans", sans-serif; color: #24292e }}
 main {{ position: relative; width: {24 * COLUMN + GAP}px }}
 section, h2 {{ position: absolute; box-sizing: border-box; margin: 0 }}
 section {{ background: #fff; border: 1px solid #d9dce0; border-radius: 3px; overflow: hidden }}
 h2 {{ font-size: 14px; padding-top: 4px }}
-h3 {{ font-size: 12px; margin: 5px 8px 3px; white-space: nowrap }}
+h3, p {{ font-size: 12px; margin: 5px 8px 3px; white-space: nowrap }}
 dl {{ display: grid; grid-template-columns: 1fr auto; gap: 1px 10px; margin: 2px 12px }}
 dt {{ align-self: center }}
 dd {{ margin: 0; text-align: right; font-weight: bold }}
@@ -54,7 +54,10 @@ def _block(panel: Panel, begin: float, end: float) -> str:
     )
     if panel.kind == "row":
         return f"<h2 {place}>{escape(panel.title)}</h2>"
-    inside = _stat(panel) if panel.kind == "stat" else _chart(panel, width, height, begin, end)
+    inside = "<p>No data</p>"
+    if panel.series:
+        is_stat = panel.kind == "stat"
+        inside = _stat(panel) if is_stat else _chart(panel, width, height, begin, end)
     return f"<section {place}><h3>{escape(panel.title)}</h3>{inside}</section>"
 
 
@@ -72,7 +75,7 @@ def _fact(panel: Panel, name: str, value: float) -> str:
 def _chart(panel: Panel, width: int, height: int, begin: float, end: float) -> str:
     named = panel.series[:_MOST_NAMED]
     high = height - _HEAD - _LINE_HEIGHT * (len(named) + (len(panel.series) > len(named))) - 6
-    most = _top(max((value for line in panel.series for _, value in line.points), default=1.0))
+    most = panel.most or _top(max(value for line in panel.series for _, value in line.points))
     scale = _Scale(begin, end, most, width, high)
     lines = zip(panel.series, cycle(COLOURS), strict=False)
     drawn = "".join(_line(scale, line, colour) for line, colour in lines)

@@ -37,6 +37,7 @@ class Panel:
         kind: ``row``, ``stat`` or ``timeseries``.
         at: Columns and rows it takes: ``x``, ``y``, ``w``, ``h``; 24 columns fill the width.
         unit: Grafana's name of what is measured.
+        most: Where its value axis ends; 0 where the data says.
         words: What is shown instead of a value, by that value's text.
     """
 
@@ -44,6 +45,7 @@ class Panel:
     kind: str
     at: Mapping[str, int]
     unit: str
+    most: float
     words: Mapping[str, str]
     series: Sequence[Series]
 
@@ -64,9 +66,8 @@ def _panel(panel: Mapping[str, Any], prometheus: Prometheus, seconds: float) -> 
     series = [
         line for target in panel.get("targets", []) for line in _lines(target, prometheus, seconds)
     ]
-    return Panel(
-        panel["title"], panel["type"], panel["gridPos"], given.get("unit", ""), words, series
-    )
+    unit, most = given.get("unit", ""), given.get("max", 0.0)
+    return Panel(panel["title"], panel["type"], panel["gridPos"], unit, most, words, series)
 
 
 def _lines(target: Mapping[str, Any], prometheus: Prometheus, seconds: float) -> list[Series]:
