@@ -7,7 +7,7 @@ import importlib
 from commands.group import cli, run
 
 # Each declares its commands when it is imported.
-for _subject in ("roles", "search", "check", "demo", "dead_letters", "audit", "backfill"):
+for _subject in ("roles", "search", "check", "demo", "dead_letters", "audit", "backfill", "schema"):
     importlib.import_module(f"commands.{_subject}")
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from tests.store_contract import EAST, StoreContract, an_image, found
 from tests.waiting import wait_until
-from tests.weaviate_server import free_ports
+from tests.weaviate_contract import WeaviateContract
 from tests.weaviate_stand_in import StandIn
+from tests.weaviate_stand_in.schema import add_vectors
 from weavloader.errors import ConfigError, PermanentError, TransientError, WeavloaderError
 from weavloader.settings import Settings, load_settings
 from weavloader.store import open_store, weaviate_writes
@@ -41,15 +42,8 @@ def settings(server: StandIn) -> Settings:
     )
 
 
-class TestWeaviateStoreOnTheStandIn(StoreContract):
+class TestWeaviateStoreOnTheStandIn(WeaviateContract, StoreContract):
     """What the contract asks for beside search."""
-
-    @pytest.fixture
-    def gone(self) -> Settings:
-        """A server that does not listen."""
-        rest, grpc = free_ports(2)
-        return load_settings(weaviate_host="127.0.0.1", weaviate_port=rest,
-                             weaviate_grpc_port=grpc, store_timeout="1")  # fmt: skip
 
 
 class TestFaults:
@@ -158,6 +152,21 @@ class TestFaults:
         assert reason(lambda: store.upsert([an_image("0"), an_image("1")])) == (
             TransientError, "store_failed",
         )  # fmt: skip
+
+    def test_a_vector_that_another_process_adds_meanwhile_is_kept(
+        self, settings: Settings, server: StandIn
+    ) -> None:
+        few = open_store(settings.model_copy(update={"embedding_models": ("clip",)}))
+        few.prepare()
+        few.close()
+        others = {
+            "vectorConfig": {"clip": {}, "colbert": {"vectorIndexConfig": {"multivector": {}}}}
+        }
+        server.faults.meanwhile = lambda schema: add_vectors(schema, others | schema)
+        store = open_store(settings)
+        store.prepare()
+        assert not store.schema().missing and not store.schema().problems
+        store.close()
 
     def test_a_collection_that_lacks_a_vector_is_the_operators_to_mend(
         self, store: Store, settings: Settings

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tests.weaviate_stand_in.schema import Schema
+
+
+def _nothing(_: Schema) -> None: ...
+
 
 def _takes(_: str) -> str:
     return ""
@@ -18,6 +23,7 @@ class Faults:
         unavailable: The server answers, and says that it cannot serve: 503, ``UNAVAILABLE``.
         seconds: How long it waits before each answer over gRPC.
         key_expired: No key is good any more: 401, ``UNAUTHENTICATED``.
+        meanwhile: What another process does to a collection's schema before a change comes in.
         refuse: What is said of an object of a batch, by its link; empty to take it.
     """
 
@@ -25,3 +31,4 @@ class Faults:
     seconds: float = 0.0
     key_expired: bool = False
     refuse: Callable[[str], str] = _takes
+    meanwhile: Callable[[Schema], None] = _nothing

@@ -83,6 +83,7 @@ def _create(state: State, name: str, body: Any) -> Any:
 
 
 def _change(state: State, name: str, body: Any) -> Any:
+    state.faults.meanwhile(state.collections[name].schema)
     schema.add_vectors(state.collections[name].schema, body)
     return state.collections[name].schema
 

@@ -51,7 +51,9 @@ def add_property(described: Schema, asked: Schema) -> None:
 
 
 def add_vectors(described: Schema, asked: Schema) -> None:
-    """Add the vectors that a collection does not have yet."""
+    """Add the vectors that a collection does not have yet; all that it has must be given."""
+    for name in described["vectorConfig"].keys() - asked.get("vectorConfig", {}).keys():
+        raise Refused(f'parse class update: missing config for vector "{name}"')
     for name, given in asked.get("vectorConfig", {}).items():
         described["vectorConfig"].setdefault(name, _vector(given))
 

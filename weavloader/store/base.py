@@ -12,6 +12,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from weavloader.store.schema_report import SchemaReport
+
 Vector = NDArray[np.float32]
 
 TEXT_PROPERTIES = (
@@ -195,6 +197,9 @@ class Store(Protocol):
         Raises:
             ConfigError: The schema that exists would lose data or break search.
         """
+
+    def schema(self) -> SchemaReport:
+        """What the schema is, and what :meth:`prepare` would do about it; changes nothing."""
 
     def ready(self) -> bool:
         """Whether the store answers now; never raises."""

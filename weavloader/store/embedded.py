@@ -26,6 +26,7 @@ from weavloader.store.checks import (
 )
 from weavloader.store.embedded_errors import store_errors
 from weavloader.store.embedded_images import ImageFiles
+from weavloader.store.embedded_report import report
 from weavloader.store.embedded_rows import (
     from_microseconds,
     location,
@@ -34,6 +35,7 @@ from weavloader.store.embedded_rows import (
 )
 from weavloader.store.embedded_schema import fetch, open_database, transaction
 from weavloader.store.embedded_search import hybrid, newest
+from weavloader.store.schema_report import SchemaReport
 
 
 class EmbeddedStore:
@@ -63,6 +65,10 @@ class EmbeddedStore:
         """See :meth:`Store.prepare`."""
         with self._using():
             return
+
+    def schema(self) -> SchemaReport:
+        """See :meth:`Store.schema`."""
+        return report(self._database)
 
     def ready(self) -> bool:
         """See :meth:`Store.ready`."""

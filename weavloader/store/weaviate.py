@@ -21,11 +21,12 @@ from weavloader.store.checks import (
     check_query,
     is_id,
 )
+from weavloader.store.schema_report import SchemaReport
 from weavloader.store.weaviate_api import Collection, WeaviateClient, connect
 from weavloader.store.weaviate_errors import store_errors
 from weavloader.store.weaviate_lookup import LINKS_PER_REQUEST, stored_links
 from weavloader.store.weaviate_objects import STORED_PROPERTIES, to_image_object
-from weavloader.store.weaviate_schema import prepare
+from weavloader.store.weaviate_schema import prepare, report
 from weavloader.store.weaviate_search import hybrid, newest
 from weavloader.store.weaviate_writes import write
 
@@ -55,8 +56,13 @@ class WeaviateStore:
         """See :meth:`Store.prepare`."""
         with store_errors():
             client = self._connected()
-        ranks = {name: self._ranks[name] for name in self._settings.embedding_models}
-        prepare(client, self._settings.weaviate_collection, ranks)
+        prepare(client, self._settings.weaviate_collection, self._configured())
+
+    def schema(self) -> SchemaReport:
+        """See :meth:`Store.schema`."""
+        with store_errors():
+            client = self._connected()
+        return report(client, self._settings.weaviate_collection, self._configured())
 
     def ready(self) -> bool:
         """See :meth:`Store.ready`."""
@@ -120,6 +126,9 @@ class WeaviateStore:
             if self._client is not None:
                 self._client.close()
                 self._client = None
+
+    def _configured(self) -> VectorRanks:
+        return {name: self._ranks[name] for name in self._settings.embedding_models}
 
     @contextmanager
     def _using(self) -> Iterator[Collection]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from weavloader.errors import ConfigError, PermanentError
 from weavloader.store.base import FILTER_PROPERTIES, KEYWORD_PROPERTIES, TEXT_PROPERTIES
 from weavloader.store.checks import VectorRanks
+from weavloader.store.schema_report import SchemaReport
 from weavloader.store.weaviate_api import (
     Collection,
     CollectionConfig,
@@ -29,6 +31,8 @@ PROPERTIES = {
 }
 _BY_WORD = {*KEYWORD_PROPERTIES, *FILTER_PROPERTIES}
 _RERANKER = "reranker-transformers"  # the only one that sends nothing to a third party
+REMEDY = "name another collection in WEAVIATE_COLLECTION, or mend this one in Weaviate"
+_TRIES = 5
 
 
 def prepare(client: WeaviateClient, name: str, ranks: VectorRanks) -> None:
@@ -67,21 +71,62 @@ def _create_if_absent(client: WeaviateClient, name: str, ranks: VectorRanks) -> 
             raise
 
 
+def report(client: WeaviateClient, name: str, ranks: VectorRanks) -> SchemaReport:
+    """What the collection is, and what :func:`prepare` would do about it."""
+    title = f"Weaviate collection {name}"
+    with store_errors():
+        if not client.collections.exists(name):
+            return SchemaReport(title, missing=("the collection",))
+        config = client.collections.use(name).config.get()
+    return SchemaReport(
+        title,
+        fields=dict(_fields(config)),
+        missing=(
+            *_missing_properties(config),
+            *(f"vector {vector}" for vector in _missing_vectors(config, ranks)),
+        ),
+        problems=tuple(_problems(config, ranks)),
+        remedy=REMEDY,
+    )
+
+
 def _complete(collection: Collection, config: CollectionConfig, ranks: VectorRanks) -> None:
+    def lacks(look: Callable[[CollectionConfig], list[str]], name: str) -> bool:
+        return name in look(collection.config.get())
+
+    for name in _missing_properties(config):
+        add = partial(collection.config.add_property, _property(name))
+        _add(add, partial(lacks, _missing_properties, name))
+    vectors = partial(_missing_vectors, ranks=ranks)
+    for name in vectors(config):
+        add = partial(collection.config.add_vector, vector_config=_vector(name, ranks[name]))
+        _add(add, partial(lacks, vectors, name))
+
+
+def _add(add: Callable[[], object], still_missing: Callable[[], bool]) -> None:
+    """Add something unless another process is faster, and again where one came in between.
+
+    The client adds a vector by writing the whole schema back, which the server refuses when
+    another process has added one meanwhile.
+    """
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            add()
+            return
+        except (exceptions.UnexpectedStatusCodeError, exceptions.WeaviateInvalidInputError):
+            if not still_missing():
+                return
+            if not tries_left:
+                raise
+
+
+def _missing_properties(config: CollectionConfig) -> list[str]:
     present = {each.name for each in config.properties}
-    for name in PROPERTIES.keys() - present:
-        _add_property(collection, name)
-    for vector in ranks.keys() - (config.vector_config or {}).keys():
-        collection.config.add_vector(vector_config=_vector(vector, ranks[vector]))
+    return [name for name in PROPERTIES if name not in present]
 
 
-def _add_property(collection: Collection, name: str) -> None:
-    try:
-        collection.config.add_property(_property(name))
-    except (exceptions.UnexpectedStatusCodeError, exceptions.WeaviateInvalidInputError):
-        present = {each.name for each in collection.config.get().properties}
-        if name not in present:  # nobody else was faster: it was refused
-            raise
+def _missing_vectors(config: CollectionConfig, ranks: VectorRanks) -> list[str]:
+    return [name for name in ranks if name not in (config.vector_config or {})]
 
 
 def _property(name: str) -> Property:
@@ -101,12 +146,30 @@ def _vector(name: str, rank: int) -> Any:
 
 
 def _refuse(config: CollectionConfig, ranks: VectorRanks) -> None:
-    problems = [*_property_problems(config), *_vector_problems(config, ranks)]
-    if config.multi_tenancy_config.enabled:
-        problems.append("it is split by tenants")
-    if problems:
-        message = f"collection {config.name} cannot be used: {'; '.join(problems)}"
+    if problems := _problems(config, ranks):
+        message = f"collection {config.name} cannot be used: {'; '.join(problems)}: {REMEDY}"
         raise ConfigError(message, reason="store_schema")
+
+
+def _problems(config: CollectionConfig, ranks: VectorRanks) -> list[str]:
+    problems = [*_property_problems(config), *_vector_problems(config, ranks)]
+    return [*problems, *(["it is split by tenants"] if config.multi_tenancy_config.enabled else [])]
+
+
+def _fields(config: CollectionConfig) -> Iterator[tuple[str, str]]:
+    for each in config.properties:
+        uses = {"searchable": each.index_searchable, "filterable": each.index_filterable,
+                "by range": each.index_range_filters}  # fmt: skip
+        words = (each.data_type.value, *(use for use, is_so in uses.items() if is_so))
+        yield each.name, ", ".join(words)
+    for name, vector in (config.vector_config or {}).items():
+        index = vector.vector_index_config
+        kind = f"{index.vector_index_type()}, {index.distance_metric.value}"
+        yield f"vector {name}", f"{kind}, several an object" if _holds_several(index) else kind
+
+
+def _holds_several(index: Any) -> bool:
+    return getattr(index, "multi_vector", None) is not None
 
 
 def _property_problems(config: CollectionConfig) -> Iterator[str]:
@@ -128,6 +191,6 @@ def _vector_problems(config: CollectionConfig, ranks: VectorRanks) -> Iterator[s
         index = present[name].vector_index_config
         if index.distance_metric != VectorDistances.COSINE:
             yield f"vector {name} is not compared by cosine"
-        several = getattr(index, "multi_vector", None) is not None
+        several = _holds_several(index)
         if several != (ranks[name] == 2):
             yield f"vector {name} holds {'several vectors' if several else 'one vector'}"

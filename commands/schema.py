@@ -1,0 +1,80 @@
+"""The store's schema from the command line."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import click
+
+from commands.group import begin_tool, cli, command
+
+if TYPE_CHECKING:
+    from weavloader.store.schema_report import SchemaReport
+
+MIGRATE = "`python main.py schema migrate` adds it"
+
+
+@cli.group("schema")
+def schema() -> None:
+    """The store's schema: what it is, whether it will do, bringing it up to date."""
+
+
+@command("show", schema)
+def show() -> None:
+    """Show the properties and vectors of the store."""
+    report = _look()
+    click.echo(report.name)
+    width = max(map(len, report.fields), default=0)
+    for name, kind in report.fields.items():
+        click.echo(f"  {name:{width}}  {kind}")
+    _tell(report)
+
+
+@command("check", schema)
+def check() -> None:
+    """Say whether the store's schema will do, and change nothing; exit 1 when it will not."""
+    report = _look()
+    _tell(report)
+    if report.missing or report.problems:
+        sys.exit(1)
+    click.echo(f"ok       {report.name}: {len(report.fields)} properties and vectors")
+
+
+@command("migrate", schema)
+def migrate() -> None:
+    """Create the schema, or add what it lacks; what is there stays as it is.
+
+    Safe while others write and read, and when several do it at once.
+    """
+    report = _look()
+    if not report.problems:
+        _prepare()
+        added = ", ".join(report.missing)
+        click.echo(f"{report.name}: added {added}" if added else f"{report.name}: nothing to add")
+    _tell(_look())
+    sys.exit(1 if report.problems else 0)
+
+
+def _look() -> SchemaReport:
+    from client import open_store
+
+    with closing(open_store(begin_tool("schema"))) as store:
+        return store.schema()
+
+
+def _prepare() -> None:
+    from client import open_store
+
+    with closing(open_store(begin_tool("schema"))) as store:
+        store.prepare()
+
+
+def _tell(report: SchemaReport) -> None:
+    for text in report.problems:
+        click.echo(f"PROBLEM  {report.name}: {text}: {report.remedy}")
+    for text in report.missing:
+        click.echo(f"MISSING  {text}: {MIGRATE}")
+    for text in report.advice:
+        click.echo(f"advice   {text}")
