@@ -13,7 +13,7 @@ from tests.store_contract import EAST, StoreContract, an_image, found
 from tests.waiting import wait_until
 from tests.weaviate_contract import WeaviateContract
 from tests.weaviate_stand_in import StandIn
-from tests.weaviate_stand_in.schema import add_vectors
+from tests.weaviate_stand_in.schema import Schema, add_vectors
 from weavloader.errors import ConfigError, PermanentError, TransientError, WeavloaderError
 from weavloader.settings import Settings, load_settings
 from weavloader.store import open_store, weaviate_writes
@@ -159,10 +159,12 @@ class TestFaults:
         few = open_store(settings.model_copy(update={"embedding_models": ("clip",)}))
         few.prepare()
         few.close()
-        others = {
-            "vectorConfig": {"clip": {}, "colbert": {"vectorIndexConfig": {"multivector": {}}}}
-        }
-        server.faults.meanwhile = lambda schema: add_vectors(schema, others | schema)
+        colbert: Schema = {"vectorizer": {"none": {}}, "vectorIndexConfig": {"multivector": {}}}
+
+        def add_colbert(schema: Schema) -> None:
+            add_vectors(schema, {"vectorConfig": schema["vectorConfig"] | {"colbert": colbert}})
+
+        server.faults.meanwhile = add_colbert
         store = open_store(settings)
         store.prepare()
         assert not store.schema().missing and not store.schema().problems
