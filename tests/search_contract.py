@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta, timezone
 
 import pytest
@@ -77,6 +78,8 @@ class SearchContract(StoreContract):
             "Milwaukee": Location(43.0389, -87.9065),
             "Suva": Location(-18.1416, 178.4419),
             "Apia": Location(-13.8333, -171.7667),
+            "Alert": Location(82.5018, -62.3481),
+            "Barneo": Location(89.5, 100.0),
         }
         store.upsert([
             an_image(name, caption=f"fox of {name}", location=place)
@@ -100,7 +103,24 @@ class SearchContract(StoreContract):
         assert around("Lemont", 38) == {"Lemont", "Chicago"}
         assert around("Chicago", 135) == {"Chicago", "Lemont", "Milwaukee"}
         assert around("Suva", 1200) == {"Suva", "Apia"}
+        assert around("Apia", 1200) == {"Suva", "Apia"}
+        assert around("Barneo", 1000) == {"Barneo", "Alert"}
         assert around("Lemont", 20_040) == set(places)
+
+    def test_all_images_of_a_node_that_never_moved_are_found_around_it(self, store: Store) -> None:
+        here, aside = Location(41.7016, -87.9953), Location(41.7116, -87.9953)
+        noon = WHEN + timedelta(seconds=600)
+        store.upsert([
+            an_image(str(n), image=b"", vectors={}, location=here,
+                     captured_at=WHEN + timedelta(seconds=n))
+            for n in range(1200)
+        ])  # fmt: skip
+        near = Filters(near=Area(here, 0.1))
+        assert len(store.newest(near, 1000)) == 1000
+        assert len(store.newest(replace(near, since=noon), 1000)) == 600
+        assert len(found(store, "caption", filters=replace(near, since=noon), limit=1000)) == 600
+        assert store.newest(Filters(near=Area(aside, 1)), 10) == []
+        assert len(store.newest(Filters(near=Area(aside, 1.2)), 10)) == 10
 
     def test_the_newest_come_first_page_by_page(self, store: Store) -> None:
         minute = timedelta(minutes=1)

@@ -16,18 +16,28 @@ from tests.weaviate_server import free_ports
 from weavloader.errors import ConfigError, TransientError
 from weavloader.settings import Settings, load_settings
 from weavloader.store import open_store
-from weavloader.store.base import TEXT_PROPERTIES, Filters, SearchQuery, Store, image_id
+from weavloader.store.base import (
+    TEXT_PROPERTIES,
+    Filters,
+    Location,
+    SearchQuery,
+    Store,
+    image_id,
+)
 from weavloader.store.weaviate_api import (
     Collection,
     Configure,
     DataObject,
     DataType,
+    GeoCoordinate,
     Property,
     Tokenization,
     VectorDistances,
     WeaviateClient,
     connect,
 )
+
+REFERENCE_PLACE = Location(41.75, -87.5)  # such as single precision holds exactly
 
 
 class WeaviateContract:
@@ -111,6 +121,7 @@ class WeaviateContract:
         read = store.get(object_id)
         assert read is not None
         assert (read.image, read.text["address"]) == (b"\xff\xd8", "")
+        assert read.location == REFERENCE_PLACE
         link = read.text["link"]
         assert object_id != image_id(link)
         assert store.existing([link, f"{link}x"]) == {link}
@@ -184,9 +195,12 @@ def fill_as_the_reference(client: WeaviateClient, settings: Settings) -> str:
                 distance_metric=VectorDistances.COSINE))],
     )  # fmt: skip
     object_id = str(uuid.uuid4())
-    properties = {
+    properties: dict[str, Any] = {
         "caption": "a fox", "vsn": "W021", "project": "Snow Ridge", "link": "https://x/1.jpg",
-        "timestamp": "26-11-24 01:57 Z", "image": base64.b64encode(b"\xff\xd8").decode(),
+        "timestamp": "26-11-24 01:57 Z",
+        "location": GeoCoordinate(latitude=REFERENCE_PLACE.latitude,
+                                  longitude=REFERENCE_PLACE.longitude),
+        "image": base64.b64encode(b"\xff\xd8").decode(),
     }  # fmt: skip
     vector = {"clip": EAST.tolist()}
     collection.data.insert_many([DataObject(uuid=object_id, properties=properties, vector=vector)])

@@ -73,10 +73,11 @@ def test_a_collection_of_the_reference_lacks_something_until_it_is_migrated(
     assert code == 1 and "MISSING  captured_at: `python main.py schema migrate` adds it" in said
     stand_in.calls.clear()
     code, said, _ = run_command("schema", "migrate")
-    assert code == 0 and "added captured_at" in said
+    assert code == 0 and "added latitude, longitude, captured_at" in said
     assert not [call for call in stand_in.calls if call.startswith("DELETE")]
     code, said, _ = run_command("schema", "check")
-    assert code == 0 and said.startswith("ok ")
+    assert code == 0 and said.splitlines()[-1].startswith("ok ")
+    assert said.startswith("advice   location is indexed")
     assert "vector clip  hnsw, cosine" in run_command("schema", "show")[1]
 
 

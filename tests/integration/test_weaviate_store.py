@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from tests.ranking_contract import RankingContract
-from tests.store_contract import EAST, NORTH, an_image
-from tests.weaviate_contract import WeaviateContract
+from tests.store_contract import EAST, NORTH, an_image, found
+from tests.weaviate_contract import REFERENCE_PLACE, WeaviateContract, fill_as_the_reference
 from tests.weaviate_server import HOW_TO_GIVE_ONE, free_ports, named_by_environment, started
 from weavloader.errors import TransientError
 from weavloader.settings import Settings, load_settings
 from weavloader.store import open_store
-from weavloader.store.base import SearchQuery, Store
+from weavloader.store.base import Area, Filters, Location, SearchQuery, Store
 from weavloader.store.weaviate_api import WeaviateClient, connect
 
 
@@ -76,3 +76,17 @@ class TestWeaviateStore(WeaviateContract, RankingContract):
         ours = [hit.id for hit in store.search(query)]
         assert ours == [str(hit.uuid) for hit in theirs.objects]
         assert len(ours) < 30
+
+    def test_places_of_the_reference_are_found_before_and_after_it_is_completed(
+        self, settings: Settings, client: WeaviateClient
+    ) -> None:
+        fill_as_the_reference(client, settings)
+        near, far = (Filters(near=Area(REFERENCE_PLACE, 5)), Filters(near=Area(Location(1, 2), 5)))
+        store = open_store(settings)
+        assert found(store, "fox", filters=near) == ["a fox"]
+        store.prepare()
+        store.upsert([an_image(caption="a hen", location=REFERENCE_PLACE)])
+        assert {hit.text["caption"] for hit in store.newest(near, 9)} == {"a fox", "a hen"}
+        assert store.newest(far, 9) == []
+        assert "location is indexed" in store.schema().advice[0]
+        store.close()

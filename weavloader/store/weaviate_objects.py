@@ -13,7 +13,7 @@ from weavloader.errors import PermanentError
 from weavloader.store.base import TEXT_PROPERTIES, ImageObject, Location, SearchResult, Vector
 from weavloader.store.weaviate_api import DataObject, GeoCoordinate
 
-STORED_PROPERTIES = [*TEXT_PROPERTIES, "image", "location", "captured_at"]
+STORED_PROPERTIES = [*TEXT_PROPERTIES, "image", "location", "latitude", "longitude", "captured_at"]
 _TIMESTAMP_FORMAT = "%y-%m-%d %H:%M Z"
 
 
@@ -24,7 +24,8 @@ def to_weaviate(item: ImageObject) -> DataObject[Any, Any]:
         properties["image"] = base64.b64encode(item.image).decode()
     if item.location is not None:
         place = item.location
-        properties["location"] = GeoCoordinate(latitude=place.latitude, longitude=place.longitude)
+        degrees = {"latitude": place.latitude, "longitude": place.longitude}
+        properties |= {"location": GeoCoordinate(**degrees), **degrees}
     vectors: dict[str, Any] = dict(item.vectors)
     return DataObject(uuid=item.id, properties=properties, vector=vectors)
 
@@ -76,7 +77,10 @@ def _vector(values: Sequence[Any]) -> Vector:
 
 
 def _location(properties: Mapping[str, Any]) -> Location | None:
-    place = properties.get("location")
+    latitude, longitude = properties.get("latitude"), properties.get("longitude")
+    if latitude is not None and longitude is not None:
+        return Location(latitude, longitude)
+    place = properties.get("location")  # of the reference deployment, in single precision
     if not isinstance(place, GeoCoordinate):
         return None
     return Location(place.latitude, place.longitude)

@@ -27,11 +27,16 @@ PROPERTIES = {
     **dict.fromkeys(TEXT_PROPERTIES, DataType.TEXT),
     **dict.fromkeys(("image", "audio", "video"), DataType.BLOB),
     "location": DataType.GEO_COORDINATES,
+    **dict.fromkeys(("latitude", "longitude"), DataType.NUMBER),
     "captured_at": DataType.DATE,
 }
 _BY_WORD = {*KEYWORD_PROPERTIES, *FILTER_PROPERTIES}
 _RERANKER = "reranker-transformers"  # the only one that sends nothing to a third party
 REMEDY = "name another collection in WEAVIATE_COLLECTION, or mend this one in Weaviate"
+_SLOW_PLACES = (
+    "location is indexed, which makes writes slow where many images share a place:"
+    " export them and import them into a collection of another name"
+)
 _TRIES = 5
 
 
@@ -87,6 +92,7 @@ def report(client: WeaviateClient, name: str, ranks: VectorRanks) -> SchemaRepor
         ),
         problems=tuple(_problems(config, ranks)),
         remedy=REMEDY,
+        advice=(_SLOW_PLACES,) if _indexes_places(config) else (),
     )
 
 
@@ -134,7 +140,9 @@ def _property(name: str) -> Property:
     return Property(
         name=name,
         data_type=kind,
-        index_range_filters=True if kind == DataType.DATE else None,
+        # Weaviate's index of places is not wanted: see weaviate_places.
+        index_filterable=False if kind in (DataType.GEO_COORDINATES, DataType.NUMBER) else None,
+        index_range_filters=True if kind in (DataType.DATE, DataType.NUMBER) else None,
     )
 
 
@@ -154,6 +162,10 @@ def _refuse(config: CollectionConfig, ranks: VectorRanks) -> None:
 def _problems(config: CollectionConfig, ranks: VectorRanks) -> list[str]:
     problems = [*_property_problems(config), *_vector_problems(config, ranks)]
     return [*problems, *(["it is split by tenants"] if config.multi_tenancy_config.enabled else [])]
+
+
+def _indexes_places(config: CollectionConfig) -> bool:
+    return any(each.name == "location" and each.index_filterable for each in config.properties)
 
 
 def _fields(config: CollectionConfig) -> Iterator[tuple[str, str]]:

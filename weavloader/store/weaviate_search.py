@@ -8,14 +8,13 @@ from functools import reduce
 from operator import and_
 from typing import Any
 
-from weavloader.store.base import Area, Filters, Fusion, SearchQuery, SearchResult
+from weavloader.store.base import Filters, Fusion, SearchQuery, SearchResult
 from weavloader.store.checks import MOST_RESULTS
 from weavloader.store.fusion import steep_falls
 from weavloader.store.weaviate_api import (
     Collection,
     Filter,
     FilterReturn,
-    GeoCoordinate,
     HybridFusion,
     MetadataQuery,
     Rerank,
@@ -23,6 +22,7 @@ from weavloader.store.weaviate_api import (
 )
 from weavloader.store.weaviate_explanation import read_explanation
 from weavloader.store.weaviate_objects import to_result
+from weavloader.store.weaviate_places import around, lies_within
 from weavloader.store.words import same_text, words
 
 _FUSIONS: Mapping[Fusion, HybridFusion] = {
@@ -34,9 +34,10 @@ _FUSIONS: Mapping[Fusion, HybridFusion] = {
 def hybrid(collection: Collection, query: SearchQuery) -> list[SearchResult]:
     """Answer a checked query.
 
-    Weaviate matches a text filter by its words, in any order and among others; what only
-    matches so is dropped here, and more is asked for until there is enough. Hence offset and
-    autocut are ours too: the server would count what is dropped.
+    Weaviate matches a text filter by its words, in any order and among others, and a place by
+    the square around it; what only matches so is dropped here, and more is asked for until
+    there is enough. Hence offset and autocut are ours too: the server would count what is
+    dropped.
     """
     wanted = query.offset + query.limit
     hits = _enough(lambda asked: _ask(collection, query, asked), wanted, query.filters)
@@ -50,7 +51,7 @@ def newest(collection: Collection, filters: Filters, limit: int, offset: int) ->
     def ask(asked: int) -> list[SearchResult]:
         answer = collection.query.fetch_objects(
             limit=asked,
-            filters=_filters(filters),
+            filters=_filters(collection, filters),
             sort=Sort.by_property("captured_at", ascending=False),
         )
         return [to_result(str(hit.uuid), 0.0, hit.properties) for hit in answer.objects]
@@ -83,7 +84,7 @@ def _ask(collection: Collection, query: SearchQuery, limit: int) -> list[SearchR
         query_properties=list(query.properties),
         fusion_type=_FUSIONS[query.fusion],
         limit=limit,
-        filters=_filters(query.filters),
+        filters=_filters(collection, query.filters),
         rerank=Rerank(prop="caption", query=query.text) if query.rerank else None,
         return_metadata=MetadataQuery(score=True, explain_score=query.explain),
     )
@@ -99,7 +100,7 @@ def _result(hit: Any, query: SearchQuery) -> SearchResult:
     return replace(result, rerank_score=hit.metadata.rerank_score if query.rerank else None)
 
 
-def _filters(filters: Filters) -> FilterReturn | None:
+def _filters(collection: Collection, filters: Filters) -> FilterReturn | None:
     parts: list[FilterReturn] = [
         Filter.by_property(name).equal(value)
         for name, value in filters.text().items()
@@ -110,16 +111,11 @@ def _filters(filters: Filters) -> FilterReturn | None:
     if filters.until is not None:
         parts.append(Filter.by_property("captured_at").less_or_equal(filters.until))
     if filters.near is not None:
-        parts.append(_within(filters.near))
+        parts.append(around(collection, filters.near))
     return reduce(and_, parts) if parts else None
 
 
-def _within(area: Area) -> FilterReturn:
-    center = area.center
-    point = GeoCoordinate(latitude=center.latitude, longitude=center.longitude)
-    metres = area.kilometres * 1000
-    return Filter.by_property("location").within_geo_range(coordinate=point, distance=metres)
-
-
 def _matches(hit: SearchResult, filters: Filters) -> bool:
+    if filters.near is not None and not lies_within(filters.near, hit.location):
+        return False
     return all(same_text(hit.text[name], value) for name, value in filters.text().items())
