@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tests.weaviate_stand_in.filters import Unknown, predicate, words
 from tests.weaviate_stand_in.protocol import base_pb2, batch_pb2, search_get_pb2
@@ -22,6 +23,7 @@ class Kept:
 
 
 Hits = list[tuple[Kept, float]]
+Rows = NDArray[np.float32]
 
 
 @dataclass(slots=True)
@@ -87,11 +89,13 @@ class Collection:
         if name not in self.schema["vectorConfig"]:
             raise Unknown(f"the collection does not have named vector {name} configured")
         (vector,) = asked.near_vector.vector_for_targets[0].vectors
-        query = np.frombuffer(vector.vector_bytes, "<f4")
-        if len(query) != self.lengths.get(name, len(query)):
+        query = _rows(vector)
+        if query.shape[1] != self.lengths.get(name, query.shape[1]):
             raise Unknown("knn search: vector lengths don't match")
         return {
-            each.id: _cosine(query, each.vectors[name]) for each in kept if name in each.vectors
+            each.id: _likeness(query, _rows(each.vectors[name]))
+            for each in kept
+            if name in each.vectors
         }
 
 
@@ -104,9 +108,16 @@ def _words_found(kept: list[Kept], asked: Any) -> dict[str, float]:
     return found
 
 
-def _cosine(query: Any, stored: base_pb2.Vectors) -> float:
-    vector = np.frombuffer(stored.vector_bytes, "<f4")
-    return float(query @ vector / np.linalg.norm(query) / np.linalg.norm(vector))
+def _likeness(query: Rows, stored: Rows) -> float:
+    """Cosine of two vectors; of several, what late interaction makes of theirs."""
+    one, other = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (query, stored))
+    return float((one @ other.T).max(axis=1).sum())
+
+
+def _rows(vector: base_pb2.Vectors) -> Rows:
+    data, length = vector.vector_bytes, _length(vector)
+    several = vector.type == base_pb2.Vectors.VECTOR_TYPE_MULTI_FP32
+    return np.frombuffer(data[2:] if several else data, "<f4").reshape(-1, length)
 
 
 def _length(vector: base_pb2.Vectors) -> int:
