@@ -25,7 +25,8 @@ class Kube:
     """Workloads of the manifest, each a play of its own, found by the name of its Service.
 
     podman knows no StatefulSet (played as a Deployment with its claims), no GPU (Triton serves
-    the preview models), no Service (a name on the network instead) and no policy.
+    the preview models), no Service (a name on the network instead) and no policy. What is empty
+    in each pod is one volume for all of them, by its name, and belongs to root.
 
     Attributes:
         settings: Put over those of the ConfigMap.
@@ -79,12 +80,25 @@ def _playable(workload: dict[str, Any]) -> Iterator[dict[str, Any]]:
         pod.setdefault("volumes", []).append({"name": template, "persistentVolumeClaim": reference})
         yield {"apiVersion": "v1", "kind": "PersistentVolumeClaim",
                "metadata": {"name": f"{template}-{name}"}, "spec": claim["spec"]}  # fmt: skip
+    _own_volumes(name, pod)
     for container in pod["containers"]:
         container["imagePullPolicy"] = "Never"
         container.pop("ports", None)  # podman would publish them on every address
         if name == "triton":
             _preview(container)
     yield {**workload, "kind": "Deployment"}
+
+
+def _own_volumes(workload: str, pod: dict[str, Any]) -> None:
+    """Name empty volumes apart, and leave shared memory to podman, whose own all may write to."""
+    empty = {volume["name"] for volume in pod["volumes"] if "emptyDir" in volume}
+    pod["volumes"] = [volume for volume in pod["volumes"] if volume["name"] != "shm"]
+    for each in (*pod["volumes"], *(m for c in pod["containers"] for m in c["volumeMounts"])):
+        if each["name"] in empty:
+            each["name"] = f"{each['name']}-{workload}"
+    for container in pod["containers"]:
+        mounts = container["volumeMounts"]
+        container["volumeMounts"] = [m for m in mounts if m["mountPath"] != "/dev/shm"]
 
 
 def _preview(container: dict[str, Any]) -> None:
