@@ -7,9 +7,11 @@ What an image costs is measured (``make bench``); how long a GPU takes is given.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
-from operator import itemgetter
+from itertools import islice
+from operator import attrgetter
 from statistics import quantiles
 
 import simpy
@@ -17,6 +19,7 @@ import simpy
 IMAGES_AT_ONCE = 3  # of one processor
 RECONCILE_SECONDS = 1800.0
 STREAM_LOOKBACK = 600.0
+BATCH = 1000  # images between two looks at the length of the queue
 _SAMPLES = 288
 
 Events = Generator[simpy.Event, None, None]
@@ -106,6 +109,11 @@ class Course:
         return quantiles(self.delays, n=100, method="inclusive")[percent - 1]
 
 
+def _is_late(image: Image) -> bool:
+    """Whether no tick looks so far back, so that only a reconciliation finds it."""
+    return image.published - image.captured > STREAM_LOOKBACK
+
+
 class Simulation:
     """One course of a fleet.
 
@@ -125,27 +133,34 @@ class Simulation:
 
     def run(self, images: Iterable[Image], seconds: float) -> Course:
         """Let the images pass; ends when all are stored and ``seconds`` are over."""
-        seen = sorted(((self._seen(each), each) for each in images), key=itemgetter(0))
-        self._env.process(self._arrive(seen))
+        everything = sorted(images, key=attrgetter("published"))
+        late = [image for image in everything if _is_late(image)]
+        live = [image for image in everything if not _is_late(image)]
+        self._env.process(self._take(live, self._fleet.tick))
+        self._env.process(self._take(late, RECONCILE_SECONDS))
         self._env.process(self._watch(seconds / _SAMPLES))
         self._env.run(until=seconds)
-        while len(self._course.stored) < len(seen):
+        while len(self._course.stored) < len(everything):
             self._env.step()
         return self._course
 
-    def _seen(self, image: Image) -> float:
-        """When the stream takes it: at a tick, or where no tick looks, at a reconciliation."""
-        late = image.published - image.captured > STREAM_LOOKBACK
-        step = RECONCILE_SECONDS if late else self._fleet.tick
-        return -(-image.published // step) * step
+    def _take(self, images: list[Image], step: float) -> Events:
+        """Look every ``step`` seconds, and take what is there while the queue is short enough."""
+        waiting, look = deque(images), 0.0
+        while waiting:
+            look = -(-max(look, waiting[0].published) // step) * step
+            yield self._env.timeout(look - self._env.now)
+            while len(self._slots.queue) < self._fleet.high_water and self._take_batch(waiting):
+                yield self._env.timeout(0)  # until they stand in the queue
+            look += step
 
-    def _arrive(self, seen: list[tuple[float, Image]]) -> Events:
-        for moment, image in seen:
-            if moment > self._env.now:
-                yield self._env.timeout(moment - self._env.now)
-            while len(self._slots.queue) >= self._fleet.high_water:
-                yield self._env.timeout(self._fleet.tick)
+    def _take_batch(self, waiting: deque[Image]) -> bool:
+        """Queue what is published, a batch at most; whether there was anything."""
+        batch = [each for each in islice(waiting, BATCH) if each.published <= self._env.now]
+        for image in batch:
+            waiting.popleft()
             self._env.process(self._process(image))
+        return bool(batch)
 
     def _process(self, image: Image) -> Events:
         with self._slots.request() as slot:

@@ -33,7 +33,7 @@ _BARS = " ▁▂▃▄▅▆▇█"
 @click.command()
 @click.option("--nodes", type=click.IntRange(1), default=10_000, show_default=True)
 @click.option("--hours", type=click.IntRange(1), default=24, show_default=True)
-@click.option("--cpu", default=0.05, show_default=True, help="Core seconds of an image.")
+@click.option("--cpu", default=0.04, show_default=True, help="Core seconds of an image.")
 @click.option("--wait", default=0.3, show_default=True, help="Seconds on storage and store.")
 @click.option("--model", default=1.5, show_default=True, help="Seconds of both models, together.")
 @click.option("--side-by-side", default=8, show_default=True, help="Images a GPU serves at once.")
