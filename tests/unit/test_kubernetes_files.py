@@ -1,0 +1,184 @@
+"""The Kubernetes manifests agree with the settings, the commands and each other."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import pytest
+
+from commands.group import cli
+from commands.roles import ROLES
+from job_system.config import TIME_LIMIT
+from tests.deployment_files import (
+    DEFAULTS,
+    KNOWN,
+    NOT_SETTINGS,
+    OUR_IMAGE,
+    compose,
+    documents,
+    kubernetes,
+    our_containers,
+    pod_specs,
+    served,
+    workloads,
+)
+from weavloader import keys
+
+
+def test_every_variable_of_kubernetes_is_a_setting() -> None:
+    given = set(kubernetes("ConfigMap")["data"]) | set(kubernetes("Secret")["stringData"])
+    for _, container in our_containers():
+        given |= {variable["name"] for variable in container["env"]}
+    assert given - NOT_SETTINGS <= KNOWN
+
+
+def test_every_command_of_kubernetes_exists() -> None:
+    for pod, container in our_containers():
+        assert container["command"][:2] == ["python", "main.py"]
+        assert container["command"][2] in cli.commands, pod
+        probe = container.get("startupProbe", {}).get("exec")
+        if probe:
+            assert probe["command"] == ["python", "main.py", "check", "--role", pod]
+            assert pod in ROLES
+
+
+def test_every_role_has_a_deployment_and_the_scheduler_one_pod() -> None:
+    names = {name for name, _ in pod_specs()}
+    assert set(ROLES) <= names
+    assert kubernetes("Deployment", "scheduler")["spec"]["replicas"] == 1
+
+
+def test_compose_and_kubernetes_use_the_same_images() -> None:
+    of_compose = {service["image"] for service in compose()["services"].values()}
+    of_kubernetes = {c["image"] for _, spec in pod_specs() for c in spec["containers"]}
+    for image in of_kubernetes & {i for i in of_kubernetes if i.startswith(("weav", "cr."))}:
+        assert image in of_compose
+
+
+def test_services_that_others_dial_listen_where_the_settings_say() -> None:
+    for name in ("triton", "weaviate"):
+        port = DEFAULTS[f"{name}_port"]
+        service = kubernetes("Service", name)
+        assert port in [each["port"] for each in service["spec"]["ports"]]
+
+
+def test_ports_of_our_pods_and_their_services_are_those_of_the_settings() -> None:
+    for name in ("metrics", "web", "flower"):
+        port = DEFAULTS[f"{name}_port"]
+        assert [each["port"] for each in kubernetes("Service", name)["spec"]["ports"]] == [port]
+    for pod, container in our_containers():
+        role = container["command"][-1]
+        for each in container.get("ports", []):
+            assert each["containerPort"] == DEFAULTS[f"{role}_port"], pod
+
+
+def test_policies_let_through_the_ports_of_the_settings_and_no_other() -> None:
+    redis_port = urlsplit(DEFAULTS["celery_broker_url"].get_secret_value()).port
+    ours = kubernetes("NetworkPolicy")["spec"]
+    let_in = [each["port"] for rule in ours["ingress"] for each in rule["ports"]]
+    assert let_in == [DEFAULTS[f"{name}_port"] for name in ("metrics", "web", "flower")]
+    dialled = {
+        rule["to"][0]["podSelector"]["matchLabels"]["app"]: [p["port"] for p in rule["ports"]]
+        for rule in ours["egress"]
+        if "podSelector" in rule["to"][0]
+    }
+    assert dialled == {
+        "redis": [redis_port],
+        "weaviate": [DEFAULTS["weaviate_port"], DEFAULTS["weaviate_grpc_port"]],
+        "triton": [DEFAULTS["triton_port"]],
+        "flower": [DEFAULTS["flower_port"]],
+    }
+
+
+def test_prometheus_annotations_name_the_port_of_the_metrics() -> None:
+    found = 0
+    for document in documents("kubernetes-complete.yaml"):
+        if document["kind"] == "Deployment":
+            notes = document["spec"]["template"]["metadata"].get("annotations", {})
+            port = notes.get("prometheus.io/port")
+            assert port in (None, str(DEFAULTS["metrics_port"]))
+            found += port is not None
+    assert found == 4
+
+
+def test_clients_find_every_triton_by_its_own_address() -> None:
+    assert kubernetes("Service", "triton")["spec"]["clusterIP"] == "None"
+
+
+def test_every_probe_asks_for_what_is_served() -> None:
+    for pod, container in our_containers():
+        for kind in ("livenessProbe", "readinessProbe"):
+            asked = container.get(kind, {}).get("httpGet")
+            if asked:
+                assert asked["path"] in served()[asked["port"]], pod
+
+
+@pytest.mark.parametrize("role", ["processor", "moderator", "cleaner"])
+def test_kubernetes_lets_the_longest_task_end(role: str) -> None:
+    assert dict(pod_specs())[role]["terminationGracePeriodSeconds"] > TIME_LIMIT
+
+
+def test_workers_and_the_metrics_server_beside_them_see_each_others_processes() -> None:
+    for pod, spec in pod_specs():
+        commands = [c["command"][-1] for c in spec["containers"] if c["image"] == OUR_IMAGE]
+        if len(commands) > 1:
+            assert commands[1] == "metrics"
+            assert spec["shareProcessNamespace"], pod
+            mounts = [c["volumeMounts"] for c in spec["containers"]]
+            assert mounts[0] == mounts[1]
+
+
+def test_pods_have_no_rights_a_read_only_root_and_bounded_memory() -> None:
+    for pod, spec in pod_specs():
+        assert spec["securityContext"]["runAsNonRoot"], pod
+        assert spec["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault", pod
+        assert spec["enableServiceLinks"] is False, "TRITON_PORT would become tcp://…"
+        for container in spec["containers"]:
+            rights = container["securityContext"]
+            assert rights["allowPrivilegeEscalation"] is False
+            assert rights["readOnlyRootFilesystem"] is True, pod
+            assert rights["capabilities"] == {"drop": ["ALL"]}, pod
+            assert "memory" in container["resources"]["limits"], pod
+
+
+def test_a_service_finds_pods_of_its_name() -> None:
+    names = {name for name, _ in pod_specs()}
+    for document in documents("kubernetes-complete.yaml"):
+        if document["kind"] == "Service":
+            assert document["spec"]["selector"]["app"] in names
+
+
+def test_policies_and_budgets_name_pods_that_exist() -> None:
+    labels = [spec["template"]["metadata"]["labels"] for spec in workloads()]
+    found = 0
+    for document in documents("kubernetes-complete.yaml"):
+        if document["kind"] in ("NetworkPolicy", "PodDisruptionBudget"):
+            spec = document["spec"]
+            wanted = spec.get("podSelector", spec.get("selector", {})).get("matchLabels", {})
+            assert any(wanted.items() <= each.items() for each in labels), document["metadata"]
+            found += 1
+    assert found > 5
+
+
+def test_only_pods_of_ours_reach_redis() -> None:
+    part = {"part": "weavloader"}
+    for spec in workloads():
+        ours = spec["template"]["spec"]["containers"][0]["image"] == OUR_IMAGE
+        assert (part.items() <= spec["template"]["metadata"]["labels"].items()) is ours
+    policy = next(d for d in documents("kubernetes-complete.yaml")
+                  if (d["kind"], d["metadata"]["name"]) == ("NetworkPolicy", "redis"))  # fmt: skip
+    assert policy["spec"]["ingress"][0]["from"] == [{"podSelector": {"matchLabels": part}}]
+
+
+def test_operators_scale_and_watch_what_exists() -> None:
+    pods = {name for name, _ in pod_specs()}
+    by_kind = {d["kind"]: d["spec"] for d in documents("kubernetes-operators.yaml")}
+    scaled = by_kind["ScaledObject"]
+    assert scaled["scaleTargetRef"]["name"] in pods
+    trigger = scaled["triggers"][0]["metadata"]
+    assert trigger["listName"] == keys.IMAGE_QUEUE
+    assert trigger["address"].split(".")[0] in pods
+    for kind in ("PodMonitor", "ServiceMonitor"):
+        assert set(by_kind[kind]["selector"]["matchExpressions"][0]["values"]) <= pods
+    named = {p.get("name") for _, c in our_containers() for p in c.get("ports", [])}
+    assert by_kind["PodMonitor"]["podMetricsEndpoints"][0]["port"] in named
