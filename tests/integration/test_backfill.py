@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +31,7 @@ from weavloader.image_job import ImageJob
 from weavloader.sage import DataApi
 from weavloader.settings import get_settings, load_settings
 
+ROOT = Path(__file__).parents[2]
 START = datetime(2026, 10, 1, tzinfo=UTC)
 SPAN = Span("october", START, START + timedelta(hours=5), {"name": "upload"})
 
@@ -142,6 +145,42 @@ def test_it_waits_while_the_lane_is_full(replay: Replay) -> None:
     report = backfill(replay, Shelf(), sleep=drain).run(SPAN)
     assert report.queued == 10 and not report.waiting
     assert waits and min(waits) >= 5
+
+
+def test_workers_take_the_past_only_when_no_live_image_waits(
+    replay: Replay, job_system: Celery
+) -> None:
+    past, live = JOBS[:3], JOBS[3:5]
+    publish(past, keys.LOW_PRIORITY)
+    publish(live)
+    with job_system.connection_for_read() as connection:
+        queue = connection.SimpleQueue(keys.IMAGE_QUEUE)
+        taken = [queue.get(timeout=10).headers["id"] for _ in range(5)]
+    assert taken == [job.id for job in (*live, *past)]
+
+
+def test_a_process_that_is_killed_while_it_waits_for_room_is_gone_on_with(
+    replay: Replay, redis_url: str, tmp_path: Path
+) -> None:
+    environment = {
+        **os.environ, "CELERY_BROKER_URL": redis_url, "CELERY_RESULT_BACKEND": redis_url,
+        "SAGE_DATA_API": f"http://{replay.host}/api/v1/query", "VECTOR_STORE": "embedded",
+        "EMBEDDED_STORE_PATH": str(tmp_path / "store"), "QUEUE_HIGH_WATER": "5",
+    }  # fmt: skip
+    words = [sys.executable, "main.py", "backfill", "--start", "2026-10-01",
+             "--end", "2026-10-01T05:00Z", "--filter", '{"vsn": "W021"}']  # fmt: skip
+    with subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE) as first:
+        assert first.stderr is not None
+        assert b"waits" in first.stderr.readline()
+        first.kill()
+    before = queued()
+    assert 5 <= len(before) < 10
+    environment["QUEUE_HIGH_WATER"] = "100"
+    second = subprocess.run(
+        words, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=60
+    )
+    assert b"Goes on from" in second.stdout
+    assert list(dict.fromkeys(queued())) == [job.id for job in JOBS]
 
 
 def test_the_command_queues_goes_on_and_refuses_what_it_cannot_read(
