@@ -7,20 +7,22 @@ build this.
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 
-from playwright.sync_api import Browser, HttpCredentials, ViewportSize, sync_playwright
+from PIL import Image
+from playwright.sync_api import Browser, HttpCredentials, Page, ViewportSize, sync_playwright
 
 from docs.panel_page import page
 from docs.panels import read_panels
-from docs.screenshots import IMAGES, save
+from docs.screenshots import IMAGES
 from tests.browser_fixture import HOW_TO_GET_ONE, find_chromium, launch
 from tests.eventful_run import Addresses, eventful_run
 from tests.prometheus_server import Prometheus
 
 VIEWPORT = ViewportSize(width=1208, height=700)
-FLOWER_PAGES = {"flower-workers": "/workers", "flower-tasks": "/tasks"}
+FEW_COLOURS = 128
 
 
 def main() -> None:
@@ -42,7 +44,7 @@ def _dashboard(browser: Browser, addresses: Addresses, began: float) -> None:
     with browser.new_context(viewport=VIEWPORT) as context:
         shown = context.new_page()
         shown.set_content(page(panels, began, now))
-        save(shown, IMAGES / "dashboard.png", is_whole=True)
+        _save(shown, "dashboard", is_whole=True)
 
 
 def _flower(browser: Browser, addresses: Addresses) -> None:
@@ -50,9 +52,16 @@ def _flower(browser: Browser, addresses: Addresses) -> None:
     account = HttpCredentials(username=user, password=password)
     with browser.new_context(viewport=VIEWPORT, http_credentials=account) as context:
         shown = context.new_page()
-        for name, path in FLOWER_PAGES.items():
-            shown.goto(addresses.flower + path, wait_until="networkidle")
-            save(shown, IMAGES / f"{name}.png")
+        shown.goto(addresses.flower + "/workers", wait_until="networkidle")
+        _save(shown, "flower")
+
+
+def _save(shown: Page, name: str, is_whole: bool = False) -> None:
+    """Write a picture of what has few colours, and say how many bytes it has."""
+    path = IMAGES / f"{name}.png"
+    with Image.open(io.BytesIO(shown.screenshot(full_page=is_whole))) as picture:
+        picture.convert("RGB").quantize(FEW_COLOURS).save(path, optimize=True)
+    print(f"{path.name} {path.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

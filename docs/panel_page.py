@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from html import escape
@@ -12,9 +13,10 @@ from docs.panels import Panel, Point, Series
 # Okabe and Ito's colours, which people who see few of them tell apart; yellow is too pale here.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555", "#7b4fa3")
 COLUMN, ROW, GAP = 50, 24, 8
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 6, 18
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 8, 6, 18
 _LINE_HEIGHT, _HEAD = 13, 26
 _MOST_NAMED = 6
+_MIB = 1024**2
 _STEPS = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 STYLE = f"""
 body {{ margin: 0; background: #f1f3f4; font: 12px/1.3 "DejaVu Sans", sans-serif; color: #24292e }}
@@ -75,7 +77,7 @@ def _fact(panel: Panel, name: str, value: float) -> str:
 def _chart(panel: Panel, width: int, height: int, begin: float, end: float) -> str:
     named = panel.series[:_MOST_NAMED]
     high = height - _HEAD - _LINE_HEIGHT * (len(named) + (len(panel.series) > len(named))) - 6
-    most = panel.most or _top(max(value for line in panel.series for _, value in line.points))
+    most = panel.most or _top(panel)
     scale = _Scale(begin, end, most, width, high)
     lines = zip(panel.series, cycle(COLOURS), strict=False)
     drawn = "".join(_line(scale, line, colour) for line, colour in lines)
@@ -147,16 +149,12 @@ def _legend(panel: Panel, top: int) -> Iterator[str]:
         yield f'<text class="name" x="28" y="{y + 9}">{escape(line.name)}</text>'
 
 
-def _top(most: float) -> float:
-    """A round number that is no smaller."""
-    if most <= 0:
-        return 1.0
-    power = 1.0
-    while power * _STEPS[-1] < most:
-        power *= 10
-    while power >= most:
-        power /= 10
-    return next(step * power for step in _STEPS if step * power >= most * 0.999)
+def _top(panel: Panel) -> float:
+    """Where a value axis ends: a round number of its unit, no smaller than any value."""
+    of_one = _MIB if panel.unit == "bytes" else 1.0
+    most = max(value for line in panel.series for _, value in line.points) / of_one
+    power = 10.0 ** math.floor(math.log10(most)) if most > 0 else 1.0
+    return of_one * next(step * power for step in _STEPS if step * power >= most * 0.999)
 
 
 def _quantity(value: float, unit: str) -> str:
@@ -164,7 +162,7 @@ def _quantity(value: float, unit: str) -> str:
     if unit == "percentunit":
         return f"{value:.0%}"
     if unit == "bytes":
-        return f"{value / 1024**2:,.0f} MiB"
+        return f"{value / _MIB:,.0f} MiB"
     if unit == "s":
         return f"{value * 1000:,.3g} ms" if 0 < value < 1 else f"{value:,.4g} s"
     return f"{value:,.4g}"

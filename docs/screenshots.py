@@ -93,16 +93,12 @@ def _take(browser: Browser, url: str, shot: Shot) -> None:
         if shot.click:
             page.locator(shot.click).first.click()
             page.wait_for_load_state("networkidle")
-        save(page, IMAGES / f"{shot.name}.png")
+        _save(page, IMAGES / f"{shot.name}.png")
 
 
-def save(page: Page, path: Path, is_whole: bool = False) -> None:
-    """Write a picture as small as it has to be, and say how many bytes it has.
-
-    Args:
-        is_whole: Show all of the page, rather than what fits the window.
-    """
-    with Image.open(io.BytesIO(page.screenshot(full_page=is_whole))) as shown:
+def _save(page: Page, path: Path) -> None:
+    """Write the picture as small as it has to be, and say how many bytes it has."""
+    with Image.open(io.BytesIO(page.screenshot())) as shown:
         picture = shown.convert("RGB")
     for kept_bits in (8, 7, 6, 5):
         # Grain of a photograph costs most; its last bits are not missed, unlike rare colours.

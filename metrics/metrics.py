@@ -26,6 +26,7 @@ TASKS = (
 # Whose image it is; such labels come from outside and are bounded.
 ORIGIN = ("node_id", "job", "task", "camera")
 OUTCOMES = ("stored", "already_stored", "dead")
+RESTORED_FROM = ("dead_worker", "orphan")
 TaskStatus = Literal["success", "failure"]
 
 
@@ -130,6 +131,9 @@ class Metrics:
                 family.labels(task)
         for outcome in OUTCOMES:
             self._images.labels(outcome)
+        for cause in RESTORED_FROM:
+            self._restored.labels(cause)
+        self._reprocessed.labels("submitted")
 
     def observe_task(
         self, task: str, status: TaskStatus, seconds: float, error_type: str = ""
@@ -147,7 +151,7 @@ class Metrics:
         self._retried.labels(task, reason).inc()
 
     def count_restored(self, cause: str, amount: int) -> None:
-        """Count tasks that went back to their queue: ``dead_worker`` or ``orphan``."""
+        """Count tasks that went back to their queue: one of :data:`RESTORED_FROM`."""
         self._restored.labels(cause).inc(amount)
 
     def set_memory(self, worker_type: str, bytes_: float) -> None:

@@ -117,7 +117,7 @@ def _happen(plan: Plan, prometheus: Prometheus) -> None:
     gone = "weavloader_dlq_tasks_thrown_away_total > 0"
     wait_until(lambda: prometheus.query(gone), "dead letters thrown away", 60)
     _call("audit_images")
-    wait_until(lambda: redis.exists(keys.AUDIT_LAST), "the audit", 90)
+    wait_until(lambda: prometheus.query("weavloader_audit_images"), "the audit", 90)
     redis.close()
 
 

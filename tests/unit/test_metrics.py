@@ -11,7 +11,7 @@ from prometheus_client.exposition import generate_latest
 
 from metrics import metrics as module_level
 from metrics.labels import LONGEST_VALUE, BoundedLabels
-from metrics.metrics import ORIGIN, OUTCOMES, TASKS, Metrics
+from metrics.metrics import ORIGIN, OUTCOMES, RESTORED_FROM, TASKS, Metrics
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 PROMISED = {
@@ -100,6 +100,9 @@ def test_series_known_beforehand_start_at_zero(
         assert value(registry, "tasks_processed_total", task=name) == 0
     for outcome in OUTCOMES:
         assert value(registry, "images_total", outcome=outcome) == 0
+    for cause in RESTORED_FROM:
+        assert value(registry, "tasks_restored_total", cause=cause) == 0
+    assert value(registry, "dlq_tasks_reprocessed_total", status="submitted") == 0
 
 
 def test_the_stream_is_unhealthy_until_it_was_read(
