@@ -13,10 +13,10 @@ from typing import Any
 import psutil
 import redis
 
-from benchmarks.bench_models import instant_repository
 from benchmarks.bench_relay import Relay
 from benchmarks.bench_sage import Sage, running_sage
 from benchmarks.bench_usage import Usage, cpu_s, usage
+from benchmarks.instant_repository import instant_repository
 from commands.roles import WORKERS
 from demo.local_redis import running_redis
 from demo.ports import HOST, free_ports

@@ -11,7 +11,7 @@ import pytest
 from tritonclient.grpc import InferenceServerClient
 
 from tests.models.calls import call, valid
-from tests.models.conftest import only, serve
+from tests.models.server import only, serve
 from tests.models.test_served_models import same
 from weavloader.errors import TransientError
 
@@ -24,7 +24,7 @@ HOUR_MS = str(3600 * 1000)
 def test_a_full_batch_does_not_wait_and_is_one_call(weights: Path, tmp_path: Path) -> None:
     repository = only("colbert", tmp_path / "models")
     settings = {"COLBERT_BATCH_SIZE": str(CALLERS), "COLBERT_BATCH_DELAY_MS": HOUR_MS}
-    with serve(weights, tmp_path / "log", repository, **settings) as server:
+    with serve(weights, tmp_path / "log", settings, repository) as server:
         client = InferenceServerClient(server.url)
         with ThreadPoolExecutor(CALLERS) as pool:
             asked = [valid("colbert", number) for number in range(CALLERS)]
@@ -36,7 +36,7 @@ def test_a_full_batch_does_not_wait_and_is_one_call(weights: Path, tmp_path: Pat
 def test_with_batches_of_one_nobody_waits(weights: Path, tmp_path: Path) -> None:
     repository = only("colbert", tmp_path / "models")
     settings = {"MODELS_BATCH_SIZE": "1", "MODELS_BATCH_DELAY_MS": HOUR_MS}
-    with serve(weights, tmp_path / "log", repository, **settings) as server:
+    with serve(weights, tmp_path / "log", settings, repository) as server:
         client = InferenceServerClient(server.url)
         assert call(client, "colbert", valid("colbert"))
         client.close()
@@ -46,7 +46,8 @@ def test_a_lone_request_pays_the_delay_and_no_more_than_that_for_it(
     weights: Path, tmp_path: Path
 ) -> None:
     repository = only("colbert", tmp_path / "models")
-    with serve(weights, tmp_path / "log", repository, COLBERT_BATCH_DELAY_MS="700") as server:
+    settings = {"COLBERT_BATCH_DELAY_MS": "700"}
+    with serve(weights, tmp_path / "log", settings, repository) as server:
         client = InferenceServerClient(server.url)
         began = time.monotonic()
         assert call(client, "colbert", valid("colbert"))
@@ -55,7 +56,7 @@ def test_a_lone_request_pays_the_delay_and_no_more_than_that_for_it(
 
 
 def test_a_server_that_stops_answers_or_refuses_every_caller(weights: Path, tmp_path: Path) -> None:
-    server = serve(weights, tmp_path / "log", only("colbert", tmp_path / "models"))
+    server = serve(weights, tmp_path / "log", repository=only("colbert", tmp_path / "models"))
     all_answered = Barrier(CALLERS + 1)
     with server, ThreadPoolExecutor(CALLERS) as pool:
         client = InferenceServerClient(server.url)

@@ -14,7 +14,7 @@ from inference import CAPTIONERS, EMBEDDERS, get_colbert_embedding, required_mod
 from inference.triton import Tensor, text_tensor
 from tests.drawn_pictures import smoke
 from tests.models.calls import TIMEOUT, call, picture, valid
-from tests.models.conftest import MODELS
+from tests.models.server import MODELS
 from weavloader.errors import PermanentError
 
 pytestmark = [pytest.mark.models, pytest.mark.timeout(400)]

@@ -1,0 +1,53 @@
+"""The demo as a person runs it, with every kind of vector and captions that name what is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from demo.cast import STORED
+from tests.acceptance.programs import programs
+from tests.waiting import wait_until
+from weavloader.settings import load_settings
+from weavloader.store import open_store
+from weavloader.store.base import Filters, ImageObject
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+MODELS = {"EMBEDDING_MODELS": "clip,align,colbert", "CAPTION_MODEL": "florence2"}
+ENDED_WELL = "Every image is accounted for, each as it should be."
+STAYS = "Everything is left running"
+
+
+def stored(folder: Path) -> Iterator[ImageObject]:
+    """What a demo that is still running has stored."""
+    (path,) = folder.glob("weavloader-demo-*/store")
+    store = open_store(load_settings(vector_store="embedded", embedded_store_path=str(path)))
+    for result in store.newest(Filters(), 1000):
+        found = store.get(result.id)
+        assert found is not None
+        yield found
+    store.close()
+
+
+def test_the_demo_with_three_vectors_and_florences_captions_ends_well(tmp_path: Path) -> None:
+    # Not tmp_path: the path of a socket may have a hundred characters.
+    with TemporaryDirectory(prefix="demo-") as folder:
+        environment = {**MODELS, "TMPDIR": folder}
+        with programs({"demo": "python main.py demo --keep"}, environment, tmp_path) as started:
+            demo = started["demo"]
+            wait_until(lambda: STAYS in demo.said() or not demo.is_running(), "the demo", 300)
+            assert ENDED_WELL in demo.said()
+            images = list(stored(Path(folder)))
+            assert f"{STORED}: {len(images)}" in demo.said()
+            assert demo.ctrl_c() == 0
+    assert len(images) > 10
+    for image in images:
+        shapes = {name: vector.shape[-1] for name, vector in image.vectors.items()}
+        assert shapes == {"clip": 1024, "align": 640, "colbert": 128}
+        description, _, labels = image.text["caption"].partition(" LABELS: ")
+        assert description.startswith("DESCRIPTION: Preview caption: ")
+        assert labels
