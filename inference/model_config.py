@@ -1,7 +1,7 @@
 """Hyperparameters: what is asked of the models, what they see and how their answers are used.
 
 Each is the environment variable of its name in capitals, for a site whose Triton serves other
-weights; ``docs/models.md`` lists them. The weights behind the defaults are named there too.
+weights; ``docs/configuration.md`` lists them for users and a test compares the two.
 """
 
 from __future__ import annotations

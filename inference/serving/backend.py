@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 import triton_python_backend_utils as pb_utils
 
 from .batching import Batcher
+from .errors import AbandonedError
 from .requests import Tensors, failure, respond, response
 from .settings import Settings, read_settings
 
@@ -63,13 +64,16 @@ class Backend:
             self._batcher.close()
 
     def _answer(self, request: Any) -> Tensors:
+        if request.is_cancelled():
+            raise AbandonedError()
         (tensors,) = self._model.run([self._model.prepare(request)])
         return tensors
 
     def _hand_over(self, request: Any, batcher: Batcher[Any, Tensors]) -> None:
         sender = request.get_response_sender()
         try:
-            batcher.submit(self._model.prepare(request), partial(_reply, sender))
+            item = self._model.prepare(request)
+            batcher.submit(item, partial(_reply, sender), sender.is_cancelled)
         except Exception as error:
             _send(sender, failure(error))
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from .errors import AbandonedError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -24,6 +26,11 @@ logger = logging.getLogger(__name__)
 class _Waiting(Generic[Item, Result]):
     item: Item
     reply: Callable[[Result | Exception], None]
+    is_abandoned: Callable[[], bool]
+
+
+def _never() -> bool:
+    return False
 
 
 class Batcher(Generic[Item, Result]):
@@ -52,13 +59,20 @@ class Batcher(Generic[Item, Result]):
         self._thread = threading.Thread(target=self._serve, name="batcher", daemon=True)
         self._thread.start()
 
-    def submit(self, item: Item, reply: Callable[[Result | Exception], None]) -> None:
+    def submit(
+        self,
+        item: Item,
+        reply: Callable[[Result | Exception], None],
+        is_abandoned: Callable[[], bool] = _never,
+    ) -> None:
         """Hand over ``item``; waits while ``capacity`` others do.
 
         Args:
             reply: Called once, in the batcher's thread, with the result or why there is none.
+            is_abandoned: Whether nobody waits for the reply any more; asked before the run, so
+                that a server that is behind spends no time on answers that come too late.
         """
-        self._waiting.put(_Waiting(item, reply))
+        self._waiting.put(_Waiting(item, reply, is_abandoned))
 
     def close(self) -> None:
         """Answer all that was submitted, then end. Nothing may be submitted from then on."""
@@ -68,7 +82,8 @@ class Batcher(Generic[Item, Result]):
     def _serve(self) -> None:
         open_ = True
         while open_:
-            batch, open_ = self._next_batch()
+            gathered, open_ = self._next_batch()
+            batch = [waiting for waiting in gathered if not self._is_dropped(waiting)]
             results = self._results([waiting.item for waiting in batch])
             for waiting, result in zip(batch, results, strict=True):
                 self._reply(waiting, result)
@@ -89,6 +104,12 @@ class Batcher(Generic[Item, Result]):
                 deadline = time.monotonic() + self._delay
             batch.append(waiting)
         return batch, True
+
+    def _is_dropped(self, waiting: _Waiting[Item, Result]) -> bool:
+        if not waiting.is_abandoned():
+            return False
+        self._reply(waiting, AbandonedError())
+        return True
 
     def _results(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
         if not items:

@@ -10,7 +10,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from .errors import InputError, OutputError
+from .errors import AbandonedError, InputError, OutputError
 
 Tensor = NDArray[Any]
 Tensors = Mapping[str, Tensor]
@@ -51,7 +51,13 @@ def failure(error: Exception) -> Any:
     """The response that says what went wrong, by its status never to be taken for an answer."""
     if isinstance(error, InputError):
         return _failure(str(error), pb_utils.TritonError.INVALID_ARG)
-    return _failure(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
+    if isinstance(error, AbandonedError):
+        pb_utils.Logger.log_info(str(error))
+        return _failure(str(error), pb_utils.TritonError.CANCELLED)
+    message = f"{type(error).__name__}: {error}"
+    # Whoever serves the models shall see it too, and not only who asked.
+    pb_utils.Logger.log_error(message)
+    return _failure(message, pb_utils.TritonError.INTERNAL)
 
 
 def _failure(message: str, code: Any) -> Any:

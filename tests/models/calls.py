@@ -78,6 +78,7 @@ def call(
     model: str,
     inputs: Tensors,
     parameters: Mapping[str, str] | None = None,
+    timeout: float = TIMEOUT,
 ) -> dict[str, Any]:
     """The outputs of ``model`` as they come.
 
@@ -86,6 +87,6 @@ def call(
         TransientError: Anything else went wrong.
     """
     return infer(
-        client, model, inputs, dict, outputs=OUTPUTS[model], operation="test", timeout=TIMEOUT,
+        client, model, inputs, dict, outputs=OUTPUTS[model], operation="test", timeout=timeout,
         parameters=parameters,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -10,6 +11,7 @@ from threading import Barrier
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
+from inference.serving.errors import AbandonedError
 from tests.models.calls import call, valid
 from tests.models.server import only, serve
 from tests.models.test_served_models import same
@@ -53,6 +55,35 @@ def test_a_lone_request_pays_the_delay_and_no_more_than_that_for_it(
         assert call(client, "colbert", valid("colbert"))
         assert time.monotonic() - began >= 0.7
         client.close()
+
+
+@pytest.mark.parametrize("size", ["1", "16"])
+def test_nothing_is_run_for_a_caller_who_gave_up(size: str, weights: Path, tmp_path: Path) -> None:
+    repository, log = only("gemma3", tmp_path / "models"), tmp_path / "log"
+    settings = {"GEMMA3_BATCH_SIZE": size, "GEMMA3_MAX_NEW_TOKENS": "400"}
+    with serve(weights, log, settings, repository) as server, ThreadPoolExecutor(CALLERS) as pool:
+        client = InferenceServerClient(server.url)
+        seconds = duration(lambda: call(client, "gemma3", valid("gemma3")))
+        first = pool.submit(call, client, "gemma3", valid("gemma3"))
+        time.sleep(seconds / 8)
+        # They wait for the first, and no longer than a quarter of its time.
+        hasty = [
+            pool.submit(call, client, "gemma3", valid("gemma3"), timeout=seconds / 8)
+            for _ in range(5)
+        ]
+        assert all(isinstance(each.exception(60), TransientError) for each in hasty)
+        assert first.result(60)
+        assert call(client, "gemma3", valid("gemma3"))
+        client.close()
+    assert log.read_text().count(str(AbandonedError())) == 5
+
+
+def duration(work: Callable[[], object]) -> float:
+    """Seconds that something takes the second time."""
+    work()
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
 
 
 def test_a_server_that_stops_answers_or_refuses_every_caller(weights: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 
 from inference.serving.batching import Batcher
+from inference.serving.errors import AbandonedError
 
 Answer = int | Exception
 PATIENCE = 20.0
@@ -92,6 +93,19 @@ def test_all_that_wait_are_answered_when_it_closes_without_waiting_for_others() 
     closing.join(PATIENCE)
     assert not closing.is_alive()
     assert model.answers == {item: 2 * item for item in range(5)}
+
+
+def test_the_model_is_not_run_for_whoever_waits_no_longer() -> None:
+    model, gone = Asked(), threading.Event()
+    made = held(model, size=8)
+    made.submit(1, partial(model.answers.__setitem__, 1), gone.is_set)
+    model.ask(made, 2)
+    gone.set()
+    model.go.set()
+    made.close()
+    assert model.calls == [[0], [2]]
+    assert isinstance(model.answers[1], AbandonedError)
+    assert (model.answers[0], model.answers[2]) == (0, 4)
 
 
 def test_an_item_at_fault_fails_alone() -> None:

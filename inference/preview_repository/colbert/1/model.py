@@ -8,26 +8,23 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).resolve().parents[3]))
 
+from preview.models import Preview
 from preview.vectors import token_vectors
-from serving.requests import read_text, respond
+from serving.requests import read_text
 
 _DIMENSION = 128
 _PADDED_TO = 8
 
 
-class TritonPythonModel:
+class TritonPythonModel(Preview):
     """What Triton's Python backend runs."""
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """A response to each request."""
-        return respond(requests, _answer)
-
-
-def _answer(request: Any) -> dict[str, Any]:
-    tokens = token_vectors(read_text(request, "text"), _DIMENSION)
-    padding = -len(tokens) % _PADDED_TO
-    padded = np.pad(tokens, ((0, padding), (0, 0)))
-    return {
-        "embedding": padded.reshape(1, -1),
-        "token_lengths": np.array([len(tokens)], dtype=np.int32),
-    }
+    def answer(self, request: Any) -> dict[str, Any]:
+        """The contract of colbert."""
+        tokens = token_vectors(read_text(request, "text"), _DIMENSION)
+        padding = -len(tokens) % _PADDED_TO
+        padded = np.pad(tokens, ((0, padding), (0, 0)))
+        return {
+            "embedding": padded.reshape(1, -1),
+            "token_lengths": np.array([len(tokens)], dtype=np.int32),
+        }

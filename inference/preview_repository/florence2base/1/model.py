@@ -8,23 +8,20 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[3]))
 
 from preview.florence import UnknownTaskError, answer
+from preview.models import Preview
 from preview.scene import see
 from serving.errors import InputError
-from serving.requests import read_image, read_size, read_text, respond, text_tensor
+from serving.requests import read_image, read_size, read_text, text_tensor
 
 
-class TritonPythonModel:
+class TritonPythonModel(Preview):
     """What Triton's Python backend runs."""
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """A response to each request."""
-        return respond(requests, _answer)
-
-
-def _answer(request: Any) -> dict[str, Any]:
-    scene, size = see(read_image(request)), read_size(request)
-    task, text = read_text(request, "prompt"), read_text(request, "text_input")
-    try:
-        return {"answer": text_tensor(json.dumps(answer(scene, task, text, size)))}
-    except UnknownTaskError as error:
-        raise InputError(str(error)) from error
+    def answer(self, request: Any) -> dict[str, Any]:
+        """The contract of florence2base."""
+        scene, size = see(read_image(request)), read_size(request)
+        task, text = read_text(request, "prompt"), read_text(request, "text_input")
+        try:
+            return {"answer": text_tensor(json.dumps(answer(scene, task, text, size)))}
+        except UnknownTaskError as error:
+            raise InputError(str(error)) from error

@@ -1,24 +1,12 @@
-"""A preview of Qwen2.5-VL: captions from colour and brightness, whatever the prompt."""
+"""A preview of Qwen2.5-VL."""
 
 import sys
 from pathlib import Path
-from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[3]))
 
-from preview.captions import describe
-from preview.scene import see
-from serving.requests import read_image, read_text, respond, text_tensor
+from preview.models import CaptionPreview
 
 
-class TritonPythonModel:
+class TritonPythonModel(CaptionPreview):
     """What Triton's Python backend runs."""
-
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """A response to each request."""
-        return respond(requests, _answer)
-
-
-def _answer(request: Any) -> dict[str, Any]:
-    read_text(request, "prompt")
-    return {"answer": text_tensor(describe(see(read_image(request))))}

@@ -1,0 +1,50 @@
+"""The kinds of preview models, as Triton runs them."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from serving.requests import read_image, read_text, respond, text_tensor
+
+from .captions import describe
+from .scene import see
+from .vectors import image_vector, text_vector
+
+
+class Preview:
+    """What Triton's Python backend runs."""
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """A response to each request."""
+        return list(respond(requests, self.answer))
+
+    def answer(self, request: Any) -> dict[str, Any]:
+        """Outputs by name.
+
+        Raises:
+            InputError: The input breaks the contract.
+        """
+        raise NotImplementedError
+
+
+class CaptionPreview(Preview):
+    """Captions from colour and brightness, whatever the prompt."""
+
+    def answer(self, request: Any) -> dict[str, Any]:
+        """The contract of gemma3."""
+        read_text(request, "prompt")
+        return {"answer": text_tensor(describe(see(read_image(request))))}
+
+
+class JointPreview(Preview):
+    """Vectors of colours, brightness and the words for them, of length ``dimension``."""
+
+    dimension: ClassVar[int]
+
+    def answer(self, request: Any) -> dict[str, Any]:
+        """The contract of clip."""
+        text, image = read_text(request, "text"), read_image(request)
+        return {
+            "text_embedding": text_vector(text, self.dimension)[None],
+            "image_embedding": image_vector(see(image), self.dimension)[None],
+        }
