@@ -7,7 +7,17 @@ import importlib
 from commands.group import cli, run
 
 # Each declares its commands when it is imported.
-for _subject in ("roles", "search", "check", "demo", "dead_letters", "audit", "backfill", "schema"):
+for _subject in (
+    "roles",
+    "search",
+    "check",
+    "demo",
+    "dead_letters",
+    "audit",
+    "backfill",
+    "schema",
+    "transfer",
+):
     importlib.import_module(f"commands.{_subject}")
 
 

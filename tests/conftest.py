@@ -4,6 +4,7 @@ from tests.job_system_fixture import job_system
 from tests.log_fixture import own_log
 from tests.redis_fixture import own_redis, redis_of_bytes, redis_server, redis_url
 from tests.triton_fixture import triton, triton_client
+from tests.weaviate_fixture import weaviate_server, weaviate_settings
 
 __all__ = [
     "job_system",
@@ -14,4 +15,6 @@ __all__ = [
     "redis_url",
     "triton",
     "triton_client",
+    "weaviate_server",
+    "weaviate_settings",
 ]

@@ -2,50 +2,24 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
 from tests.ranking_contract import RankingContract
 from tests.store_contract import EAST, NORTH, an_image, found
 from tests.weaviate_contract import REFERENCE_PLACE, WeaviateContract, fill_as_the_reference
-from tests.weaviate_server import HOW_TO_GIVE_ONE, free_ports, named_by_environment, started
+from tests.weaviate_server import free_ports
 from weavloader.errors import TransientError
-from weavloader.settings import Settings, load_settings
+from weavloader.settings import Settings
 from weavloader.store import open_store
 from weavloader.store.base import Area, Filters, Location, SearchQuery, Store
-from weavloader.store.weaviate_api import WeaviateClient, connect
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object]]:
-    """How to reach a Weaviate."""
-    named = named_by_environment()
-    if named is not None:
-        yield named
-        return
-    with started(tmp_path_factory.mktemp("weaviate")) as own:
-        if own is None:
-            pytest.skip(HOW_TO_GIVE_ONE)
-        yield own.settings
+from weavloader.store.weaviate_api import WeaviateClient
 
 
 @pytest.fixture
-def settings(server: dict[str, object]) -> Iterator[Settings]:
+def settings(weaviate_settings: Settings) -> Settings:
     """A collection of the test's own, not created yet."""
-    settings = load_settings(
-        vector_store="weaviate",
-        weaviate_collection=f"Test{uuid.uuid4().hex}",
-        embedding_models="clip,align,colbert",
-        store_timeout="10",
-        **server,
-    )
-    yield settings
-    client = connect(settings)
-    client.collections.delete(settings.weaviate_collection)
-    client.close()
+    return weaviate_settings
 
 
 class TestWeaviateStore(WeaviateContract, RankingContract):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -212,6 +212,18 @@ class Store(Protocol):
 
     def get(self, object_id: str) -> ImageObject | None:
         """One object with image and vectors."""
+
+    def scan(
+        self, *, after: str = "", images: bool = True
+    ) -> Iterator[tuple[str, ImageObject | None]]:
+        """Every object with its id, in an order of ids that does not change.
+
+        ``None`` stands for an object of another program that cannot be read.
+
+        Args:
+            after: Pass over all up to this id.
+            images: Whether the objects carry their images.
+        """
 
     def search(self, query: SearchQuery) -> list[SearchResult]:
         """The best matches, best first.

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import RLock
 
@@ -36,6 +37,8 @@ from weavloader.store.embedded_rows import (
 from weavloader.store.embedded_schema import fetch, open_database, transaction
 from weavloader.store.embedded_search import hybrid, newest
 from weavloader.store.schema_report import SchemaReport
+
+_IDS_PER_PAGE = 1000
 
 
 class EmbeddedStore:
@@ -122,6 +125,21 @@ class EmbeddedStore:
                 vectors=vectors,
                 location=location(latitude, longitude),
             )
+
+    def scan(
+        self, *, after: str = "", images: bool = True
+    ) -> Iterator[tuple[str, ImageObject | None]]:
+        """See :meth:`Store.scan`."""
+        query = "SELECT uuid FROM images WHERE uuid > ? ORDER BY uuid LIMIT ?"
+        while True:
+            with self._using() as connection:
+                rows = fetch(connection, query, (after, _IDS_PER_PAGE))
+            if not rows:
+                return
+            for (after,) in rows:
+                item = self.get(after)
+                if item is not None:  # removed since
+                    yield after, item if images else replace(item, image=b"")
 
     def search(self, query: SearchQuery) -> list[SearchResult]:
         """See :meth:`Store.search`."""

@@ -24,6 +24,7 @@ from weavloader.store.checks import (
 from weavloader.store.schema_report import SchemaReport
 from weavloader.store.weaviate_api import Collection, WeaviateClient, connect
 from weavloader.store.weaviate_errors import store_errors
+from weavloader.store.weaviate_export import page_after
 from weavloader.store.weaviate_lookup import LINKS_PER_REQUEST, stored_links
 from weavloader.store.weaviate_objects import STORED_PROPERTIES, to_image_object
 from weavloader.store.weaviate_schema import prepare, report
@@ -101,6 +102,18 @@ class WeaviateStore:
                 object_id, include_vector=True, return_properties=STORED_PROPERTIES
             )
         return to_image_object(found.properties, found.vector) if found is not None else None
+
+    def scan(
+        self, *, after: str = "", images: bool = True
+    ) -> Iterator[tuple[str, ImageObject | None]]:
+        """See :meth:`Store.scan`."""
+        while True:
+            with self._using() as collection:
+                page = page_after(collection, after, images)
+            yield from page
+            if not page:
+                return
+            after = page[-1][0]
 
     def search(self, query: SearchQuery) -> list[SearchResult]:
         """See :meth:`Store.search`."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from weavloader.batches import batched_by_size
 from weavloader.errors import PermanentError, TransientError, WeavloaderError
 from weavloader.store.base import ImageObject
 from weavloader.store.weaviate_api import Collection, DataObject, exceptions
@@ -32,7 +33,10 @@ def write(collection: Collection, objects: Iterable[ImageObject]) -> None:
     """
     refused: Refused = {}
     total = 0
-    for batch in _batches(objects):
+    batches = batched_by_size(
+        objects, _OBJECTS_PER_REQUEST, _IMAGE_BYTES_PER_REQUEST, lambda item: len(item.image)
+    )
+    for batch in batches:
         refused |= _written(collection, [to_weaviate(item) for item in batch])
         total += len(batch)
     if refused:
@@ -81,17 +85,3 @@ def _complaint(refused: Mapping[str, WeavloaderError], total: int) -> Weavloader
     for_good = sum(not isinstance(error, TransientError) for error in refused.values())
     counts = f"{len(refused)} of {total} objects were not written, {for_good} of them for good"
     return type(first)(f"{counts}: {first}", reason=first.reason)
-
-
-def _batches(objects: Iterable[ImageObject]) -> Iterator[list[ImageObject]]:
-    batch: list[ImageObject] = []
-    size = 0
-    for item in objects:
-        full = len(batch) == _OBJECTS_PER_REQUEST
-        if batch and (full or size + len(item.image) > _IMAGE_BYTES_PER_REQUEST):
-            yield batch
-            batch, size = [], 0
-        batch.append(item)
-        size += len(item.image)
-    if batch:
-        yield batch
