@@ -12,6 +12,7 @@ from typing import TextIO
 import click
 from rich.console import Console
 
+from benchmarks.bench_floor import measure_floor
 from benchmarks.bench_flow import measure_flow, measure_latency, start_and_warm_up
 from benchmarks.bench_queue import measure_enqueueing
 from benchmarks.bench_report import Figures, headline, read_figures, save, show
@@ -21,6 +22,7 @@ from commands.group import run
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build"
+PICTURES = BUILD / "pictures"
 _LATENCY_IMAGES, _LATENCY_SECONDS = 30, 20.0
 
 
@@ -59,12 +61,13 @@ def bench(
     with tempfile.TemporaryDirectory(prefix="weavloader-bench-") as name:
         with (
             console.status("Starting") as status,
-            running_stack(Path(name), BUILD / "pictures", store, delay) as stack,
+            running_stack(Path(name), PICTURES, store, delay) as stack,
         ):
             figures = _circumstances(store, delay)
             status.update("Stage by stage")
             prof = BUILD / "bench.prof" if profile else None
             figures["stages"] = measure_stages(stack, stage_images, prof)
+            figures["floor"] = {"cpu_ms": measure_floor(PICTURES, stage_images)}
             status.update("Enqueueing")
             figures["queue"] = _queue(stack, records)
             status.update("The whole system")

@@ -16,7 +16,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.bench import BUILD
+from benchmarks.bench import BUILD, PICTURES
 from benchmarks.bench_flow import measure_flow
 from benchmarks.bench_stack import Stack, running_stack
 from commands.group import run
@@ -68,7 +68,7 @@ def bench_pools(delays: tuple[float, ...], out: Path) -> None:
 def _measured(delay: float) -> list[dict[str, Any]]:
     with (
         tempfile.TemporaryDirectory(prefix="weavloader-bench-") as folder,
-        running_stack(Path(folder), BUILD / "pictures", "embedded", delay) as stack,
+        running_stack(Path(folder), PICTURES, "embedded", delay) as stack,
     ):
         stack.start_role("moderator")
         return [_row(stack, delay, pool) for pool in POOLS]

@@ -42,6 +42,7 @@ def show(console: Console, figures: Figures, baseline: Figures | None) -> None:
     """Print everything; with what ``baseline`` had, where one is given."""
     _show_headline(console, figures, baseline or {})
     _show_map(console, "CPU by stage, one process (ms per image)", figures["stages"]["cpu_ms"])
+    _show_map(console, "The same by libraries alone: the floor", figures["floor"]["cpu_ms"])
     _show_map(console, "Requests per image", figures["stages"]["requests"])
     _show_map(console, "MB per image", figures["stages"]["mb"])
     _show_roles(console, figures["flow"])

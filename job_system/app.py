@@ -31,7 +31,9 @@ for _name in {"celery_broker_url", "celery_result_backend"} & _settings.model_fi
     publish_to_environment(_name.upper(), getattr(_settings, _name).get_secret_value())
 celery_app.conf.update(celery_config(_settings))
 # Named, not imported: only a worker needs it.
-celery_app.steps["consumer"].add("job_system.recovery:Recovery")
+celery_app.steps["consumer"].update(
+    ("job_system.recovery:Recovery", "job_system.event_groups:EventGroups")
+)
 
 
 @before_task_publish.connect

@@ -45,7 +45,7 @@ db = _settings.flower_db or "flower"
 # At its end too, but it may be killed.
 state_save_interval = 60_000 if persistent else 0
 # Flower keeps every task and worker it ever saw unless told otherwise.
-max_tasks = 10_000
+max_tasks = 2_000  # 5 KB each
 max_workers = 1_000
 purge_offline_workers = 3600
 # Queue lengths come from the metrics server; Flower needs no way into the broker of its own.

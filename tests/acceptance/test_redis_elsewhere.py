@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 import redis
 from redis.sentinel import Sentinel
@@ -22,6 +24,12 @@ from weavloader.redis_connection import open_redis
 from weavloader.settings import load_settings
 
 PASSWORD = "of-redis"
+# By role, what it says when it has reached Redis.
+ROLES = {
+    "moderator": " ready.", "processor": " ready.", "cleaner": " ready.",
+    "scheduler": "Acquired lock", "metrics": "Listening on",
+    "flower": "Connected to rediss", "stream": "looks at the stream",
+}  # fmt: skip
 pytestmark = pytest.mark.slow
 
 
@@ -131,6 +139,44 @@ def test_images_pass_through_a_redis_over_tls(
     workers.start("processor", "main.py", "processor")
     workers.publish(pictures[:10])
     workers.wait_until_stored(pictures[:10])
+
+
+def test_every_role_works_over_tls_and_tells_nobody_the_password(
+    over_tls: str, workers_on: WorkersOn, pictures: list[Published],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for name, port in zip(("METRICS_PORT", "FLOWER_PORT"), free_ports(2), strict=True):
+        monkeypatch.setenv(name, str(port))
+    for name, value in (("POLL_MIN_SECONDS", "1"), ("FLOWER_BASIC_AUTH", "a:b")):
+        monkeypatch.setenv(name, value)
+    workers = workers_on(over_tls)
+    workers.prepare_store()
+    for role, ready in ROLES.items():
+        workers.start(role, "main.py", role, "--log-level", "debug", ready=ready)
+    workers.wait_until_stored(pictures)
+    health = f"http://localhost:{os.environ['METRICS_PORT']}/health"
+    wait_until(
+        lambda: httpx.get(health, timeout=10).json()["components"]["redis"] == "ok", "health"
+    )
+    for role in ROLES:
+        assert PASSWORD not in workers.log(role), role
+
+
+@pytest.mark.parametrize(
+    ("role", "complaint"),
+    [
+        ("processor", "invalid username"),
+        ("scheduler", "Retrying Redis"),
+        ("stream", "out of reach"),
+    ],
+)
+def test_a_password_that_is_wrong_is_not_told_either(
+    over_tls: str, workers_on: WorkersOn, role: str, complaint: str
+) -> None:
+    wrong = "not-the-one"
+    workers = workers_on(over_tls.replace(PASSWORD, wrong))
+    workers.start(role, "main.py", role, "--log-level", "debug", ready=complaint)
+    assert wrong not in workers.log(role)
 
 
 def test_a_certificate_of_an_unknown_authority_is_refused(over_tls: str) -> None:

@@ -42,7 +42,8 @@ class TritonPythonModel:
         time.sleep(SECONDS.get(mode, USUAL_SECONDS))
         if mode == "error":
             return pb_utils.InferenceResponse(error=pb_utils.TritonError("out of memory"))
-        if mode in _GOOD:
+        is_text = self._outputs[0]["name"] == "answer"
+        if mode in _GOOD or (mode == "nan" and is_text):
             self._note(request)
         return pb_utils.InferenceResponse([self._tensor(each, mode) for each in self._outputs])
 
