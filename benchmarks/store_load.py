@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.store_objects import captions, clustered, objects, queries
+from benchmarks.store_objects import captions, embeddings, objects, queries
 from weavloader.batches import batched
 from weavloader.store.base import ImageObject, SearchQuery, Store
 
@@ -20,29 +20,33 @@ LIMIT = 25
 
 
 def measure_load(
-    store: Store, folder: Path, counts: dict[str, int], dimensions: int, image_bytes: int
+    store: Store,
+    size: Callable[[], int],
+    counts: dict[str, int],
+    dimensions: int,
+    image_bytes: int,
 ) -> dict[str, Any]:
     """Write in batches, one by one and with images, and search.
 
     Args:
-        folder: Where the store keeps everything.
+        size: How many bytes the store takes on the disk.
         counts: How many ``objects`` in batches, how many ``one_by_one``, how many ``searches``,
             how many ``with_image``.
     """
     store.prepare()
-    empty = disk_bytes(folder)
+    empty = size()
     figures: dict[str, Any] = {}
-    vectors, texts = clustered(counts["objects"], dimensions), captions(counts["objects"])
+    vectors, texts = embeddings(counts["objects"], dimensions), captions(counts["objects"])
     written = list(objects("batch", vectors, texts))
     figures["batch_upserts_per_s"] = _rate(store, written, BATCH)
-    figures["bytes_per_object"] = _grown(folder, empty, counts["objects"])
+    figures["bytes_per_object"] = (size() - empty) / counts["objects"]
     figures["search_ms"] = _searches(store, counts, dimensions)
     alone = list(islice(objects("alone", vectors, texts), counts["one_by_one"]))
     figures["single_upserts_per_s"] = _rate(store, alone, 1)
-    before = disk_bytes(folder)
+    before = size()
     pictured = objects("pictured", vectors, texts, image_bytes)
     figures["image_upserts_per_s"] = _rate(store, list(islice(pictured, counts["with_image"])), 20)
-    figures["bytes_per_object_with_image"] = _grown(folder, before, counts["with_image"])
+    figures["bytes_per_object_with_image"] = (size() - before) / counts["with_image"]
     return figures
 
 
@@ -77,13 +81,9 @@ def _rate(store: Store, written: Sequence[ImageObject], size: int) -> float:
     return len(written) / (time.perf_counter() - begun)
 
 
-def _grown(folder: Path, before: int, count: int) -> float:
-    return (disk_bytes(folder) - before) / count
-
-
 def _searches(store: Store, counts: dict[str, int], dimensions: int) -> dict[str, Any]:
     """Hybrid, by words alone and by looks alone."""
-    vectors = queries(counts["searches"], counts["objects"], dimensions)
+    vectors = queries(counts["searches"], dimensions)
     texts = captions(counts["searches"], QUERY_WORDS)
     return {
         name: percentiles([

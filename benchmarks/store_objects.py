@@ -1,4 +1,4 @@
-"""Objects for the benchmark of stores: captions of words by Zipf, vectors in clusters."""
+"""Objects for the benchmark of stores: captions of words by Zipf, vectors as of a model."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ Vectors = NDArray[np.float32]
 SEED = 7
 _START = datetime(2026, 11, 1, tzinfo=UTC)
 _VOCABULARY, _CAPTION_WORDS = 5000, 40
-_CLUSTER_SIZE = 50
-# Of a vector's length. Pictures of one camera look alike, and scattered vectors have no
-# neighbours that a graph could lead to.
-_SPREAD = 0.6
+# Vectors of a model lie near a space of far fewer dimensions, some of which matter more;
+# independent ones would have no neighbours that a graph could lead to.
+_FACTORS = 64
+_NOISE = 0.3  # of a vector's length
 
 
-def clustered(count: int, dimensions: int, seed: int = SEED) -> Vectors:
-    """Unit vectors around one centre for each fifty, [count, dimensions]."""
-    lots = np.random.default_rng(SEED)
-    centres = _unit(lots.normal(size=(max(1, count // _CLUSTER_SIZE), dimensions)))
+def embeddings(count: int, dimensions: int, seed: int = SEED) -> Vectors:
+    """Unit vectors as of a model, [count, dimensions]; another ``seed`` gives others of it."""
+    axes = np.random.default_rng(SEED).normal(size=(_FACTORS, dimensions))
     lots = np.random.default_rng(seed)
-    noise = _unit(lots.normal(size=(count, dimensions)))
-    near = centres[lots.integers(len(centres), size=count)]
-    return _unit(near.astype(np.float64) + _SPREAD * noise)
+    strengths = lots.normal(size=(count, _FACTORS)) / np.sqrt(np.arange(1, _FACTORS + 1))
+    meaning = _unit(strengths @ axes).astype(np.float64)
+    return _unit(meaning + _NOISE * _unit(lots.normal(size=(count, dimensions))))
 
 
-def queries(amount: int, count: int, dimensions: int) -> Vectors:
-    """Vectors of searches among ``count`` objects: from their clusters, and none of them."""
-    return clustered(count, dimensions, SEED + 1)[:amount]
+def queries(amount: int, dimensions: int) -> Vectors:
+    """Vectors of searches: of the same model, and none of the objects'."""
+    return embeddings(amount, dimensions, SEED + 1)
 
 
 def captions(count: int, words: int = _CAPTION_WORDS) -> list[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
@@ -36,22 +36,23 @@ BUILDS: Mapping[str, Mapping[str, Any]] = {
     "PQ": {"quantizer": _Quantizer.pq(training_limit=_TRAINING)},
 }
 # -1 is the server's own choice: 8 times the limit, at least 100.
-EFS = {"as created": (16, 32, 64, -1, 256, 512)}
+EFS: Mapping[str, Sequence[int]] = {"as created": (16, 32, 64, -1, 256, 512)}
 
 
 def measure_recall(
-    settings: Settings, server: psutil.Process, vectors: Vectors, asked: Vectors
-) -> dict[str, Any]:
-    """For each build: seconds to build it, memory it took, and recall@10 by ``ef``."""
+    settings: Settings, restart: Callable[[], psutil.Process], vectors: Vectors, asked: Vectors
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """For each build: seconds to build it, memory it took, and recall@10 by ``ef``.
+
+    Args:
+        restart: Starts the server again, so that nothing of the build before is in its memory.
+    """
     truth = nearest(vectors, asked)
-    client = connect(settings)
-    try:
-        return {
-            name: _measure(client, server, options, vectors, asked, truth, EFS.get(name, (-1,)))
-            for name, options in BUILDS.items()
-        }
-    finally:
-        client.close()
+    for name, options in BUILDS.items():
+        server = restart()
+        with closing(connect(settings)) as client:
+            efs = EFS.get(name, (32, -1))
+            yield name, _measure(client, server, options, vectors, asked, truth, efs)
 
 
 def nearest(vectors: Vectors, asked: Vectors) -> list[set[int]]:
@@ -69,8 +70,9 @@ def _measure(
     efs: Sequence[int],
 ) -> dict[str, Any]:
     with _collection(client, options) as collection:
+        idle = server.memory_info().rss
         seconds = timed(lambda: _fill(collection, vectors))
-        memory = server.memory_info().rss
+        memory = server.memory_info().rss - idle
         by_ef = {}
         for ef in efs:
             index = Reconfigure.VectorIndex.hnsw(ef=ef)
@@ -78,7 +80,7 @@ def _measure(
                 vector_config=Reconfigure.Vectors.update(name="clip", vector_index_config=index)
             )
             by_ef[str(ef)] = _search(collection, asked, truth)
-    return {"build_s": seconds, "server_rss_mb": memory / 1e6, "ef": by_ef}
+    return {"build_s": seconds, "server_mb": memory / 1e6, "ef": by_ef}
 
 
 @contextmanager

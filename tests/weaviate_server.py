@@ -75,6 +75,13 @@ class LocalWeaviate:
         url = f"http://127.0.0.1:{self._rest}/v1/.well-known/ready"
         _wait_until_ready(self._process, url, self._folder)
 
+    def restart(self) -> None:
+        """End it as an operator does, so that it writes out what it holds, and start it again."""
+        assert self._process is not None
+        self._process.terminate()
+        self._process.wait(_STARTED_WITHIN)
+        self.start()
+
     def kill(self) -> None:
         """End it without a warning, as a crash does."""
         if self._process is not None:
