@@ -56,6 +56,9 @@ def search(text: str, as_json: bool, **options: Any) -> None:
     from weavloader import search_output
     from weavloader.search import search
 
+    if options["offset"] + options["limit"] > MOST_RESULTS:
+        message = f"search: only the first {MOST_RESULTS} results can be reached"
+        raise ConfigError(message, reason="bad_argument")
     chosen = _filters(options)
     store = open_store(settings)
     if options["like"]:

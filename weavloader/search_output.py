@@ -52,12 +52,13 @@ def print_table(results: Sequence[SearchResult]) -> None:
 
 
 def _columns(results: Sequence[SearchResult]) -> dict[str, _Column]:
-    columns: dict[str, _Column] = {"score": lambda result: f"{result.score:.{_digits(results)}f}"}
+    digits = _digits(results)
+    columns: dict[str, _Column] = {"score": lambda result: f"{result.score:.{digits}f}"}
     if any(result.rerank_score is not None for result in results):
         columns["rerank"] = lambda result: f"{result.rerank_score or 0:.3f}"
     if any(result.explanation is not None for result in results):
-        columns["words"] = lambda result: _told(result, "words")
-        columns["looks"] = lambda result: _told(result, "looks")
+        columns["words"] = lambda result: _share(result, "words", digits)
+        columns["looks"] = lambda result: _share(result, "looks", digits)
     columns["captured"] = _captured
     for head, name in (("node", "vsn"), ("camera", "camera"), ("caption", "caption")):
         columns[head] = lambda result, name=name: printable(result.text[name])  # type: ignore[misc]
@@ -69,14 +70,10 @@ def _digits(results: Sequence[SearchResult]) -> int:
     return 2 if any(result.score >= 0.05 for result in results) else 4
 
 
-def _told(result: SearchResult, half: str) -> str:
-    """What a half added, and of what score."""
+def _share(result: SearchResult, half: str, digits: int) -> str:
+    """What a half added to the score."""
     share: Share | None = getattr(result.explanation, half, None)
-    if share is None:
-        return ""
-    return (
-        f"{share.share:.3f}" if share.score is None else f"{share.share:.3f} of {share.score:.3f}"
-    )
+    return "" if share is None else f"{share.share:.{digits}f}"
 
 
 def _captured(result: SearchResult) -> str:

@@ -141,8 +141,8 @@ def test_an_explanation_is_shown_by_halves(capsys: pytest.CaptureFixture[str]) -
     print_table([result(explanation=why), result(explanation=Explanation(None, Share(0.01, None)))])
     head, first, second = capsys.readouterr().out.splitlines()
     assert head.split()[:3] == ["score", "words", "looks"]
-    assert first.split()[1:4] == ["0.600", "of", "1.250"]
-    assert second.split()[1] == "0.010"
+    assert first.split()[:2] == ["0.88", "0.60"]
+    assert second.split()[1] == "0.01"
     print_json([result(explanation=why, rerank_score=2.5)])
     (told,) = json.loads(capsys.readouterr().out)
     assert told["explanation"] == {"words": {"share": 0.6, "score": 1.25}, "looks": None}
