@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -10,6 +9,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import numpy as np
 import pytest
 
+from tests.processes import in_processes
 from weavloader.errors import PermanentError, WeavloaderError
 from weavloader.settings import Settings
 from weavloader.store import open_store
@@ -237,19 +237,3 @@ def write_images(settings: Settings, links: list[str]) -> None:
     for link in links:
         store.upsert([an_image(link, caption="a fox", image=link.encode() * 1000)])
     store.close()
-
-
-def in_processes(count: int, work: object, *arguments: object) -> None:
-    """Run the same work in several new processes at once, and see each of them succeed."""
-    context = multiprocessing.get_context("forkserver")
-    # Imported once, not by each: ten imports of Weaviate's client take a minute.
-    context.set_forkserver_preload(["tests.store_contract", "weavloader.store.weaviate"])
-    processes = [
-        context.Process(target=work, args=arguments)  # type: ignore[arg-type]
-        for _ in range(count)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0] * count

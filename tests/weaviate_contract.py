@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.store_contract import EAST, NORTH, an_image, found, in_processes
+from tests.processes import in_processes
+from tests.store_contract import EAST, NORTH, an_image, found
 from tests.weaviate_server import free_ports
 from weavloader.errors import ConfigError, TransientError
 from weavloader.settings import Settings, load_settings

@@ -120,6 +120,7 @@ def _environment(folder: Path, key: str, grpc: int, inner: list[int]) -> dict[st
         "PERSISTENCE_DATA_PATH": str(folder / "data"),
         "GRPC_PORT": str(grpc),
         "DEFAULT_VECTORIZER_MODULE": "none",
+        "AUTOSCHEMA_ENABLED": "false",  # as in docker-compose.yml
         "AUTHENTICATION_ANONYMOUS_ACCESS_ENABLED": "false",
         "AUTHENTICATION_APIKEY_ENABLED": "true",
         "AUTHENTICATION_APIKEY_ALLOWED_KEYS": key,

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import sqlite_vec
 
+from tests.processes import in_processes
 from tests.ranking_contract import RankingContract, foxes, of_words
-from tests.store_contract import EAST, an_image, found, in_processes
+from tests.store_contract import EAST, an_image, found
 from tests.waiting import wait_until
 from weavloader.errors import ConfigError, PermanentError, TransientError
 from weavloader.settings import Settings, load_settings

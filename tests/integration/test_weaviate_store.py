@@ -8,8 +8,8 @@ import pytest
 from tests.ranking_contract import RankingContract
 from tests.store_contract import EAST, NORTH, an_image, found
 from tests.weaviate_contract import REFERENCE_PLACE, WeaviateContract, fill_as_the_reference
-from tests.weaviate_server import free_ports
-from weavloader.errors import TransientError
+from tests.weaviate_server import free_ports, named_by_environment
+from weavloader.errors import ConfigError, TransientError
 from weavloader.settings import Settings
 from weavloader.store import open_store
 from weavloader.store.base import Area, Filters, Location, SearchQuery, Store
@@ -64,3 +64,17 @@ class TestWeaviateStore(WeaviateContract, RankingContract):
         assert store.newest(far, 9) == []
         assert "location is indexed" in store.schema().advice[0]
         store.close()
+
+    def test_a_write_does_not_bring_a_dropped_collection_back_with_guessed_types(
+        self, store: Store, settings: Settings, client: WeaviateClient
+    ) -> None:
+        if named_by_environment():
+            pytest.skip("only our own server is known to run with AUTOSCHEMA_ENABLED=false")
+        store.upsert([an_image("1")])
+        client.collections.delete(settings.weaviate_collection)
+        with pytest.raises(ConfigError):
+            store.upsert([an_image("2")])
+        assert not client.collections.exists(settings.weaviate_collection)
+        store.prepare()
+        store.upsert([an_image("2")])
+        assert store.existing(["1", "2"]) == {"2"}

@@ -78,7 +78,7 @@ class Service(weaviate_pb2_grpc.WeaviateServicer):
         if error := self._state.faults.refuse(str(link)):
             return error
         if given.collection not in self._state.collections:
-            return f"could not find class {given.collection} in schema"
+            return f"class '{given.collection}' not present in schema"
         return self._state.collections[given.collection].put(given)
 
     def _collection(self, name: str, context: Any) -> Collection:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
 from concurrent.futures import ThreadPoolExecutor
 from http.server import ThreadingHTTPServer
+from pathlib import Path
+from socket import socket
 from threading import Thread
 from typing import Any
 
@@ -27,9 +30,14 @@ class _RestServer(ThreadingHTTPServer):
 
 
 class StandIn:
-    """Starts when the block begins, is gone when it ends; keeps its objects over a stop."""
+    """Starts when the block begins, is gone when it ends; keeps its objects over a stop.
 
-    def __init__(self) -> None:
+    Args:
+        certificate: Files of a key and its certificate, to speak TLS on both ports.
+    """
+
+    def __init__(self, certificate: tuple[Path, Path] | None = None) -> None:
+        self._certificate = certificate
         self._rest_port, self._grpc_port = free_ports(2)
         self._state = State(key="a key of the stand-in")
 
@@ -61,13 +69,20 @@ class StandIn:
     def start(self) -> None:
         """Begin to listen."""
         self._rest = _RestServer(("127.0.0.1", self._rest_port), handler(self._state))
+        if self._certificate:
+            self._rest.socket = _over_tls(self._rest.socket, *self._certificate)
         self._thread = Thread(target=self._rest.serve_forever, args=(0.01,))
         self._thread.start()
         self._grpc = grpc.server(ThreadPoolExecutor(8), options=_OPTIONS)
         weaviate_pb2_grpc.add_WeaviateServicer_to_server(  # type: ignore[no-untyped-call]
             Service(self._state), self._grpc
         )
-        self._grpc.add_insecure_port(f"127.0.0.1:{self._grpc_port}")
+        address = f"127.0.0.1:{self._grpc_port}"
+        if self._certificate:
+            key, certificate = (path.read_bytes() for path in self._certificate)
+            self._grpc.add_secure_port(address, grpc.ssl_server_credentials([(key, certificate)]))
+        else:
+            self._grpc.add_insecure_port(address)
         self._grpc.start()
 
     def stop(self) -> None:
@@ -83,3 +98,9 @@ class StandIn:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _over_tls(plain: socket, key: Path, certificate: Path) -> ssl.SSLSocket:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context.wrap_socket(plain, server_side=True)

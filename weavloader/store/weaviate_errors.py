@@ -32,7 +32,8 @@ _REFUSAL_CODES = {_Code.INVALID_ARGUMENT, _Code.OUT_OF_RANGE, _Code.UNIMPLEMENTE
 # The server calls most failures UNKNOWN, so that only their text tells them apart. What is
 # not recognised may pass: a retry too many costs less than an image given up.
 _SCHEMA_TEXT = re.compile(
-    r"could not find class|does not have (configuration for|named) vector|no such prop"
+    r"could not find class|not present in schema|no such prop"
+    r"|does not have (configuration for|named) vector"
     r"|without multiple named vectors|does not have single vector index|on multivector index"
 )
 _NO_RERANKER_TEXT = "unknown capability: rerank"
@@ -67,6 +68,8 @@ def translated(error: Exception) -> WeavloaderError:
     if isinstance(error, theirs.UnexpectedStatusCodeError):
         return _by_status(error.status_code, text)
     if isinstance(error, _UNREACHABLE) or _code(error) in _UNREACHABLE_CODES:
+        detail = _one_line(_of_httpx(error))
+        text = text if detail in text else f"{text} {detail}"
         return TransientError(f"Weaviate is out of reach: {text}", reason="store_unreachable")
     if isinstance(error, _INVALID) or _code(error) in _REFUSAL_CODES:
         return PermanentError(f"Weaviate's client refuses: {text}", reason="store_refused")
@@ -107,6 +110,13 @@ def _code(error: BaseException | None) -> grpc.StatusCode | None:
     if isinstance(error, grpc.RpcError) and isinstance(error, grpc.Call):
         return error.code()
     return _code(error.__context__) if error is not None else None
+
+
+def _of_httpx(error: BaseException | None) -> str:
+    """What httpx says of a connection, which the client leaves out."""
+    if error is None or isinstance(error, httpx.TransportError):
+        return str(error or "")
+    return _of_httpx(error.__cause__ or error.__context__)
 
 
 def _one_line(text: str) -> str:
