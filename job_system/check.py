@@ -7,6 +7,7 @@ from itertools import islice
 
 from client import connect_redis, connect_sage, connect_triton, open_store
 from inference import required_models
+from inference.contracts import require_contracts
 from inference.readiness import require_models
 from job_system.findings import Probe
 from job_system.resources import downloader
@@ -28,6 +29,7 @@ def _triton(settings: Settings) -> str:
     with closing(connect_triton(settings)) as triton:
         names = required_models(settings.caption_model, settings.embedding_models)
         require_models(triton, names, timeout=TIMEOUT)
+        require_contracts(triton, names, timeout=TIMEOUT)
     return f"ready: {', '.join(names)}"
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, fields, replace
 
@@ -65,6 +66,6 @@ def _value(variable: str, text: str, kind: type[str | int | float]) -> str | int
         number: str | int | float = kind(text)
     except ValueError:
         number = 0
-    if isinstance(number, str) or number <= 0:
+    if isinstance(number, str) or not 0 < number < math.inf:
         raise ValueError(f"{variable}: expected a positive number, not {text!r}")
     return number

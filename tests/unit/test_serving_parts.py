@@ -32,10 +32,13 @@ def test_a_setting_of_the_model_goes_before_one_of_all_models(
     assert (settings.device, settings.batch_size, settings.batch_delay_ms) == ("cuda:1", 1, 2.5)
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "many", "nan "])
-def test_a_number_that_is_none_is_named(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MODELS_BATCH_SIZE", value)
-    with pytest.raises(ValueError, match="MODELS_BATCH_SIZE: expected a positive number, not"):
+@pytest.mark.parametrize("name", ["MODELS_BATCH_SIZE", "MODELS_BATCH_DELAY_MS"])
+@pytest.mark.parametrize("value", ["0", "-1", "many", "nan ", "inf"])
+def test_a_number_that_is_none_is_named(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{name}: expected a positive number, not"):
         read_settings("gemma3", DEFAULTS)
 
 

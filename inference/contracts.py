@@ -1,0 +1,120 @@
+"""What models in Triton take and give: the same at every site, so that either side can be swapped.
+
+Source: docs/models.md, and the configurations of both model repositories, which a test compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from inference.model_config import model_config
+from inference.triton import translated
+from weavloader.errors import ConfigError
+
+Tensor = tuple[str, tuple[int, ...]]
+"""Triton's datatype, and the shape, in which -1 is any length."""
+
+_TEXT: Tensor = ("BYTES", (1,))
+_NUMBER: Tensor = ("INT32", (1,))
+_PIXELS = (-1, -1, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """Inputs and outputs by name."""
+
+    inputs: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
+
+
+def contracts() -> dict[str, Contract]:
+    """By name in Triton, for the lengths of vectors that are configured."""
+    config = model_config()
+    return {
+        "gemma3": _answering("UINT8"),
+        "qwen2_5_vl": _answering("UINT8"),
+        "florence2base": _answering(
+            "FP32", text_input=_TEXT, image_width=_NUMBER, image_height=_NUMBER
+        ),
+        "clip": _joint(config.clip_dimension),
+        "align": _joint(config.align_dimension),
+        "colbert": Contract(
+            {"text": _TEXT}, {"embedding": ("FP32", (1, -1)), "token_lengths": _NUMBER}
+        ),
+    }
+
+
+def require_contracts(
+    client: InferenceServerClient, names: Iterable[str], *, timeout: float
+) -> None:
+    """Compare what is served with what is expected; a model that a site added is not known here.
+
+    Args:
+        names: The models' names in Triton.
+        timeout: Seconds, for each.
+
+    Raises:
+        ConfigError: A model takes or gives something else: each image would be refused.
+        TransientError: Triton does not answer, or a model is missing.
+    """
+    known = contracts()
+    for name in (name for name in names if name in known):
+        if found := list(_breaches(known[name], _served(client, name, timeout))):
+            message = f"{name} is served with another contract: {'; '.join(found)}"
+            raise ConfigError(message, reason="model_contract")
+
+
+def _answering(pixels: str, **more: Tensor) -> Contract:
+    return Contract({"image": (pixels, _PIXELS), "prompt": _TEXT, **more}, {"answer": _TEXT})
+
+
+def _joint(dimension: int) -> Contract:
+    vector: Tensor = ("FP32", (1, dimension))
+    return Contract(
+        {"text": _TEXT, "image": ("FP32", _PIXELS)},
+        {"text_embedding": vector, "image_embedding": vector},
+    )
+
+
+def _served(client: InferenceServerClient, name: str, timeout: float) -> Contract:
+    try:
+        metadata = client.get_model_metadata(name, client_timeout=timeout)
+    except InferenceServerException as error:
+        raise translated(error, name) from error
+    return Contract(_tensors(metadata.inputs), _tensors(metadata.outputs))
+
+
+def _tensors(told: Iterable[Any]) -> dict[str, Tensor]:
+    return {each.name: (each.datatype, tuple(each.shape)) for each in told}
+
+
+def _breaches(expected: Contract, served: Contract) -> Iterator[str]:
+    for kind in ("inputs", "outputs"):
+        wanted, found = getattr(expected, kind), getattr(served, kind)
+        for name, tensor in wanted.items():
+            if name not in found:
+                yield f"no {name} among the {kind}"
+            elif not _fits(tensor, found[name], is_open=kind == "outputs"):
+                yield f"{name} is {_shown(found[name])}, not {_shown(tensor)}"
+    for name in served.inputs.keys() - expected.inputs.keys():
+        yield f"it also asks for {name}"
+
+
+def _fits(expected: Tensor, served: Tensor, is_open: bool) -> bool:
+    """Whether a model takes all that is sent; ``is_open`` where any length may come of it."""
+    (kind, shape), (served_kind, served_shape) = expected, served
+    if kind != served_kind or len(shape) != len(served_shape):
+        return False
+    return all(
+        has in (-1, wanted) or (is_open and wanted == -1)
+        for wanted, has in zip(shape, served_shape, strict=True)
+    )
+
+
+def _shown(tensor: Tensor) -> str:
+    return f"{tensor[0]} {list(tensor[1])}"
