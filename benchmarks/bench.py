@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -85,12 +86,18 @@ def bench(
 def _circumstances(store: str, delay: float) -> Figures:
     return {
         "at": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "commit": _commit(),
         "cpus": os.cpu_count(),
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
         "store": store,
         "model_delay_s": delay,
     }
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
 def _queue(stack: Stack, records: tuple[int, ...]) -> Figures:

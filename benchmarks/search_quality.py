@@ -24,6 +24,7 @@ from tritonclient.grpc import InferenceServerClient
 
 from benchmarks.quality_report import ALPHAS, Answers, agreement, answers, quality
 from benchmarks.quality_set import IMAGES, Drawn, Query, described, drawn, queries
+from commands.group import run
 from demo.triton import Triton
 from inference import embedder
 from tests.weaviate_server import HOW_TO_GIVE_ONE, started
@@ -148,4 +149,4 @@ def _cell(figure: Mapping[str, float]) -> str:
 
 
 if __name__ == "__main__":
-    search_quality()
+    run(search_quality)
