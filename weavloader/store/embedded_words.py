@@ -91,13 +91,13 @@ def _corpus(
 ) -> Corpus:
     counts = fetch(connection, "SELECT filled, count(*) FROM images GROUP BY filled")
     objects = sum(count for _, count in counts)
-    total = "SELECT column_totals(words) FROM words WHERE words MATCH ? LIMIT 1"
-    totals = json.loads(fetch(connection, total, (match,))[0][0])
+    statement = "SELECT column_totals(words) FROM words WHERE words MATCH ? LIMIT 1"
+    totals = json.loads(fetch(connection, statement, (match,))[0][0])
     filled = [sum(count for bits, count in counts if bits >> at & 1) for at, _ in enumerate(totals)]
     holding = _holding(connection, wanted, properties)
     return Corpus(
         idf=[_idf(holding.get(word, 0), objects) for word in wanted],
-        mean_lengths=[words / max(many, 1) for words, many in zip(totals, filled, strict=True)],
+        mean_lengths=[total / max(many, 1) for total, many in zip(totals, filled, strict=True)],
     )
 
 
