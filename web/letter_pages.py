@@ -87,6 +87,7 @@ class LettersAction(LettersHandler):
         self.render(
             "confirm.html",
             section="letters",
+            asked=asked,
             query=query,
             action=parse_action(self.get_query_argument("action", "")),
             back=asked.address(),
