@@ -121,17 +121,23 @@ class Workers:
             wait_until(lambda: store.existing(links) == links, "every image is stored", _PATIENCE)
             assert store.count() == len(links)
 
-    def prepare_store(self, root: Path = ROOT) -> bool:
-        """Bring the store's schema to that of the checkout at ``root``; whether it could."""
-        done = subprocess.run(
-            [sys.executable, "-c", _PREPARE],
+    def migrate_store(self) -> None:
+        """Bring the store's schema to that of this version."""
+        self._run(["main.py", "schema", "migrate"], ROOT).check_returncode()
+
+    def serves(self, root: Path) -> bool:
+        """Whether the version at ``root`` can use the store as it is."""
+        return self._run(["-c", _PREPARE], root).returncode == 0
+
+    def _run(self, words: Sequence[str], root: Path) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [sys.executable, *words],
             cwd=root,
             env={**os.environ, **self._variables},
             capture_output=True,
             check=False,
             timeout=60,
         )
-        return done.returncode == 0
 
     def end(self) -> None:
         """Kill all that still run."""

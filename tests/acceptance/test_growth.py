@@ -66,8 +66,8 @@ def test_messages_of_older_and_newer_versions_pass_and_a_rollout_loses_nothing(
 def test_workers_of_two_versions_share_a_queue_and_the_olds_kill_loses_nothing(
     workers: Workers, pictures: list[Published], older: Path
 ) -> None:
-    assert workers.prepare_store()  # an upgrade begins with the schema
-    if not workers.prepare_store(older):
+    workers.migrate_store()
+    if not workers.serves(older):
         pytest.skip("an embedded store serves one version: put a weaviate binary on PATH")
     workers.start("old", "main.py", "processor", root=older)
     workers.publish(pictures[:8], root=older)
