@@ -59,15 +59,13 @@ def main() -> None:
 
 def _sizes(engine: Engine) -> dict[str, float]:
     """MB of the image, of what it stands on, and of its large layers."""
-    form = "{{.Size}}\t{{.CreatedBy}}"
-    lines = engine.podman("history", "--no-trunc", "--human=false", "--format", form, images.OURS)
-    layers = [line.split("\t", 1) for line in lines.splitlines()]
+    layers = json.loads(engine.podman("history", "--no-trunc", "--format=json", images.OURS))
     whole, base = (
         int(engine.podman("image", "inspect", "--format", "{{.Size}}", name))
         for name in (images.OURS, BASE)
     )
     parts = {
-        name: sum(int(size) for size, made_by in layers if mark in made_by)
+        name: sum(layer["size"] for layer in layers if mark in layer["CreatedBy"])
         for name, mark in (("Python packages", "/opt/venv in"), ("Redis", "redis-server"))
     }
     return {name: size / _MB for name, size in {"base": base, **parts, "whole": whole}.items()}
