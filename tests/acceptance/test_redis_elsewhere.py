@@ -150,7 +150,7 @@ def test_every_role_works_over_tls_and_tells_nobody_the_password(
     for name, value in (("POLL_MIN_SECONDS", "1"), ("FLOWER_BASIC_AUTH", "a:b")):
         monkeypatch.setenv(name, value)
     workers = workers_on(over_tls)
-    workers.prepare_store()
+    workers.migrate_store()
     for role, ready in ROLES.items():
         workers.start(role, "main.py", role, "--log-level", "debug", ready=ready)
     workers.wait_until_stored(pictures)
