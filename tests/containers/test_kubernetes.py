@@ -94,7 +94,9 @@ def test_the_replays_images_pass_through_the_pods(pods: Engine, began: int) -> N
 @pytest.mark.parametrize("role", ["processor", "moderator", "cleaner"])
 def test_the_metrics_server_beside_a_worker_counts_for_it(pods: Engine, role: str) -> None:
     ask = "import urllib.request as r; print(r.urlopen('http://localhost:8080/metrics').read().decode())"
-    assert "weavloader_tasks" in pods.podman("exec", f"{role}-pod-0-metrics", "python", "-c", ask)
+    container = f"{role}-pod-0-metrics"
+    said = pods.podman("exec", container, "python", "-c", ask, check=False)
+    assert "weavloader_tasks" in said, pods.log(container)
 
 
 @pytest.mark.parametrize("role", ["processor", "moderator", "cleaner"])
