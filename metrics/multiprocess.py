@@ -65,14 +65,14 @@ class SharedMetrics(Collector):
 
     def __init__(self, directory: str) -> None:
         self._directory = Path(directory)
-        self._collector = MultiProcessCollector(None, directory)  # type: ignore[no-untyped-call]
 
     def collect(self) -> Iterable[Metric]:
         """Families of this project; other libraries' metrics may share the files."""
         with _locked(self._directory):
             for pid in _ended_processes(self._directory):
                 _fold(self._directory, pid)
-            families = list(self._collector.collect())  # type: ignore[no-untyped-call]
+            files = [str(path) for path in self._directory.glob("*.db") if _is_begun(path)]
+            families = list(MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]
         return [family for family in families if family.name.startswith(PREFIX)]
 
 
@@ -109,11 +109,20 @@ def _alive(pid: int) -> bool:
     return True
 
 
+def _is_begun(path: Path) -> bool:
+    """Whether there is anything in a file: a process opens it before it gives it its length, and
+    may be killed in between."""
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
 def _fold(directory: Path, pid: int) -> None:
     forget_process(str(directory), pid)
     for kind in _SUMMED_TYPES:
         source = directory / f"{kind}_{pid}.db"
-        if source.exists():
+        if _is_begun(source):
             _add(source, directory / f"{kind}_{_ENDED}.db")
     for leftover in directory.glob(f"*_{pid}.db"):
         leftover.unlink()

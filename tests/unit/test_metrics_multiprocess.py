@@ -84,6 +84,16 @@ def test_files_do_not_pile_up_as_processes_come_and_go(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("pid", [os.getpid(), 4_000_000], ids=["living", "killed"])
+def test_a_file_that_a_process_only_opened_leaves_the_page_as_it_is(
+    tmp_path: Path, pid: int
+) -> None:
+    with counting(tmp_path, COUNT):
+        for kind in ("counter", "histogram", "gauge_livesum"):
+            (tmp_path / f"{kind}_{pid}.db").touch()
+        assert samples(tmp_path)["errors_total"] == 1
+
+
 def test_values_are_shared_though_flower_was_imported_first(tmp_path: Path) -> None:
     before = "import os; given = os.environ.pop('PROMETHEUS_MULTIPROC_DIR')\n"
     before += "import prometheus_client; os.environ['PROMETHEUS_MULTIPROC_DIR'] = given"
