@@ -15,26 +15,33 @@ import pytest
 import redis
 
 from tests.waiting import wait_until
+from weavloader import keys
 
 ROOT = Path(__file__).parents[2]
-# The real application and scheduler, with one entry that is due every second.
+# The real application and scheduler, with one entry that is due every so many seconds.
 _BEAT = """
+import sys
 from job_system import celery_app
 from celery.schedules import schedule
+every = schedule(float(sys.argv[1]))
 celery_app.conf.beat_schedule = {
-    "every-second": {"task": "job_system.tasks.cleanup_failed_tasks", "schedule": schedule(1.0)}
+    "often": {"task": "job_system.tasks.cleanup_failed_tasks", "schedule": every}
 }
 celery_app.conf.beat_max_loop_interval = 1
 celery_app.start(["beat", "--loglevel=info"])
 """
+EVERY = 8.0
 TAKEOVER_SECONDS = 60.0  # the lock of a scheduler that was killed runs out after 30
 
 
 @contextmanager
-def scheduler(url: str) -> Iterator[subprocess.Popen[bytes]]:
+def scheduler(url: str, every: float = 1.0) -> Iterator[subprocess.Popen[bytes]]:
     environment = {**os.environ, "CELERY_BROKER_URL": url, "CELERY_RESULT_BACKEND": url}
     process = subprocess.Popen(
-        [sys.executable, "-c", _BEAT], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", _BEAT, str(every)],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.DEVNULL,
     )
     try:
         yield process
@@ -61,3 +68,20 @@ def test_two_schedulers_fire_once_and_one_survives_the_other(redis_url: str) -> 
             after = fired(client)
             wait_until(lambda: fired(client) > after + 2, "the takeover", TAKEOVER_SECONDS)
     client.close()
+
+
+@pytest.mark.slow
+def test_what_fell_due_while_no_scheduler_ran_fires_once_when_one_is_back(redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        with scheduler(redis_url, EVERY) as first:
+            wait_until(lambda: fired(client) > 0, "the first firing")
+            first.terminate()
+            first.wait()
+        time.sleep(2.5 * EVERY)  # it falls due twice
+        before = fired(client)
+        with scheduler(redis_url, EVERY):
+            wait_until(lambda: client.exists(keys.BEAT_LOCK), "the second scheduler")
+            began = time.monotonic()
+            wait_until(lambda: fired(client) > before, "what was overdue")
+            assert time.monotonic() - began < EVERY / 2, "it waited for its turn to come again"
+            assert fired(client) == before + 1
