@@ -27,8 +27,6 @@ Rows = Iterator[tuple[Row, bool]]
 RESULTS, PROOF = Path("build/chaos.json"), Path("build/sabotage.json")
 SEED = 7
 _POLL_SECONDS = 0.5
-# What a missing safeguard lets through is not going to come right after this.
-_PROOF_PATIENCE = 90.0
 
 
 @click.command()
@@ -43,7 +41,7 @@ def chaos(quick: bool, only: Sequence[str], prove: bool, out: Path | None) -> No
     rows = (
         _prove(console, only)
         if prove
-        else _run(console, [each for each in chosen if each.is_quick or not quick])
+        else _run(console, [each for each in chosen if each.is_quick or not quick], stops=quick)
     )
     passed = _write(rows, out or (PROOF if prove else RESULTS))
     console.print(f"{passed.count(True)} passed, {passed.count(False)} failed", highlight=False)
@@ -65,15 +63,18 @@ def _write(rows: Rows, out: Path) -> list[bool]:
     return results
 
 
-def _run(console: Console, scenarios: Sequence[Scenario]) -> Rows:
+def _run(console: Console, scenarios: Sequence[Scenario], *, stops: bool) -> Rows:
+    """Go through scenarios; ``stops`` at the first that fails, so that nobody waits for more."""
     with _running(console) as system:
         for place, scenario in enumerate(scenarios, 1):
             console.print(f"[{place}/{len(scenarios)}] {scenario.name} …", markup=False)
-            row, wrong = _play(system, scenario, scenario.patience)
+            row, wrong = _play(system, scenario)
             system.keeps_logs |= bool(wrong)
             verdict = f"FAILED ({', '.join(wrong)})" if wrong else "ok"
             console.print(f"    {verdict}: {_sentence(row)}", markup=False)
             yield row, not wrong
+            if wrong and stops:
+                return
 
 
 def _prove(console: Console, only: Sequence[str]) -> Rows:
@@ -84,7 +85,7 @@ def _prove(console: Console, only: Sequence[str]) -> Rows:
             continue
         console.print(f"without {name}: {safeguard.fault} …", markup=False)
         with _running(console, without=name) as system:
-            row, wrong = _play(system, faults[safeguard.fault], _PROOF_PATIENCE)
+            row, wrong = _play(system, faults[safeguard.fault])
         is_seen = safeguard.seen_as in wrong
         console.print(f"    {'seen' if is_seen else 'NOT SEEN'}: {_sentence(row)}", markup=False)
         yield {"without": name, "seen_as": safeguard.seen_as, **row}, is_seen
@@ -107,7 +108,7 @@ def _running(console: Console, without: str | None = None) -> Iterator[System]:
         rmtree(folder)
 
 
-def _play(system: System, scenario: Scenario, patience: float) -> tuple[Row, list[str]]:
+def _play(system: System, scenario: Scenario) -> tuple[Row, list[str]]:
     """Go through a scenario; its row, and what is wrong with it."""
     name = scenario.name.replace(" ", "-").replace(",", "")
     published = scenario.images(system.replay.host, name, SEED)
@@ -115,7 +116,7 @@ def _play(system: System, scenario: Scenario, patience: float) -> tuple[Row, lis
     system.replay.catalogue = catalogue(published, scenario.seconds)
     failures = _act(system, scenario)
     ended = time.monotonic()
-    account = _settled(system, auditor, ended + patience)
+    account = _settled(system, auditor, ended + scenario.patience)
     wrong = [*failures, *scenario.violations(account)]
     return _row(scenario, account, time.monotonic() - ended), wrong
 

@@ -11,8 +11,10 @@ from typing import Any
 
 from demo.replay_faults import Fault
 from tests.chaos import bad_images
+from tests.chaos.role import HASTY
 from tests.chaos.system import PROCESSORS, System, pause
 from weavloader import keys
+from weavloader.dead_letters import DeadLetters
 
 Act = Callable[[System], None]
 
@@ -186,6 +188,18 @@ def look_over_the_day(system: System) -> None:
 
     pause(5)
     celery_app.send_task("job_system.tasks.health_check")
+
+
+def hurry(system: System) -> None:
+    """Give an image 6 s, and 10 s if it hears no signal, until two have died of it."""
+    with closing(system.redis()) as redis:
+        letters = DeadLetters(redis, ttl=1)
+        enough = letters.count() + 2
+        system.restart(PROCESSORS, HASTY)
+        try:
+            system.wait_until(lambda: letters.count() >= enough, "two dead letters", 150)
+        finally:
+            system.restart(PROCESSORS)
 
 
 def litter(system: System) -> None:

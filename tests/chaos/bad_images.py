@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from tests.chaos.role import ENDLESS, POISON
+from tests.chaos.role import DEAF, ENDLESS, POISON
 from tests.chaos.world import Published, images, picture, publish
 
 LITTER = (
@@ -39,9 +39,10 @@ def poison(host: str, name: str, seed: int) -> Sequence[Published]:
 
 
 def hanging(host: str, name: str, seed: int) -> Sequence[Published]:
-    """One that is never done, among good ones."""
+    """Two that are never done, one of them deaf to signals, among good ones."""
     endless = publish(host, f"{name}-endless.jpg", lambda: ENDLESS, dies=True)
-    return [*images(host, name, 30, seed), endless]
+    deaf = publish(host, f"{name}-deaf.jpg", lambda: DEAF, dies=True)
+    return [*images(host, name, 30, seed), endless, deaf]
 
 
 def broken(host: str, name: str, seed: int) -> Sequence[Published]:

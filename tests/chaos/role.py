@@ -1,8 +1,8 @@
-"""A role as the suite runs it: ``python -m tests.chaos.role [--without SAFEGUARD] ROLE …``.
+"""A role of the suite: ``python -m tests.chaos.role [--hasty] [--without SAFEGUARD] ROLE …``.
 
-The real program, with two pictures added, one that kills the process that decodes it and one
-that takes for ever, and with shorter time limits. To prove that the suite sees what it looks
-for, one safeguard can be taken out.
+The real program, with three pictures added: one that kills the process that decodes it, one that
+takes for ever, and one that takes for ever and hears no signal, as code in C. To prove that the
+suite sees what it looks for, one safeguard can be taken out. ``--hasty`` has short time limits.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from tests.chaos.sabotage import SAFEGUARDS
 
 POISON = b"a picture that kills"
 ENDLESS = b"a picture without end"
-SOFT_LIMIT, HARD_LIMIT = 6, 10
+DEAF = ENDLESS + b" or ears"
+HASTY = "--hasty"
+_FOR_EVER = 3600
 
 
-def _limit_time() -> None:
-    from job_system import config
+def _limit_time(soft: float, hard: float) -> None:
+    from job_system import celery_app
 
-    vars(config).update(SOFT_TIME_LIMIT=SOFT_LIMIT, TIME_LIMIT=HARD_LIMIT)
+    celery_app.conf.update(task_soft_time_limit=soft, task_time_limit=hard)
 
 
 def _odd_pictures() -> None:
@@ -33,8 +35,10 @@ def _odd_pictures() -> None:
     def deadly(data: bytes, **limits: Any) -> Any:
         if data.startswith(POISON):
             os.kill(os.getpid(), signal.SIGKILL)
+        if data.startswith(DEAF):
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         if data.startswith(ENDLESS):
-            time.sleep(10 * HARD_LIMIT)
+            time.sleep(_FOR_EVER)
         return decode(data, **limits)
 
     vars(processing)["decode"] = deadly
@@ -42,8 +46,10 @@ def _odd_pictures() -> None:
 
 def main() -> None:
     """Run the role of the command line."""
-    _limit_time()
     _odd_pictures()
+    if sys.argv[1] == HASTY:
+        _limit_time(6, 10)
+        del sys.argv[1]
     if sys.argv[1] == "--without":
         SAFEGUARDS[sys.argv[2]].remove()
         del sys.argv[1:3]

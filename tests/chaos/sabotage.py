@@ -140,5 +140,5 @@ SAFEGUARDS = {
         _error_answers, "models tell of errors as answers", "astray"
     ),
     "vetting": Safeguard(_vetting, "litter on the queue", "other_letters"),
-    "time limits": Safeguard(_time_limits, "an image that hangs", "missing"),
+    "time limits": Safeguard(_time_limits, "images that hang", "missing"),
 }

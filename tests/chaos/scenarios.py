@@ -104,7 +104,10 @@ SCENARIOS = (
     Scenario("images uploaded hours late", acts.look_over_the_day, bad_images.late),
     Scenario("images broken in every way", acts.nothing, bad_images.broken, is_quick=True),
     Scenario("an image that kills its process", acts.nothing, bad_images.poison, is_quick=True),
-    Scenario("an image that hangs", acts.nothing, bad_images.hanging, patience=180.0),
+    Scenario(
+        "images that hang", acts.hurry, bad_images.hanging, seconds=20.0,
+        patience=30.0,
+    ),
     Scenario("litter on the queue", acts.litter, is_quick=True, litter=len(bad_images.LITTER)),
     Scenario(
         "10,000 images, two workers killed every 10 s", acts.kill_again_and_again(30, 10),

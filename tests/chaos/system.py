@@ -59,6 +59,7 @@ class System:
         self.replay = Replay()
         self.store_path = folder / "store"
         self._without = ["--without", without] if without else []
+        self._options: tuple[str, ...] = ()
         (self._redis_port,) = free_ports(1)
         self._redis_process: subprocess.Popen[bytes] | None = None
         self._roles: dict[str, subprocess.Popen[bytes]] = {}
@@ -127,7 +128,14 @@ class System:
 
     def start(self, role: str) -> None:
         """Start a role as it is started in production."""
-        words = [sys.executable, "-m", "tests.chaos.role", *self._without, *ROLES[role]]
+        words = [
+            sys.executable,
+            "-m",
+            "tests.chaos.role",
+            *self._options,
+            *self._without,
+            *ROLES[role],
+        ]
         with (self.folder / "log" / f"{role}.log").open("ab") as log:
             self._roles[role] = subprocess.Popen(
                 words,
@@ -139,20 +147,30 @@ class System:
                 preexec_fn=end_with_parent,
             )
 
+    def restart(self, roles: Iterable[str], *options: str) -> None:
+        """Kill roles; whatever is started from now on has options of :mod:`tests.chaos.role`."""
+        self._options = options
+        for role in roles:
+            self.kill(role)
+            self._roles[role].wait()
+        self.tend()
+
     def tend(self) -> None:
         """Start what has died, as supervisord, compose or Kubernetes would."""
         for role, process in self._roles.items():
             if process.poll() is not None:
                 self.start(role)
 
-    def wait_until(self, condition: Callable[[], object], what: str) -> None:
+    def wait_until(
+        self, condition: Callable[[], object], what: str, seconds: float = _PATIENCE
+    ) -> None:
         """Wait for ``condition``, tending the roles."""
 
         def tended() -> object:
             self.tend()
             return condition()
 
-        wait_until(tended, what, _PATIENCE)
+        wait_until(tended, what, seconds)
 
     def kill(self, role: str, number: int = signal.SIGKILL) -> None:
         """Send a signal to a role's main process."""
