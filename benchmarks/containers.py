@@ -32,6 +32,7 @@ _NETWORK = "figures"
 _PATIENCE = 180.0
 _IDLE_SECONDS = 20.0
 _MB = 1_000_000
+_FOLDERS = ("/opt/venv", "/app", "/var/cache/apt")
 _PAGES = {"metrics": ":8080/health/live", "flower": ":5555/healthcheck", "web": ":8081/",
           ALL_IN_ONE: ":8080/health/ready"}  # fmt: skip
 _KEYS = {"stream": keys.STREAM_QUEUE, "scheduler": keys.BEAT_LOCK}
@@ -58,17 +59,15 @@ def main() -> None:
 
 
 def _sizes(engine: Engine) -> dict[str, float]:
-    """MB of the image, of what it stands on, and of its large layers."""
-    layers = json.loads(engine.podman("history", "--no-trunc", "--format=json", images.OURS))
+    """MB of the image, of what it stands on, and of its large folders."""
     whole, base = (
-        int(engine.podman("image", "inspect", "--format", "{{.Size}}", name))
+        int(engine.podman("image", "inspect", "--format", "{{.Size}}", name)) / _MB
         for name in (images.OURS, BASE)
     )
-    parts = {
-        name: sum(layer["size"] for layer in layers if mark in layer["CreatedBy"])
-        for name, mark in (("Python packages", "/opt/venv in"), ("Redis", "redis-server"))
-    }
-    return {name: size / _MB for name, size in {"base": base, **parts, "whole": whole}.items()}
+    look = ["du", "--summarize", "--bytes", *_FOLDERS]
+    lines = engine.podman("run", "--rm", "--user=0", images.OURS, *look).splitlines()
+    folders = {line.split()[1]: int(line.split()[0]) / _MB for line in lines}
+    return {"base": base, **folders, "whole": whole}
 
 
 def _containers(engine: Engine) -> Iterator[tuple[str, dict[str, float]]]:
