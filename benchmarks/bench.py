@@ -40,7 +40,8 @@ _LATENCY_IMAGES, _LATENCY_SECONDS = 30, 20.0
 @click.option("--delay", type=click.FloatRange(0), default=0.0, help="Seconds each model takes.")
 @click.option("--sample-seconds", type=click.FloatRange(0.1), default=2.0, show_default=True,
               help="How often memory is looked at.")  # fmt: skip
-@click.option("--profile", is_flag=True, help="Profile the stages into build/bench.prof.")
+@click.option("--profile", is_flag=True,
+              help="Profile the stages into build/bench.prof, which slows them.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=BUILD / "bench.json",
               help="Where the figures go, as JSON.")  # fmt: skip
 @click.option("--baseline", type=click.File(), help="Earlier figures to compare with, as JSON.")
