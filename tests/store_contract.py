@@ -213,6 +213,14 @@ class StoreContract:
         assert store.existing(links) == set(links)
         assert len(found(store, "fox", EAST, limit=100)) == len(links)
 
+    def test_a_scan_gives_every_object_once_from_any_id_on(self, store: Store) -> None:
+        store.upsert([an_image(str(n)) for n in range(210)])
+        scanned = dict(store.scan())
+        assert scanned.keys() == {image_id(str(n)) for n in range(210)}
+        later = dict(store.scan(after=list(scanned)[99], images=False))
+        assert list(later) == list(scanned)[100:]
+        assert {item and item.image for item in later.values()} == {b""}
+
     def test_a_closed_store_answers_nothing(self, store: Store) -> None:
         store.count()
         store.close()

@@ -23,6 +23,7 @@ class Faults:
         unavailable: The server answers, and says that it cannot serve: 503, ``UNAVAILABLE``.
         seconds: How long it waits before each answer over gRPC.
         key_expired: No key is good any more: 401, ``UNAUTHENTICATED``.
+        most_results: Answers with more objects are too large a message.
         meanwhile: What another process does to a collection's schema before a change comes in.
         refuse: What is said of an object of a batch, by its link; empty to take it.
     """
@@ -31,4 +32,5 @@ class Faults:
     seconds: float = 0.0
     key_expired: bool = False
     refuse: Callable[[str], str] = _takes
+    most_results: int = 1_000_000
     meanwhile: Callable[[Schema], None] = _nothing

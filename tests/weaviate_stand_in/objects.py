@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.weaviate_stand_in.filters import Unknown, predicate, words
+from tests.weaviate_stand_in.filters import Test, Unknown, predicate, words
 from tests.weaviate_stand_in.protocol import base_pb2, batch_pb2, search_get_pb2
 from tests.weaviate_stand_in.schema import Schema
 
@@ -28,11 +28,16 @@ Rows = NDArray[np.float32]
 
 @dataclass(slots=True)
 class Collection:
-    """A collection, its objects by id, and the length of each vector once there is one."""
+    """A collection, its objects by id, and the length of each vector once there is one.
+
+    Attributes:
+        unindexed: Ids of objects that no filter finds until they are deleted.
+    """
 
     schema: Schema
     objects: dict[str, Kept] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
+    unindexed: set[str] = field(default_factory=set)
 
     def put(self, given: batch_pb2.BatchObject) -> str:
         """Write an object in place of what had its id; gives what is wrong with it."""
@@ -55,7 +60,10 @@ class Collection:
 
     def search(self, request: search_get_pb2.SearchRequest) -> Hits:
         """Objects that pass the filter and match, with their scores, in the order asked for."""
-        passes = predicate(self.schema, request.filters) if request.HasField("filters") else None
+        passes: Test | None = None
+        if request.HasField("filters"):
+            test = predicate(self.schema, request.filters)
+            passes = lambda name, given: name not in self.unindexed and test(name, given)  # noqa: E731
         kept = [
             each
             for _, each in sorted(self.objects.items())

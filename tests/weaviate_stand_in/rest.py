@@ -61,7 +61,16 @@ def _answer(state: State, method: str, path: str, body: Any, key: str) -> Answer
             return HTTPStatus.OK, _META
         if path.startswith("/schema"):
             return _schema(state, method, path.split("/")[2:], body)
+        if method == "DELETE" and path.startswith("/objects/"):
+            return _delete(state, *path.split("/")[2:])
         return _ABSENT
+
+
+def _delete(state: State, name: str, object_id: str) -> Answer:
+    collection = state.collections[name]
+    collection.unindexed.discard(object_id)
+    there = collection.objects.pop(object_id, None)
+    return (HTTPStatus.NO_CONTENT, None) if there else _ABSENT
 
 
 def _schema(state: State, method: str, parts: list[str], body: Any) -> Answer:

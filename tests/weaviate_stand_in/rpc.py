@@ -52,6 +52,8 @@ class Service(weaviate_pb2_grpc.WeaviateServicer):
                 hits = collection.search(request)
             except Unknown as unknown:
                 _fail(context, _Code.UNKNOWN, str(unknown))
+            if len(hits) > self._state.faults.most_results:
+                _fail(context, _Code.RESOURCE_EXHAUSTED, "received message larger than max")
             results = [_result(collection, kept, score, request) for kept, score in hits]
         return search_get_pb2.SearchReply(took=0.001, results=results)
 

@@ -61,6 +61,10 @@ class StandIn:
         """Every call so far, such as ``GET /meta`` or ``BatchObjects`` with the links."""
         return self._state.calls
 
+    def lose_index(self, collection: str, object_id: str) -> None:
+        """Keep an object, but let no filter find it, as after a kill in mid-write."""
+        self._state.collections[collection].unindexed.add(object_id)
+
     def heal(self) -> None:
         """Let nothing go wrong any more, and forget the calls."""
         self._state.faults = Faults()

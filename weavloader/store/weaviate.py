@@ -52,6 +52,7 @@ class WeaviateStore:
         self._client: WeaviateClient | None = None
         self._process: int | None = None
         self._closed = False
+        self._doubtful: set[str] = set()
 
     def prepare(self) -> None:
         """See :meth:`Store.prepare`."""
@@ -91,7 +92,7 @@ class WeaviateStore:
             check_object(item, self._ranks)
         latest = {item.id: item for item in objects}
         with self._using() as collection:
-            write(collection, latest.values())
+            write(collection, latest.values(), self._doubtful)
 
     def get(self, object_id: str) -> ImageObject | None:
         """See :meth:`Store.get`."""

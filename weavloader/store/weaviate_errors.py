@@ -61,17 +61,17 @@ def store_errors() -> Iterator[None]:
 def translated(error: Exception) -> WeavloaderError:
     """Our error for one of theirs."""
     text = _one_line(str(error) or type(error).__name__)
-    if isinstance(error, theirs.AuthenticationFailedError) or _code(error) in _AUTH_CODES:
+    if isinstance(error, theirs.AuthenticationFailedError) or grpc_code(error) in _AUTH_CODES:
         return _auth(text)
     if isinstance(error, theirs.InsufficientPermissionsError):
         return _auth(text)
     if isinstance(error, theirs.UnexpectedStatusCodeError):
         return _by_status(error.status_code, text)
-    if isinstance(error, _UNREACHABLE) or _code(error) in _UNREACHABLE_CODES:
+    if isinstance(error, _UNREACHABLE) or grpc_code(error) in _UNREACHABLE_CODES:
         detail = _one_line(_of_httpx(error))
         text = text if detail in text else f"{text} {detail}"
         return TransientError(f"Weaviate is out of reach: {text}", reason="store_unreachable")
-    if isinstance(error, _INVALID) or _code(error) in _REFUSAL_CODES:
+    if isinstance(error, _INVALID) or grpc_code(error) in _REFUSAL_CODES:
         return PermanentError(f"Weaviate's client refuses: {text}", reason="store_refused")
     return from_text(str(error))
 
@@ -105,11 +105,11 @@ def _auth(text: str) -> TransientError:
     return TransientError(f"Weaviate refuses WEAVIATE_API_KEY: {text}", reason="store_auth")
 
 
-def _code(error: BaseException | None) -> grpc.StatusCode | None:
-    """The gRPC status; the client keeps it only as the context of what it raises."""
+def grpc_code(error: BaseException | None) -> grpc.StatusCode | None:
+    """The gRPC status of an error; the client keeps it only as the context of what it raises."""
     if isinstance(error, grpc.RpcError) and isinstance(error, grpc.Call):
         return error.code()
-    return _code(error.__context__) if error is not None else None
+    return grpc_code(error.__context__) if error is not None else None
 
 
 def _of_httpx(error: BaseException | None) -> str:

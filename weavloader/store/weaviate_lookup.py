@@ -12,6 +12,16 @@ LINKS_PER_REQUEST = 100
 _MOST_MATCHES = 10_000  # a server gives no more in one answer, unless told otherwise
 
 
+def found_ids(collection: Collection, ids: SomeOf[str]) -> set[str]:
+    """Those of some ids that the server's index finds."""
+    if not ids:
+        return set()
+    answer = collection.query.fetch_objects(
+        filters=Filter.by_id().contains_any(list(ids)), limit=len(ids), return_properties=["vsn"]
+    )
+    return {str(hit.uuid) for hit in answer.objects}
+
+
 def stored_links(collection: Collection, links: SomeOf[str]) -> set[str]:
     """Those of at most ``LINKS_PER_REQUEST`` links whose image is stored.
 

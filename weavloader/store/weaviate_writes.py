@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection as SomeOf
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from weavloader.errors import PermanentError, TransientError, WeavloaderError
 from weavloader.store.base import ImageObject
 from weavloader.store.weaviate_api import Collection, DataObject, exceptions
 from weavloader.store.weaviate_errors import from_text
+from weavloader.store.weaviate_lookup import found_ids
 from weavloader.store.weaviate_objects import to_weaviate
 
 # A server takes messages of 100 MB unless told otherwise, and base64 adds a third.
@@ -19,12 +21,17 @@ _OBJECTS_PER_REQUEST = 100
 _PAUSES = (0.5, 1.0, 2.0)  # seconds before objects that were refused for now are tried again
 
 Refused = dict[str, WeavloaderError]
+Written = DataObject[Any, Any]
 
 
-def write(collection: Collection, objects: Iterable[ImageObject]) -> None:
+def write(collection: Collection, objects: SomeOf[ImageObject], doubtful: set[str]) -> None:
     """Write all objects that the server takes, whatever it says of others.
 
     What it refuses for now is tried again, alone; what it refuses for good is not.
+
+    Args:
+        doubtful: Ids of objects that a call without an answer was about to write; kept here from
+            one call to the next.
 
     Raises:
         TransientError: Some were refused to the last, of which one may be taken later.
@@ -33,17 +40,42 @@ def write(collection: Collection, objects: Iterable[ImageObject]) -> None:
     """
     refused: Refused = {}
     total = 0
+    ids = {item.id for item in objects}
+    known = ids & doubtful
+    doubtful |= ids
     batches = batched_by_size(
         objects, _OBJECTS_PER_REQUEST, _IMAGE_BYTES_PER_REQUEST, lambda item: len(item.image)
     )
-    for batch in batches:
-        refused |= _written(collection, [to_weaviate(item) for item in batch])
+    for items in batches:
+        batch = [to_weaviate(item) for item in items]
+        _remove(collection, {item.id for item in items} & known)
+        refused |= _written(collection, batch)
+        _complete(collection, [each for each in batch if str(each.uuid) not in refused])
         total += len(batch)
+    doubtful -= ids
     if refused:
         raise _complaint(refused, total)
 
 
-def _written(collection: Collection, batch: Sequence[DataObject[Any, Any]]) -> Refused:
+def _complete(collection: Collection, batch: Sequence[Written]) -> None:
+    """Write those anew that the server has, but does not find.
+
+    A server that was killed while it wrote an object may have it without its index entries. The
+    same object written again is taken for unchanged, and never indexed. Seen with 1.38.11.
+    """
+    ids = {str(each.uuid) for each in batch}
+    unfound = ids - found_ids(collection, ids)
+    if unfound:
+        _remove(collection, unfound)
+        _insert(collection, [each for each in batch if str(each.uuid) in unfound])
+
+
+def _remove(collection: Collection, ids: Iterable[str]) -> None:
+    for object_id in ids:
+        collection.data.delete_by_id(object_id)
+
+
+def _written(collection: Collection, batch: Sequence[Written]) -> Refused:
     """What is refused of a batch, after all that may pass was tried again."""
     refused = _insert(collection, batch)
     for pause in _PAUSES:
@@ -57,7 +89,7 @@ def _written(collection: Collection, batch: Sequence[DataObject[Any, Any]]) -> R
     return refused
 
 
-def _insert(collection: Collection, batch: Sequence[DataObject[Any, Any]]) -> Refused:
+def _insert(collection: Collection, batch: Sequence[Written]) -> Refused:
     """What is refused of a batch, by object id."""
     try:
         errors = collection.data.insert_many(batch).errors
@@ -66,9 +98,7 @@ def _insert(collection: Collection, batch: Sequence[DataObject[Any, Any]]) -> Re
     return {str(batch[index].uuid): from_text(error.message) for index, error in errors.items()}
 
 
-def _all_refused(
-    collection: Collection, batch: Sequence[DataObject[Any, Any]], said: str
-) -> Refused:
+def _all_refused(collection: Collection, batch: Sequence[Written], said: str) -> Refused:
     """The same where the client tells errors but not whose: halves of the batch tell that."""
     error = from_text(said)
     if len(batch) == 1 or isinstance(error, TransientError):
