@@ -24,12 +24,14 @@ def nothing(system: System) -> None:
 
 
 def kill(*roles: str, number: int = signal.SIGKILL) -> Act:
-    """Send main processes a signal while images are in work."""
+    """Send main processes a signal while models think about images."""
 
     def act(system: System) -> None:
-        _wait_for_work(system)
+        system.models.behave("think")
+        _wait_for_answers(system, 3)
         for role in roles:
             system.kill(role, number)
+        system.models.behave("ok")
 
     return act
 
@@ -63,6 +65,17 @@ def kill_again_and_again(times: int, every: float) -> Act:
             system.tend()
 
     return act
+
+
+def kill_at_work(system: System) -> None:
+    """Kill both processors twice, as soon as they are at work again.
+
+    An image that is in work at three such deaths is held to have caused them.
+    """
+    for _ in range(2):
+        _wait_for_answers(system, 10)
+        for role in PROCESSORS:
+            system.kill(role)
 
 
 def end_redis(number: int, seconds: float) -> Act:
@@ -110,6 +123,7 @@ def let_models(mode: str) -> Act:
     """Let the models misbehave for 6 s; see :mod:`tests.chaos.faulty_model`."""
 
     def act(system: System) -> None:
+        _wait_for_answers(system, 1)
         system.models.behave(mode)
         pause(6)
         system.models.behave("ok")

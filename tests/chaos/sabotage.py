@@ -96,13 +96,20 @@ def _vetting() -> None:
 
 
 def _recorded_taking() -> None:
-    """Take messages as kombu does."""
-    from kombu.transport.redis import Channel
+    """Take messages as kombu does, and record them later, with time to die in between."""
+    from kombu.transport.redis import Channel, QoS
 
     from job_system.transport import TakingChannel
 
+    append = QoS.append
+
+    def append_late(self: Any, message: Any, delivery_tag: str) -> None:
+        time.sleep(0.5)
+        append(self, message, delivery_tag)  # type: ignore[no-untyped-call]
+
     TakingChannel._brpop_start = Channel._brpop_start  # type: ignore[method-assign]
     TakingChannel._brpop_read = Channel._brpop_read  # type: ignore[method-assign]
+    QoS.append = append_late  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +131,7 @@ SAFEGUARDS = {
     "late acknowledgement": Safeguard(_acks_late, "kill -9 of children, three times", "missing"),
     "leases": Safeguard(_leases, "kill -9 of all processors at once", "missing"),
     "recorded taking": Safeguard(
-        _recorded_taking, "kill -9 of all processors, ten times in 40 s", "missing"
+        _recorded_taking, "kill -9 of all processors at work, twice", "missing"
     ),
     "delivery counter": Safeguard(_delivery_counter, "an image that kills its process", "missing"),
     "publish, then mark": Safeguard(

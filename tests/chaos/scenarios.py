@@ -62,6 +62,7 @@ SCENARIOS = (
     Scenario("kill -9 of children, three times", acts.kill_children, is_quick=True),
     Scenario("kill -9 of a processor", acts.kill("processor"), is_quick=True),
     Scenario("kill -9 of all processors at once", acts.kill(*PROCESSORS)),
+    Scenario("kill -9 of all processors at work, twice", acts.kill_at_work, _good(400)),
     Scenario(
         "kill -9 of all processors, ten times in 40 s", acts.kill_again_and_again(10, 4), _good(400)
     ),
