@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
+import struct
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +25,10 @@ from weavloader.settings import publish_to_environment
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _SUMMED_TYPES = ("counter", "histogram")
 _ENDED = "ended"
+# What prometheus_client raises for a file that is not as it writes them.
+_UNREADABLE = (RuntimeError, ValueError, struct.error)
+
+logger = logging.getLogger(__name__)
 
 
 def share_values(directory: str) -> None:
@@ -72,7 +78,7 @@ class SharedMetrics(Collector):
             for pid in _ended_processes(self._directory):
                 _fold(self._directory, pid)
             files = [str(path) for path in self._directory.glob("*.db") if _is_begun(path)]
-            families = list(MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]
+            families = _merged(files)
         return [family for family in families if family.name.startswith(PREFIX)]
 
 
@@ -109,6 +115,24 @@ def _alive(pid: int) -> bool:
     return True
 
 
+def _merged(files: Sequence[str]) -> list[Metric]:
+    """Families of all files; those of a file that cannot be read are left out."""
+    try:
+        return list(MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]
+    except _UNREADABLE:
+        whole = [file for file in files if _is_whole(file)]
+        return list(MultiProcessCollector.merge(whole))  # type: ignore[no-untyped-call]
+
+
+def _is_whole(file: str) -> bool:
+    try:
+        MultiProcessCollector.merge([file])  # type: ignore[no-untyped-call]
+    except _UNREADABLE as error:
+        logger.warning("What %s counted is left out: %s", Path(file).name, error)
+        return False
+    return True
+
+
 def _is_begun(path: Path) -> bool:
     """Whether there is anything in a file: a process opens it before it gives it its length, and
     may be killed in between."""
@@ -122,7 +146,7 @@ def _fold(directory: Path, pid: int) -> None:
     forget_process(str(directory), pid)
     for kind in _SUMMED_TYPES:
         source = directory / f"{kind}_{pid}.db"
-        if _is_begun(source):
+        if _is_begun(source) and _is_whole(str(source)):
             _add(source, directory / f"{kind}_{_ENDED}.db")
     for leftover in directory.glob(f"*_{pid}.db"):
         leftover.unlink()

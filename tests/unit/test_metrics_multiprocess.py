@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -92,6 +93,16 @@ def test_a_file_that_a_process_only_opened_leaves_the_page_as_it_is(
         for kind in ("counter", "histogram", "gauge_livesum"):
             (tmp_path / f"{kind}_{pid}.db").touch()
         assert samples(tmp_path)["errors_total"] == 1
+
+
+@pytest.mark.parametrize("pid", [os.getpid(), 4_000_000], ids=["living", "killed"])
+def test_a_file_that_cannot_be_read_is_left_out(
+    tmp_path: Path, pid: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with counting(tmp_path, COUNT):
+        (tmp_path / f"counter_{pid}.db").write_bytes(struct.pack("iiiiii", 64, 0, 5000, 1, 2, 3))
+        assert samples(tmp_path)["errors_total"] == 1
+    assert f"counter_{pid}.db" in caplog.text
 
 
 def test_values_are_shared_though_flower_was_imported_first(tmp_path: Path) -> None:
