@@ -21,12 +21,13 @@ SABOTAGE = {
     "without": "without", "fault": "fault", "missing": "missing", "doubled": "doubled",
     "astray": "astray", "other_letters": "other letters", "model_calls_per_image": "model calls",
 }  # fmt: skip
+_WORDS = ("fault", "without")
 Row = Mapping[str, object]
 
 
 def table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
     """Rows in Markdown; what a row was failed for is in bold."""
-    lines = [columns.values(), ["---"] + ["--:"] * (len(columns) - 1)]
+    lines = [columns.values(), ["---" if name in _WORDS else "--:" for name in columns]]
     lines += [[_cell(row, name) for name in columns] for row in rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
