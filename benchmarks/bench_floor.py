@@ -47,8 +47,8 @@ def _work(folder: Path, images: int) -> None:
     keep_freed_buffers()
     files = pictures(folder)
     settings = load_settings()
-    client = triton.InferenceServerClient(f"{settings.triton_host}:{settings.triton_port}")
-    with closing(open_store(settings)) as store:
+    address = f"{settings.triton_host}:{settings.triton_port}"
+    with triton.InferenceServerClient(address) as client, closing(open_store(settings)) as store:
         store.prepare()
         parts: dict[str, Callable[[int], object]] = {
             "decode": lambda n: _decoded(files[n % len(files)]),
