@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from weaviate.classes.config import Configure, Reconfigure, VectorDistances
+from weaviate.classes.config import Configure, DataType, Property, Reconfigure, VectorDistances
 
 from benchmarks.store_load import percentiles, timed
 from benchmarks.store_objects import Vectors
@@ -19,8 +19,9 @@ from weavloader.store.weaviate_api import Collection, DataObject, WeaviateClient
 TOP = 10
 BATCH = 500
 NAME = "Recall"
-_TRAINING = 5000  # a server trains on 100,000 unless told otherwise, and so here never
+_COMPRESSED_WITHIN = 300.0  # seconds
 _Quantizer = Configure.VectorIndex.Quantizer
+_Later = Reconfigure.VectorIndex.Quantizer
 
 # By what a table calls it: how the graph is built, and how vectors are compressed.
 BUILDS: Mapping[str, Mapping[str, Any]] = {
@@ -31,10 +32,11 @@ BUILDS: Mapping[str, Mapping[str, Any]] = {
     "efConstruction 256": {"ef_construction": 256},
     "RQ, 8 bits": {"quantizer": _Quantizer.rq(bits=8)},
     "RQ, 1 bit": {"quantizer": _Quantizer.rq(bits=1)},
-    "SQ": {"quantizer": _Quantizer.sq(training_limit=_TRAINING)},
     "BQ": {"quantizer": _Quantizer.bq()},
-    "PQ": {"quantizer": _Quantizer.pq(training_limit=_TRAINING)},
 }
+# These learn from what is stored. Without ASYNC_INDEXING they do so only when they are asked for
+# after it is: at creation they are taken, and nothing is ever compressed.
+LEARNED: Mapping[str, Any] = {"SQ": _Later.sq(), "PQ": _Later.pq()}
 # -1 is the server's own choice: 8 times the limit, at least 100.
 EFS: Mapping[str, Sequence[int]] = {"as created": (16, 32, 64, -1, 256, 512)}
 
@@ -48,11 +50,10 @@ def measure_recall(
         restart: Starts the server again, so that nothing of the build before is in its memory.
     """
     truth = nearest(vectors, asked)
-    for name, options in BUILDS.items():
+    for name in (*BUILDS, *LEARNED):
         server = restart()
         with closing(connect(settings)) as client:
-            efs = EFS.get(name, (32, -1))
-            yield name, _measure(client, server, options, vectors, asked, truth, efs)
+            yield name, _measure(client, server, name, vectors, asked, truth)
 
 
 def nearest(vectors: Vectors, asked: Vectors) -> list[set[int]]:
@@ -63,24 +64,43 @@ def nearest(vectors: Vectors, asked: Vectors) -> list[set[int]]:
 def _measure(
     client: WeaviateClient,
     server: psutil.Process,
-    options: Mapping[str, Any],
+    name: str,
     vectors: Vectors,
     asked: Vectors,
     truth: Sequence[set[int]],
-    efs: Sequence[int],
 ) -> dict[str, Any]:
-    with _collection(client, options) as collection:
-        idle = server.memory_info().rss
-        seconds = timed(lambda: _fill(collection, vectors))
+    idle = server.memory_info().rss
+    with _collection(client, BUILDS.get(name, {})) as collection:
+        seconds = timed(lambda: _build(client, collection, name, vectors))
         memory = server.memory_info().rss - idle
         by_ef = {}
-        for ef in efs:
-            index = Reconfigure.VectorIndex.hnsw(ef=ef)
-            collection.config.update(
-                vector_config=Reconfigure.Vectors.update(name="clip", vector_index_config=index)
-            )
+        for ef in EFS.get(name, (32, -1)):
+            _update(collection, ef=ef)
             by_ef[str(ef)] = _search(collection, asked, truth)
     return {"build_s": seconds, "server_mb": memory / 1e6, "ef": by_ef}
+
+
+def _build(client: WeaviateClient, collection: Collection, name: str, vectors: Vectors) -> None:
+    _fill(collection, vectors)
+    if name in LEARNED:
+        _update(collection, quantizer=LEARNED[name])
+    deadline = time.monotonic() + _COMPRESSED_WITHIN
+    while _is_compressed(client) != (name in LEARNED or "quantizer" in BUILDS[name]):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{name}: nothing was compressed")
+        time.sleep(0.5)
+
+
+def _is_compressed(client: WeaviateClient) -> bool:
+    nodes = client.cluster.nodes(NAME, output="verbose")
+    return all(shard.compressed for node in nodes for shard in node.shards)
+
+
+def _update(collection: Collection, **changes: Any) -> None:
+    index = Reconfigure.VectorIndex.hnsw(**changes)
+    collection.config.update(
+        vector_config=Reconfigure.Vectors.update(name="clip", vector_index_config=index)
+    )
 
 
 @contextmanager
@@ -88,6 +108,7 @@ def _collection(client: WeaviateClient, options: Mapping[str, Any]) -> Iterator[
     index = Configure.VectorIndex.hnsw(distance_metric=VectorDistances.COSINE, **options)
     yield client.collections.create(
         NAME,
+        properties=[Property(name="number", data_type=DataType.INT)],
         vector_config=[Configure.Vectors.self_provided(name="clip", vector_index_config=index)],
     )
     client.collections.delete(NAME)
@@ -102,16 +123,6 @@ def _fill(collection: Collection, vectors: Vectors) -> None:
         ])  # fmt: skip
         if answer.has_errors:
             raise RuntimeError(next(iter(answer.errors.values())).message)
-    _wait_until_trained(collection)
-
-
-def _wait_until_trained(collection: Collection) -> None:
-    """Quantisers that learn from what is stored are at work for a while after the last write."""
-    quiet = 0
-    while quiet < 3:
-        time.sleep(0.5)
-        shards = collection.shards()
-        quiet = quiet + 1 if all(not shard.vector_queue_length for shard in shards) else 0
 
 
 def _search(collection: Collection, asked: Vectors, truth: Sequence[set[int]]) -> dict[str, float]:
@@ -122,7 +133,5 @@ def _search(collection: Collection, asked: Vectors, truth: Sequence[set[int]]) -
             vector.tolist(), target_vector="clip", limit=TOP, return_properties=["number"]
         )
         seconds.append(time.perf_counter() - begun)
-        found += len(
-            true & {int(str(hit.properties["number"]).split(".")[0]) for hit in answer.objects}
-        )
+        found += len(true & {hit.properties["number"] for hit in answer.objects})
     return {"recall": found / (TOP * len(truth)), **percentiles(seconds)}
