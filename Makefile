@@ -14,7 +14,7 @@ demo: $(VENV)/run.stamp  ## Run the whole system on this machine (ARGS="--images
 	$(BIN)/python main.py demo $(ARGS)
 
 test: lint validate  ## Lint, then run the tests
-	$(BIN)/python -m pytest -m "not slow and not models and not containers" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not models and not containers" $(ARGS)
 
 test-models: $(VENV)/dev.stamp  ## Serve the real models with tiny weights (installs torch, 6 GB)
 	$(BIN)/python -m pytest -m models $(ARGS)
