@@ -11,10 +11,11 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def own_log() -> Iterator[None]:
-    """Take from the log what a test added: the stream behind it is closed with the test."""
+    """Take from the log what a test added and set: the stream behind it is closed with the test."""
     root, hook = logging.getLogger(), sys.excepthook
-    before = (*root.handlers,)
+    before, level = (*root.handlers,), root.level
     yield
+    root.setLevel(level)
     for handler in {*root.handlers}.difference(before):
         root.removeHandler(handler)
     sys.excepthook = hook
