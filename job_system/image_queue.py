@@ -13,8 +13,7 @@ from job_system.config import TASKS
 from weavloader import keys
 from weavloader.errors import TransientError
 from weavloader.image_job import ImageJob
-
-BATCH = 1000
+from weavloader.stream import BATCH
 
 logger = logging.getLogger(__name__)
 
