@@ -11,6 +11,7 @@ import click
 from commands.group import begin_tool, cli, command
 
 if TYPE_CHECKING:
+    from weavloader.store.base import Store
     from weavloader.store.schema_report import SchemaReport
 
 MIGRATE = "`python main.py schema migrate` adds it"
@@ -48,27 +49,25 @@ def migrate() -> None:
 
     Safe while others write and read, and when several do it at once.
     """
-    report = _look()
-    if not report.problems:
-        _prepare()
-        added = ", ".join(report.missing)
-        click.echo(f"{report.name}: added {added}" if added else f"{report.name}: nothing to add")
-    _tell(_look())
+    with _opened() as store:
+        report = store.schema()
+        if not report.problems:
+            store.prepare()
+            added = ", ".join(report.missing)
+            click.echo(f"{report.name}: {f'added {added}' if added else 'nothing to add'}")
+        _tell(store.schema())
     sys.exit(1 if report.problems else 0)
 
 
+def _opened() -> closing[Store]:
+    from client import open_store
+
+    return closing(open_store(begin_tool("schema")))
+
+
 def _look() -> SchemaReport:
-    from client import open_store
-
-    with closing(open_store(begin_tool("schema"))) as store:
+    with _opened() as store:
         return store.schema()
-
-
-def _prepare() -> None:
-    from client import open_store
-
-    with closing(open_store(begin_tool("schema"))) as store:
-        store.prepare()
 
 
 def _tell(report: SchemaReport) -> None:
