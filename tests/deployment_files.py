@@ -11,6 +11,7 @@ from unittest.mock import MagicMock
 import yaml
 from flower.urls import handlers as flower_handlers
 
+from inference.model_config import ModelConfig
 from metrics import server as metrics_server
 from weavloader.settings import Settings
 from web.server import ROUTES as PAGES
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 OUR_IMAGE = "weavloader:0.1.0"
 KNOWN = {name.upper() for name in Settings.model_fields}
+HYPERPARAMETERS = {name.upper() for name in ModelConfig.model_fields}
 DEFAULTS = {name: field.default for name, field in Settings.model_fields.items()}
 SECRETS = {"SAGE_PASS", "REDIS_PASSWORD", "REDISCLI_AUTH", "FLOWER_BASIC_AUTH",
            "WEAVIATE_API_KEY", "HF_TOKEN"}  # fmt: skip

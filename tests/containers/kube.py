@@ -14,10 +14,40 @@ from tests.containers.engine import ROOT, Engine
 from tests.containers.images import PREVIEW
 
 NETWORK = "kube"
+CLIENT = "replay"
 SECRETS = {"SAGE_USER": "sage", "SAGE_PASS": "replayed", "REDIS_PASSWORD": "tested",
            "FLOWER_BASIC_AUTH": "admin:tested"}  # fmt: skip
 _MANIFEST = ROOT / "kubernetes-complete.yaml"
 _WORKLOADS = ("Deployment", "StatefulSet")
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One probe of a container of the manifest; what asks over the network does so from ``CLIENT``.
+
+    Attributes:
+        kind: ``startup``, ``readiness`` or ``liveness``.
+        asks: ``exec``, ``httpGet`` or ``tcpSocket``, and its details, as the manifest has them.
+    """
+
+    workload: str
+    container: str
+    kind: str
+    asks: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.workload}-{self.container}-{self.kind}"
+
+    def command(self) -> list[str]:
+        """The container that asks, and what is run in it."""
+        if "exec" in self.asks:
+            return [f"{self.workload}-pod-0-{self.container}", *self.asks["exec"]["command"]]
+        if "httpGet" in self.asks:
+            asked = self.asks["httpGet"]
+            url = f"http://{self.workload}:{asked['port']}{asked['path']}"
+            return [CLIENT, "python", "-c", f"import httpx; httpx.get({url!r}).raise_for_status()"]
+        address = (self.workload, self.asks["tcpSocket"]["port"])
+        return [CLIENT, "python", "-c", f"import socket; socket.create_connection({address!r}, 5)"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +75,10 @@ class Kube:
         network = f"{NETWORK}:alias={name}"
         self.engine.podman("play", "kube", "--network", network, str(file))
 
+    def answers(self, probe: Probe) -> bool:
+        """Ask once what the kubelet would ask until it passes."""
+        return self.engine.succeeds(["podman", "exec", *probe.command()])
+
     def create_secret(self) -> None:
         """Fill in the secret, as podman 4.3 wants one: JSON, values in base 64."""
         values = {name: base64.b64encode(v.encode()).decode() for name, v in SECRETS.items()}
@@ -61,6 +95,17 @@ class Kube:
 def workloads() -> list[str]:
     """Names of all workloads of the manifest."""
     return [each["metadata"]["name"] for each in _documents() if each["kind"] in _WORKLOADS]
+
+
+def probes() -> list[Probe]:
+    """Every probe of the manifest."""
+    return [
+        Probe(name, container["name"], kind, container[f"{kind}Probe"])
+        for name in workloads()
+        for container in _workload(name)["spec"]["template"]["spec"]["containers"]
+        for kind in ("startup", "readiness", "liveness")
+        if f"{kind}Probe" in container
+    ]
 
 
 def _documents() -> Iterator[dict[str, Any]]:

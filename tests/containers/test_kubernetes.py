@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from demo.nodes import EXCLUDED_NODE
 from tests.containers import images
 from tests.containers.engine import ROOT, Engine
-from tests.containers.kube import NETWORK, SECRETS, Kube, workloads
+from tests.containers.kube import CLIENT, NETWORK, SECRETS, Kube, Probe, probes, workloads
 from tests.waiting import wait_until
 
 IMAGES = 20
@@ -38,20 +39,27 @@ def began() -> int:
 
 
 @pytest.fixture(scope="module")
-def pods(engine: Engine, began: int) -> Iterator[Engine]:
-    """Every workload of the manifest, and a replay."""
+def kube(engine: Engine) -> Kube:
+    """The manifest's settings and secrets."""
+    return Kube(engine, SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def pods(engine: Engine, kube: Kube, began: int) -> Iterator[Engine]:
+    """Every workload of the manifest, started, and a replay."""
     images.build_all(engine)
-    kube = Kube(engine, SETTINGS)
     engine.podman("network", "create", NETWORK)
     try:
         kube.create_secret()
         start_replay(engine, began)
         for name in workloads():
             kube.play(name)
+        for probe in (each for each in probes() if each.kind == "startup"):
+            wait_until(partial(kube.answers, probe), f"{probe} passes", 180)
         yield engine
     finally:
         engine.podman("pod", "rm", "--all", "--force", "--time", "0")
-        engine.podman("rm", "--force", "--time", "0", "replay")
+        engine.podman("rm", "--force", "--time", "0", CLIENT)
         engine.podman("volume", "rm", "--all", "--force")
         engine.podman("secret", "rm", "--all")
         engine.podman("network", "rm", NETWORK)
@@ -66,7 +74,7 @@ def start_replay(engine: Engine, began: int) -> None:
     replay = ["python", "-m", "demo.replay", "--address=0.0.0.0", "--name=replay", "--port=8000",
               "--other-port=8001", f"--images={IMAGES}", f"--began={began}",
               "--user=sage"]  # fmt: skip
-    engine.podman("run", "--detach", "--init", "--name", "replay", "--network", NETWORK,
+    engine.podman("run", "--detach", "--init", "--name", CLIENT, "--network", NETWORK,
                   *options, images.OURS, *replay)  # fmt: skip
 
 
@@ -82,10 +90,10 @@ def test_the_replays_images_pass_through_the_pods(pods: Engine, began: int) -> N
     wrong: list[str] = []
 
     def settled() -> bool:
-        command = ("exec", "replay", "python", "inside.py", "account", str(began), str(IMAGES))
+        command = ("exec", CLIENT, "python", "inside.py", "account", str(began), str(IMAGES))
         wrong[:] = pods.podman(*command).splitlines()
         if wrong:
-            pods.podman("exec", "replay", "python", "-c", ask)
+            pods.podman("exec", CLIENT, "python", "-c", ask)
         return not wrong
 
     wait_until(settled, "every image has its fate", 300)
@@ -99,8 +107,7 @@ def test_the_metrics_server_beside_a_worker_counts_for_it(pods: Engine, role: st
     assert "weavloader_tasks" in said, pods.log(container)
 
 
-@pytest.mark.parametrize("role", ["processor", "moderator", "cleaner"])
-def test_the_startup_probe_of_a_worker_passes(pods: Engine, role: str) -> None:
-    probe = ("python", "main.py", "check", "--role", role)
-    said = pods.podman("exec", f"{role}-pod-0-{role}", *probe)
-    assert "FAIL" not in said and "ok" in said
+@pytest.mark.usefixtures("pods")
+@pytest.mark.parametrize("probe", probes(), ids=str)
+def test_every_probe_passes(kube: Kube, probe: Probe) -> None:
+    wait_until(partial(kube.answers, probe), f"{probe} passes", 60)

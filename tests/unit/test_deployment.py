@@ -14,6 +14,7 @@ from job_system.config import TIME_LIMIT
 from tests.deployment_files import (
     DEFAULTS,
     DOCKERFILE,
+    HYPERPARAMETERS,
     KNOWN,
     NOT_SETTINGS,
     ROOT,
@@ -56,7 +57,14 @@ def test_every_variable_that_supervisord_reads_is_set_by_the_image() -> None:
 
 def test_every_variable_of_the_compose_services_is_a_setting() -> None:
     for service in our_services().values():
-        assert set(service["environment"]) - NOT_SETTINGS <= KNOWN
+        assert set(service["environment"]) - NOT_SETTINGS <= KNOWN | HYPERPARAMETERS
+
+
+def test_every_setting_of_use_beyond_its_container_can_be_put_in_the_environment() -> None:
+    fixed = re.compile("CELERY_.*|REDIS_.*|(METRICS|WEB|FLOWER)_(ADDRESS|PORT|URL)|.*_(DIR|PATH)")
+    given = compose()["x-weavloader"]["environment"]
+    asked = {name for name, value in given.items() if value is None or value.startswith("${")}
+    assert {name for name in KNOWN | HYPERPARAMETERS if not fixed.fullmatch(name)} == asked
 
 
 def test_every_variable_that_compose_asks_for_is_in_the_example() -> None:
@@ -163,7 +171,8 @@ def test_no_secret_stands_in_clear() -> None:
                 assert "secretKeyRef" in variable["valueFrom"]
     for service in compose()["services"].values():
         for name in SECRETS & set(service.get("environment", {})):
-            assert service["environment"][name].startswith("${")
+            value = service["environment"][name]
+            assert value is None or value.startswith("${")
 
 
 def test_every_compose_service_restarts_and_rotates_its_log() -> None:
