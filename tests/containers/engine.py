@@ -100,14 +100,6 @@ class Engine:
         assert done.returncode == 0 or not check, failure
         return done.stdout
 
-    def succeeds(self, command: Sequence[str]) -> bool:
-        """Whether ``command`` ends well, whatever it says."""
-        environment, quiet = self.environment(), subprocess.DEVNULL
-        done = subprocess.run(
-            command, env=environment, stdout=quiet, stderr=quiet, timeout=_STEP_SECONDS, check=False
-        )
-        return done.returncode == 0
-
     def build(
         self, tag: str, dockerfile: Path, context: Path = ROOT, *, target: str = "", arg: str = ""
     ) -> None:

@@ -12,6 +12,7 @@ import yaml
 
 from tests.containers.engine import ROOT, Engine
 from tests.containers.images import PREVIEW
+from tests.waiting import wait_until
 
 NETWORK = "kube"
 CLIENT = "replay"
@@ -75,9 +76,27 @@ class Kube:
         network = f"{NETWORK}:alias={name}"
         self.engine.podman("play", "kube", "--network", network, str(file))
 
-    def answers(self, probe: Probe) -> bool:
-        """Ask once what the kubelet would ask until it passes."""
-        return self.engine.succeeds(["podman", "exec", *probe.command()])
+    def wait_for(self, probe: Probe, seconds: float) -> None:
+        """Ask what the kubelet would until it passes.
+
+        Raises:
+            AssertionError: It did not in time, with what it said last.
+        """
+        said = [""]
+
+        def passes() -> bool:
+            try:
+                said[0] = self.engine.podman("exec", *probe.command())
+            except AssertionError as error:
+                said[0] = str(error)
+                return False
+            return True
+
+        try:
+            wait_until(passes, f"{probe} passes", seconds)
+        except AssertionError as error:
+            log = self.engine.log(f"{probe.workload}-pod-0-{probe.container}")
+            raise AssertionError(f"{error}\n{said[0]}\n{log[-4000:]}") from None
 
     def create_secret(self) -> None:
         """Fill in the secret, as podman 4.3 wants one: JSON, values in base 64."""

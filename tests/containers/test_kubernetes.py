@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from functools import partial
 
 import pytest
 
@@ -55,7 +54,7 @@ def pods(engine: Engine, kube: Kube, began: int) -> Iterator[Engine]:
         for name in workloads():
             kube.play(name)
         for probe in (each for each in probes() if each.kind == "startup"):
-            wait_until(partial(kube.answers, probe), f"{probe} passes", 180)
+            kube.wait_for(probe, 180)
         yield engine
     finally:
         engine.podman("pod", "rm", "--all", "--force", "--time", "0")
@@ -110,4 +109,4 @@ def test_the_metrics_server_beside_a_worker_counts_for_it(pods: Engine, role: st
 @pytest.mark.usefixtures("pods")
 @pytest.mark.parametrize("probe", probes(), ids=str)
 def test_every_probe_passes(kube: Kube, probe: Probe) -> None:
-    wait_until(partial(kube.answers, probe), f"{probe} passes", 60)
+    kube.wait_for(probe, 60)
