@@ -35,7 +35,7 @@ def engine() -> Iterator[Engine]:
         yield engine
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def compose(engine: Engine) -> Iterator[Compose]:
     """The system, up: a replay's images are on their way through it."""
     images.build_all(engine)

@@ -148,6 +148,7 @@ def _playable(workload: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for container in pod["containers"]:
         container["imagePullPolicy"] = "Never"
         container.pop("ports", None)  # podman would publish them on every address
+        container.pop("livenessProbe", None)  # it would ask with a curl in the container
         if name == "triton":
             _preview(container)
     yield {**workload, "kind": "Deployment"}
