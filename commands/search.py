@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from commands.group import begin_tool, command
 from weavloader.errors import ConfigError
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 # The store's own constants, which a test compares: numpy would come with them into every command.
 FUSIONS = ("relative", "ranked")
 PROPERTIES = ("caption", "camera", "host", "job", "vsn", "plugin", "zone", "project", "address")
+ONLY_WITH_TEXT = {"alpha": "--alpha", "fusion": "--fusion", "properties": "--property",
+                  "autocut": "--autocut", "rerank": "--rerank", "explain": "--explain"}  # fmt: skip
 MOST_RESULTS, MOST_KM, WITHIN_KM = 1000, 20_040, 50.0
 
 
@@ -91,6 +94,10 @@ def _like(store: Store, text: str, options: dict[str, Any], chosen: Filters) -> 
 
     if text:
         raise ConfigError("search: either TEXT or --like, not both", reason="bad_argument")
+    for name, option in ONLY_WITH_TEXT.items():
+        if click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            message = f"search: {option} is for a TEXT; --like goes by looks alone"
+            raise ConfigError(message, reason="bad_argument")
     page = {name: options[name] for name in ("limit", "offset")}
     return like(store, options["like"], filters=chosen, vector_name=options["vector"], **page)
 

@@ -62,6 +62,8 @@ def test_every_command_that_a_document_tells_people_to_run_exists(page: Path) ->
         (["search", "snow", "--property", "link"], "--property"),
         (["search", "snow", "--limit", "1000", "--offset", "1"], "1000"),
         (["search", "snow", "--like", "4f1c1e0e-0000-5000-8000-000000000001"], "--like"),
+        (["search", "--like", "4f1c1e0e-0000-5000-8000-000000000001", "--explain"], "--explain"),
+        (["search", "--like", "4f1c1e0e-0000-5000-8000-000000000001", "--alpha", "1"], "--alpha"),
         (["processor", "--concurrency", "0"], "--concurrency"),
         (["--worker_type", "painter"], "painter"),
         (["--worker_type=painter"], "painter"),
