@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from serving.requests import read_image, read_text, respond, text_tensor
@@ -11,20 +12,20 @@ from .scene import see
 from .vectors import image_vector, text_vector
 
 
-class Preview:
+class Preview(ABC):
     """What Triton's Python backend runs."""
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """A response to each request."""
         return list(respond(requests, self.answer))
 
+    @abstractmethod
     def answer(self, request: Any) -> dict[str, Any]:
         """Outputs by name.
 
         Raises:
             InputError: The input breaks the contract.
         """
-        raise NotImplementedError
 
 
 class CaptionPreview(Preview):

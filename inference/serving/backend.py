@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar, Protocol
@@ -28,14 +29,14 @@ class Model(Protocol):
         """The outputs for each of the prepared inputs, in one go."""
 
 
-class Backend:
+class Backend(ABC):
     """A model's ``TritonPythonModel``, but for its defaults and how it is loaded."""
 
     defaults: ClassVar[Settings]
 
+    @abstractmethod
     def load(self, settings: Settings) -> Model:
         """The model; here, and not before, torch is imported."""
-        raise NotImplementedError
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the weights; an exception keeps the model from being ready."""
