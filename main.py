@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from commands.group import cli, run
+from commands.cli import cli, run
 
 # Each declares its commands when it is imported.
 for _subject in (
@@ -12,11 +12,11 @@ for _subject in (
     "search",
     "check",
     "demo",
-    "dead_letters",
+    "dlq",
     "audit",
     "backfill",
     "schema",
-    "transfer",
+    "export_import",
 ):
     importlib.import_module(f"commands.{_subject}")
 

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metrics import metrics
-from weavloader.download import Downloader
-from weavloader.image_job import ImageJob
-from weavloader.inference_cache import Inference, InferenceCache
-from weavloader.nodes import Node, Nodes
-from weavloader.picture import decode
+from weavloader.images.decode import decode
+from weavloader.images.download import Downloader
+from weavloader.images.inference_cache import Inference, InferenceCache
+from weavloader.images.job import ImageJob
+from weavloader.images.nodes import Node, Nodes
 from weavloader.store.base import ImageObject, Store, Vector
 
 Pixels = NDArray[np.uint8]

@@ -19,7 +19,7 @@ from benchmarks.bench_queue import measure_enqueueing
 from benchmarks.bench_report import Figures, headline, read_figures, save, show
 from benchmarks.bench_stack import Stack, running_stack
 from benchmarks.bench_stages import measure_stages
-from commands.group import run
+from commands.cli import run
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build"
@@ -28,22 +28,48 @@ _LATENCY_IMAGES, _LATENCY_SECONDS = 30, 20.0
 
 
 @click.command()
-@click.option("--images", type=click.IntRange(1), default=200, show_default=True,
-              help="How many go through the whole system.")  # fmt: skip
-@click.option("--stage-images", type=click.IntRange(1), default=40, show_default=True,
-              help="How many go through one process, stage by stage.")  # fmt: skip
-@click.option("--records", type=click.IntRange(1), multiple=True,
-              default=(100, 1000, 10_000, 100_000), show_default=True,
-              help="How many one tick enqueues; may be repeated.")  # fmt: skip
-@click.option("--store", type=click.Choice(["embedded", "weaviate"]), default="embedded",
-              show_default=True)  # fmt: skip
+@click.option(
+    "--images",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    help="How many go through the whole system.",
+)
+@click.option(
+    "--stage-images",
+    type=click.IntRange(1),
+    default=40,
+    show_default=True,
+    help="How many go through one process, stage by stage.",
+)
+@click.option(
+    "--records",
+    type=click.IntRange(1),
+    multiple=True,
+    default=(100, 1000, 10_000, 100_000),
+    show_default=True,
+    help="How many one tick enqueues; may be repeated.",
+)
+@click.option(
+    "--store", type=click.Choice(["embedded", "weaviate"]), default="embedded", show_default=True
+)
 @click.option("--delay", type=click.FloatRange(0), default=0.0, help="Seconds each model takes.")
-@click.option("--sample-seconds", type=click.FloatRange(0.1), default=2.0, show_default=True,
-              help="How often memory is looked at.")  # fmt: skip
-@click.option("--profile", is_flag=True,
-              help="Profile the stages into build/bench.prof, which slows them.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), default=BUILD / "bench.json",
-              help="Where the figures go, as JSON.")  # fmt: skip
+@click.option(
+    "--sample-seconds",
+    type=click.FloatRange(0.1),
+    default=2.0,
+    show_default=True,
+    help="How often memory is looked at.",
+)
+@click.option(
+    "--profile", is_flag=True, help="Profile the stages into build/bench.prof, which slows them."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=BUILD / "bench.json",
+    help="Where the figures go, as JSON.",
+)
 @click.option("--baseline", type=click.File(), help="Earlier figures to compare with, as JSON.")
 def bench(
     images: int,

@@ -20,7 +20,7 @@ from benchmarks.bench import BUILD
 from benchmarks.bench_flow import start_and_warm_up, tick
 from benchmarks.bench_pictures import pictures
 from benchmarks.bench_stack import Stack, running_stack
-from commands.group import run
+from commands.cli import run
 from weavloader.settings import load_settings
 from weavloader.store import open_store
 from weavloader.store.base import Store
@@ -33,10 +33,16 @@ Samples = dict[int, dict[str, float]]
 
 @click.command()
 @click.option("--images", type=click.IntRange(2), default=10_000, show_default=True)
-@click.option("--every", type=click.IntRange(1), default=1000, show_default=True,
-              help="Memory is looked at each time so many more are stored.")  # fmt: skip
-@click.option("--store", type=click.Choice(["embedded", "weaviate"]), default="embedded",
-              show_default=True)  # fmt: skip
+@click.option(
+    "--every",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    help="Memory is looked at each time so many more are stored.",
+)
+@click.option(
+    "--store", type=click.Choice(["embedded", "weaviate"]), default="embedded", show_default=True
+)
 @click.option("--out", type=click.Path(path_type=Path), default=BUILD / "bench-memory.json")
 def bench_memory(images: int, every: int, store: str, out: Path) -> None:
     """Watch the memory of every role while many images pass."""

@@ -19,7 +19,7 @@ from rich.table import Table
 from benchmarks.bench import BUILD, PICTURES
 from benchmarks.bench_flow import measure_flow
 from benchmarks.bench_stack import Stack, running_stack
-from commands.group import run
+from commands.cli import run
 
 _IMAGES_PER_WORKER = 8
 _LEAST_IMAGES = 48
@@ -44,18 +44,33 @@ class Pool:
     def command(self) -> list[str]:
         """A processor with this pool."""
         return [
-            "-m", "celery", "-A", "job_system", "worker", "--loglevel=INFO",
-            "--queues=image_processing", "-n", "processor@%h",
-            f"--pool={self.kind}", f"--concurrency={self.concurrency}",
-        ]  # fmt: skip
+            "-m",
+            "celery",
+            "-A",
+            "job_system",
+            "worker",
+            "--loglevel=INFO",
+            "--queues=image_processing",
+            "-n",
+            "processor@%h",
+            f"--pool={self.kind}",
+            f"--concurrency={self.concurrency}",
+        ]
 
 
 POOLS = tuple(Pool(kind, size) for kind in ("prefork", "threads") for size in (3, 8, 16))
 
 
 @click.command()
-@click.option("--delay", "delays", type=click.FloatRange(0), multiple=True, default=(0.0, 0.5, 2.0),
-              show_default=True, help="Seconds each model takes; may be repeated.")  # fmt: skip
+@click.option(
+    "--delay",
+    "delays",
+    type=click.FloatRange(0),
+    multiple=True,
+    default=(0.0, 0.5, 2.0),
+    show_default=True,
+    help="Seconds each model takes; may be repeated.",
+)
 @click.option("--out", type=click.Path(path_type=Path), default=BUILD / "bench-pools.json")
 def bench_pools(delays: tuple[float, ...], out: Path) -> None:
     """Compare pools of the processor."""

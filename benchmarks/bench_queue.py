@@ -8,7 +8,7 @@ from threading import Event, Thread
 
 from benchmarks.bench_flow import tick
 from benchmarks.bench_stack import Stack
-from weavloader import keys
+from weavloader import redis_keys
 
 _LONGEST_SECONDS = 600.0
 _SAMPLE_SECONDS = 0.5
@@ -25,18 +25,18 @@ def measure_enqueueing(stack: Stack, records: int) -> dict[str, float]:
     """
     stack.sage.hold(f"queue{records}", records)
     with stack.redis() as redis:
-        redis.delete(keys.STREAM_LAST_TICK)
+        redis.delete(redis_keys.STREAM_LAST_TICK)
         memory, cpu = redis.info("memory")["used_memory"], stack.cpu_s()["moderator"]
         most, began = _MostMemory(stack), time.monotonic()
         tick()
-        stack.wait_until(lambda: bool(redis.exists(keys.STREAM_LAST_TICK)), _LONGEST_SECONDS)
+        stack.wait_until(lambda: bool(redis.exists(redis_keys.STREAM_LAST_TICK)), _LONGEST_SECONDS)
         seconds, pss_mb = time.monotonic() - began, most.stop()
-        taken = json.loads(redis.get(keys.STREAM_LAST_TICK) or b"{}")["taken"]
-        queued = redis.llen(keys.IMAGE_QUEUE)
+        taken = json.loads(redis.get(redis_keys.STREAM_LAST_TICK) or b"{}")["taken"]
+        queued = redis.llen(redis_keys.IMAGE_QUEUE)
         if taken != records or queued != records:
             raise SystemExit(f"of {records} records {taken} were taken, {queued} are queued")
         grown = redis.info("memory")["used_memory"] - memory
-        redis.delete(keys.IMAGE_QUEUE, keys.SEEN, keys.STREAM_CURSOR)
+        redis.delete(redis_keys.IMAGE_QUEUE, redis_keys.SEEN, redis_keys.STREAM_CURSOR)
     return {
         "per_s": records / seconds,
         "cpu_ms": (stack.cpu_s()["moderator"] - cpu) * 1000 / records,

@@ -112,9 +112,12 @@ def _show_queue(console: Console, queue: Mapping[str, Mapping[str, float]]) -> N
     table = _table("One tick", *names)
     for records, each in queue.items():
         table.add_row(
-            records, f"{each['per_s']:.0f}", f"{each['cpu_ms']:.3f}",
-            f"{each['redis_bytes']:.0f}", f"{each['pss_mb']:.0f}",
-        )  # fmt: skip
+            records,
+            f"{each['per_s']:.0f}",
+            f"{each['cpu_ms']:.3f}",
+            f"{each['redis_bytes']:.0f}",
+            f"{each['pss_mb']:.0f}",
+        )
     console.print(table)
 
 

@@ -20,12 +20,12 @@ import httpx
 
 from benchmarks.bench_pictures import pictures
 from demo.nodes import NODES, manifests
-from demo.ports import HOST, free_ports
-from demo.processes import end_with_parent
-from demo.replay_catalogue import SECOND, Catalogue, Entry, StoredObject
-from demo.replay_server import Replay
-from demo.times import rfc3339
-from weavloader.image_job import ImageJob
+from demo.sage_replay.catalogue import SECOND, Catalogue, Entry, StoredObject
+from demo.sage_replay.server import Replay
+from demo.sage_replay.times import rfc3339
+from demo.servers.ports import HOST, free_ports
+from demo.servers.processes import end_with_parent
+from weavloader.images.job import ImageJob
 
 PASSWORD = "benchmark"
 _USER = "bench"
@@ -81,14 +81,21 @@ class Batch:
     def _entry(self, index: int, link: str) -> Entry:
         node, at = NODES[index % len(NODES)], self._at(index)
         record = {
-            "timestamp": rfc3339(at), "name": "upload", "value": link,
+            "timestamp": rfc3339(at),
+            "name": "upload",
+            "value": link,
             "meta": {
-                "vsn": node.vsn, "node": node.node, "host": f"{node.node}.ws-nxcore",
-                "job": "sage", "plugin": f"registry.sagecontinuum.org/theone/{_TASK}:0.3.5",
-                "task": _TASK, "zone": "core", "camera": node.camera,
+                "vsn": node.vsn,
+                "node": node.node,
+                "host": f"{node.node}.ws-nxcore",
+                "job": "sage",
+                "plugin": f"registry.sagecontinuum.org/theone/{_TASK}:0.3.5",
+                "task": _TASK,
+                "zone": "core",
+                "camera": node.camera,
                 "filename": link.rpartition("/")[2].partition("-")[2],
             },
-        }  # fmt: skip
+        }
         return Entry(record, at, self.publish_after(index))
 
 

@@ -18,10 +18,10 @@ from benchmarks.bench_sage import Sage, running_sage
 from benchmarks.bench_usage import Usage, cpu_s, usage
 from benchmarks.instant_repository import instant_repository
 from commands.roles import WORKERS
-from demo.local_redis import running_redis
-from demo.ports import HOST, free_ports
-from demo.processes import end_with_parent
-from demo.triton import Triton
+from demo.servers.ports import HOST, free_ports
+from demo.servers.processes import end_with_parent
+from demo.servers.redis import running_redis
+from demo.servers.triton import Triton
 from weavloader.settings import load_settings, publish_to_environment
 
 READY_SECONDS = 120.0
@@ -185,7 +185,7 @@ def _store(folder: Path, kind: str) -> Iterator[dict[str, str]]:
     elif "weaviate_host" in load_settings().model_fields_set:
         yield {"VECTOR_STORE": kind, "WEAVIATE_COLLECTION": "WeavloaderBenchmark"}
     else:
-        from tests.weaviate_server import HOW_TO_GIVE_ONE, started
+        from demo.servers.weaviate import HOW_TO_GIVE_ONE, started
 
         (folder / "weaviate").mkdir()
         with started(folder / "weaviate") as server:
@@ -205,7 +205,11 @@ def _own_children() -> list[psutil.Process]:
 def _pages() -> dict[str, str]:
     metrics, flower, web = map(str, free_ports(3))
     return {
-        "METRICS_ADDRESS": HOST, "METRICS_PORT": metrics,
-        "FLOWER_ADDRESS": HOST, "FLOWER_PORT": flower, "FLOWER_URL": f"http://{HOST}:{flower}",
-        "WEB_ADDRESS": HOST, "WEB_PORT": web,
-    }  # fmt: skip
+        "METRICS_ADDRESS": HOST,
+        "METRICS_PORT": metrics,
+        "FLOWER_ADDRESS": HOST,
+        "FLOWER_PORT": flower,
+        "FLOWER_URL": f"http://{HOST}:{flower}",
+        "WEB_ADDRESS": HOST,
+        "WEB_PORT": web,
+    }

@@ -25,7 +25,7 @@ import redis
 
 from benchmarks.bench_relay import Relay, relayed
 from benchmarks.bench_stack import Stack
-from weavloader.image_job import ImageJob
+from weavloader.images.job import ImageJob
 
 # Connections are made, and caches filled, by the first ones.
 WARM_UP = 8
@@ -120,8 +120,8 @@ def _per_image(
 
 
 def _work(profile: str | None) -> None:
+    from job_system.dependencies import dead_letters, pipeline  # settings of this process
     from job_system.memory import keep_freed_buffers
-    from job_system.resources import dead_letters, pipeline  # settings of this process
     from processing import process_image
 
     keep_freed_buffers()

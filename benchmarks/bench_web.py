@@ -28,11 +28,11 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from commands.group import run
-from demo.local_redis import running_redis
+from commands.cli import run
 from demo.pictures import draw
-from demo.ports import HOST, free_ports
-from demo.triton import Triton
+from demo.servers.ports import HOST, free_ports
+from demo.servers.redis import running_redis
+from demo.servers.triton import Triton
 from weavloader.settings import load_settings
 from weavloader.store import open_store
 from weavloader.store.base import TEXT_PROPERTIES, ImageObject, Location
@@ -52,10 +52,20 @@ GRAIN = 14.0  # of 255; thumbnails then weigh what those of photographs do
 
 @click.command()
 @click.option("--images", type=click.IntRange(100), default=20_000, show_default=True)
-@click.option("--requests", type=click.IntRange(10), default=200, show_default=True,
-              help="How often each page is asked for.")  # fmt: skip
-@click.option("--thumbnails", type=click.IntRange(10), default=16_000, show_default=True,
-              help="How many different ones are asked for; 64 MiB hold some 6,000.")  # fmt: skip
+@click.option(
+    "--requests",
+    type=click.IntRange(10),
+    default=200,
+    show_default=True,
+    help="How often each page is asked for.",
+)
+@click.option(
+    "--thumbnails",
+    type=click.IntRange(10),
+    default=16_000,
+    show_default=True,
+    help="How many different ones are asked for; 64 MiB hold some 6,000.",
+)
 def bench_web(images: int, requests: int, thumbnails: int) -> None:
     """Measure the pages: seconds of each, memory, and the bound of the thumbnails."""
     console = Console()
@@ -127,16 +137,25 @@ def _pages(folder: Path) -> Iterator[tuple[httpx.Client, psutil.Process]]:
     (port,) = free_ports(1)
     with Triton(folder / "triton.log") as triton, running_redis(folder) as redis:
         settings = {
-            "VECTOR_STORE": "embedded", "EMBEDDED_STORE_PATH": str(folder / "store"),
-            "CELERY_BROKER_URL": redis, "CELERY_RESULT_BACKEND": redis, "TRITON_HOST": HOST,
-            "TRITON_PORT": str(triton.ports.grpc), "WEB_PORT": str(port),
-            "FLOWER_URL": f"http://{HOST}:1", "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
-        }  # fmt: skip
+            "VECTOR_STORE": "embedded",
+            "EMBEDDED_STORE_PATH": str(folder / "store"),
+            "CELERY_BROKER_URL": redis,
+            "CELERY_RESULT_BACKEND": redis,
+            "TRITON_HOST": HOST,
+            "TRITON_PORT": str(triton.ports.grpc),
+            "WEB_PORT": str(port),
+            "FLOWER_URL": f"http://{HOST}:1",
+            "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
+        }
         with (folder / "web.log").open("wb") as log:
             web = subprocess.Popen(
-                [sys.executable, "main.py", "web"], cwd=ROOT, env={**os.environ, **settings},
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            )  # fmt: skip
+                [sys.executable, "main.py", "web"],
+                cwd=ROOT,
+                env={**os.environ, **settings},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
         try:
             with httpx.Client(base_url=f"http://{HOST}:{port}", timeout=60) as client:
                 _wait(client, web)

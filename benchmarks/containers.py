@@ -23,8 +23,8 @@ from benchmarks.bench_usage import usage
 from commands.roles import ROLES, WORKERS
 from tests.containers import images
 from tests.containers.engine import BASE, Engine, missing, only_engine
-from tests.waiting import wait_until
-from weavloader import keys
+from tests.support.waiting import wait_until
+from weavloader import redis_keys
 
 BUILD = Path(__file__).resolve().parents[1] / "build"
 ALL_IN_ONE = "all-in-one"
@@ -33,9 +33,13 @@ _PATIENCE = 180.0
 _IDLE_SECONDS = 20.0
 _MB = 1_000_000
 _FOLDERS = ("/opt/venv", "/app", "/var/cache/apt")
-_PAGES = {"metrics": ":8080/health/live", "flower": ":5555/healthcheck", "web": ":8081/",
-          ALL_IN_ONE: ":8080/health/ready"}  # fmt: skip
-_KEYS = {"stream": keys.STREAM_QUEUE, "scheduler": keys.BEAT_LOCK}
+_PAGES = {
+    "metrics": ":8080/health/live",
+    "flower": ":5555/healthcheck",
+    "web": ":8081/",
+    ALL_IN_ONE: ":8080/health/ready",
+}
+_KEYS = {"stream": redis_keys.STREAM_QUEUE, "scheduler": redis_keys.BEAT_LOCK}
 _SETTINGS = {
     "VECTOR_STORE": "embedded",
     "WEB_ADDRESS": "0.0.0.0",
@@ -122,8 +126,19 @@ def _answers(url: str) -> bool:
 def _redis(engine: Engine) -> Iterator[redis.Redis]:
     """A client of an empty Redis that containers of the network find as ``redis``."""
     engine.podman("network", "create", _NETWORK)
-    engine.podman("run", "--detach", "--name", "redis", f"--network={_NETWORK}", images.REDIS,
-                  "redis-server", "--save", "", "--protected-mode", "no")  # fmt: skip
+    engine.podman(
+        "run",
+        "--detach",
+        "--name",
+        "redis",
+        f"--network={_NETWORK}",
+        images.REDIS,
+        "redis-server",
+        "--save",
+        "",
+        "--protected-mode",
+        "no",
+    )
     try:
         with redis.Redis(_address(engine, "redis"), socket_timeout=5) as client:
             wait_until(partial(_pings, client), "Redis answers")
@@ -145,8 +160,9 @@ def _show(console: Console, sizes: dict[str, float], found: dict[str, dict[str, 
         console.print(f"{part}: {size:.0f} MB", highlight=False)
     table = Table("container", "ready after (s)", "idle PSS (MB)", "processes")
     for name, each in found.items():
-        table.add_row(name, f"{each['ready_s']:.1f}", f"{each['pss_mb']:.0f}",
-                      f"{each['processes']}")  # fmt: skip
+        table.add_row(
+            name, f"{each['ready_s']:.1f}", f"{each['pss_mb']:.0f}", f"{each['processes']}"
+        )
     console.print(table)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from demo.triton import PREVIEW_REPOSITORY
+from demo.servers.triton import PREVIEW_REPOSITORY
 
 _MODEL = Path(__file__).with_name("instant_model.py")
 

@@ -13,8 +13,8 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.metrics_endpoint import ROOT, metrics_server
-from tests.redis_fixture import StoppableRedis
+from tests.support.metrics_endpoint import ROOT, metrics_server
+from tests.support.redis_fixture import StoppableRedis
 
 NODES = 10_000
 PROCESSES = 4
@@ -52,8 +52,10 @@ def _counting(directory: Path, lives: bool) -> subprocess.Popen[bytes]:
     code = _COUNT + ("import sys; sys.stdin.read()" if lives else "")
     process = subprocess.Popen(
         ["env", f"PROMETHEUS_MULTIPROC_DIR={directory}", sys.executable, "-c", code],
-        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     assert process.stdout is not None
     process.stdout.readline()
     return process

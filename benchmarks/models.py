@@ -24,7 +24,7 @@ from tritonclient.grpc import InferenceServerClient
 
 from benchmarks.bench import BUILD
 from benchmarks.bench_report import Figures, save
-from commands.group import run
+from commands.cli import run
 from inference import (
     florence2_run_model,
     gemma3_run_model,
@@ -53,10 +53,19 @@ Call = Callable[[InferenceServerClient, int], object]
 
 
 @click.command()
-@click.option("--seconds", type=click.FloatRange(0.1), default=8.0, show_default=True,
-              help="How long each model is asked, one by one and by 16 callers.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), default=BUILD / "models.json",
-              help="Where the figures go, as JSON.")  # fmt: skip
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.1),
+    default=8.0,
+    show_default=True,
+    help="How long each model is asked, one by one and by 16 callers.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=BUILD / "models.json",
+    help="Where the figures go, as JSON.",
+)
 def models(seconds: float, out: Path) -> None:
     """Measure calls a second of each model, with and without batches."""
     console = Console()

@@ -19,7 +19,7 @@ from tritonclient.grpc import InferenceServerClient
 
 from demo.pictures import draw, look
 from inference import captioner, embedder
-from weavloader.picture import decode
+from weavloader.images.decode import decode
 from weavloader.store.base import TEXT_PROPERTIES, ImageObject
 
 IMAGES = 240
@@ -107,10 +107,14 @@ def _vectors(
 def _object(image: Drawn, caption: str, vectors: dict[str, NDArray[np.float32]]) -> ImageObject:
     captured_at = _START + timedelta(minutes=image.index)
     text = dict.fromkeys(TEXT_PROPERTIES, "unknown") | {
-        "link": image.link, "caption": caption, "vsn": image.vsn, "camera": image.camera,
-        "project": image.project, "address": image.address,
+        "link": image.link,
+        "caption": caption,
+        "vsn": image.vsn,
+        "camera": image.camera,
+        "project": image.project,
+        "address": image.address,
         "timestamp": captured_at.strftime("%y-%m-%d %H:%M Z"),
-    }  # fmt: skip
+    }
     return ImageObject(text, captured_at, b"", vectors)
 
 
@@ -150,9 +154,10 @@ def _of_scenes() -> Iterator[Query]:
 def _of_names() -> Iterator[Query]:
     for text, scene, at_place in _NAMED:
         yield Query(
-            "scene and name", text,
+            "scene and name",
+            text,
             lambda image, scene=scene, at_place=at_place: image.scene == scene and at_place(image),  # type: ignore[misc]
-        )  # fmt: skip
+        )
 
 
 def _of_lettering() -> Iterator[Query]:

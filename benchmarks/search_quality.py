@@ -24,10 +24,10 @@ from tritonclient.grpc import InferenceServerClient
 
 from benchmarks.quality_report import ALPHAS, Answers, agreement, answers, quality
 from benchmarks.quality_set import IMAGES, Drawn, Query, described, drawn, queries
-from commands.group import run
-from demo.triton import Triton
+from commands.cli import run
+from demo.servers.triton import Triton
+from demo.servers.weaviate import HOW_TO_GIVE_ONE, started
 from inference import embedder
-from tests.weaviate_server import HOW_TO_GIVE_ONE, started
 from weavloader.settings import load_settings
 from weavloader.store import open_store
 from weavloader.store.base import ImageObject, Store, Vector

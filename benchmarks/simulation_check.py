@@ -81,8 +81,11 @@ def _real(delay: float) -> dict[str, float]:
             flow = measure_flow(stack, "burst", _MANY, 60.0)
             stack.start_role("stream")
             late = measure_latency(stack, _LATE, _LATENCY_SECONDS)
-    return {"images/s": flow["images_per_s"], "delay p50 (s)": late["p50"],
-            "delay p95 (s)": late["p95"]}  # fmt: skip
+    return {
+        "images/s": flow["images_per_s"],
+        "delay p50 (s)": late["p50"],
+        "delay p95 (s)": late["p95"],
+    }
 
 
 def _foretold(cost: Cost) -> dict[str, float]:
@@ -92,5 +95,8 @@ def _foretold(cost: Cost) -> dict[str, float]:
     moments = (_LATENCY_SECONDS * (i + lots.random()) / _LATE for i in range(_LATE))
     trickle = [Image(moment, moment) for moment in moments]
     late = Simulation(fleet, cost).run(trickle, _LATENCY_SECONDS)
-    return {"images/s": _MANY / burst.finished, "delay p50 (s)": late.delay(50),
-            "delay p95 (s)": late.delay(95)}  # fmt: skip
+    return {
+        "images/s": _MANY / burst.finished,
+        "delay p50 (s)": late.delay(50),
+        "delay p95 (s)": late.delay(95),
+    }

@@ -12,7 +12,7 @@ from rich.table import Table
 from benchmarks.simulation import Cost, Course, Fleet, Simulation
 from benchmarks.simulation_check import check as check_against_reality
 from benchmarks.simulation_load import HOUR, SCENARIOS, Scenario
-from commands.group import run
+from commands.cli import run
 
 _BARS = " ▁▂▃▄▅▆▇█"
 
@@ -53,8 +53,9 @@ def _simulate(console: Console, cost: Cost, fleet: Fleet, nodes: int, hours: int
         f"{nodes:,} nodes, an image an hour each: {offered:.2f} images/s of "
         f"{fleet.capacity(cost):.2f} that {fleet.processors} processors can take."
     )
-    table = Table("day", "longest queue", "delay p50", "p99", "longest",
-                  "queue and delay, hour by hour")  # fmt: skip
+    table = Table(
+        "day", "longest queue", "delay p50", "p99", "longest", "queue and delay, hour by hour"
+    )
     for scenario in SCENARIOS:
         table.add_row(scenario.name, *_day(scenario, cost, fleet, nodes, hours))
     console.print(table)

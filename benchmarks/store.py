@@ -24,7 +24,7 @@ from rich.table import Table
 from benchmarks.store_load import disk_bytes, measure_load
 from benchmarks.store_objects import embeddings, queries
 from benchmarks.store_recall import measure_recall
-from tests.weaviate_server import HOW_TO_GIVE_ONE, LocalWeaviate, started
+from demo.servers.weaviate import HOW_TO_GIVE_ONE, LocalWeaviate, started
 from weavloader.settings import Settings, load_settings
 from weavloader.store import open_store
 
@@ -35,19 +35,42 @@ PARTS = ("embedded", "weaviate", "recall")
 @click.command()
 @click.option("--objects", type=click.IntRange(100), default=10_000, show_default=True)
 @click.option("--dimensions", type=click.IntRange(2), default=1024, show_default=True)
-@click.option("--one-by-one", type=click.IntRange(1), default=1000, show_default=True,
-              help="How many are written in a call of their own.")  # fmt: skip
+@click.option(
+    "--one-by-one",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    help="How many are written in a call of their own.",
+)
 @click.option("--searches", type=click.IntRange(10), default=200, show_default=True)
-@click.option("--with-image", type=click.IntRange(1), default=200, show_default=True,
-              help="How many are written with an image.")  # fmt: skip
+@click.option(
+    "--with-image",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    help="How many are written with an image.",
+)
 @click.option("--image-bytes", type=click.IntRange(1), default=500_000, show_default=True)
-@click.option("--part", "parts", type=click.Choice(PARTS), multiple=True, default=PARTS,
-              show_default=True, help="Only this; may be repeated.")  # fmt: skip
+@click.option(
+    "--part",
+    "parts",
+    type=click.Choice(PARTS),
+    multiple=True,
+    default=PARTS,
+    show_default=True,
+    help="Only this; may be repeated.",
+)
 def store(dimensions: int, image_bytes: int, parts: tuple[str, ...], **counts: int) -> None:
     """Measure writes, searches and bytes of both stores, and the recall of Weaviate's HNSW."""
     console = Console()
-    figures = {**_earlier(), "at": time.strftime("%Y-%m-%d %H:%M:%S"), "cpus": os.cpu_count(),
-               **counts, "dimensions": dimensions, "image_bytes": image_bytes}  # fmt: skip
+    figures = {
+        **_earlier(),
+        "at": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "cpus": os.cpu_count(),
+        **counts,
+        "dimensions": dimensions,
+        "image_bytes": image_bytes,
+    }
     for part in parts:
         with tempfile.TemporaryDirectory(prefix="weavloader-store-") as name, ExitStack() as stack:
             server = None if part == "embedded" else stack.enter_context(started(Path(name)))
@@ -152,10 +175,14 @@ def _recall_table(recall: Mapping[str, Any]) -> Table:
     for name, build in recall.items():
         for ef, each in build["ef"].items():
             table.add_row(
-                name, f"{build['build_s']:.0f}", f"{build['server_mb']:.0f}",
+                name,
+                f"{build['build_s']:.0f}",
+                f"{build['server_mb']:.0f}",
                 "dynamic" if ef == "-1" else ef,
-                f"{each['recall']:.3f}", f"{each['p50']:.1f}", f"{each['p95']:.1f}",
-            )  # fmt: skip
+                f"{each['recall']:.3f}",
+                f"{each['p50']:.1f}",
+                f"{each['p95']:.1f}",
+            )
     return table
 
 

@@ -86,10 +86,15 @@ def _searches(store: Store, counts: dict[str, int], dimensions: int) -> dict[str
     vectors = queries(counts["searches"], dimensions)
     texts = captions(counts["searches"], QUERY_WORDS)
     return {
-        name: percentiles([
-            timed(lambda text=text, vector=vector, alpha=alpha: store.search(  # type: ignore[misc]
-                SearchQuery(text, vector, alpha=alpha, limit=LIMIT)))
-            for text, vector in zip(texts, vectors, strict=True)
-        ])
+        name: percentiles(
+            [
+                timed(
+                    lambda text=text, vector=vector, alpha=alpha: store.search(  # type: ignore[misc]
+                        SearchQuery(text, vector, alpha=alpha, limit=LIMIT)
+                    )
+                )
+                for text, vector in zip(texts, vectors, strict=True)
+            ]
+        )
         for name, alpha in (("hybrid", 0.4), ("words", 0.0), ("looks", 1.0))
-    }  # fmt: skip
+    }

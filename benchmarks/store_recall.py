@@ -14,7 +14,7 @@ from weaviate.classes.config import Configure, DataType, Property, Reconfigure, 
 from benchmarks.store_load import percentiles, timed
 from benchmarks.store_objects import Vectors
 from weavloader.settings import Settings
-from weavloader.store.weaviate_api import Collection, DataObject, WeaviateClient, connect
+from weavloader.store.weaviate.client import Collection, DataObject, WeaviateClient, connect
 
 TOP = 10
 BATCH = 500
@@ -117,10 +117,12 @@ def _collection(client: WeaviateClient, options: Mapping[str, Any]) -> Iterator[
 def _fill(collection: Collection, vectors: Vectors) -> None:
     for start in range(0, len(vectors), BATCH):
         rows = vectors[start : start + BATCH]
-        answer = collection.data.insert_many([
-            DataObject(properties={"number": start + i}, vector={"clip": row.tolist()})
-            for i, row in enumerate(rows)
-        ])  # fmt: skip
+        answer = collection.data.insert_many(
+            [
+                DataObject(properties={"number": start + i}, vector={"clip": row.tolist()})
+                for i, row in enumerate(rows)
+            ]
+        )
         if answer.has_errors:
             raise RuntimeError(next(iter(answer.errors.values())).message)
 

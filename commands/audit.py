@@ -9,27 +9,31 @@ from typing import TYPE_CHECKING
 
 import click
 
-from commands.group import begin_tool, command
+from commands.cli import begin_tool, command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from weavloader.audit import AuditReport
-    from weavloader.image_job import ImageJob
+    from weavloader.images.job import ImageJob
     from weavloader.settings import Settings
+    from weavloader.stream.audit import AuditReport
 
 
 @command("audit")
-@click.option("--since", default="24h", show_default=True,
-              help="Account for images captured since: 24h, 7d, or a date or time.")  # fmt: skip
+@click.option(
+    "--since",
+    default="24h",
+    show_default=True,
+    help="Account for images captured since: 24h, 7d, or a date or time.",
+)
 @click.option("--republish", is_flag=True, help="Queue the missing images that are named again.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def audit(since: str, republish: bool, as_json: bool) -> None:
     """Say of every image that the stream held where it is; exit 1 when any is missing."""
     settings = begin_tool("audit")
-    from weavloader.audit import State
     from weavloader.search import parse_moment
+    from weavloader.stream.audit import State
 
     report = _account(settings, parse_moment(since))
     if as_json:
@@ -44,10 +48,10 @@ def audit(since: str, republish: bool, as_json: bool) -> None:
 def _account(settings: Settings, since: datetime) -> AuditReport:
     from client import connect_sage, open_store, redis_session
     from commands.progress import progress_bar
-    from weavloader.audit import Audit
-    from weavloader.dead_letters import DeadLetters
-    from weavloader.sage import DataApi
-    from weavloader.stream import utc_now
+    from weavloader.dlq.queue import DeadLetters
+    from weavloader.stream.audit import Audit
+    from weavloader.stream.sage_api import DataApi
+    from weavloader.stream.stream import utc_now
 
     with (
         redis_session(settings) as redis,
@@ -65,10 +69,10 @@ def _account(settings: Settings, since: datetime) -> AuditReport:
 
 
 def _republish(jobs: Sequence[ImageJob]) -> None:
-    from job_system.image_queue import publish
-    from weavloader import keys
+    from job_system.publishing import publish
+    from weavloader import redis_keys
 
-    publish(jobs, keys.LOW_PRIORITY)
+    publish(jobs, redis_keys.LOW_PRIORITY)
     click.echo(f"{len(jobs):,} missing images are queued again.", err=True)
 
 
@@ -77,8 +81,8 @@ def _print(report: AuditReport) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from weavloader.audit import State
-    from weavloader.terminal import printable
+    from weavloader.stream.audit import State
+    from weavloader.times import printable
 
     console = Console()
     table = Table(box=None, pad_edge=False)

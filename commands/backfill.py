@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from commands.group import begin_tool, command
+from commands.cli import begin_tool, command
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from weavloader.backfill import Backfill, BackfillReport, Span
     from weavloader.settings import Settings
+    from weavloader.stream.backfill import Backfill, BackfillReport, Span
 
 
 @command("backfill")
@@ -48,10 +48,10 @@ def backfill(start: str, end: str, query_filter: str | None, restart: bool) -> N
 
 
 def _span(settings: Settings, start: str, end: str, query_filter: str | None) -> Span:
-    from weavloader.backfill import Span, span_name
     from weavloader.search import parse_moment
     from weavloader.settings import parse_filter
-    from weavloader.stream import utc_now
+    from weavloader.stream.backfill import Span, span_name
+    from weavloader.stream.stream import utc_now
 
     chosen = parse_filter(query_filter) if query_filter else settings.sage_filter
     first, last = parse_moment(start), min(parse_moment(end), utc_now())
@@ -63,11 +63,11 @@ def _span(settings: Settings, start: str, end: str, query_filter: str | None) ->
 @contextmanager
 def _backfill(settings: Settings) -> Iterator[Backfill]:
     from client import connect_sage, open_store, redis_session
-    from job_system.image_queue import publish
-    from weavloader import keys
-    from weavloader.backfill import Backfill
-    from weavloader.dead_letters import DeadLetters
-    from weavloader.sage import DataApi
+    from job_system.publishing import publish
+    from weavloader import redis_keys
+    from weavloader.dlq.queue import DeadLetters
+    from weavloader.stream.backfill import Backfill
+    from weavloader.stream.sage_api import DataApi
 
     with (
         redis_session(settings) as redis,
@@ -80,8 +80,8 @@ def _backfill(settings: Settings) -> Iterator[Backfill]:
             store,
             redis,
             DeadLetters(redis, settings.dlq_ttl),
-            publish=partial(publish, priority=keys.LOW_PRIORITY),
-            backlog=lambda: int(redis.llen(keys.IMAGE_QUEUE_LOW)),
+            publish=partial(publish, priority=redis_keys.LOW_PRIORITY),
+            backlog=lambda: int(redis.llen(redis_keys.IMAGE_QUEUE_LOW)),
         )
 
 

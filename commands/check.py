@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import click
 
-from commands.group import begin_tool, command
+from commands.cli import begin_tool, command
 from commands.roles import ROLES
 from weavloader.settings import Settings
 
@@ -31,6 +31,6 @@ def _probes(role: str | None) -> dict[str, Callable[[Settings], str]]:
         from job_system.role_health import probes_of
 
         return probes_of(role)
-    from job_system.check import PROBES
+    from job_system.checks import PROBES
 
     return PROBES

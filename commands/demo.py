@@ -7,14 +7,22 @@ from pathlib import Path
 
 import click
 
-from commands.group import command
+from commands.cli import command
 
 
 @command("demo")
-@click.option("--images", type=click.IntRange(1, 100_000), default=40, show_default=True,
-              help="How many images are drawn.")  # fmt: skip
-@click.option("--images-dir", type=click.Path(exists=True, file_okay=False, path_type=Path),
-              help="Pictures of your own, besides the drawn ones.")  # fmt: skip
+@click.option(
+    "--images",
+    type=click.IntRange(1, 100_000),
+    default=40,
+    show_default=True,
+    help="How many images are drawn.",
+)
+@click.option(
+    "--images-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Pictures of your own, besides the drawn ones.",
+)
 @click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C.")
 def demo(images: int, images_dir: Path | None, keep: bool) -> None:
     """Run the whole system on this machine and account for every image."""

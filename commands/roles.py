@@ -8,11 +8,14 @@ from threading import Event
 
 import click
 
-from commands.group import begin, command
+from commands.cli import begin, command
 from weavloader.settings import Settings
 
-WORKERS = {"processor": ("image_processing", 3), "moderator": ("data_monitoring", 1),
-           "cleaner": ("cleanup", 2)}  # fmt: skip
+WORKERS = {
+    "processor": ("image_processing", 3),
+    "moderator": ("data_monitoring", 1),
+    "cleaner": ("cleanup", 2),
+}
 ROLES = ("stream", *WORKERS, "scheduler", "metrics", "flower", "web")
 
 
@@ -20,7 +23,7 @@ ROLES = ("stream", *WORKERS, "scheduler", "metrics", "flower", "web")
 def stream() -> None:
     """Follow the stream: submit ticks to the moderator."""
     settings = begin("main")
-    from job_system.ticker import submit_ticks
+    from job_system.stream_monitor import submit_ticks
 
     submit_ticks(settings, _stop_on_signal())
 
@@ -29,17 +32,28 @@ def _worker(role: str) -> click.Command:
     queue, concurrency = WORKERS[role]
 
     @command(role)
-    @click.option("--concurrency", type=click.IntRange(1), default=concurrency, show_default=True,
-                  help="Tasks at a time, each in a process of its own.")  # fmt: skip
+    @click.option(
+        "--concurrency",
+        type=click.IntRange(1),
+        default=concurrency,
+        show_default=True,
+        help="Tasks at a time, each in a process of its own.",
+    )
     def run(concurrency: int) -> None:
         settings = begin(role)
         from job_system import celery_app
 
         _require_known_models(settings)
-        celery_app.worker_main([
-            "worker", f"--loglevel={settings.log_level}", f"--queues={queue}",
-            f"--concurrency={concurrency}", "-n", f"{role}@%h",
-        ])  # fmt: skip
+        celery_app.worker_main(
+            [
+                "worker",
+                f"--loglevel={settings.log_level}",
+                f"--queues={queue}",
+                f"--concurrency={concurrency}",
+                "-n",
+                f"{role}@%h",
+            ]
+        )
 
     run.help = f"Run a worker on the queue {queue}."
     return run

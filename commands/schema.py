@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from commands.group import begin_tool, cli, command
+from commands.cli import begin_tool, cli, command
 
 if TYPE_CHECKING:
     from weavloader.store.base import Store
-    from weavloader.store.schema_report import SchemaReport
+    from weavloader.store.schema import SchemaReport
 
 MIGRATE = "`python main.py schema migrate` adds it"
 

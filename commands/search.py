@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from commands.group import begin_tool, command
+from commands.cli import begin_tool, command
 from weavloader.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,8 +16,14 @@ if TYPE_CHECKING:
 # The store's own constants, which a test compares: numpy would come with them into every command.
 FUSIONS = ("relative", "ranked")
 PROPERTIES = ("caption", "camera", "host", "job", "vsn", "plugin", "zone", "project", "address")
-ONLY_WITH_TEXT = {"alpha": "--alpha", "fusion": "--fusion", "properties": "--property",
-                  "autocut": "--autocut", "rerank": "--rerank", "explain": "--explain"}  # fmt: skip
+ONLY_WITH_TEXT = {
+    "alpha": "--alpha",
+    "fusion": "--fusion",
+    "properties": "--property",
+    "autocut": "--autocut",
+    "rerank": "--rerank",
+    "explain": "--explain",
+}
 MOST_RESULTS, MOST_KM, WITHIN_KM = 1000, 20_040, 50.0
 
 
@@ -33,22 +39,59 @@ MOST_RESULTS, MOST_KM, WITHIN_KM = 1000, 20_040, 50.0
 @click.option("--since", help="Only images captured since: 24h, 7d, or a date or time.")
 @click.option("--until", help="Only images captured until then.")
 @click.option("--near", help='Only images taken around this point: "41.88, -87.63".')
-@click.option("--within", type=click.FloatRange(0.1, MOST_KM), default=WITHIN_KM,
-              show_default=True, help="Kilometres around it.")  # fmt: skip
-@click.option("--limit", type=click.IntRange(1, MOST_RESULTS), default=10, show_default=True,
-              help="At most so many results.")  # fmt: skip
-@click.option("--offset", type=click.IntRange(0, MOST_RESULTS - 1), default=0,
-              help="Pass over so many of the best first.")  # fmt: skip
-@click.option("--alpha", type=click.FloatRange(0, 1), default=0.4, show_default=True,
-              help="0 searches by words, 1 by looks.")  # fmt: skip
-@click.option("--vector", metavar="MODEL", help="Whose vectors say what looks alike.  [default: "
-              "the first of EMBEDDING_MODELS]")  # fmt: skip
-@click.option("--fusion", type=click.Choice(FUSIONS), default="relative",
-              show_default=True, help="How words and looks become one score.")  # fmt: skip
-@click.option("--property", "properties", type=click.Choice(PROPERTIES), multiple=True,
-              help="Look for words only there; may be repeated.")  # fmt: skip
-@click.option("--autocut", type=click.IntRange(0), default=0, metavar="N",
-              help="End where the score has fallen steeply N times.")  # fmt: skip
+@click.option(
+    "--within",
+    type=click.FloatRange(0.1, MOST_KM),
+    default=WITHIN_KM,
+    show_default=True,
+    help="Kilometres around it.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, MOST_RESULTS),
+    default=10,
+    show_default=True,
+    help="At most so many results.",
+)
+@click.option(
+    "--offset",
+    type=click.IntRange(0, MOST_RESULTS - 1),
+    default=0,
+    help="Pass over so many of the best first.",
+)
+@click.option(
+    "--alpha",
+    type=click.FloatRange(0, 1),
+    default=0.4,
+    show_default=True,
+    help="0 searches by words, 1 by looks.",
+)
+@click.option(
+    "--vector",
+    metavar="MODEL",
+    help="Whose vectors say what looks alike.  [default: the first of EMBEDDING_MODELS]",
+)
+@click.option(
+    "--fusion",
+    type=click.Choice(FUSIONS),
+    default="relative",
+    show_default=True,
+    help="How words and looks become one score.",
+)
+@click.option(
+    "--property",
+    "properties",
+    type=click.Choice(PROPERTIES),
+    multiple=True,
+    help="Look for words only there; may be repeated.",
+)
+@click.option(
+    "--autocut",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="End where the score has fallen steeply N times.",
+)
 @click.option("--rerank", is_flag=True, help="Let Weaviate's reranker order the results.")
 @click.option("--explain", is_flag=True, help="Say what words and looks gave to each score.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON array on standard output.")
@@ -69,8 +112,14 @@ def search(text: str, as_json: bool, **options: Any) -> None:
     else:
         vector = options["vector"] or settings.embedding_models[0]
         embed = connect_embedder(settings, vector)
-        results = search(store, _needed(text), embed=embed, filters=chosen, vector_name=vector,
-                         **_ranking(options))  # fmt: skip
+        results = search(
+            store,
+            _needed(text),
+            embed=embed,
+            filters=chosen,
+            vector_name=vector,
+            **_ranking(options),
+        )
     show = search_output.print_json if as_json else search_output.print_table
     show(results)
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from demo.cast import DEAD, EXCLUDED, MISSING, OUTCOMES, REFUSED, STORED, Fate
-from demo.scenario import PlannedImage
-from weavloader import keys
-from weavloader.dead_letters import DeadLetters
+from demo.cases import DEAD, EXCLUDED, MISSING, OUTCOMES, REFUSED, STORED, Fate
+from demo.dataset import PlannedImage
+from weavloader import redis_keys
+from weavloader.dlq.queue import DeadLetters
 from weavloader.errors import PermanentError
-from weavloader.image_job import ImageJob
-from weavloader.records import Refusal
+from weavloader.images.job import ImageJob
 from weavloader.store.base import Store, image_id
+from weavloader.stream.records import Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Witness:
 
     def last_look(self) -> datetime | None:
         """When the moderator last looked at the stream."""
-        last = self._redis.get(keys.STREAM_LAST_TICK)
+        last = self._redis.get(redis_keys.STREAM_LAST_TICK)
         return datetime.fromisoformat(json.loads(last)["at"]) if last else None
 
     def _fate(self, image: PlannedImage, stored: set[str]) -> Fate:
@@ -80,7 +80,7 @@ class Witness:
         return Fate(MISSING)
 
     def _was_seen(self, member: str) -> bool:
-        return self._redis.zscore(keys.SEEN, uuid.UUID(member).bytes) is not None
+        return self._redis.zscore(redis_keys.SEEN, uuid.UUID(member).bytes) is not None
 
 
 def _refusal(image: PlannedImage) -> Refusal | None:

@@ -7,10 +7,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from demo import triton
+from demo.dataset import World
 from demo.nodes import EXCLUDED_NODE
-from demo.ports import HOST, free_ports
-from demo.scenario import World
+from demo.servers import triton
+from demo.servers.ports import HOST, free_ports
 
 USER = "demo"
 

@@ -16,11 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from client import connect_redis, open_store
 from demo.account import Entry, Witness, totals
-from demo.cast import DEAD, MISSING, STORED, Fate
+from demo.cases import DEAD, MISSING, STORED, Fate
 from demo.plan import Plan
 from demo.stack import Stack
 from demo.supervision import ROOT, log_of
-from weavloader.dead_letters import DeadLetters
+from weavloader.dlq.queue import DeadLetters
 from weavloader.errors import TransientError
 from weavloader.settings import Settings
 

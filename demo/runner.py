@@ -17,10 +17,10 @@ from types import FrameType
 
 from rich.console import Console
 
+from demo.output import show_account, show_addresses, show_verdict
 from demo.plan import Plan
-from demo.processes import adopt_orphans, kill_descendants
 from demo.progress import Watch, follow
-from demo.show import show_account, show_addresses, show_verdict
+from demo.servers.processes import adopt_orphans, kill_descendants
 from demo.stack import Stack, fetch_servers
 from demo.supervision import ROOT
 from weavloader.errors import TransientError, WeavloaderError

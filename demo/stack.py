@@ -13,10 +13,11 @@ from xmlrpc.client import ServerProxy
 
 from supervisor.xmlrpc import SupervisorTransport
 
-from demo import local_redis, triton, triton_install
+from demo.dataset import World
 from demo.plan import USER, Plan
-from demo.processes import end_with_parent, kill_descendants
-from demo.scenario import World
+from demo.servers import redis as redis_server
+from demo.servers import triton, triton_install
+from demo.servers.processes import end_with_parent, kill_descendants
 from demo.supervision import demo_config, log_of, socket_of
 from weavloader.errors import TransientError
 
@@ -31,7 +32,7 @@ def fetch_servers() -> tuple[str, triton_install.Installation]:
         ConfigError: One of them cannot be had.
     """
     with ThreadPoolExecutor() as pool:
-        redis = pool.submit(local_redis.find_server)
+        redis = pool.submit(redis_server.find_server)
         installation = pool.submit(triton_install.install)
         try:
             return redis.result(), installation.result()
@@ -44,16 +45,16 @@ class Stack:
     """Redis, Triton, the replay and all roles, while the ``with`` block runs.
 
     Args:
-        redis_server: Executable of Redis.
+        redis_program: Executable of Redis.
         installation: The Triton to run.
     """
 
     def __init__(
-        self, plan: Plan, redis_server: str, installation: triton_install.Installation
+        self, plan: Plan, redis_program: str, installation: triton_install.Installation
     ) -> None:
         self._plan = plan
         self._commands = {
-            "redis": local_redis.command(redis_server, plan.ports.redis, plan.folder / "redis"),
+            "redis": redis_server.command(redis_program, plan.ports.redis, plan.folder / "redis"),
             "triton": _triton_command(plan, installation),
             "replay": _replay_command(plan.world),
         }
@@ -134,9 +135,20 @@ def _triton_command(plan: Plan, installation: triton_install.Installation) -> li
 def _replay_command(world: World) -> list[str]:
     yours = ["--images-dir", str(world.images_dir.resolve())] if world.images_dir else []
     return [
-        sys.executable, "-m", "demo.replay",
-        "--port", world.storage.rpartition(":")[2],
-        "--other-port", world.other_host.rpartition(":")[2],
-        "--images", str(world.images), "--publish-seconds", str(world.publish_seconds),
-        "--began", str(world.began), "--user", USER, *yours,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "demo.sage_replay",
+        "--port",
+        world.storage.rpartition(":")[2],
+        "--other-port",
+        world.other_host.rpartition(":")[2],
+        "--images",
+        str(world.images),
+        "--publish-seconds",
+        str(world.publish_seconds),
+        "--began",
+        str(world.began),
+        "--user",
+        USER,
+        *yours,
+    ]

@@ -2,8 +2,8 @@
 
 from inference.model_config import model_config
 from inference.models.colbert import get_colbert_embedding
+from inference.models.dual_encoder import get_align_embeddings, get_clip_embeddings
 from inference.models.florence import florence2_gen_caption, florence2_run_model
-from inference.models.joint import get_align_embeddings, get_clip_embeddings
 from inference.models.vision_language import gemma3_run_model, qwen2_5_run_model
 from inference.registry import (
     CAPTIONERS,

@@ -11,8 +11,8 @@ from celery import Celery
 from celery.signals import before_task_publish
 from kombu.transport import TRANSPORT_ALIASES
 
-from job_system.config import celery_config
-from weavloader import keys
+from job_system.celery_config import celery_config
+from weavloader import redis_keys
 from weavloader.settings import get_settings, publish_to_environment
 
 # `celery -A job_system` takes the folder it runs in off the path again once this is imported;
@@ -20,9 +20,9 @@ from weavloader.settings import get_settings, publish_to_environment
 sys.path.append(str(Path(__file__).parents[1]))
 # By the scheme of the URL, rather than by `broker_transport`: by it Flower knows a broker.
 TRANSPORT_ALIASES.update(
-    redis="job_system.transport:Transport",
-    rediss="job_system.transport:Transport",
-    sentinel="job_system.transport:SentinelTransport",
+    redis="job_system.broker.transport:Transport",
+    rediss="job_system.broker.transport:Transport",
+    sentinel="job_system.broker.transport:SentinelTransport",
 )
 celery_app = Celery("weavloader", include=["job_system.tasks", "job_system.signals"])
 _settings = get_settings()
@@ -32,11 +32,11 @@ for _name in {"celery_broker_url", "celery_result_backend"} & _settings.model_fi
 celery_app.conf.update(celery_config(_settings))
 # Named, not imported: only a worker needs it.
 celery_app.steps["consumer"].update(
-    ("job_system.recovery:Recovery", "job_system.event_groups:EventGroups")
+    ("job_system.broker.recovery:Recovery", "job_system.broker.event_batching:EventGroups")
 )
 
 
 @before_task_publish.connect
 def note_when_queued(headers: dict[str, Any], **_: Any) -> None:
     """Let the age of the oldest message be read off the queue, whoever publishes."""
-    headers[keys.QUEUED_AT] = time.time()
+    headers[redis_keys.QUEUED_AT] = time.time()

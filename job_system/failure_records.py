@@ -11,7 +11,7 @@ from celery import states
 
 from job_system.app import celery_app
 from weavloader.batches import batched
-from weavloader.dead_letters import FailedTask
+from weavloader.dlq.queue import FailedTask
 
 BATCH = 1000
 

@@ -10,8 +10,8 @@ from kombu.exceptions import BatchPublishError, OperationalError
 
 from job_system.app import celery_app
 from metrics import metrics
-from weavloader import keys
-from weavloader.dead_letters import DeadLetter, DeadLetters
+from weavloader import redis_keys
+from weavloader.dlq.queue import DeadLetter, DeadLetters
 from weavloader.errors import TransientError
 
 BATCH = 500
@@ -69,7 +69,7 @@ def _submit(letters: Sequence[DeadLetter], dead_letters: DeadLetters) -> None:
                     letter.args,
                     letter.kwargs,
                     task_id=letter.task_id,
-                    priority=keys.LOW_PRIORITY,
+                    priority=redis_keys.LOW_PRIORITY,
                     ignore_result=True,
                     producer=producer,
                     retry=False,

@@ -13,8 +13,8 @@ from kombu.exceptions import OperationalError
 from job_system.app import celery_app
 from job_system.findings import Probe
 from metrics.health import builtin_probes
-from metrics.queues import connect
-from weavloader import keys
+from metrics.redis_state import connect
+from weavloader import redis_keys
 from weavloader.errors import TransientError
 from weavloader.settings import Settings
 
@@ -54,7 +54,7 @@ def _answers_ping(role: str) -> str:
 
 def _stream(settings: Settings) -> str:
     with closing(connect(settings)) as redis:
-        note = redis.get(keys.STREAM_LAST_TICK)
+        note = redis.get(redis_keys.STREAM_LAST_TICK)
     if note is None:
         raise TransientError("the stream was never looked at", reason="no_tick")
     age = (datetime.now(UTC) - datetime.fromisoformat(json.loads(note)["at"])).total_seconds()
@@ -66,7 +66,7 @@ def _stream(settings: Settings) -> str:
 
 def _scheduler(settings: Settings) -> str:
     with closing(connect(settings)) as redis:
-        held = redis.exists(keys.BEAT_LOCK)
+        held = redis.exists(redis_keys.BEAT_LOCK)
     if not held:
         raise TransientError("no beat holds the lock", reason="no_beat")
     return "a beat holds the lock"

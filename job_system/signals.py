@@ -11,13 +11,13 @@ from typing import Any
 from celery import signals, states
 from celery.worker import state as worker_state
 
-from job_system.leases import new_worker_id, transport_options
+from job_system.broker.watchdog import watch_consumption
+from job_system.broker.worker_registry import new_worker_id, transport_options
 from job_system.memory import keep_freed_buffers
-from job_system.stopping import stop
-from job_system.watch import watch_consumption
+from job_system.worker_process import stop
 from metrics import metrics
 from metrics.workers import role_of
-from weavloader import keys
+from weavloader import redis_keys
 from weavloader.logs import configure_logging
 from weavloader.settings import get_settings
 
@@ -51,8 +51,8 @@ def _set_up_logging(**_: Any) -> None:
 @signals.worker_init.connect
 def _import_before_fork(sender: Any = None, **_: Any) -> None:
     """Load what all children need once, and keep the collector off it, so they share it."""
-    if keys.IMAGE_QUEUE in sender.app.amqp.queues.consume_from:
-        importlib.import_module(f"weavloader.store.{get_settings().vector_store}")
+    if redis_keys.IMAGE_QUEUE in sender.app.amqp.queues.consume_from:
+        importlib.import_module(f"weavloader.store.{get_settings().vector_store}.store")
         importlib.import_module("inference")
         keep_freed_buffers()
     gc.freeze()

@@ -15,7 +15,7 @@ from typing import Any
 from redis.exceptions import LockError, RedisError
 from redis.lock import Lock
 
-from weavloader import keys
+from weavloader import redis_keys
 
 LOCK_SECONDS = 12.0
 _RENEWALS_IN_TIME = 4
@@ -33,7 +33,7 @@ class StreamLock:
 
     def __init__(self, redis: Any, seconds: float = LOCK_SECONDS) -> None:
         # The token must be known to the thread that renews it.
-        self._lock = Lock(redis, keys.STREAM_LOCK, timeout=seconds, thread_local=False)
+        self._lock = Lock(redis, redis_keys.STREAM_LOCK, timeout=seconds, thread_local=False)
         self._pause = seconds / _RENEWALS_IN_TIME
 
     @contextmanager

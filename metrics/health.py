@@ -12,7 +12,7 @@ import grpc  # type: ignore[import-untyped]
 import httpx
 from redis import Redis
 
-from metrics.queues import ping
+from metrics.redis_state import ping
 from weavloader.errors import TransientError, WeavloaderError
 from weavloader.settings import Settings
 

@@ -19,10 +19,16 @@ TASK_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120
 STAGE_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 TASKS = (
-    "monitor_data_stream", "process_image_task", "handle_dlq", "archive_failed_tasks",
-    "reprocess_dlq_tasks", "process_dlq_message", "cleanup_failed_tasks", "health_check",
+    "monitor_data_stream",
+    "process_image_task",
+    "handle_dlq",
+    "archive_failed_tasks",
+    "reprocess_dlq_tasks",
+    "process_dlq_message",
+    "cleanup_failed_tasks",
+    "health_check",
     "audit_images",
-)  # fmt: skip
+)
 # Whose image it is; such labels come from outside and are bounded.
 ORIGIN = ("node_id", "job", "task", "camera")
 OUTCOMES = ("stored", "already_stored", "dead")

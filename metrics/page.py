@@ -15,9 +15,9 @@ from metrics.families import Snapshot, gauge, gauges
 from metrics.flower import FlowerPage
 from metrics.health import HealthChecks
 from metrics.multiprocess import SharedMetrics
-from metrics.queues import backlog_families, read_state, redis_families
+from metrics.redis_state import backlog_families, read_state, redis_families
 from metrics.workers import WorkerStates
-from weavloader import keys
+from weavloader import redis_keys
 from weavloader.errors import TransientError
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class MetricsPage:
         except TransientError as error:
             logger.warning("Queues not read: %s", error)
             return []
-        waiting = state.lengths[keys.IMAGE_QUEUE]
+        waiting = state.lengths[redis_keys.IMAGE_QUEUE]
         pace = self._workers.images_per_second()
         return [*redis_families(state), *backlog_families(waiting, pace)]
 

@@ -17,7 +17,7 @@ from metrics.health import HealthChecks, builtin_probes, well
 from metrics.http import serve_until_signal
 from metrics.multiprocess import SharedMetrics, share_values
 from metrics.page import CONTENT_TYPE, MetricsPage
-from metrics.queues import connect
+from metrics.redis_state import connect
 from metrics.workers import HeartbeatListener, WorkerStates
 from weavloader.settings import Settings
 

@@ -1,10 +1,10 @@
 """Fixtures that tests of several kinds share: real servers on free ports."""
 
-from tests.job_system_fixture import job_system
-from tests.log_fixture import own_log
-from tests.redis_fixture import own_redis, redis_of_bytes, redis_server, redis_url
-from tests.triton_fixture import triton, triton_client
-from tests.weaviate_fixture import weaviate_server, weaviate_settings
+from tests.support.job_system_fixture import job_system
+from tests.support.log_fixture import own_log
+from tests.support.redis_fixture import own_redis, redis_of_bytes, redis_server, redis_url
+from tests.support.triton_fixture import triton, triton_client
+from tests.support.weaviate_fixture import weaviate_server, weaviate_settings
 
 __all__ = [
     "job_system",

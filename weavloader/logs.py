@@ -21,9 +21,14 @@ _MASK = "***"
 _URL_PASSWORD = re.compile(r"(\w+://[^\s:/@]*:)[^\s/]+(?=@)")
 # These write a line for every request or task at INFO; an image has a line of its own.
 _CHATTY = (
-    "httpx", "httpcore", "weaviate", "urllib3", "tornado.access",
-    "celery.worker.strategy", "celery.app.trace",
-)  # fmt: skip
+    "httpx",
+    "httpcore",
+    "weaviate",
+    "urllib3",
+    "tornado.access",
+    "celery.worker.strategy",
+    "celery.app.trace",
+)
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 Masker = Callable[[str], str]

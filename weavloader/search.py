@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from weavloader.errors import ConfigError
-from weavloader.nodes import location
+from weavloader.images.nodes import location
 from weavloader.settings import parse_duration
 from weavloader.store.base import (
     DEFAULT_LIMIT,
@@ -21,7 +21,7 @@ from weavloader.store.base import (
     Store,
     Vector,
 )
-from weavloader.store.checks import MOST_RESULTS, VECTOR_RANKS
+from weavloader.store.validation import MOST_RESULTS, VECTOR_RANKS
 
 WITHIN_KM = 50.0
 
@@ -142,6 +142,7 @@ def _vector_of(image: ImageObject, name: str | None) -> str:
     wanted = (name,) if name else (*VECTOR_RANKS, *image.vectors)
     present = next((each for each in wanted if each in image.vectors), None)
     if present is None:
-        raise ConfigError(f"like: that image has no vector {name or ''}".rstrip(),
-                          reason="bad_argument")  # fmt: skip
+        raise ConfigError(
+            f"like: that image has no vector {name or ''}".rstrip(), reason="bad_argument"
+        )
     return present

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from weavloader.store.base import SearchResult, Share
-from weavloader.terminal import printable
+from weavloader.times import printable
 
 _Column = Callable[[SearchResult], str]
 

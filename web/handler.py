@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from tornado.web import HTTPError, RequestHandler, StaticFileHandler
 
 from weavloader.errors import ConfigError, PermanentError, TransientError
-from web.site import Site
+from web.context import Site
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from weavloader.store.base import Location
-from web.atlas import BORDERS, CITIES, LAND, WATER, Point
+from web.map_data import BORDERS, CITIES, LAND, WATER, Point
 
 WIDTH, HEIGHT = 480, 300
 DEGREES_HIGH = 6.0
@@ -17,8 +17,16 @@ _SCALE_KM = 100
 _MOST_LABELS = 7
 _LABEL_APART = (90, 18)  # pixels across and down, between cities
 _PLACE_APART = (9, 9)  # and between a city and the place itself
-_COMPASS = ("north", "north-east", "east", "south-east", "south", "south-west", "west",
-            "north-west")  # fmt: skip
+_COMPASS = (
+    "north",
+    "north-east",
+    "east",
+    "south-east",
+    "south",
+    "south-west",
+    "west",
+    "north-west",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,13 +22,13 @@ from prometheus_client import Metric
 from redis import RedisError
 
 from metrics.health import HealthChecks, builtin_probes
-from metrics.queues import RedisState, connect, read_state
+from metrics.redis_state import RedisState, connect, read_state
 from metrics.workers import HeartbeatListener, WorkerStates
-from weavloader import keys
+from weavloader import redis_keys
 from weavloader.errors import WeavloaderError
 from weavloader.settings import Settings
 from weavloader.store.base import SearchResult
-from web.gallery import Gallery
+from web.image_service import Gallery
 
 INTERVAL = 10.0
 KEPT_LOOKS = 181  # half an hour
@@ -85,7 +85,7 @@ class Look:
         """Images that wait, in either lane."""
         if self.queues is None:
             return None
-        return self.queues[keys.IMAGE_QUEUE] + self.queues[keys.LOW_LANE]
+        return self.queues[redis_keys.IMAGE_QUEUE] + self.queues[redis_keys.LOW_LANE]
 
     def ailing(self, component: str) -> str:
         """A sentence for a visitor when a component does not answer, else nothing."""

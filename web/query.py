@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from weavloader.errors import ConfigError
 from weavloader.search import WITHIN_KM, parse_moment, parse_point
 from weavloader.store.base import DEFAULT_ALPHA
-from weavloader.store.checks import HALF_AROUND_KM, MOST_RESULTS
+from weavloader.store.validation import HALF_AROUND_KM, MOST_RESULTS
 
 LONGEST_TEXT = 500
 LONGEST_NAME = 256

@@ -14,17 +14,17 @@ from tornado.web import Application, url
 
 from client import redis_session
 from metrics.http import serve_until_signal
-from weavloader.dead_letters import DeadLetters
+from weavloader.dlq.queue import DeadLetters
 from weavloader.settings import Settings
 from web.access import Access
-from web.gallery import Gallery
+from web.context import Site
+from web.dead_letters.pages import LetterApi, LetterPage, LettersAction, LettersApi, LettersPage
 from web.handler import MissingPage, StaticFiles
-from web.image_pages import ImageApi, ImagePage, Picture, Thumbnail
-from web.letter_pages import LetterApi, LetterPage, LettersAction, LettersApi, LettersPage
+from web.image import ImageApi, ImagePage, Picture, Thumbnail
+from web.image_service import Gallery
 from web.monitor import Monitor
-from web.now_pages import NowPage, StatusApi
-from web.search_pages import SearchApi, SearchPage
-from web.site import Site
+from web.now import NowPage, StatusApi
+from web.search import SearchApi, SearchPage
 
 HERE = Path(__file__).parent
 THREADS = 4

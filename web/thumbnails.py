@@ -8,7 +8,7 @@ from threading import Lock
 
 from PIL import Image
 
-from weavloader.picture import decode
+from weavloader.images.decode import decode
 
 QUALITY = 80
 

@@ -36,10 +36,15 @@ def get_colbert_embedding(
     if not text.strip():
         raise PermanentError("colbert: no text", reason="bad_input")
     return infer(
-        client, "colbert", {"text": text_tensor(text)}, _read,
-        outputs=("embedding", "token_lengths"), operation="embed", timeout=timeout,
+        client,
+        "colbert",
+        {"text": text_tensor(text)},
+        _read,
+        outputs=("embedding", "token_lengths"),
+        operation="embed",
+        timeout=timeout,
         parameters={"role": "query"} if query else None,
-    )  # fmt: skip
+    )
 
 
 @embedding_model("colbert", rank=2)

@@ -91,10 +91,14 @@ def _run(
 ) -> Part:
     """What ``read`` makes of the answer to ``task``."""
     return infer(
-        client, NAME, _inputs(image, task, text_input),
+        client,
+        NAME,
+        _inputs(image, task, text_input),
         lambda outputs: read(_answer(task, outputs)),
-        outputs=("answer",), operation=_OPERATIONS.get(task, "task"), timeout=timeout,
-    )  # fmt: skip
+        outputs=("answer",),
+        operation=_OPERATIONS.get(task, "task"),
+        timeout=timeout,
+    )
 
 
 def _limit() -> ImageLimit:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .scene import Scene
+from .picture_features import Scene
 from .vocabulary import COLOURS
 
 PREFIX = "Preview caption:"

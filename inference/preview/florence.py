@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from .captions import describe, labels
+from .picture_features import Scene
 from .pixels import COLUMNS, ROWS, Mask
-from .scene import Scene
 from .vocabulary import concepts_of, words_of
 
 _CAPTION_TASKS = ("<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
@@ -57,7 +57,9 @@ def _box(place: Mask, size: tuple[int, int]) -> list[float]:
     rows, columns = np.nonzero(place)
     across, down = size[0] / COLUMNS, size[1] / ROWS
     corners = (
-        columns.min() * across, rows.min() * down,
-        (columns.max() + 1) * across, (rows.max() + 1) * down,
-    )  # fmt: skip
+        columns.min() * across,
+        rows.min() * down,
+        (columns.max() + 1) * across,
+        (rows.max() + 1) * down,
+    )
     return [round(float(corner), 2) for corner in corners]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from serving.requests import read_image, read_text, respond, text_tensor
 
 from .captions import describe
-from .scene import see
+from .picture_features import see
 from .vectors import image_vector, text_vector
 
 

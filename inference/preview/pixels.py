@@ -20,9 +20,16 @@ _WHITE_VALUE = 0.8
 _BROWN_VALUE = 0.6
 # Where each colour's hues end, in degrees; red goes on from the last.
 _HUE_ENDS = {
-    "red": 12, "orange": 42, "yellow": 68, "green": 165, "cyan": 190,
-    "blue": 260, "purple": 300, "pink": 345, "red again": 360,
-}  # fmt: skip
+    "red": 12,
+    "orange": 42,
+    "yellow": 68,
+    "green": 165,
+    "cyan": 190,
+    "blue": 260,
+    "purple": 300,
+    "pink": 345,
+    "red again": 360,
+}
 
 
 @dataclass(frozen=True)

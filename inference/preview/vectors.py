@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from .scene import Scene
+from .picture_features import Scene
 from .vocabulary import WEIGHTS, concepts_of, words_of
 
 Vector = NDArray[np.float32]

@@ -37,9 +37,19 @@ CONCEPT_WORDS = {
 """Words by concept; one word may name several."""
 
 COLOURS = (
-    "red", "orange", "yellow", "green", "cyan", "blue",
-    "purple", "pink", "brown", "white", "grey", "black",
-)  # fmt: skip
+    "red",
+    "orange",
+    "yellow",
+    "green",
+    "cyan",
+    "blue",
+    "purple",
+    "pink",
+    "brown",
+    "white",
+    "grey",
+    "black",
+)
 
 # What pictures are looked for by weighs more than colours and daylight, which all of them have.
 _SALIENT = dict.fromkeys(("smoke", "fire", "fog", "snow", "sunset"), 1.5)

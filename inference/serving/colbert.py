@@ -109,9 +109,9 @@ class ColBERTModel:
     def _marked(self, text: str, mark: str, most: int) -> list[int]:
         # Cut by the tokenizer, which need not read on; two for [CLS] and [SEP], one for the mark.
         tokenizer = self._tokenizer
-        words = tokenizer(
-            text, add_special_tokens=False, truncation=True, max_length=most - 3
-        )["input_ids"]  # fmt: skip
+        words = tokenizer(text, add_special_tokens=False, truncation=True, max_length=most - 3)[
+            "input_ids"
+        ]
         mark_id = tokenizer.convert_tokens_to_ids(mark)
         return [tokenizer.cls_token_id, mark_id, *words, tokenizer.sep_token_id]
 

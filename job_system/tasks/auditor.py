@@ -7,15 +7,15 @@ import logging
 from datetime import datetime, timedelta
 
 from job_system.app import celery_app
-from job_system.config import TASKS
-from job_system.image_queue import publish
-from job_system.resources import data_api, dead_letters, redis_client, store
+from job_system.celery_config import TASKS
+from job_system.dependencies import data_api, dead_letters, redis_client, store
+from job_system.publishing import publish
 from metrics import metrics
-from weavloader import keys
-from weavloader.audit import Audit, State
+from weavloader import redis_keys
 from weavloader.errors import TransientError
 from weavloader.settings import get_settings
-from weavloader.stream import utc_now
+from weavloader.stream.audit import Audit, State
+from weavloader.stream.stream import utc_now
 
 WINDOW = timedelta(days=1)
 # As many links of missing images as a person reads.
@@ -44,11 +44,11 @@ def audit_images() -> None:
 def _audit(now: datetime) -> None:
     audit = Audit(get_settings(), data_api(), store(), redis_client(), dead_letters())
     report = audit.account(now - WINDOW, now)
-    redis_client().set(keys.AUDIT_LAST, json.dumps(report.as_json(MOST_LINKS)))
+    redis_client().set(redis_keys.AUDIT_LAST, json.dumps(report.as_json(MOST_LINKS)))
     missing = report.counts[State.MISSING]
     level = logging.ERROR if missing else logging.INFO
     logger.log(level, "audit: %d images, %d missing", report.counts.total(), missing)
     if report.missing:
         # Behind the live ones. The health check would pass over those that are marked as seen.
-        publish(report.missing, keys.LOW_PRIORITY)
+        publish(report.missing, redis_keys.LOW_PRIORITY)
         logger.warning("%d missing images are queued again", len(report.missing))

@@ -11,16 +11,16 @@ from typing import Any
 from celery import Task
 
 from job_system.app import celery_app
-from job_system.config import TASKS
+from job_system.celery_config import TASKS
+from job_system.dependencies import dead_letters
 from job_system.failure_records import FailureRecord, failure_records, forget
-from job_system.resources import dead_letters
 from job_system.resubmission import resubmit
 from metrics import metrics
 from weavloader.batches import batched
-from weavloader.dead_letters import DeadLetter, LetterFilter
-from weavloader.retry_rules import is_due, is_hopeless
+from weavloader.dlq.queue import DeadLetter, LetterFilter
+from weavloader.dlq.retry_policy import is_due, is_hopeless
 from weavloader.settings import get_settings
-from weavloader.stream import utc_now
+from weavloader.stream.stream import utc_now
 
 REPROCESS_AT_MOST = 5000
 BATCH = 500

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from datetime import datetime
 
 from job_system.app import celery_app
-from job_system.config import TASKS
-from job_system.image_queue import publish
-from job_system.resources import data_api, redis_client
+from job_system.celery_config import TASKS
+from job_system.dependencies import data_api, redis_client
+from job_system.publishing import publish
 from job_system.stream_lock import StreamLock
 from metrics import metrics
-from weavloader import keys
+from weavloader import redis_keys
 from weavloader.errors import TransientError
 from weavloader.settings import get_settings
-from weavloader.stream import Stream, TickReport, utc_now
+from weavloader.stream.stream import Stream, TickReport, utc_now
 
 # The next health check is half an hour away, so this one waits for a tick to end.
 HEALTH_CHECK_WAITS = 60.0
@@ -45,7 +45,7 @@ def _stream(lock: StreamLock) -> Stream:
         api=data_api(),
         redis=redis,
         publish=publish,
-        backlog=lambda: int(redis.llen(keys.IMAGE_QUEUE)),
+        backlog=lambda: int(redis.llen(redis_keys.IMAGE_QUEUE)),
         is_alone=lock.is_ours,
     )
 
@@ -83,16 +83,22 @@ def _record(now: datetime, report: TickReport) -> None:
     if report.newest:
         # A node whose clock is ahead must not hide that the stream falls behind.
         newest = min(report.newest, now).timestamp()
-        redis_client().zadd(keys.STREAM_NEWEST, {keys.STREAM_NEWEST_MEMBER: newest}, gt=True)
+        redis_client().zadd(
+            redis_keys.STREAM_NEWEST, {redis_keys.STREAM_NEWEST_MEMBER: newest}, gt=True
+        )
     # Word for the process that submits ticks.
     last = {"at": now.isoformat(), "taken": report.taken, "waiting": report.waiting}
-    redis_client().set(keys.STREAM_LAST_TICK, json.dumps(last))
+    redis_client().set(redis_keys.STREAM_LAST_TICK, json.dumps(last))
 
 
 def _tell(name: str, report: TickReport) -> None:
     if report.waiting:
-        logger.warning("%s waits: %s is full (QUEUE_HIGH_WATER)", name, keys.IMAGE_QUEUE)
+        logger.warning("%s waits: %s is full (QUEUE_HIGH_WATER)", name, redis_keys.IMAGE_QUEUE)
     logger.info(
         "%s: %d taken, %d already taken, %d excluded, %d refused",
-        name, report.taken, report.already, report.excluded, report.refused.total(),
-    )  # fmt: skip
+        name,
+        report.taken,
+        report.already,
+        report.excluded,
+        report.refused.total(),
+    )

@@ -13,16 +13,16 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from job_system.app import celery_app
-from job_system.config import TASKS
-from job_system.deliveries import counted_start
+from job_system.broker.poison import counted_start
+from job_system.celery_config import TASKS
+from job_system.circuit_breaker import StillDownError
+from job_system.dependencies import dead_letters, outages, pipeline, redis_client
 from job_system.image_log import log_image
-from job_system.outages import StillDownError
-from job_system.resources import dead_letters, outages, pipeline, redis_client
 from metrics import metrics
 from processing import Outcome, Stages, process_image
-from weavloader.dead_letters import FailedTask, describe
+from weavloader.dlq.queue import FailedTask, describe
 from weavloader.errors import ConfigError, PermanentError, TransientError, WeavloaderError
-from weavloader.image_job import ImageJob
+from weavloader.images.job import ImageJob
 from weavloader.settings import Settings, get_settings
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from demo.local_redis import running_redis
-from demo.replay_server import Replay
-from demo.triton import Triton
+from demo.sage_replay.server import Replay
+from demo.servers.redis import running_redis
+from demo.servers.triton import Triton
+from demo.servers.weaviate import started
 from tests.acceptance.growth_workers import Workers, WorkersOn, running_workers
 from tests.acceptance.system import System, running_system
-from tests.chaos.world import Published, catalogue, images
-from tests.weaviate_server import started
+from tests.chaos.dataset import Published, catalogue, images
 
 
 @pytest.fixture(scope="session")

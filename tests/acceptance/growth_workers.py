@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from demo.processes import end_with_parent
-from tests.chaos.world import Published
-from tests.waiting import wait_until
+from demo.servers.processes import end_with_parent
+from tests.chaos.dataset import Published
+from tests.support.waiting import wait_until
 from weavloader.settings import load_settings
 from weavloader.store import open_store
 from weavloader.store.base import Store
@@ -23,7 +23,7 @@ _PATIENCE = 120.0
 _PUBLISH = """
 import json, sys
 from tasks import process_image_task
-from weavloader.image_job import ImageJob
+from weavloader.images.job import ImageJob
 given = json.load(sys.stdin)
 for record in given["records"]:
     job = ImageJob.from_record(record)

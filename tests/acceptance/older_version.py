@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 # What workers of two versions tell each other: messages, names in Redis, who holds what.
-_SHARED = ("job_system", "weavloader/image_job.py", "weavloader/keys.py", "tasks.py")
+_SHARED = ("job_system", "weavloader/images/job.py", "weavloader/redis_keys.py", "tasks.py")
 
 
 def older_version() -> str:

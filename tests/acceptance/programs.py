@@ -31,9 +31,14 @@ class Program:
         self.command, self._log = command, log
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                shlex.split(command), cwd=ROOT, env=environment_of(environment),
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-            )  # fmt: skip
+                shlex.split(command),
+                cwd=ROOT,
+                env=environment_of(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
 
     def said(self) -> str:
         """All it wrote so far."""
@@ -94,9 +99,15 @@ def shell(
         typed: What is typed when it asks.
     """
     return subprocess.run(
-        ["/bin/sh", "-c", line], cwd=ROOT, env=environment_of(environment), input=typed,
-        capture_output=True, text=True, timeout=_ALLOWED_SECONDS, check=False,
-    )  # fmt: skip
+        ["/bin/sh", "-c", line],
+        cwd=ROOT,
+        env=environment_of(environment),
+        input=typed,
+        capture_output=True,
+        text=True,
+        timeout=_ALLOWED_SECONDS,
+        check=False,
+    )
 
 
 def environment_of(settings: Mapping[str, str]) -> dict[str, str]:

@@ -13,16 +13,16 @@ import httpx
 import redis
 
 from demo.account import Entry, Witness
-from demo.cast import MISSING
+from demo.cases import MISSING
+from demo.dataset import PlannedImage, World
 from demo.nodes import EXCLUDED_NODE
-from demo.ports import HOST, free_ports
-from demo.replay_catalogue import Catalogue
-from demo.replay_server import Replay
-from demo.scenario import PlannedImage, World
-from demo.triton import Triton
+from demo.sage_replay.catalogue import Catalogue
+from demo.sage_replay.server import Replay
+from demo.servers.ports import HOST, free_ports
+from demo.servers.triton import Triton
 from tests.acceptance.programs import Program, programs, shell
-from tests.waiting import wait_until
-from weavloader.dead_letters import DeadLetters
+from tests.support.waiting import wait_until
+from weavloader.dlq.queue import DeadLetters
 from weavloader.settings import load_settings
 from weavloader.store import open_store
 from weavloader.store.base import Store
@@ -138,13 +138,18 @@ def environment_for(redis_url: str, replay: Replay, triton: Triton, folder: Path
         "VECTOR_STORE": "embedded",
         "EMBEDDED_STORE_PATH": str(folder / "store"),
         "PROMETHEUS_MULTIPROC_DIR": str(folder / "counts"),
-        "METRICS_ADDRESS": HOST, "METRICS_PORT": str(metrics),
-        "WEB_ADDRESS": HOST, "WEB_PORT": str(web),
-        "FLOWER_ADDRESS": HOST, "FLOWER_PORT": str(flower),
+        "METRICS_ADDRESS": HOST,
+        "METRICS_PORT": str(metrics),
+        "WEB_ADDRESS": HOST,
+        "WEB_PORT": str(web),
+        "FLOWER_ADDRESS": HOST,
+        "FLOWER_PORT": str(flower),
         "FLOWER_BASIC_AUTH": "operator:a-test-password",
         "FLOWER_URL": f"http://{HOST}:{flower}",
-        "POLL_MIN_SECONDS": "1", "POLL_MAX_SECONDS": "2", "RETRY_DELAY": "1",
-    }  # fmt: skip
+        "POLL_MIN_SECONDS": "1",
+        "POLL_MAX_SECONDS": "2",
+        "RETRY_DELAY": "1",
+    }
 
 
 def _with_extra(catalogue: Catalogue) -> Catalogue:

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.eventful_run import Addresses, eventful_run
-from tests.prometheus_server import ARTIFACTS, Prometheus
-from tests.waiting import wait_until
+from demo.servers.prometheus import ARTIFACTS, Prometheus
+from tests.support.eventful_run import Addresses, eventful_run
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -8,9 +8,9 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from demo.cast import STORED
+from demo.cases import STORED
 from tests.acceptance.programs import programs
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 from weavloader.settings import load_settings
 from weavloader.store import open_store
 from weavloader.store.base import Filters, ImageObject

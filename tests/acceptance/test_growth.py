@@ -12,8 +12,8 @@ import pytest
 
 from tests.acceptance.growth_workers import Workers, WorkersOn
 from tests.acceptance.older_version import older_version, unpack
-from tests.chaos.world import Published
-from tests.waiting import wait_until
+from tests.chaos.dataset import Published
+from tests.support.waiting import wait_until
 
 ANOTHER = ("-m", "celery", "-A", "tasks", "worker", "--concurrency=2")
 pytestmark = pytest.mark.slow

@@ -7,13 +7,13 @@ from base64 import b64encode
 
 import pytest
 
-from demo.cast import PARTS, ROUND, STORED, Fate
+from demo.cases import PARTS, ROUND, STORED, Fate
 from demo.nodes import EXCLUDED_NODE
-from demo.replay_faults import DATA, MANIFESTS, OTHER_HOST
-from demo.replay_faults import STORAGE as STORAGE_HOST
+from demo.sage_replay.faults import DATA, MANIFESTS, OTHER_HOST
+from demo.sage_replay.faults import STORAGE as STORAGE_HOST
 from tests.acceptance.system import EXTRA, System
-from tests.waiting import wait_until
-from weavloader.image_job import META_FIELDS, UNKNOWN
+from tests.support.waiting import wait_until
+from weavloader.images.job import META_FIELDS, UNKNOWN
 from weavloader.store.base import image_id
 
 pytestmark = pytest.mark.timeout(400)

@@ -10,11 +10,11 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from demo.triton import Triton
-from tests.browser_fixture import NOWHERE, browser, page
-from tests.pages import an_image, keep
-from tests.waiting import wait_until
-from tests.whole_site import WholeSite, whole_site
+from demo.servers.chromium import NOWHERE, browser, page
+from demo.servers.triton import Triton
+from tests.support.pages import an_image, keep
+from tests.support.waiting import wait_until
+from tests.support.whole_site import WholeSite, whole_site
 from weavloader.store.base import Location
 
 __all__ = ["browser", "page"]
@@ -31,8 +31,16 @@ ATTACK = an_image(
     camera="<b>bold</b>",
     project="'\"><script>window.attacked = 1</script>",
 )
-PAGES = ("/", "/?q=night", "/?q=nothing-at-all&alpha=0", "/now", "/dead-letters",
-         "/dead-letters/all?action=drop", f"/image/{ATTACK.id}", NOWHERE)  # fmt: skip
+PAGES = (
+    "/",
+    "/?q=night",
+    "/?q=nothing-at-all&alpha=0",
+    "/now",
+    "/dead-letters",
+    "/dead-letters/all?action=drop",
+    f"/image/{ATTACK.id}",
+    NOWHERE,
+)
 
 
 @pytest.fixture(scope="module")

@@ -14,22 +14,26 @@ import pytest
 import redis
 from redis.sentinel import Sentinel
 
-from demo.local_redis import command, find_server
-from demo.ports import HOST, free_ports
+from demo.servers.ports import HOST, free_ports
+from demo.servers.redis import command, find_server
 from tests.acceptance.growth_workers import WorkersOn
-from tests.chaos.world import Published
-from tests.redis_fixture import listens
-from tests.waiting import wait_until
+from tests.chaos.dataset import Published
+from tests.support.redis_fixture import listens
+from tests.support.waiting import wait_until
 from weavloader.redis_connection import open_redis
 from weavloader.settings import load_settings
 
 PASSWORD = "of-redis"
 # By role, what it says when it has reached Redis.
 ROLES = {
-    "moderator": " ready.", "processor": " ready.", "cleaner": " ready.",
-    "scheduler": "Acquired lock", "metrics": "Listening on",
-    "flower": "Connected to rediss", "stream": "looks at the stream",
-}  # fmt: skip
+    "moderator": " ready.",
+    "processor": " ready.",
+    "cleaner": " ready.",
+    "scheduler": "Acquired lock",
+    "metrics": "Listening on",
+    "flower": "Connected to rediss",
+    "stream": "looks at the stream",
+}
 pytestmark = pytest.mark.slow
 
 
@@ -57,14 +61,42 @@ def over_tls(tmp_path: Path) -> Iterator[str]:
         pytest.skip("openssl is missing: apt-get install openssl")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
-         "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "1",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+            "-keyout",
+            str(key),
+            "-out",
+            str(certificate),
+        ],
+        check=True,
+        capture_output=True,
+    )
     (port,) = free_ports(1)
-    tls = ["--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key),
-           "--tls-ca-cert-file", str(certificate), "--tls-auth-clients", "no",
-           "--requirepass", PASSWORD]  # fmt: skip
+    tls = [
+        "--tls-port",
+        str(port),
+        "--tls-cert-file",
+        str(certificate),
+        "--tls-key-file",
+        str(key),
+        "--tls-ca-cert-file",
+        str(certificate),
+        "--tls-auth-clients",
+        "no",
+        "--requirepass",
+        PASSWORD,
+    ]
     with running([*command(find_server(), 0, tmp_path, keep=False), *tls], tmp_path, port):
         yield f"rediss://:{PASSWORD}@localhost:{port}/0?ssl_ca_certs={certificate}"
 
@@ -142,9 +174,11 @@ def test_images_pass_through_a_redis_over_tls(
 
 
 def test_every_role_works_over_tls_and_tells_nobody_the_password(
-    over_tls: str, workers_on: WorkersOn, pictures: list[Published],
+    over_tls: str,
+    workers_on: WorkersOn,
+    pictures: list[Published],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     for name, port in zip(("METRICS_PORT", "FLOWER_PORT"), free_ports(2), strict=True):
         monkeypatch.setenv(name, str(port))
     for name, value in (("POLL_MIN_SECONDS", "1"), ("FLOWER_BASIC_AUTH", "a:b")):

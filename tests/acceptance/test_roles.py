@@ -7,12 +7,12 @@ from contextlib import ExitStack
 
 import pytest
 
-from demo.local_redis import running_redis
-from demo.replay_server import Replay
-from demo.triton import Triton
+from demo.sage_replay.server import Replay
+from demo.servers.redis import running_redis
+from demo.servers.triton import Triton
 from tests.acceptance.programs import Program, programs
 from tests.acceptance.system import environment_for
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 READY, LOCKED, LISTENING = "ready.", "Acquired lock", "Listening on"
 TICKING, VISITED = "looks at the stream", "Visit me at"

@@ -9,8 +9,8 @@ import pytest
 
 from tests.acceptance.programs import shell
 from tests.acceptance.system import System
-from tests.redis_fixture import StoppableRedis
-from tests.waiting import wait_until
+from tests.support.redis_fixture import StoppableRedis
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(400)
 IMPORTS = (

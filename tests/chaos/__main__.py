@@ -15,11 +15,11 @@ from shutil import rmtree
 import click
 from rich.console import Console
 
-from tests.chaos.account import Account, Auditor
-from tests.chaos.sabotage import SAFEGUARDS
+from tests.chaos.dataset import catalogue
+from tests.chaos.disabled_safeguards import SAFEGUARDS
+from tests.chaos.outcome_checker import Account, Auditor
 from tests.chaos.scenarios import SCENARIOS, Scenario
 from tests.chaos.system import System
-from tests.chaos.world import catalogue
 from weavloader.settings import publish_to_environment
 
 Row = dict[str, str | int | float]

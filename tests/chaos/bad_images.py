@@ -12,8 +12,8 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
+from tests.chaos.dataset import Published, images, picture, publish
 from tests.chaos.role import DEAF, ENDLESS, POISON
-from tests.chaos.world import Published, images, picture, publish
 
 LITTER = (
     b"garbage",
@@ -29,7 +29,7 @@ def late(host: str, name: str, seed: int) -> Sequence[Published]:
     return [
         publish(host, f"{name}-{number}.jpg", partial(picture, number), at_second=10_800 + number)
         for number in range(20)
-    ]  # fmt: skip
+    ]
 
 
 def poison(host: str, name: str, seed: int) -> Sequence[Published]:
@@ -66,7 +66,7 @@ def broken(host: str, name: str, seed: int) -> Sequence[Published]:
     return [
         publish(host, f"{name}-{file}", partial(bytes, data), dies=file in dead)
         for file, data in {**dead, **good}.items()
-    ]  # fmt: skip
+    ]
 
 
 def _pattern() -> Image.Image:

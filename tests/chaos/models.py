@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from demo.triton import PREVIEW_REPOSITORY, Triton
+from demo.servers.triton import PREVIEW_REPOSITORY, Triton
 
 MODELS = ("gemma3", "clip")
 CAPTION = "a field under the sky"

@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-from tests.chaos.sabotage import SAFEGUARDS
+from tests.chaos.disabled_safeguards import SAFEGUARDS
 
 POISON = b"a picture that kills"
 ENDLESS = b"a picture without end"
@@ -30,7 +30,7 @@ def _limit_time(soft: float, hard: float) -> None:
 
 def _odd_pictures() -> None:
     import processing
-    from weavloader.picture import decode
+    from weavloader.images.decode import decode
 
     def deadly(data: bytes, **limits: Any) -> Any:
         if data.startswith(POISON):

@@ -6,11 +6,11 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from demo.replay_faults import DATA, STORAGE
-from tests.chaos import acts, bad_images
-from tests.chaos.account import Account
+from demo.sage_replay.faults import DATA, STORAGE
+from tests.chaos import bad_images, faults
+from tests.chaos.dataset import Published, images
+from tests.chaos.outcome_checker import Account
 from tests.chaos.system import PROCESSORS
-from tests.chaos.world import Published, images
 
 Images = Callable[[str, str, int], Sequence[Published]]
 
@@ -37,7 +37,7 @@ class Scenario:
     """
 
     name: str
-    act: acts.Act
+    act: faults.Act
     images: Images = SIXTY
     seconds: float = 4.0
     is_quick: bool = False
@@ -58,60 +58,72 @@ class Scenario:
 
 
 SCENARIOS = (
-    Scenario("no fault", acts.nothing, is_quick=True),
-    Scenario("kill -9 of children, three times", acts.kill_children, is_quick=True),
-    Scenario("kill -9 of a processor", acts.kill("processor"), is_quick=True),
-    Scenario("kill -9 of all processors at once", acts.kill(*PROCESSORS)),
-    Scenario("kill -9 of all processors at work, twice", acts.kill_at_work, _good(400)),
+    Scenario("no fault", faults.nothing, is_quick=True),
+    Scenario("kill -9 of children, three times", faults.kill_children, is_quick=True),
+    Scenario("kill -9 of a processor", faults.kill("processor"), is_quick=True),
+    Scenario("kill -9 of all processors at once", faults.kill(*PROCESSORS)),
+    Scenario("kill -9 of all processors at work, twice", faults.kill_at_work, _good(400)),
     Scenario(
-        "kill -9 of all processors, ten times in 40 s", acts.kill_again_and_again(10, 4), _good(400)
+        "kill -9 of all processors, ten times in 40 s",
+        faults.kill_again_and_again(10, 4),
+        _good(400),
     ),
-    Scenario("SIGTERM of all processors", acts.kill(*PROCESSORS, number=signal.SIGTERM)),
+    Scenario("SIGTERM of all processors", faults.kill(*PROCESSORS, number=signal.SIGTERM)),
     Scenario(
-        "kill -9 of the moderator in mid-tick, twice", acts.kill_in_mid_tick, seconds=40.0,
+        "kill -9 of the moderator in mid-tick, twice",
+        faults.kill_in_mid_tick,
+        seconds=40.0,
         is_quick=True,
     ),
-    Scenario("kill -9 of the scheduler", acts.kill("scheduler")),
-    Scenario("every image published twice", acts.forget_what_was_taken),
-    Scenario("Redis restarted", acts.end_redis(signal.SIGTERM, 0)),
-    Scenario("Redis killed", acts.end_redis(signal.SIGKILL, 0), is_quick=True),
-    Scenario("Redis gone for 20 s", acts.end_redis(signal.SIGKILL, 20)),
-    Scenario("Redis frozen for 20 s", acts.freeze_redis),
-    Scenario("Redis full for 10 s", acts.fill_redis),
-    Scenario("Triton down for 60 s", acts.stop_triton(60)),
-    Scenario("Triton down for 5 s", acts.stop_triton(5), is_quick=True),
-    Scenario("models slow", acts.let_models("slow")),
-    Scenario("models fail", acts.let_models("error")),
-    Scenario("models tell of errors as answers", acts.let_models("confess"), is_quick=True),
-    Scenario("models answer nothing", acts.let_models("blank")),
-    Scenario("models answer NaN", acts.let_models("nan")),
-    Scenario("store down for 60 s", acts.take_store_away(60), most_calls=1.0),
+    Scenario("kill -9 of the scheduler", faults.kill("scheduler")),
+    Scenario("every image published twice", faults.forget_what_was_taken),
+    Scenario("Redis restarted", faults.end_redis(signal.SIGTERM, 0)),
+    Scenario("Redis killed", faults.end_redis(signal.SIGKILL, 0), is_quick=True),
+    Scenario("Redis gone for 20 s", faults.end_redis(signal.SIGKILL, 20)),
+    Scenario("Redis frozen for 20 s", faults.freeze_redis),
+    Scenario("Redis full for 10 s", faults.fill_redis),
+    Scenario("Triton down for 60 s", faults.stop_triton(60)),
+    Scenario("Triton down for 5 s", faults.stop_triton(5), is_quick=True),
+    Scenario("models slow", faults.let_models("slow")),
+    Scenario("models fail", faults.let_models("error")),
+    Scenario("models tell of errors as answers", faults.let_models("confess"), is_quick=True),
+    Scenario("models answer nothing", faults.let_models("blank")),
+    Scenario("models answer NaN", faults.let_models("nan")),
+    Scenario("store down for 60 s", faults.take_store_away(60), most_calls=1.0),
     Scenario(
-        "store down for 10 s while models answer", acts.take_store_away_from_thinkers,
-        is_quick=True, most_calls=1.0,
+        "store down for 10 s while models answer",
+        faults.take_store_away_from_thinkers,
+        is_quick=True,
+        most_calls=1.0,
     ),
-    Scenario("store refuses every second image for 6 s", acts.refuse_half, most_calls=1.0),
-    Scenario("store locked for 8 s", acts.lock_store),
-    Scenario("SAGE answers 500", acts.disturb("status", DATA, 3, status=500)),
-    Scenario("SAGE answers 401", acts.disturb("status", DATA, 3, status=401)),
-    Scenario("SAGE sends garbage", acts.disturb("garbage_line", DATA, 3)),
-    Scenario("SAGE sends half a line", acts.disturb("half_line", DATA, 3), is_quick=True),
-    Scenario("SAGE stalls for 10 s", acts.disturb("stall", DATA, 2, seconds=10)),
-    Scenario("storage answers 500", acts.disturb("status", STORAGE, 20, status=500)),
-    Scenario("storage answers 401", acts.disturb("status", STORAGE, 20, status=401)),
-    Scenario("storage sends half a file", acts.disturb("half_line", STORAGE, 20)),
-    Scenario("storage stalls for 10 s", acts.disturb("stall", STORAGE, 5, seconds=10)),
-    Scenario("a clock jumps a day ahead and back", acts.jump_clock),
-    Scenario("images uploaded hours late", acts.look_over_the_day, bad_images.late),
-    Scenario("images broken in every way", acts.nothing, bad_images.broken, is_quick=True),
-    Scenario("an image that kills its process", acts.nothing, bad_images.poison, is_quick=True),
+    Scenario("store refuses every second image for 6 s", faults.refuse_half, most_calls=1.0),
+    Scenario("store locked for 8 s", faults.lock_store),
+    Scenario("SAGE answers 500", faults.disturb("status", DATA, 3, status=500)),
+    Scenario("SAGE answers 401", faults.disturb("status", DATA, 3, status=401)),
+    Scenario("SAGE sends garbage", faults.disturb("garbage_line", DATA, 3)),
+    Scenario("SAGE sends half a line", faults.disturb("half_line", DATA, 3), is_quick=True),
+    Scenario("SAGE stalls for 10 s", faults.disturb("stall", DATA, 2, seconds=10)),
+    Scenario("storage answers 500", faults.disturb("status", STORAGE, 20, status=500)),
+    Scenario("storage answers 401", faults.disturb("status", STORAGE, 20, status=401)),
+    Scenario("storage sends half a file", faults.disturb("half_line", STORAGE, 20)),
+    Scenario("storage stalls for 10 s", faults.disturb("stall", STORAGE, 5, seconds=10)),
+    Scenario("a clock jumps a day ahead and back", faults.jump_clock),
+    Scenario("images uploaded hours late", faults.look_over_the_day, bad_images.late),
+    Scenario("images broken in every way", faults.nothing, bad_images.broken, is_quick=True),
+    Scenario("an image that kills its process", faults.nothing, bad_images.poison, is_quick=True),
     Scenario(
-        "images that hang", acts.hurry, bad_images.hanging, seconds=20.0,
+        "images that hang",
+        faults.hurry,
+        bad_images.hanging,
+        seconds=20.0,
         patience=30.0,
     ),
-    Scenario("litter on the queue", acts.litter, is_quick=True, litter=len(bad_images.LITTER)),
+    Scenario("litter on the queue", faults.litter, is_quick=True, litter=len(bad_images.LITTER)),
     Scenario(
-        "10,000 images, two workers killed every 10 s", acts.kill_again_and_again(30, 10),
-        _good(10_000), seconds=1.0, patience=1800.0,
+        "10,000 images, two workers killed every 10 s",
+        faults.kill_again_and_again(30, 10),
+        _good(10_000),
+        seconds=1.0,
+        patience=1800.0,
     ),
-)  # fmt: skip
+)

@@ -17,25 +17,32 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from demo.local_redis import command, find_server
-from demo.ports import HOST, free_ports
-from demo.processes import adopt_orphans, descendants, end_with_parent
-from demo.replay_server import Replay
+from demo.sage_replay.server import Replay
+from demo.servers.ports import HOST, free_ports
+from demo.servers.processes import adopt_orphans, descendants, end_with_parent
+from demo.servers.redis import command, find_server
+from tests.chaos.dataset import EXCLUDED_VSN
 from tests.chaos.models import FaultyModels
-from tests.chaos.world import EXCLUDED_VSN
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 from weavloader.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = {
     "processor": ["processor"],
-    "processor2": ["celery", "worker", "--loglevel=info", "--queues=image_processing",
-                   "--concurrency=3", "-n", "processor2@%h"],
+    "processor2": [
+        "celery",
+        "worker",
+        "--loglevel=info",
+        "--queues=image_processing",
+        "--concurrency=3",
+        "-n",
+        "processor2@%h",
+    ],
     "moderator": ["moderator"],
     "cleaner": ["cleaner"],
     "scheduler": ["scheduler"],
     "stream": ["stream"],
-}  # fmt: skip
+}
 PROCESSORS = ("processor", "processor2")
 _PATIENCE = 90.0
 
@@ -98,9 +105,7 @@ class System:
 
     def redis(self) -> Any:
         """A client of the broker that gives up soon."""
-        return redis.Redis(
-            HOST, self._redis_port, socket_timeout=30, retry=Retry(NoBackoff(), 0)
-        )  # fmt: skip
+        return redis.Redis(HOST, self._redis_port, socket_timeout=30, retry=Retry(NoBackoff(), 0))
 
     def __enter__(self) -> System:
         adopt_orphans()

@@ -13,14 +13,25 @@ from pathlib import Path
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 CHAOS = {
-    "fault": "fault", "published": "published", "stored": "stored once", "doubled": "doubled",
-    "dead": "dead", "missing": "missing", "excluded": "excluded",
-    "model_calls_per_image": "model calls", "recovery_s": "recovery, s",
-}  # fmt: skip
+    "fault": "fault",
+    "published": "published",
+    "stored": "stored once",
+    "doubled": "doubled",
+    "dead": "dead",
+    "missing": "missing",
+    "excluded": "excluded",
+    "model_calls_per_image": "model calls",
+    "recovery_s": "recovery, s",
+}
 SABOTAGE = {
-    "without": "without", "fault": "fault", "missing": "missing", "doubled": "doubled",
-    "astray": "astray", "other_letters": "other letters", "model_calls_per_image": "model calls",
-}  # fmt: skip
+    "without": "without",
+    "fault": "fault",
+    "missing": "missing",
+    "doubled": "doubled",
+    "astray": "astray",
+    "other_letters": "other letters",
+    "model_calls_per_image": "model calls",
+}
 _WORDS = ("fault", "without")
 Row = Mapping[str, object]
 

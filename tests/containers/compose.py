@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from demo.nodes import EXCLUDED_NODE
 from tests.containers.engine import Engine
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 IMAGES = 40
 PROJECT = "weavloader"

@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 from tests.containers.engine import Engine
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 _HEALTH_SECONDS = 2.0
 

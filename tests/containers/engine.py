@@ -16,10 +16,16 @@ ROOT = Path(__file__).parents[2]
 FOLDER = (ROOT / ".cache").resolve() / "containers"
 BASE = "docker.io/library/python:3.11-slim"
 PACKAGES = {
-    "buildah": "buildah", "podman": "podman", "runc": "runc", "catatonit": "catatonit",
-    "debootstrap": "debootstrap", "docker-compose": "docker-compose", "iptables": "iptables",
-    "/usr/lib/podman/netavark": "netavark", "/usr/lib/podman/aardvark-dns": "aardvark-dns",
-}  # fmt: skip
+    "buildah": "buildah",
+    "podman": "podman",
+    "runc": "runc",
+    "catatonit": "catatonit",
+    "debootstrap": "debootstrap",
+    "docker-compose": "docker-compose",
+    "iptables": "iptables",
+    "/usr/lib/podman/netavark": "netavark",
+    "/usr/lib/podman/aardvark-dns": "aardvark-dns",
+}
 _STEP_SECONDS = 900
 _SUITE = "bookworm"
 _INCLUDE = "python3,python3-venv,python3-pip,ca-certificates"
@@ -108,11 +114,23 @@ class Engine:
         Args:
             arg: ``NAME=value`` of a build argument.
         """
-        self.run([
-            "buildah", "bud", "--pull-never", "--format", "docker", "--layers", "--tag", tag,
-            *([f"--target={target}"] if target else []), *([f"--build-arg={arg}"] if arg else []),
-            "--file", str(dockerfile), str(context),
-        ])  # fmt: skip
+        self.run(
+            [
+                "buildah",
+                "bud",
+                "--pull-never",
+                "--format",
+                "docker",
+                "--layers",
+                "--tag",
+                tag,
+                *([f"--target={target}"] if target else []),
+                *([f"--build-arg={arg}"] if arg else []),
+                "--file",
+                str(dockerfile),
+                str(context),
+            ]
+        )
 
     def build_base(self) -> None:
         """Stand in for the Python image that the Dockerfile begins with: Debian's Python 3.11."""
@@ -120,16 +138,31 @@ class Engine:
             return
         root = self.folder / "base"
         shutil.rmtree(root, ignore_errors=True)
-        self.run(["debootstrap", "--variant=minbase", f"--include={_INCLUDE}",
-                  _SUITE, str(root), _mirror()])  # fmt: skip
+        self.run(
+            [
+                "debootstrap",
+                "--variant=minbase",
+                f"--include={_INCLUDE}",
+                _SUITE,
+                str(root),
+                _mirror(),
+            ]
+        )
         (root / "usr/local/bin/python").symlink_to("/usr/bin/python3")
         for name in _HANDED_ON:
             if Path("/", name).exists():
                 shutil.copy(Path("/", name), root / name)
         container = self.run(["buildah", "from", "scratch"]).strip()
         self.run(["buildah", "add", "-q", container, str(root), "/"])
-        self.run(["buildah", "config", "--env", "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-                  container])  # fmt: skip
+        self.run(
+            [
+                "buildah",
+                "config",
+                "--env",
+                "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                container,
+            ]
+        )
         self.run(["buildah", "commit", "-q", "--rm", "--format", "docker", container, BASE])
         shutil.rmtree(root)
 

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from demo import triton_install
+from demo.servers import triton_install
 from tests.containers.engine import ROOT, Engine
 
 OURS = "weavloader:0.1.0"
@@ -35,8 +35,9 @@ def build_all(engine: Engine) -> None:
     build_ours(engine)
     build_redis(engine)
     engine.build(PROMETHEUS, STAND_INS / "prometheus.Dockerfile", STAND_INS)
-    engine.build(TRITON, STAND_INS / "triton.Dockerfile", STAND_INS,
-                 arg=f"SERVER={triton_install.SERVER}")  # fmt: skip
+    engine.build(
+        TRITON, STAND_INS / "triton.Dockerfile", STAND_INS, arg=f"SERVER={triton_install.SERVER}"
+    )
     engine.build(PREVIEW, DOCKERFILE, target="triton-preview")
     _build_weaviate(engine)
 

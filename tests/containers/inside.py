@@ -13,11 +13,11 @@ from contextlib import closing
 
 from client import connect_redis, open_store
 from demo.account import Witness
-from demo.cast import ROUND
-from demo.scenario import World
+from demo.cases import ROUND
+from demo.dataset import World
 from tasks import celery_app
-from weavloader.dead_letters import DeadLetters
-from weavloader.image_job import ImageJob
+from weavloader.dlq.queue import DeadLetters
+from weavloader.images.job import ImageJob
 from weavloader.settings import get_settings
 
 

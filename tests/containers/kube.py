@@ -12,12 +12,16 @@ import yaml
 
 from tests.containers.engine import ROOT, Engine
 from tests.containers.images import PREVIEW
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 NETWORK = "kube"
 CLIENT = "replay"
-SECRETS = {"SAGE_USER": "sage", "SAGE_PASS": "replayed", "REDIS_PASSWORD": "tested",
-           "FLOWER_BASIC_AUTH": "admin:tested"}  # fmt: skip
+SECRETS = {
+    "SAGE_USER": "sage",
+    "SAGE_PASS": "replayed",
+    "REDIS_PASSWORD": "tested",
+    "FLOWER_BASIC_AUTH": "admin:tested",
+}
 _MANIFEST = ROOT / "kubernetes-complete.yaml"
 _WORKLOADS = ("Deployment", "StatefulSet")
 
@@ -142,8 +146,12 @@ def _playable(workload: dict[str, Any]) -> Iterator[dict[str, Any]]:
         template = claim["metadata"]["name"]
         reference = {"claimName": f"{template}-{name}"}
         pod.setdefault("volumes", []).append({"name": template, "persistentVolumeClaim": reference})
-        yield {"apiVersion": "v1", "kind": "PersistentVolumeClaim",
-               "metadata": {"name": f"{template}-{name}"}, "spec": claim["spec"]}  # fmt: skip
+        yield {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": f"{template}-{name}"},
+            "spec": claim["spec"],
+        }
     _own_volumes(name, pod)
     for container in pod["containers"]:
         container["imagePullPolicy"] = "Never"

@@ -8,7 +8,7 @@ import urllib.request
 from functools import partial
 
 from tests.containers.compose import PROJECT, Compose
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 SERVICES = ("weavloader", "redis", "weaviate", "triton", "prometheus")
 

@@ -9,11 +9,18 @@ import pytest
 from commands.roles import ROLES
 from tests.containers.engine import Engine
 from tests.containers.images import OURS
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 NAME = "all-in-one"
-READ_ONLY = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "all",
-             "--security-opt", "no-new-privileges")  # fmt: skip
+READ_ONLY = (
+    "--read-only",
+    "--tmpfs",
+    "/tmp",
+    "--cap-drop",
+    "all",
+    "--security-opt",
+    "no-new-privileges",
+)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from demo.nodes import EXCLUDED_NODE
 from tests.containers import images
 from tests.containers.engine import ROOT, Engine
 from tests.containers.kube import CLIENT, NETWORK, SECRETS, Kube, Probe, probes, workloads
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 IMAGES = 20
 REDIS = f"redis://:{SECRETS['REDIS_PASSWORD']}@redis:6379/0"
@@ -70,11 +70,30 @@ def start_replay(engine: Engine, began: int) -> None:
     options = [f"--env={name}={value}" for name, value in variables.items()]
     for source, target in (("demo", "demo"), ("tests/containers/inside.py", "inside.py")):
         options += ["--volume", f"{ROOT / source}:/app/{target}:ro"]
-    replay = ["python", "-m", "demo.replay", "--address=0.0.0.0", "--name=replay", "--port=8000",
-              "--other-port=8001", f"--images={IMAGES}", f"--began={began}",
-              "--user=sage"]  # fmt: skip
-    engine.podman("run", "--detach", "--init", "--name", CLIENT, "--network", NETWORK,
-                  *options, images.OURS, *replay)  # fmt: skip
+    replay = [
+        "python",
+        "-m",
+        "demo.sage_replay",
+        "--address=0.0.0.0",
+        "--name=replay",
+        "--port=8000",
+        "--other-port=8001",
+        f"--images={IMAGES}",
+        f"--began={began}",
+        "--user=sage",
+    ]
+    engine.podman(
+        "run",
+        "--detach",
+        "--init",
+        "--name",
+        CLIENT,
+        "--network",
+        NETWORK,
+        *options,
+        images.OURS,
+        *replay,
+    )
 
 
 def test_every_workload_runs_with_a_read_only_root(pods: Engine) -> None:

@@ -11,11 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from demo.triton import Triton
+from demo.servers.triton import Triton
 
 ROOT = Path(__file__).parents[2]
-NEEDED = ("weavloader", "metrics", "inference", "job_system", "commands", "client.py",
-          "processing.py", "tasks.py", "main.py")  # fmt: skip
+NEEDED = (
+    "weavloader",
+    "metrics",
+    "inference",
+    "job_system",
+    "commands",
+    "client.py",
+    "processing.py",
+    "tasks.py",
+    "main.py",
+)
 EXAMPLE = re.compile(
     r"Put this into[ \n]`(?P<path>[^`]+)`.*?```python\n(?P<code>.*?)```.*?"
     r"```sh\n(?P<name>\w+)=(?P<value>.*?)\n```",
@@ -79,9 +88,13 @@ class Copy:
         """What Python prints."""
         line = [sys.executable, *arguments]
         return subprocess.run(
-            line, cwd=self._folder, env=self._environment, stdout=subprocess.PIPE, text=True,
+            line,
+            cwd=self._folder,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            text=True,
             timeout=90,
-        ).stdout  # fmt: skip
+        ).stdout
 
 
 @pytest.fixture

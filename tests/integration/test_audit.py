@@ -15,27 +15,27 @@ import httpx
 import pytest
 from celery import Celery
 
-from demo.replay_catalogue import SECOND, Catalogue
-from demo.replay_catalogue import Entry as ReplayEntry
-from demo.replay_faults import Fault
-from demo.replay_server import Replay
-from demo.times import rfc3339
-from job_system import resources
-from job_system.image_queue import publish
-from job_system.leases import transport_options
+from demo.sage_replay.catalogue import SECOND, Catalogue
+from demo.sage_replay.catalogue import Entry as ReplayEntry
+from demo.sage_replay.faults import Fault
+from demo.sage_replay.server import Replay
+from demo.sage_replay.times import rfc3339
+from job_system import dependencies
+from job_system.broker.worker_registry import transport_options
+from job_system.publishing import publish
 from job_system.tasks.auditor import audit_images
 from job_system.tasks.processor import process_image_task
 from main import main
 from metrics.notes import audit_families
-from weavloader import keys
-from weavloader.audit import Audit, AuditReport
-from weavloader.dead_letters import DeadLetters, FailedTask
+from weavloader import redis_keys
+from weavloader.dlq.queue import DeadLetters, FailedTask
 from weavloader.errors import PermanentError, TransientError
-from weavloader.image_job import ImageJob
-from weavloader.records import member
-from weavloader.sage import DataApi
+from weavloader.images.job import ImageJob
 from weavloader.settings import get_settings, load_settings
-from weavloader.stream import utc_now
+from weavloader.stream.audit import Audit, AuditReport
+from weavloader.stream.records import member
+from weavloader.stream.sage_api import DataApi
+from weavloader.stream.stream import utc_now
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Scene:
 
     def taken(self, jobs: Sequence[ImageJob]) -> None:
         """Mark images as the stream does when it has published them."""
-        resources.redis_client().zadd(keys.SEEN, {member(job): 1 for job in jobs})
+        dependencies.redis_client().zadd(redis_keys.SEEN, {member(job): 1 for job in jobs})
 
     def die(self, job: ImageJob) -> None:
         """Leave a dead letter."""
@@ -90,9 +90,13 @@ class Scene:
     def audit(self, **settings: Any) -> AuditReport:
         """The account of the last day."""
         audit = Audit(
-            load_settings(sage_filter={"name": "upload"}, **settings), self.api,
-            self.shelf, resources.redis_client(), self.letters, self._sleep,  # type: ignore[arg-type]
-        )  # fmt: skip
+            load_settings(sage_filter={"name": "upload"}, **settings),
+            self.api,
+            self.shelf,  # type: ignore[arg-type]
+            dependencies.redis_client(),
+            self.letters,
+            self._sleep,
+        )
         return audit.account(self.now - timedelta(days=1), self.now)
 
     def counts(self, **settings: Any) -> dict[str, int]:
@@ -109,7 +113,7 @@ def scene(job_system: Celery) -> Iterator[Scene]:
     """An empty stream."""
     with Replay(Catalogue()) as replay, httpx.Client(timeout=5) as http:
         api = DataApi(f"http://{replay.host}/api/v1/query", http)
-        yield Scene(replay, Shelf(), resources.dead_letters(), api, utc_now())
+        yield Scene(replay, Shelf(), dependencies.dead_letters(), api, utc_now())
 
 
 def _entry(number: int, at: int, meta: dict[str, str]) -> ReplayEntry:
@@ -132,25 +136,39 @@ def test_every_state_is_told_apart(scene: Scene, job_system: Celery) -> None:
     scene.shelf.links = {job.url for job in stored}
     scene.taken(scene.jobs[:10])
 
-    resources.redis_client().hincrby(keys.WORKERS, "processor@a:1", 1)
+    dependencies.redis_client().hincrby(redis_keys.WORKERS, "processor@a:1", 1)
     publish([queued])
-    process_image_task.apply_async((behind.to_message(),), task_id=behind.id,
-                                   priority=keys.LOW_PRIORITY, ignore_result=True)  # fmt: skip
-    process_image_task.apply_async((waiting.to_message(),), task_id=waiting.id, countdown=60,
-                                   ignore_result=True)  # fmt: skip
+    process_image_task.apply_async(
+        (behind.to_message(),),
+        task_id=behind.id,
+        priority=redis_keys.LOW_PRIORITY,
+        ignore_result=True,
+    )
+    process_image_task.apply_async(
+        (waiting.to_message(),), task_id=waiting.id, countdown=60, ignore_result=True
+    )
     scene.die(dead)
     scene.die(given_up)
     scene.letters.drop([given_up.id])
 
     publish([in_hand])
-    resources.redis_client().lmove(keys.IMAGE_QUEUE, keys.IMAGE_QUEUE, "LEFT", "RIGHT")
+    dependencies.redis_client().lmove(
+        redis_keys.IMAGE_QUEUE, redis_keys.IMAGE_QUEUE, "LEFT", "RIGHT"
+    )
     with _one_in_hand(job_system, transport_options("processor@a:1")):
-        assert resources.redis_client().hlen(keys.unacked("processor@a:1")) == 1
+        assert dependencies.redis_client().hlen(redis_keys.unacked("processor@a:1")) == 1
         report = scene.audit(unallowed_nodes=("v999",))
     assert {state.value: n for state, n in report.counts.items() if n} == {
-        "stored": 3, "queued": 3, "waiting": 1, "dead": 1, "given_up": 1, "excluded": 1,
-        "refused": 1, "not_yet_taken": 1, "missing": 1,
-    }  # fmt: skip
+        "stored": 3,
+        "queued": 3,
+        "waiting": 1,
+        "dead": 1,
+        "given_up": 1,
+        "excluded": 1,
+        "refused": 1,
+        "not_yet_taken": 1,
+        "missing": 1,
+    }
     assert [image.url for image in report.missing] == [missing.url]
     assert report.as_json()["missing"] == [missing.url]
 
@@ -159,7 +177,7 @@ def test_what_plain_consumers_hold_is_in_flight(scene: Scene, job_system: Celery
     job, *_ = scene.images(1)
     publish([job])
     with _one_in_hand(job_system, {}):
-        assert resources.redis_client().hlen(keys.UNACKED) == 1
+        assert dependencies.redis_client().hlen(redis_keys.UNACKED) == 1
         assert scene.counts() == {"queued": 1}
 
 
@@ -207,22 +225,22 @@ def test_a_stored_image_that_vanishes_is_missing_though_it_once_was_dead(scene: 
 
 def test_a_late_upload_is_missing_only_where_the_health_check_is_overdue(scene: Scene) -> None:
     scene.images(1, age=4 * 3600)
-    redis = resources.redis_client()
+    redis = dependencies.redis_client()
     assert scene.counts() == {"missing": 1}
-    redis.set(keys.STREAM_RECONCILED, (scene.now - timedelta(minutes=20)).isoformat())
+    redis.set(redis_keys.STREAM_RECONCILED, (scene.now - timedelta(minutes=20)).isoformat())
     assert scene.counts() == {"not_yet_taken": 1}
     assert scene.counts(reconcile_window=3600) == {"missing": 1}
-    redis.set(keys.STREAM_RECONCILED, (scene.now - timedelta(hours=2)).isoformat())
+    redis.set(redis_keys.STREAM_RECONCILED, (scene.now - timedelta(hours=2)).isoformat())
     assert scene.counts() == {"missing": 1}
-    redis.set(keys.STREAM_LAST_TICK, json.dumps({"waiting": True}))
+    redis.set(redis_keys.STREAM_LAST_TICK, json.dumps({"waiting": True}))
     assert scene.counts() == {"not_yet_taken": 1}
 
 
 def test_what_is_no_message_of_ours_is_passed_over(scene: Scene) -> None:
-    redis = resources.redis_client()
+    redis = dependencies.redis_client()
     for rubbish in (b"\xff", b"[]", b'{"headers": {"id": 7}}', b'{"headers": {"id": "x"}}'):
-        redis.lpush(keys.IMAGE_QUEUE, rubbish)
-        redis.hset(keys.UNACKED, rubbish, rubbish)
+        redis.lpush(redis_keys.IMAGE_QUEUE, rubbish)
+        redis.hset(redis_keys.UNACKED, rubbish, rubbish)
     (job,) = scene.images(1)
     publish([job])
     assert scene.counts() == {"queued": 1}
@@ -285,35 +303,37 @@ def test_the_command_says_in_one_line_what_it_cannot_do(
 def test_the_task_leaves_its_account_for_the_metrics_server(at_hand: Scene) -> None:
     at_hand.replay.add_fault(Fault("status", status=500))
     audit_images()
-    redis = resources.redis_client()
-    assert redis.get(keys.AUDIT_LAST) is None
+    redis = dependencies.redis_client()
+    assert redis.get(redis_keys.AUDIT_LAST) is None
     audit_images()
-    note = json.loads(redis.get(keys.AUDIT_LAST))
+    note = json.loads(redis.get(redis_keys.AUDIT_LAST))
     assert note["counts"]["missing"] == 1 and note["missing"] == [at_hand.jobs[0].url]
-    families = audit_families(redis.get(keys.AUDIT_LAST), at_hand.now.timestamp() + 60)
+    families = audit_families(redis.get(redis_keys.AUDIT_LAST), at_hand.now.timestamp() + 60)
     assert [family.name for family in families] == [
-        "weavloader_audit_images", "weavloader_audit_age_seconds"]  # fmt: skip
+        "weavloader_audit_images",
+        "weavloader_audit_age_seconds",
+    ]
 
 
 def test_the_task_queues_what_is_missing_again_behind_the_live_images(at_hand: Scene) -> None:
     audit_images()
-    redis = resources.redis_client()
-    (message,) = redis.lrange(keys.IMAGE_QUEUE_LOW, 0, -1)
+    redis = dependencies.redis_client()
+    (message,) = redis.lrange(redis_keys.IMAGE_QUEUE_LOW, 0, -1)
     assert json.loads(message)["headers"]["id"] == at_hand.jobs[0].id
     audit_images()
-    assert redis.llen(keys.IMAGE_QUEUE_LOW) == 1, "what is queued is not missing"
+    assert redis.llen(redis_keys.IMAGE_QUEUE_LOW) == 1, "what is queued is not missing"
 
 
 def test_the_command_queues_what_is_missing_only_when_asked(
     at_hand: Scene, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    redis = resources.redis_client()
+    redis = dependencies.redis_client()
     audit_command(monkeypatch, capsys)
-    assert redis.llen(keys.IMAGE_QUEUE_LOW) == 0
+    assert redis.llen(redis_keys.IMAGE_QUEUE_LOW) == 0
     code, shown, said = audit_command(monkeypatch, capsys, "--republish", "--json")
     assert code == 1 and json.loads(shown)["counts"]["missing"] == 1
     assert "1 missing images are queued again" in said
-    assert redis.llen(keys.IMAGE_QUEUE_LOW) == 1
+    assert redis.llen(redis_keys.IMAGE_QUEUE_LOW) == 1
     code, _, _ = audit_command(monkeypatch, capsys, "--republish")
     assert code == 0
 
@@ -327,5 +347,5 @@ def _one_in_hand(app: Celery, options: dict[str, str]) -> Iterator[None]:
     """Hold the next message as a worker does while it works on it."""
     with app.connection_for_read(transport_options=options) as connection:
         connection.transport_options.update(options)
-        connection.SimpleQueue(keys.IMAGE_QUEUE).get(timeout=5)
+        connection.SimpleQueue(redis_keys.IMAGE_QUEUE).get(timeout=5)
         yield

@@ -17,19 +17,19 @@ import httpx
 import pytest
 from celery import Celery
 
-from demo.replay_catalogue import SECOND, Catalogue, Entry
-from demo.replay_server import Replay
-from demo.times import rfc3339
-from job_system import resources
-from job_system.image_queue import publish
+from demo.sage_replay.catalogue import SECOND, Catalogue, Entry
+from demo.sage_replay.server import Replay
+from demo.sage_replay.times import rfc3339
+from job_system import dependencies
+from job_system.publishing import publish
 from main import main
-from weavloader import keys
-from weavloader.backfill import Backfill, Span
-from weavloader.dead_letters import FailedTask
+from weavloader import redis_keys
+from weavloader.dlq.queue import FailedTask
 from weavloader.errors import PermanentError, TransientError
-from weavloader.image_job import ImageJob
-from weavloader.sage import DataApi
+from weavloader.images.job import ImageJob
 from weavloader.settings import get_settings, load_settings
+from weavloader.stream.backfill import Backfill, Span
+from weavloader.stream.sage_api import DataApi
 
 ROOT = Path(__file__).parents[2]
 START = datetime(2026, 10, 1, tzinfo=UTC)
@@ -66,8 +66,12 @@ class Shelf:
 def entry(minutes: int, vsn: str = "W021") -> Entry:
     """A record captured so many minutes after the start."""
     at = int((START + timedelta(minutes=minutes)).timestamp()) * SECOND
-    written = {"timestamp": rfc3339(at), "name": "upload",
-               "value": f"https://storage/{minutes}.jpg", "meta": {"vsn": vsn}}  # fmt: skip
+    written = {
+        "timestamp": rfc3339(at),
+        "name": "upload",
+        "value": f"https://storage/{minutes}.jpg",
+        "meta": {"vsn": vsn},
+    }
     return Entry(written, at)
 
 
@@ -84,21 +88,21 @@ def replay(job_system: Celery) -> Iterator[Replay]:
 
 def backfill(replay: Replay, shelf: Shelf, **changes: Any) -> Backfill:
     """A backfill onto the real lane."""
-    redis = resources.redis_client()
+    redis = dependencies.redis_client()
     # One connection for each request: a run that breaks off leaves none open.
     api = DataApi(f"http://{replay.host}/api/v1/query", Once(timeout=5))  # type: ignore[arg-type]
     given: dict[str, Any] = {
-        "publish": partial(publish, priority=keys.LOW_PRIORITY),
-        "backlog": lambda: int(redis.llen(keys.IMAGE_QUEUE_LOW)),
+        "publish": partial(publish, priority=redis_keys.LOW_PRIORITY),
+        "backlog": lambda: int(redis.llen(redis_keys.IMAGE_QUEUE_LOW)),
         **changes,
     }
     settings = load_settings(unallowed_nodes=("v999",), queue_high_water=5)
-    return Backfill(settings, api, shelf, redis, resources.dead_letters(), **given)  # type: ignore[arg-type]
+    return Backfill(settings, api, shelf, redis, dependencies.dead_letters(), **given)  # type: ignore[arg-type]
 
 
 def queued() -> list[str]:
     """Ids on the lane, oldest first."""
-    lane = resources.redis_client().lrange(keys.IMAGE_QUEUE_LOW, 0, -1)
+    lane = dependencies.redis_client().lrange(redis_keys.IMAGE_QUEUE_LOW, 0, -1)
     return [json.loads(raw)["headers"]["id"] for raw in lane][::-1]
 
 
@@ -106,13 +110,13 @@ def test_new_images_are_queued_behind_the_live_ones_and_others_left(replay: Repl
     shelf, (stored, dead, *new) = Shelf(), JOBS
     shelf.links.add(stored.url)
     task = FailedTask(dead.id, "t", [], {}, 0, "w")
-    resources.dead_letters().write(task, PermanentError("no", reason="empty"), "")
+    dependencies.dead_letters().write(task, PermanentError("no", reason="empty"), "")
     report = backfill(replay, shelf, backlog=lambda: 0).run(SPAN)
     assert queued() == [job.id for job in new]
-    assert resources.redis_client().llen(keys.IMAGE_QUEUE) == 0
+    assert dependencies.redis_client().llen(redis_keys.IMAGE_QUEUE) == 0
     assert (report.queued, report.stored, report.dead, report.excluded) == (8, 1, 1, 1)
-    first = json.loads(resources.redis_client().lindex(keys.IMAGE_QUEUE_LOW, -1))
-    assert first["properties"]["priority"] == keys.LOW_PRIORITY
+    first = json.loads(dependencies.redis_client().lindex(redis_keys.IMAGE_QUEUE_LOW, -1))
+    assert first["properties"]["priority"] == redis_keys.LOW_PRIORITY
 
 
 def test_a_run_that_was_killed_goes_on_with_its_slice_and_skips_none(replay: Replay) -> None:
@@ -136,11 +140,11 @@ def test_a_run_that_was_killed_goes_on_with_its_slice_and_skips_none(replay: Rep
 
 
 def test_it_waits_while_the_lane_is_full(replay: Replay) -> None:
-    redis, waits = resources.redis_client(), []
+    redis, waits = dependencies.redis_client(), []
 
     def drain(seconds: float) -> None:
-        waits.append(redis.llen(keys.IMAGE_QUEUE_LOW))
-        redis.rpop(keys.IMAGE_QUEUE_LOW, 3)
+        waits.append(redis.llen(redis_keys.IMAGE_QUEUE_LOW))
+        redis.rpop(redis_keys.IMAGE_QUEUE_LOW, 3)
 
     report = backfill(replay, Shelf(), sleep=drain).run(SPAN)
     assert report.queued == 10 and not report.waiting
@@ -151,10 +155,10 @@ def test_workers_take_the_past_only_when_no_live_image_waits(
     replay: Replay, job_system: Celery
 ) -> None:
     past, live = JOBS[:3], JOBS[3:5]
-    publish(past, keys.LOW_PRIORITY)
+    publish(past, redis_keys.LOW_PRIORITY)
     publish(live)
     with job_system.connection_for_read() as connection:
-        queue = connection.SimpleQueue(keys.IMAGE_QUEUE)
+        queue = connection.SimpleQueue(redis_keys.IMAGE_QUEUE)
         taken = [queue.get(timeout=10).headers["id"] for _ in range(5)]
     assert taken == [job.id for job in (*live, *past)]
 
@@ -163,12 +167,25 @@ def test_a_process_that_is_killed_while_it_waits_for_room_is_gone_on_with(
     replay: Replay, redis_url: str, tmp_path: Path
 ) -> None:
     environment = {
-        **os.environ, "CELERY_BROKER_URL": redis_url, "CELERY_RESULT_BACKEND": redis_url,
-        "SAGE_DATA_API": f"http://{replay.host}/api/v1/query", "VECTOR_STORE": "embedded",
-        "EMBEDDED_STORE_PATH": str(tmp_path / "store"), "QUEUE_HIGH_WATER": "5",
-    }  # fmt: skip
-    words = [sys.executable, "main.py", "backfill", "--start", "2026-10-01",
-             "--end", "2026-10-01T05:00Z", "--filter", '{"vsn": "W021"}']  # fmt: skip
+        **os.environ,
+        "CELERY_BROKER_URL": redis_url,
+        "CELERY_RESULT_BACKEND": redis_url,
+        "SAGE_DATA_API": f"http://{replay.host}/api/v1/query",
+        "VECTOR_STORE": "embedded",
+        "EMBEDDED_STORE_PATH": str(tmp_path / "store"),
+        "QUEUE_HIGH_WATER": "5",
+    }
+    words = [
+        sys.executable,
+        "main.py",
+        "backfill",
+        "--start",
+        "2026-10-01",
+        "--end",
+        "2026-10-01T05:00Z",
+        "--filter",
+        '{"vsn": "W021"}',
+    ]
     with subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE) as first:
         assert first.stderr is not None
         assert b"waits" in first.stderr.readline()
@@ -184,9 +201,11 @@ def test_a_process_that_is_killed_while_it_waits_for_room_is_gone_on_with(
 
 
 def test_the_command_queues_goes_on_and_refuses_what_it_cannot_read(
-    replay: Replay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    replay: Replay,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setenv("SAGE_DATA_API", f"http://{replay.host}/api/v1/query")
     monkeypatch.setenv("VECTOR_STORE", "embedded")
     monkeypatch.setenv("EMBEDDED_STORE_PATH", str(tmp_path / "store"))

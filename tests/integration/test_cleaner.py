@@ -11,13 +11,13 @@ from celery import Celery
 from celery.app.task import Context
 from prometheus_client import CollectorRegistry
 
-from job_system import resources
+from job_system import dependencies
 from job_system.resubmission import resubmit
 from job_system.tasks import cleaner
 from metrics.metrics import Metrics
-from weavloader import keys
-from weavloader.dead_letters import DeadLetter, DeadLetters
-from weavloader.stream import utc_now
+from weavloader import redis_keys
+from weavloader.dlq.queue import DeadLetter, DeadLetters
+from weavloader.stream.stream import utc_now
 
 IMAGE_TASK = "job_system.tasks.process_image_task"
 DAY = timedelta(days=1)
@@ -28,29 +28,53 @@ pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex")
 @pytest.fixture
 def letters(job_system: Celery) -> DeadLetters:
     """The dead letters that the tasks see; none yet."""
-    return resources.dead_letters()
+    return dependencies.dead_letters()
 
 
-def letter(name: str, days: float = 0, attempts: int = 4, error: str = "TransientError",
-           task: str = IMAGE_TASK) -> DeadLetter:  # fmt: skip
+def letter(
+    name: str,
+    days: float = 0,
+    attempts: int = 4,
+    error: str = "TransientError",
+    task: str = IMAGE_TASK,
+) -> DeadLetter:
     """A letter of an image that failed ``days`` ago."""
     moment = (utc_now() - days * DAY).isoformat(timespec="seconds")
     image = {"url": f"https://example.org/{name}.jpg", "vsn": "W021", "job": "j", "task": "t"}
-    return DeadLetter(name, task, [image], {}, error, "broker: no", "", 3, moment, moment,
-                      attempts, "processor@test")  # fmt: skip
+    return DeadLetter(
+        name,
+        task,
+        [image],
+        {},
+        error,
+        "broker: no",
+        "",
+        3,
+        moment,
+        moment,
+        attempts,
+        "processor@test",
+    )
 
 
 def record_failure(app: Celery, task_id: str, task: str = IMAGE_TASK) -> None:
     """What Celery writes down when a child of a worker is lost."""
-    request = Context(task=task, args=[{"url": "u", "vsn": "W021"}], kwargs={}, id=task_id,
-                      hostname="processor@test", retries=2, delivery_info={})  # fmt: skip
+    request = Context(
+        task=task,
+        args=[{"url": "u", "vsn": "W021"}],
+        kwargs={},
+        id=task_id,
+        hostname="processor@test",
+        retries=2,
+        delivery_info={},
+    )
     error = WorkerLostError("Worker exited prematurely: signal 9 (SIGKILL).")
     app.backend.mark_as_failure(task_id, error, traceback="Traceback", request=request)
 
 
-def in_lane(key: str = keys.IMAGE_QUEUE_LOW) -> int:
+def in_lane(key: str = redis_keys.IMAGE_QUEUE_LOW) -> int:
     """How many messages wait in a lane."""
-    return int(resources.redis_client().llen(key))
+    return int(dependencies.redis_client().llen(key))
 
 
 def test_a_failure_that_left_no_letter_gets_one_with_all_that_is_known(
@@ -61,11 +85,14 @@ def test_a_failure_that_left_no_letter_gets_one_with_all_that_is_known(
     written = letters.get("lost")
     assert written is not None
     assert (written.exc_type, written.retries, written.worker) == (
-        "WorkerLostError", 2, "processor@test")  # fmt: skip
+        "WorkerLostError",
+        2,
+        "processor@test",
+    )
     assert written.exc_message == "Worker exited prematurely: signal 9 (SIGKILL)."
     assert written.args == [{"url": "u", "vsn": "W021"}] and written.traceback == "Traceback"
     assert letters.nodes() == {"W021": 1}
-    assert list(resources.redis_client().scan_iter("celery-task-meta-*")) == []
+    assert list(dependencies.redis_client().scan_iter("celery-task-meta-*")) == []
 
 
 def test_what_has_a_letter_or_lost_it_since_is_not_archived(
@@ -93,7 +120,7 @@ def test_a_tick_that_failed_leaves_no_letter(job_system: Celery, letters: DeadLe
     record_failure(job_system, "tick", "job_system.tasks.monitor_data_stream")
     assert cleaner.archive_failed_tasks() == 0
     assert letters.count() == 0
-    assert list(resources.redis_client().scan_iter("celery-task-meta-*")) == []
+    assert list(dependencies.redis_client().scan_iter("celery-task-meta-*")) == []
 
 
 def test_the_daily_run_tries_only_what_waited_long_enough(letters: DeadLetters) -> None:
@@ -108,8 +135,11 @@ def test_the_daily_run_tries_only_what_waited_long_enough(letters: DeadLetters) 
         letters.put(one)
     assert cleaner.reprocess_dlq_tasks(only_due=True) == 3
     assert set(letters.retried_at([one.task_id for one in letters.each()])) == {
-        "a day old", "second run, two days old", "permanent"}  # fmt: skip
-    assert letters.count() == 6 and in_lane() == 3 and in_lane(keys.IMAGE_QUEUE) == 0
+        "a day old",
+        "second run, two days old",
+        "permanent",
+    }
+    assert letters.count() == 6 and in_lane() == 3 and in_lane(redis_keys.IMAGE_QUEUE) == 0
 
 
 def test_a_person_who_calls_the_task_does_not_wait_for_the_day(letters: DeadLetters) -> None:
@@ -122,8 +152,12 @@ def test_a_run_is_bounded_and_takes_the_oldest_that_are_due(
     letters: DeadLetters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cleaner, "REPROCESS_AT_MOST", 2)
-    for one in (letter("hopeless", 6, 9, "PermanentError"), letter("oldest", 4),
-                letter("older", 3), letter("old", 2)):  # fmt: skip
+    for one in (
+        letter("hopeless", 6, 9, "PermanentError"),
+        letter("oldest", 4),
+        letter("older", 3),
+        letter("old", 2),
+    ):
         letters.put(one)
     assert cleaner.reprocess_dlq_tasks(only_due=True) == 2
     assert set(letters.retried_at(["oldest", "older", "old"])) == {"oldest", "older"}

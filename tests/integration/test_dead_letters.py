@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import redis as redis_py
 
-from weavloader import keys
-from weavloader.dead_letters import DeadLetter, DeadLetters, FailedTask, LetterFilter
+from weavloader import redis_keys
+from weavloader.dlq.queue import DeadLetter, DeadLetters, FailedTask, LetterFilter
 from weavloader.errors import PermanentError, TransientError
 
 TASK = "job_system.tasks.process_image_task"
@@ -30,8 +30,20 @@ def letter(
     """A letter of an image that first failed ``hours`` before noon."""
     moment = (NOON - timedelta(hours=hours)).isoformat()
     image = {"url": f"https://example.org/{name}.jpg", "vsn": vsn}
-    return DeadLetter(name, task, [image], {}, "PermanentError", f"{reason}: no", "", 0, moment,
-                      moment, 1, "processor@test")  # fmt: skip
+    return DeadLetter(
+        name,
+        task,
+        [image],
+        {},
+        "PermanentError",
+        f"{reason}: no",
+        "",
+        0,
+        moment,
+        moment,
+        1,
+        "processor@test",
+    )
 
 
 def ids(found: list[DeadLetter]) -> list[str]:
@@ -50,9 +62,20 @@ def test_a_letter_reads_with_redis_cli_as_it_was_promised(redis: Any, letters: D
     error = TransientError("no route to redis://:secret@host/0", reason="broker")
     letters.write(failed, error, "Traceback: redis://:secret@host/0")
     shown = json.loads(redis.get("dlq:t1"))
-    assert list(shown) == ["task_id", "task", "args", "kwargs", "exc_type", "exc_message",
-                           "traceback", "retries", "failed_at", "first_seen", "attempts",
-                           "worker"]  # fmt: skip
+    assert list(shown) == [
+        "task_id",
+        "task",
+        "args",
+        "kwargs",
+        "exc_type",
+        "exc_message",
+        "traceback",
+        "retries",
+        "failed_at",
+        "first_seen",
+        "attempts",
+        "worker",
+    ]
     assert (shown["retries"], shown["attempts"], shown["exc_type"]) == (3, 2, "TransientError")
     assert shown["exc_message"].startswith("broker: ") and "secret" not in str(shown)
     assert 0 < redis.ttl("dlq:t1") <= 3600
@@ -101,7 +124,7 @@ def test_only_a_mark_is_left_of_letters_that_went(redis: Any, letters: DeadLette
         letters.put(letter(name))
     letters.claim(["a"])
     assert letters.drop(["a", "b", "unheard of"]) == 2
-    assert kept(redis) == {keys.DEAD_LETTERS_DROPPED}
+    assert kept(redis) == {redis_keys.DEAD_LETTERS_DROPPED}
     assert set(letters.gone_at(["a", "b", "unheard of"])) == {"a", "b"}
     letters.forget_gone(datetime.now(UTC))
     assert kept(redis) == set()
@@ -123,7 +146,7 @@ def test_an_expired_letter_leaves_the_index_when_it_is_met(
 ) -> None:
     letters.put(letter("a"))
     letters.put(letter("b", hours=1))
-    redis.delete(keys.dead_letter("a"))
+    redis.delete(redis_keys.dead_letter("a"))
     assert ids(letters.page(0, 9)) == ["b"]
     assert letters.count() == 1
     assert letters.reasons() == {"empty": 1}
@@ -139,7 +162,7 @@ def test_a_letter_written_while_its_forerunner_is_found_expired_stays(redis: Any
             return found
 
     DeadLetters(redis, ttl=3600).put(letter("a"))
-    redis.delete(keys.dead_letter("a"))
+    redis.delete(redis_keys.dead_letter("a"))
     with Slow(connection_pool=redis.connection_pool) as slow:
         letters = DeadLetters(slow, ttl=3600)
         assert letters.page(0, 9) == []
@@ -196,7 +219,7 @@ def test_a_task_is_claimed_once_until_it_fails_again(letters: DeadLetters) -> No
 
 def test_a_claim_without_a_trace_lapses_after_a_day(redis: Any, letters: DeadLetters) -> None:
     yesterday = datetime.now(UTC) - timedelta(hours=25)
-    redis.zadd(keys.DEAD_LETTERS_RETRIED, {"a": yesterday.timestamp()})
+    redis.zadd(redis_keys.DEAD_LETTERS_RETRIED, {"a": yesterday.timestamp()})
     assert letters.claim(["a"]) == {"a"}
 
 

@@ -17,8 +17,8 @@ import pytest
 from celery import Celery
 
 from main import main
-from weavloader import keys
-from weavloader.dead_letters import DeadLetter, DeadLetters
+from weavloader import redis_keys
+from weavloader.dlq.queue import DeadLetter, DeadLetters
 
 ROOT = Path(__file__).parents[2]
 TASK = "job_system.tasks.process_image_task"
@@ -67,8 +67,20 @@ def letter(name: str, reason: str, vsn: str, hours: float) -> DeadLetter:
     """A letter of an image that failed ``hours`` ago."""
     moment = (datetime.now(UTC) - timedelta(hours=hours)).isoformat(timespec="seconds")
     image = {"url": f"https://example.org/{name}.jpg", "vsn": vsn}
-    return DeadLetter(name, TASK, [image], {}, "PermanentError", f"{reason}: it is \x1b[31mgone",
-                      "Traceback\n  line two", 0, moment, moment, 1, "processor@test")  # fmt: skip
+    return DeadLetter(
+        name,
+        TASK,
+        [image],
+        {},
+        "PermanentError",
+        f"{reason}: it is \x1b[31mgone",
+        "Traceback\n  line two",
+        0,
+        moment,
+        moment,
+        1,
+        "processor@test",
+    )
 
 
 def test_the_list_shows_ages_and_reasons_newest_first(dlq: Callable[..., Answer]) -> None:
@@ -123,7 +135,7 @@ def test_an_unknown_id_is_one_line_and_nothing_is_done(
     answer = dlq(*arguments, "--yes") if arguments[0] != "show" else dlq(*arguments)
     assert (answer.returncode, answer.stdout) == (1, "")
     assert answer.stderr == "weavloader: there is no dead letter nobody\n"
-    assert redis.llen(keys.IMAGE_QUEUE_LOW) == 0
+    assert redis.llen(redis_keys.IMAGE_QUEUE_LOW) == 0
 
 
 @pytest.mark.parametrize(
@@ -145,18 +157,18 @@ def test_retrying_all_asks_first_and_leaves_the_letters(
     dlq: Callable[..., Answer], redis: Any, letters: DeadLetters
 ) -> None:
     assert dlq("retry", "--all", said="n\n").returncode != 0
-    assert redis.llen(keys.IMAGE_QUEUE_LOW) == 0
+    assert redis.llen(redis_keys.IMAGE_QUEUE_LOW) == 0
     assert "3 put back" in dlq("retry", "--all", said="y\n").stdout
     again = dlq("retry", "--all", "--reason", "not_found", "--yes").stdout
     assert "0 put back" in again and "2 already on their way" in again
-    assert redis.llen(keys.IMAGE_QUEUE_LOW) == 3 and letters.count() == 3
-    sent = [json.loads(raw)["headers"] for raw in redis.lrange(keys.IMAGE_QUEUE_LOW, 0, -1)]
+    assert redis.llen(redis_keys.IMAGE_QUEUE_LOW) == 3 and letters.count() == 3
+    sent = [json.loads(raw)["headers"] for raw in redis.lrange(redis_keys.IMAGE_QUEUE_LOW, 0, -1)]
     assert {(one["id"], one["task"]) for one in sent} == {(name, TASK) for name in (A, B, C)}
 
 
 def test_one_letter_is_retried_without_a_question(dlq: Callable[..., Answer], redis: Any) -> None:
     assert "1 put back" in dlq("retry", B).stdout
-    assert redis.llen(keys.IMAGE_QUEUE_LOW) == 1
+    assert redis.llen(redis_keys.IMAGE_QUEUE_LOW) == 1
     assert "ago" in dlq("show", B).stdout.partition("tried again")[2].splitlines()[0]
 
 
@@ -172,8 +184,11 @@ def test_dropping_what_a_filter_means_leaves_the_others(
 def test_without_a_redis_it_says_so_in_one_line() -> None:
     answer = subprocess.run(
         [sys.executable, "main.py", "dlq", "list"],
-        cwd=ROOT, env={**os.environ, "CELERY_BROKER_URL": "redis://127.0.0.1:1/0"},
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        cwd=ROOT,
+        env={**os.environ, "CELERY_BROKER_URL": "redis://127.0.0.1:1/0"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert answer.returncode == 1 and len(answer.stderr.splitlines()) == 1
     assert "Redis" in answer.stderr

@@ -16,14 +16,15 @@ import numpy as np
 import pytest
 import sqlite_vec
 
-from tests.processes import in_processes
-from tests.ranking_contract import RankingContract, foxes, of_words
-from tests.store_contract import EAST, an_image, found
-from tests.waiting import wait_until
+from tests.support.processes import in_processes
+from tests.support.ranking_contract import RankingContract, foxes, of_words
+from tests.support.store_contract import EAST, an_image, found
+from tests.support.waiting import wait_until
 from weavloader.errors import ConfigError, PermanentError, TransientError
 from weavloader.settings import Settings, load_settings
-from weavloader.store import embedded_schema, open_store
+from weavloader.store import open_store
 from weavloader.store.base import KEYWORD_PROPERTIES, SearchQuery, Store
+from weavloader.store.embedded import schema
 
 AS_IN_VERSION_1 = f"""
     DROP INDEX images_by_filled;
@@ -119,14 +120,14 @@ class TestEmbeddedStore(RankingContract):
     def test_a_full_disk_is_transient_and_leaves_nothing_half_written(
         self, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        opened = embedded_schema.open_database
+        opened = schema.open_database
 
         def small(path: Path, timeout: float) -> apsw.Connection:
             connection = opened(path, timeout)
             connection.execute("PRAGMA max_page_count = 60")
             return connection
 
-        monkeypatch.setattr("weavloader.store.embedded.open_database", small)
+        monkeypatch.setattr("weavloader.store.embedded.store.open_database", small)
         full = open_store(settings)
         with pytest.raises(TransientError) as caught:
             full.upsert([an_image(str(n), caption="fox " * 9000) for n in range(40)])
@@ -169,8 +170,8 @@ class TestEmbeddedStore(RankingContract):
     def test_the_log_stays_small_while_readers_read(
         self, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(embedded_schema, "_PAGES_BEFORE_CHECKPOINT", 50)
-        monkeypatch.setattr(embedded_schema, "_PAGES_BEFORE_WAITING", 200)
+        monkeypatch.setattr(schema, "_PAGES_BEFORE_CHECKPOINT", 50)
+        monkeypatch.setattr(schema, "_PAGES_BEFORE_WAITING", 200)
         log = Path(settings.embedded_store_path) / "store.sqlite3-wal"
         done = Event()
         reader = Thread(target=read_without_pause, args=(settings, done))

@@ -13,23 +13,23 @@ import pytest
 import redis as redis_py
 from celery import Celery
 
-from job_system.image_queue import publish
-from weavloader import keys
+from job_system.publishing import publish
+from weavloader import redis_keys
 from weavloader.errors import TransientError
-from weavloader.image_job import ImageJob
+from weavloader.images.job import ImageJob
 
 ROOT = Path(__file__).parents[2]
 ENQUEUE_BOTH_WAYS = """
-from job_system.image_queue import publish
+from job_system.publishing import publish
 from job_system.tasks.processor import process_image_task
-from weavloader.image_job import ImageJob
+from weavloader.images.job import ImageJob
 
 job = ImageJob("http://storage/a/1-sample.jpg", "2026-11-24T10:00:00.123456789Z", vsn="W021")
 process_image_task.apply_async((job.to_message(),), task_id=job.id)
 publish([job])
 """
 # Chosen anew for each message, or of no use to a task whose result nobody reads.
-MAY_DIFFER = {"argsrepr", "origin", "timelimit", "reply_to", "delivery_tag", keys.QUEUED_AT}
+MAY_DIFFER = {"argsrepr", "origin", "timelimit", "reply_to", "delivery_tag", redis_keys.QUEUED_AT}
 
 
 def enqueued(url: str) -> list[Any]:
@@ -38,7 +38,7 @@ def enqueued(url: str) -> list[Any]:
     command = [*environment, sys.executable, "-c", ENQUEUE_BOTH_WAYS]
     subprocess.run(command, cwd=ROOT, check=True, timeout=60)
     with redis_py.Redis.from_url(url, socket_timeout=5) as client:
-        return [json.loads(text) for text in client.lrange(keys.IMAGE_QUEUE, 0, -1)][::-1]
+        return [json.loads(text) for text in client.lrange(redis_keys.IMAGE_QUEUE, 0, -1)][::-1]
 
 
 def same_in_both(part: dict[str, Any]) -> dict[str, Any]:
@@ -68,4 +68,4 @@ def test_a_broker_that_is_full_is_a_failure_that_passes(job_system: Celery, redi
             publish(jobs[1:])
     finally:
         redis.config_set("maxmemory", 0)
-    assert redis.llen(keys.IMAGE_QUEUE) == 1
+    assert redis.llen(redis_keys.IMAGE_QUEUE) == 1

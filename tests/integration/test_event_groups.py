@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.metrics_endpoint import ROOT, running
-from tests.redis_fixture import StoppableRedis
-from tests.waiting import wait_until
-from weavloader import keys
+from tests.support.metrics_endpoint import ROOT, running
+from tests.support.redis_fixture import StoppableRedis
+from tests.support.waiting import wait_until
+from weavloader import redis_keys
 
 TASKS = 41  # of three events each: no whole number of the 24 that a group holds at most
 WORKER = [sys.executable, "main.py", "cleaner", "--concurrency", "1"]
@@ -37,8 +37,8 @@ def environment(tmp_path: Path, own_redis: StoppableRedis) -> dict[str, str]:
 
 
 def is_all_done(redis: Any) -> bool:
-    held = sum(redis.hlen(key) for key in redis.scan_iter(keys.unacked("*")))
-    return not redis.llen(keys.CLEANUP_QUEUE) and not held
+    held = sum(redis.hlen(key) for key in redis.scan_iter(redis_keys.unacked("*")))
+    return not redis.llen(redis_keys.CLEANUP_QUEUE) and not held
 
 
 def events_of(message: dict[str, Any]) -> list[dict[str, Any]]:

@@ -10,15 +10,22 @@ from pathlib import Path
 import httpx
 import pytest
 
-from demo.ports import HOST, free_ports
-from tests.metrics_endpoint import FLOWER_AUTH, ROOT, running
-from tests.redis_fixture import StoppableRedis
-from tests.waiting import wait_until
+from demo.servers.ports import HOST, free_ports
+from tests.support.metrics_endpoint import FLOWER_AUTH, ROOT, running
+from tests.support.redis_fixture import StoppableRedis
+from tests.support.waiting import wait_until
 
 SECRET = "the-password-of-sage"
 USER, _, PASSWORD = FLOWER_AUTH.partition(":")
-FLOWER = [sys.executable, "-m", "celery", "-A", "job_system", "flower",
-          "--conf=job_system/flower_config.py"]  # fmt: skip
+FLOWER = [
+    sys.executable,
+    "-m",
+    "celery",
+    "-A",
+    "job_system",
+    "flower",
+    "--conf=job_system/flower_config.py",
+]
 
 
 @pytest.fixture
@@ -40,9 +47,14 @@ def tasks(environment: dict[str, str]) -> str:
     """What Flower's list of tasks holds; nothing while it does not answer."""
     url = f"http://{HOST}:{environment['FLOWER_PORT']}/tasks/datatable"
     asked: dict[str, str | int] = {
-        "draw": 1, "start": 0, "length": 10, "search[value]": "", "order[0][column]": 0,
-        "order[0][dir]": "asc", "columns[0][data]": "name",
-    }  # fmt: skip
+        "draw": 1,
+        "start": 0,
+        "length": 10,
+        "search[value]": "",
+        "order[0][column]": 0,
+        "order[0][dir]": "asc",
+        "columns[0][data]": "name",
+    }
     try:
         answer = httpx.get(url, params=asked, auth=(USER, PASSWORD), timeout=10)
     except httpx.TransportError:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from demo.triton import Triton
-from tests.metrics_endpoint import metrics_server
-from tests.redis_fixture import StoppableRedis
-from tests.waiting import wait_until
-from weavloader.store.embedded import EmbeddedStore
+from demo.servers.triton import Triton
+from tests.support.metrics_endpoint import metrics_server
+from tests.support.redis_fixture import StoppableRedis
+from tests.support.waiting import wait_until
+from weavloader.store.embedded.store import EmbeddedStore
 
 PROMISED_SECONDS = 30
 

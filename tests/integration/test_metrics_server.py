@@ -15,12 +15,12 @@ from threading import Event
 import httpx
 import pytest
 
-from demo.ports import HOST, free_ports
-from tests.flower_stand_in import flower_stand_in
-from tests.metrics_endpoint import FLOWER_AUTH, ROOT, metrics_server, running
-from tests.redis_fixture import StoppableRedis
-from tests.waiting import wait_until
-from weavloader import keys
+from demo.servers.ports import HOST, free_ports
+from tests.support.flower_stand_in import flower_stand_in
+from tests.support.metrics_endpoint import FLOWER_AUTH, ROOT, metrics_server, running
+from tests.support.redis_fixture import StoppableRedis
+from tests.support.waiting import wait_until
+from weavloader import redis_keys
 
 
 def sample(page: str, series: str) -> float:
@@ -33,9 +33,9 @@ def test_queues_and_dead_letters_are_counted_at_the_scrape(
     tmp_path: Path, own_redis: StoppableRedis
 ) -> None:
     with metrics_server(tmp_path, own_redis) as server, own_redis.client() as redis:
-        redis.rpush(keys.IMAGE_QUEUE, "a", "b")
-        redis.rpush(keys.IMAGE_QUEUE_LOW, "c")
-        redis.zadd(keys.DEAD_LETTER_INDEX, {"x": 1, "y": 2, "z": 3})
+        redis.rpush(redis_keys.IMAGE_QUEUE, "a", "b")
+        redis.rpush(redis_keys.IMAGE_QUEUE_LOW, "c")
+        redis.zadd(redis_keys.DEAD_LETTER_INDEX, {"x": 1, "y": 2, "z": 3})
         page = server.metrics()
     assert 'weavloader_queue_size{queue_name="image_processing"} 2.0' in page
     assert 'weavloader_queue_size{queue_name="image_processing_low"} 1.0' in page
@@ -48,14 +48,14 @@ def test_the_oldest_task_the_stream_and_the_audit_are_read_at_the_scrape(
 ) -> None:
     minute_ago = datetime.now(UTC) - timedelta(minutes=1)
     noted = {"at": minute_ago.isoformat(), "counts": {"stored": 5, "missing": 1}}
-    newest = {keys.STREAM_NEWEST_MEMBER: minute_ago.timestamp()}
+    newest = {redis_keys.STREAM_NEWEST_MEMBER: minute_ago.timestamp()}
     code = "from job_system.tasks import cleanup_failed_tasks as task; task.delay()"
     environment = {**os.environ, "CELERY_BROKER_URL": own_redis.url}
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
     with metrics_server(tmp_path, own_redis) as server, own_redis.client() as redis:
-        redis.set(keys.AUDIT_LAST, json.dumps(noted))
-        redis.set(keys.STREAM_LAST_TICK, json.dumps({"at": noted["at"], "taken": 1}))
-        redis.zadd(keys.STREAM_NEWEST, newest)
+        redis.set(redis_keys.AUDIT_LAST, json.dumps(noted))
+        redis.set(redis_keys.STREAM_LAST_TICK, json.dumps({"at": noted["at"], "taken": 1}))
+        redis.zadd(redis_keys.STREAM_NEWEST, newest)
         page = server.metrics()
     assert 0 < sample(page, 'queue_oldest_seconds{queue_name="cleanup"}') < 60
     assert 60 <= sample(page, "stream_lag_seconds") < 90
@@ -161,8 +161,12 @@ def test_a_port_that_is_taken_is_one_line_and_exit_code_2(
     }
     done = subprocess.run(
         [sys.executable, "-m", "metrics"],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "cannot listen on 127.0.0.1" in done.stderr

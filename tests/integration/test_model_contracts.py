@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
-from demo.triton import PREVIEW_REPOSITORY, Triton
+from demo.servers.triton import PREVIEW_REPOSITORY, Triton
 from inference.contracts import Contract, Tensor, contracts, require_contracts
 from weavloader.errors import ConfigError, TransientError
 
@@ -25,8 +25,10 @@ LINE = re.compile(r'name: "(\w+)", data_type: TYPE_(\w+), dims: \[ (.*?) \]')
 
 def written(config: Path) -> Contract:
     """The contract that a config.pbtxt holds."""
-    blocks = {kind: dict(map(tensor, LINE.findall(text))) for kind, text in BLOCK.findall(
-        config.read_text())}  # fmt: skip
+    blocks = {
+        kind: dict(map(tensor, LINE.findall(text)))
+        for kind, text in BLOCK.findall(config.read_text())
+    }
     return Contract(blocks["input"], blocks["output"])
 
 
@@ -49,15 +51,18 @@ def test_the_previews_keep_them(triton_client: InferenceServerClient) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("TYPE_FP32, dims: [ -1, -1, 3 ]", "TYPE_UINT8, dims: [ -1, -1, 3 ]",
-         "image is UINT8 [-1, -1, 3], not FP32 [-1, -1, 3]"),
+        (
+            "TYPE_FP32, dims: [ -1, -1, 3 ]",
+            "TYPE_UINT8, dims: [ -1, -1, 3 ]",
+            "image is UINT8 [-1, -1, 3], not FP32 [-1, -1, 3]",
+        ),
         ("dims: [ -1, -1, 3 ]", "dims: [ 3, -1, -1 ]", "image is FP32 [3, -1, -1], not"),
         ("max_batch_size: 0", "max_batch_size: 8", "text is BYTES [-1, 1], not BYTES [1]"),
         ('"image_embedding"', '"vector"', "no image_embedding among the outputs"),
         ('"text"', '"prompt"', "no text among the inputs; it also asks for prompt"),
         ("dims: [ 1, 1024 ]", "dims: [ 1, 768 ]", "text_embedding is FP32 [1, 768], not"),
     ],
-)  # fmt: skip
+)
 def test_another_contract_is_told_in_one_line(
     old: str, new: str, said: str, tmp_path: Path
 ) -> None:

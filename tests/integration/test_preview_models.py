@@ -9,7 +9,7 @@ from tritonclient.grpc import InferenceServerClient
 from inference import EMBEDDERS, gemma3_run_model, get_colbert_embedding
 from inference.preview.captions import PREFIX
 from inference.triton import Tensor
-from tests.drawn_pictures import PICTURES
+from tests.support.drawn_pictures import PICTURES
 
 TIMEOUT = 20.0
 QUERIES = {

@@ -15,9 +15,9 @@ from demo.pictures import SCENES
 from inference import gemma3_run_model, get_align_embeddings, get_clip_embeddings, model_config
 from inference.images import RGBImage
 from inference.model_config import ImageLimit
-from inference.models.joint import embed
+from inference.models.dual_encoder import embed
 from inference.models.vision_language import ask
-from weavloader.picture import decode
+from weavloader.images.decode import decode
 from weavloader.store.base import Vector
 
 TIMEOUT = 30.0
@@ -66,9 +66,14 @@ def test_the_vector_of_a_reduced_image_points_where_that_of_the_full_one_does(
     data = camera_image(scene)
     vector = reduced(triton_client, "", as_sent(data), timeout=TIMEOUT)
     full = embed(
-        model, triton_client, "", in_full(data),
-        limit=UNLIMITED, dimension=len(vector), timeout=TIMEOUT,
-    )  # fmt: skip
+        model,
+        triton_client,
+        "",
+        in_full(data),
+        limit=UNLIMITED,
+        dimension=len(vector),
+        timeout=TIMEOUT,
+    )
     assert float(full @ vector) > LEAST_COSINE
 
 

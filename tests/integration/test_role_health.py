@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from demo.ports import HOST, free_ports
-from tests.metrics_endpoint import ROOT, running
-from tests.redis_fixture import StoppableRedis
-from tests.waiting import wait_until
-from weavloader import keys
+from demo.servers.ports import HOST, free_ports
+from tests.support.metrics_endpoint import ROOT, running
+from tests.support.redis_fixture import StoppableRedis
+from tests.support.waiting import wait_until
+from weavloader import redis_keys
 
 
 @pytest.fixture
@@ -35,9 +35,14 @@ def ask(role: str, environment: dict[str, str]) -> tuple[int, str]:
     """Exit code and output of a check."""
     command = [sys.executable, "main.py", "check", "--role", role]
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True,
-        timeout=60, check=False,
-    )  # fmt: skip
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert not done.stderr, done.stderr
     return done.returncode, done.stdout
 
@@ -76,7 +81,7 @@ def test_asking_leaves_nothing_behind(
         before = set(redis.keys())
         assert is_well("cleaner", environment)
         assert set(redis.keys()) == before
-        assert redis.zcard(keys.DEAD_LETTER_INDEX) == 0
+        assert redis.zcard(redis_keys.DEAD_LETTER_INDEX) == 0
 
 
 def test_a_processor_is_not_well_without_its_models_and_its_store(
@@ -102,6 +107,6 @@ def test_the_stream_is_well_while_it_is_looked_at(
 ) -> None:
     with own_redis.client() as redis:
         assert "never looked at" in ask("stream", environment)[1]
-        redis.set(keys.STREAM_LAST_TICK, '{"at": "2026-01-01T00:00:00+00:00"}')
+        redis.set(redis_keys.STREAM_LAST_TICK, '{"at": "2026-01-01T00:00:00+00:00"}')
         assert ask("stream", environment)[0] == 1
     assert "no beat" in ask("scheduler", environment)[1]

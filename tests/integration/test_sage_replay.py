@@ -10,13 +10,13 @@ from typing import Any
 import httpx
 import pytest
 
-from demo.replay_catalogue import SECOND, Catalogue, Entry, StoredObject
-from demo.replay_faults import Fault
-from demo.replay_server import Replay
-from demo.times import rfc3339
-from weavloader.download import Downloader
+from demo.sage_replay.catalogue import SECOND, Catalogue, Entry, StoredObject
+from demo.sage_replay.faults import Fault
+from demo.sage_replay.server import Replay
+from demo.sage_replay.times import rfc3339
 from weavloader.errors import PermanentError, TransientError
-from weavloader.sage import BadLine, DataApi
+from weavloader.images.download import Downloader
+from weavloader.stream.sage_api import BadLine, DataApi
 
 USER, PASSWORD = "someone", "a secret"
 PLAIN, SIGNED = "sage/sampler/n1/17-a.jpg", "sage/sampler/n1/18-b.jpg"

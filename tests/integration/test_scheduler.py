@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.waiting import wait_until
-from weavloader import keys
+from tests.support.waiting import wait_until
+from weavloader import redis_keys
 
 ROOT = Path(__file__).parents[2]
 # The real application and scheduler, with one entry that is due every so many seconds.
@@ -80,7 +80,7 @@ def test_what_fell_due_while_no_scheduler_ran_fires_once_when_one_is_back(redis_
         time.sleep(2.5 * EVERY)  # it falls due twice
         before = fired(client)
         with scheduler(redis_url, EVERY):
-            wait_until(lambda: client.exists(keys.BEAT_LOCK), "the second scheduler")
+            wait_until(lambda: client.exists(redis_keys.BEAT_LOCK), "the second scheduler")
             began = time.monotonic()
             wait_until(lambda: fired(client) > before, "what was overdue")
             assert time.monotonic() - began < EVERY / 2, "it waited for its turn to come again"

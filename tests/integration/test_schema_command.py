@@ -8,11 +8,11 @@ from pathlib import Path
 import apsw
 import pytest
 
-from tests.command_line import Run, run_command
-from tests.weaviate_contract import fill_as_the_reference
-from tests.weaviate_stand_in import StandIn
+from tests.support.command_line import Run, run_command
+from tests.support.weaviate_contract import fill_as_the_reference
+from tests.support.weaviate_stand_in import StandIn
 from weavloader.settings import load_settings
-from weavloader.store.weaviate_api import DataType, Property, connect
+from weavloader.store.weaviate.client import DataType, Property, connect
 
 __all__ = ["run_command"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.metrics_endpoint import Endpoint, metrics_server
-from tests.redis_fixture import StoppableRedis
-from weavloader import keys
+from tests.support.metrics_endpoint import Endpoint, metrics_server
+from tests.support.redis_fixture import StoppableRedis
+from weavloader import redis_keys
 
 # Redis's manual gives O(1) for each; LINDEX for the ends of a list, which is all we ask for.
 CONSTANT_TIME = {"get", "lindex", "llen", "ping", "zcard", "zscore"}
@@ -30,9 +30,9 @@ def test_a_scrape_asks_redis_the_same_few_things_however_much_waits(
     with metrics_server(tmp_path, own_redis) as server, own_redis.client() as redis:
         server.metrics()  # connects
         of_nothing = calls_of_a_scrape(server, redis)
-        for lane in keys.LANES.values():
+        for lane in redis_keys.LANES.values():
             redis.rpush(lane, *["{}"] * MANY)
-        redis.zadd(keys.DEAD_LETTER_INDEX, {str(number): number for number in range(MANY)})
+        redis.zadd(redis_keys.DEAD_LETTER_INDEX, {str(number): number for number in range(MANY)})
         assert calls_of_a_scrape(server, redis) == of_nothing
         assert f"weavloader_dlq_size {MANY}.0" in server.metrics()
     assert set(of_nothing) <= CONSTANT_TIME

@@ -9,7 +9,7 @@ from tritonclient.grpc import InferenceServerClient
 from benchmarks.quality_report import ALPHAS, agreement, answers, quality
 from benchmarks.quality_set import described, drawn, queries
 from benchmarks.search_quality import embedders, stores
-from tests.weaviate_server import HOW_TO_GIVE_ONE
+from demo.servers.weaviate import HOW_TO_GIVE_ONE
 
 # With the preview models: 0.61, 0.85 and 0.65 as of November 2026.
 LEAST_RECALL = {"keyword": 0.55, "hybrid": 0.8, "vector": 0.6}

@@ -10,10 +10,10 @@ import httpx
 import pytest
 
 from client import connect_triton
-from demo.ports import HOST
-from demo.triton import Triton
+from demo.servers.ports import HOST
+from demo.servers.triton import Triton
 from inference import embedder
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 from weavloader.errors import TransientError
 from weavloader.settings import Settings, load_settings
 

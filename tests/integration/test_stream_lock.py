@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from demo.replay_catalogue import SECOND, Catalogue, Entry
-from demo.replay_server import Replay
-from demo.times import rfc3339
-from job_system import image_queue, resources
+from demo.sage_replay.catalogue import SECOND, Catalogue, Entry
+from demo.sage_replay.server import Replay
+from demo.sage_replay.times import rfc3339
+from job_system import dependencies, publishing
 from job_system.stream_lock import LOCK_SECONDS, StreamLock
 from job_system.tasks import moderator
-from tests.waiting import wait_until
-from weavloader import keys
-from weavloader.image_job import ImageJob
+from tests.support.waiting import wait_until
+from weavloader import redis_keys
+from weavloader.images.job import ImageJob
 from weavloader.settings import get_settings
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def test_a_look_that_lasts_keeps_its_lock_and_gives_it_back(redis: Any) -> None:
         time.sleep(1.5 * SHORT)
         with StreamLock(redis, SHORT).held(wait=0) as too:
             assert not too
-    assert not redis.exists(keys.STREAM_LOCK)
+    assert not redis.exists(redis_keys.STREAM_LOCK)
 
 
 def test_a_process_that_is_killed_leaves_the_stream_free_soon(redis: Any, redis_url: str) -> None:
@@ -53,34 +53,34 @@ def test_a_process_that_is_killed_leaves_the_stream_free_soon(redis: Any, redis_
         assert holder.stdout.readline() == b"held\n"
         holder.kill()
         holder.wait()
-    assert redis.exists(keys.STREAM_LOCK)
+    assert redis.exists(redis_keys.STREAM_LOCK)
     with StreamLock(redis, SHORT).held(wait=10) as is_held:
         assert is_held
 
 
 def test_a_moderators_lock_lasts_no_longer_than_a_dead_workers_lease(redis: Any) -> None:
     with StreamLock(redis).held(wait=0):
-        assert 0 < redis.pttl(keys.STREAM_LOCK) <= LOCK_SECONDS * 1000 <= 15_000
+        assert 0 < redis.pttl(redis_keys.STREAM_LOCK) <= LOCK_SECONDS * 1000 <= 15_000
 
 
 def test_a_lock_that_another_took_is_neither_ours_nor_given_back(redis: Any) -> None:
     lock = StreamLock(redis, SHORT)
     with lock.held(wait=0):
         assert lock.is_ours()
-        redis.set(keys.STREAM_LOCK, "another's")
+        redis.set(redis_keys.STREAM_LOCK, "another's")
         wait_until(lambda: not lock.is_ours(), "the loss")
         time.sleep(SHORT)  # it is not renewed on the other's behalf either
-        assert redis.pttl(keys.STREAM_LOCK) == -1
-    assert redis.get(keys.STREAM_LOCK) == b"another's"
+        assert redis.pttl(redis_keys.STREAM_LOCK) == -1
+    assert redis.get(redis_keys.STREAM_LOCK) == b"another's"
 
 
 def test_a_tick_that_lost_its_lock_publishes_and_leaves_the_cursor(
     job_system: Celery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    redis, really = resources.redis_client(), image_queue.publish
+    redis, really = dependencies.redis_client(), publishing.publish
 
     def publish(jobs: Sequence[ImageJob]) -> None:
-        redis.set(keys.STREAM_LOCK, "another's")
+        redis.set(redis_keys.STREAM_LOCK, "another's")
         really(jobs)
 
     at = time.time_ns() - 60 * SECOND
@@ -92,9 +92,9 @@ def test_a_tick_that_lost_its_lock_publishes_and_leaves_the_cursor(
         with monkeypatch.context() as patch:
             patch.setattr(moderator, "publish", publish)
             moderator.monitor_data_stream()
-        assert redis.llen(keys.IMAGE_QUEUE) == 1
-        assert redis.get(keys.STREAM_CURSOR) is None
-        redis.delete(keys.STREAM_LOCK)
+        assert redis.llen(redis_keys.IMAGE_QUEUE) == 1
+        assert redis.get(redis_keys.STREAM_CURSOR) is None
+        redis.delete(redis_keys.STREAM_LOCK)
         moderator.monitor_data_stream()
-        assert redis.get(keys.STREAM_CURSOR) is not None
-        assert redis.llen(keys.IMAGE_QUEUE) == 1
+        assert redis.get(redis_keys.STREAM_CURSOR) is not None
+        assert redis.llen(redis_keys.IMAGE_QUEUE) == 1

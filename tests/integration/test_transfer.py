@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.command_line import Run, run_command
-from tests.store_contract import WHEN, an_image
-from tests.waiting import wait_until
-from tests.weaviate_contract import fill_as_the_reference
-from tests.weaviate_stand_in import StandIn
+from tests.support.command_line import Run, run_command
+from tests.support.store_contract import WHEN, an_image
+from tests.support.waiting import wait_until
+from tests.support.weaviate_contract import fill_as_the_reference
+from tests.support.weaviate_stand_in import StandIn
 from weavloader.settings import Settings, load_settings
 from weavloader.store import open_store
 from weavloader.store.base import ImageObject, Location, image_id
-from weavloader.store.weaviate_api import connect
+from weavloader.store.weaviate.client import connect
 
 __all__ = ["run_command"]
 
@@ -31,8 +31,11 @@ Environment = Mapping[str, str]
 
 def embedded(folder: Path) -> dict[str, str]:
     """The environment of an embedded store."""
-    return {"VECTOR_STORE": "embedded", "EMBEDDED_STORE_PATH": str(folder),
-            "EMBEDDING_MODELS": "clip,align,colbert"}  # fmt: skip
+    return {
+        "VECTOR_STORE": "embedded",
+        "EMBEDDED_STORE_PATH": str(folder),
+        "EMBEDDING_MODELS": "clip,align,colbert",
+    }
 
 
 def of_settings(settings: Settings) -> dict[str, str]:
@@ -40,9 +43,11 @@ def of_settings(settings: Settings) -> dict[str, str]:
     names = ("weaviate_host", "weaviate_port", "weaviate_grpc_port", "weaviate_collection")
     key = settings.weaviate_api_key.get_secret_value()
     return {
-        "VECTOR_STORE": "weaviate", "EMBEDDING_MODELS": "clip,align,colbert",
-        "WEAVIATE_API_KEY": key, **{name.upper(): str(getattr(settings, name)) for name in names},
-    }  # fmt: skip
+        "VECTOR_STORE": "weaviate",
+        "EMBEDDING_MODELS": "clip,align,colbert",
+        "WEAVIATE_API_KEY": key,
+        **{name.upper(): str(getattr(settings, name)) for name in names},
+    }
 
 
 def given(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> Settings:
@@ -87,8 +92,11 @@ def assert_holds(settings: Settings, items: list[ImageObject]) -> None:
         read = store.get(item.id)
         assert read is not None
         assert (read.text, read.captured_at, read.image, read.location) == (
-            item.text, item.captured_at, item.image, item.location,
-        )  # fmt: skip
+            item.text,
+            item.captured_at,
+            item.image,
+            item.location,
+        )
         assert read.vectors.keys() == item.vectors.keys()
         for name, vector in item.vectors.items():
             np.testing.assert_array_equal(read.vectors[name], vector)
@@ -111,9 +119,12 @@ class Transfer:
         raise NotImplementedError
 
     def test_objects_go_from_store_to_store_and_come_back_the_same(
-        self, weaviate: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        self,
+        weaviate: Environment,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
         run_command: Run,
-    ) -> None:  # fmt: skip
+    ) -> None:
         items, out, back = objects(250), tmp_path / "out.jsonl", tmp_path / "back.jsonl.gz"
         filled(given(embedded(tmp_path / "first"), monkeypatch), items)
         assert run_command("export", str(out))[:2] == (0, f"250 objects in {out}\n")

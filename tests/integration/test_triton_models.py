@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
-from demo.triton import Triton
+from demo.servers.triton import Triton
 from inference import (
     CAPTIONERS,
     EMBEDDERS,
@@ -21,7 +21,7 @@ from inference import (
 from inference.images import reduce_image
 from inference.model_config import ImageLimit
 from inference.triton import Tensor, Tensors, infer, text_tensor
-from tests.drawn_pictures import green_field, smoke
+from tests.support.drawn_pictures import green_field, smoke
 from weavloader.errors import PermanentError, TransientError
 
 TIMEOUT = 20.0
@@ -134,9 +134,14 @@ def test_a_raw_florence_answer_is_json_keyed_by_its_task(
         "image_height": np.array([1200], np.int32),
     }
     answer = infer(
-        triton_client, "florence2base", inputs, lambda outputs: outputs["answer"],
-        outputs=["answer"], operation="t", timeout=TIMEOUT,
-    )  # fmt: skip
+        triton_client,
+        "florence2base",
+        inputs,
+        lambda outputs: outputs["answer"],
+        outputs=["answer"],
+        operation="t",
+        timeout=TIMEOUT,
+    )
     (grounded,) = json.loads(answer[0]).values()
     assert grounded["labels"] == ["smoke", "sky"]
 
@@ -144,9 +149,14 @@ def test_a_raw_florence_answer_is_json_keyed_by_its_task(
 def test_an_unknown_model_may_appear_later(triton_client: InferenceServerClient) -> None:
     with pytest.raises(TransientError) as caught:
         infer(
-            triton_client, "absent", {"text": text_tensor("")}, dict,
-            outputs=["x"], operation="t", timeout=TIMEOUT,
-        )  # fmt: skip
+            triton_client,
+            "absent",
+            {"text": text_tensor("")},
+            dict,
+            outputs=["x"],
+            operation="t",
+            timeout=TIMEOUT,
+        )
     assert caught.value.reason == "model_missing"
 
 

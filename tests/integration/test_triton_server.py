@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from demo.triton import PREVIEW_REPOSITORY, Ports, Triton, command
-from demo.triton_install import DEFAULT_CACHE, install
+from demo.servers.triton import PREVIEW_REPOSITORY, Ports, Triton, command
+from demo.servers.triton_install import DEFAULT_CACHE, install
 from weavloader.errors import ConfigError, TransientError
 
 CONFIG = """name: "echo"
@@ -64,9 +64,10 @@ def test_a_server_that_was_killed_leaves_nothing_once_stopped(tmp_path: Path) ->
     models = repository(tmp_path / "models", ECHO)
     with Triton(tmp_path / "log", repository=models) as server:
         (line,) = (
-            each for each in Path("/proc").glob("[0-9]*")
+            each
+            for each in Path("/proc").glob("[0-9]*")
             if f"--grpc-port={server.ports.grpc}" in (each / "cmdline").read_text()
-        )  # fmt: skip
+        )
         os.kill(int(line.name), signal.SIGKILL)
     assert left_behind(tmp_path, server) == []
 
@@ -91,7 +92,7 @@ def test_a_server_that_is_not_ready_in_time_is_ended(tmp_path: Path) -> None:
 def test_two_who_install_at_once_get_one_whole_installation(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     program = (
-        "import sys; from pathlib import Path; from demo.triton_install import install;"
+        "import sys; from pathlib import Path; from demo.servers.triton_install import install;"
         "print(install(Path(sys.argv[1])).binary)"
     )
     line = [sys.executable, "-c", program, str(cache)]

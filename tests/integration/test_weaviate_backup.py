@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from weaviate.backup.backup import BackupStorage
 
-from tests.store_contract import EAST, an_image, found
-from tests.weaviate_server import HOW_TO_GIVE_ONE, started
+from demo.servers.weaviate import HOW_TO_GIVE_ONE, started
+from tests.support.store_contract import EAST, an_image, found
 from weavloader.settings import Settings, load_settings
 from weavloader.store import open_store
-from weavloader.store.weaviate_api import WeaviateClient, connect
+from weavloader.store.weaviate.client import WeaviateClient, connect
 
 
 @pytest.fixture

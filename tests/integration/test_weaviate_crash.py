@@ -10,9 +10,9 @@ from threading import Thread
 import numpy as np
 import pytest
 
-from tests.store_contract import an_image
-from tests.waiting import wait_until
-from tests.weaviate_server import HOW_TO_GIVE_ONE, LocalWeaviate, started
+from demo.servers.weaviate import HOW_TO_GIVE_ONE, LocalWeaviate, started
+from tests.support.store_contract import an_image
+from tests.support.waiting import wait_until
 from weavloader.batches import batched
 from weavloader.errors import ConfigError, TransientError
 from weavloader.settings import load_settings

@@ -9,15 +9,16 @@ from itertools import chain, repeat
 
 import pytest
 
-from tests.store_contract import EAST, StoreContract, an_image, found
-from tests.waiting import wait_until
-from tests.weaviate_contract import WeaviateContract
-from tests.weaviate_stand_in import StandIn
-from tests.weaviate_stand_in.schema import Schema, add_vectors
+from tests.support.store_contract import EAST, StoreContract, an_image, found
+from tests.support.waiting import wait_until
+from tests.support.weaviate_contract import WeaviateContract
+from tests.support.weaviate_stand_in import StandIn
+from tests.support.weaviate_stand_in.schema import Schema, add_vectors
 from weavloader.errors import ConfigError, PermanentError, TransientError, WeavloaderError
 from weavloader.settings import Settings, load_settings
-from weavloader.store import open_store, weaviate_writes
+from weavloader.store import open_store
 from weavloader.store.base import Store, image_id
+from weavloader.store.weaviate import write
 
 BAD_TEXT = "invalid text property 'vsn' on class 'Test': not a string, but float64"
 
@@ -93,8 +94,9 @@ class TestFaults:
         server.stop()
         try:
             assert reason(lambda: store.upsert([an_image("2")])) == (
-                TransientError, "store_unreachable",
-            )  # fmt: skip
+                TransientError,
+                "store_unreachable",
+            )
         finally:
             server.start()
         wait_until(lambda: not fails(lambda: store.upsert([an_image("2")])), "the server again")
@@ -145,12 +147,13 @@ class TestFaults:
     def test_what_may_pass_is_never_called_the_fault_of_an_image(
         self, store: Store, server: StandIn, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(weaviate_writes, "_PAUSES", (0.01,))
+        monkeypatch.setattr(write, "_PAUSES", (0.01,))
         said = {"0": BAD_TEXT, "1": "store is read-only"}
         server.faults.refuse = said.__getitem__
         assert reason(lambda: store.upsert([an_image("0"), an_image("1")])) == (
-            TransientError, "store_failed",
-        )  # fmt: skip
+            TransientError,
+            "store_failed",
+        )
 
     def test_an_object_that_the_server_has_but_does_not_find_is_written_anew(
         self, store: Store, server: StandIn, settings: Settings
@@ -203,8 +206,11 @@ class TestFaults:
     def test_a_collection_that_lacks_a_vector_is_the_operators_to_mend(
         self, store: Store, settings: Settings
     ) -> None:
-        few = open_store(settings.model_copy(update={"weaviate_collection": "TestFew",
-                                                     "embedding_models": ("clip",)}))  # fmt: skip
+        few = open_store(
+            settings.model_copy(
+                update={"weaviate_collection": "TestFew", "embedding_models": ("clip",)}
+            )
+        )
         few.prepare()
         with pytest.raises(ConfigError):
             few.upsert([an_image(vectors={"align": EAST})])

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.local_server import Answer, LocalServer, Request, local_server
-from tests.store_contract import EAST, an_image
-from tests.weaviate_server import HOW_TO_GIVE_ONE, started
+from demo.servers.weaviate import HOW_TO_GIVE_ONE, started
+from tests.support.local_server import Answer, LocalServer, Request, local_server
+from tests.support.store_contract import EAST, an_image
 from weavloader.errors import TransientError
 from weavloader.settings import Settings, load_settings
 from weavloader.store import open_store

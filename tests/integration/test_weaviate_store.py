@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.ranking_contract import RankingContract
-from tests.store_contract import EAST, NORTH, an_image, found
-from tests.weaviate_contract import REFERENCE_PLACE, WeaviateContract, fill_as_the_reference
-from tests.weaviate_server import free_ports, named_by_environment
+from demo.servers.weaviate import free_ports, named_by_environment
+from tests.support.ranking_contract import RankingContract
+from tests.support.store_contract import EAST, NORTH, an_image, found
+from tests.support.weaviate_contract import REFERENCE_PLACE, WeaviateContract, fill_as_the_reference
 from weavloader.errors import ConfigError, TransientError
 from weavloader.settings import Settings
 from weavloader.store import open_store
 from weavloader.store.base import Area, Filters, Location, SearchQuery, Store
-from weavloader.store.weaviate_api import WeaviateClient
+from weavloader.store.weaviate.client import WeaviateClient
 
 
 @pytest.fixture
@@ -39,13 +39,20 @@ class TestWeaviateStore(WeaviateContract, RankingContract):
         self, store: Store, settings: Settings, client: WeaviateClient, falls: int
     ) -> None:
         turns = np.random.default_rng(falls).gamma(0.3, size=40).astype(np.float32)
-        store.upsert([
-            an_image(str(n), vectors={"clip": EAST + NORTH * turn}) for n, turn in enumerate(turns)
-        ])  # fmt: skip
+        store.upsert(
+            [
+                an_image(str(n), vectors={"clip": EAST + NORTH * turn})
+                for n, turn in enumerate(turns)
+            ]
+        )
         theirs = client.collections.use(settings.weaviate_collection).query.hybrid(
-            "", alpha=1, vector={"clip": EAST.tolist()}, target_vector="clip",
-            limit=30, auto_limit=falls,
-        )  # fmt: skip
+            "",
+            alpha=1,
+            vector={"clip": EAST.tolist()},
+            target_vector="clip",
+            limit=30,
+            auto_limit=falls,
+        )
         query = SearchQuery("", EAST, alpha=1, limit=30, autocut=falls)
         ours = [hit.id for hit in store.search(query)]
         assert ours == [str(hit.uuid) for hit in theirs.objects]

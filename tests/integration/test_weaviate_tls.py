@@ -8,9 +8,9 @@ from pathlib import Path
 import certifi
 import pytest
 
-from tests.certificate import write_certificate
-from tests.store_contract import an_image
-from tests.weaviate_stand_in import StandIn
+from tests.support.certificate import write_certificate
+from tests.support.store_contract import an_image
+from tests.support.weaviate_stand_in import StandIn
 from weavloader.errors import TransientError
 from weavloader.settings import Settings, load_settings
 from weavloader.store import open_store

@@ -13,9 +13,9 @@ import httpx
 import pytest
 from celery import Celery
 
-from tests.pages import HOSTILE, served
-from weavloader import keys
-from weavloader.dead_letters import DeadLetter, DeadLetters
+from tests.support.pages import HOSTILE, served
+from weavloader import redis_keys
+from weavloader.dlq.queue import DeadLetter, DeadLetters
 from weavloader.settings import Settings, load_settings
 
 TASK = "job_system.tasks.process_image_task"
@@ -79,7 +79,7 @@ def post(site: httpx.Client, path: str, **fields: str) -> httpx.Response:
 
 
 def waiting(redis: Any) -> int:
-    return int(redis.llen(keys.IMAGE_QUEUE_LOW))
+    return int(redis.llen(redis_keys.IMAGE_QUEUE_LOW))
 
 
 def test_the_list_shows_reason_node_age_and_error_newest_first(site: httpx.Client) -> None:
@@ -163,8 +163,16 @@ def test_another_site_can_change_nothing(
     assert letters.count() == 3
 
 
-@pytest.mark.parametrize("path", ["/dead-letters", f"/dead-letters/letter/{A}", "/api/dlq",
-                                  f"/api/dlq/{A}", "/dead-letters/all?action=drop"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/dead-letters",
+        f"/dead-letters/letter/{A}",
+        "/api/dlq",
+        f"/api/dlq/{A}",
+        "/dead-letters/all?action=drop",
+    ],
+)
 def test_beyond_this_machine_flowers_password_is_asked_for(
     settings: Settings, letters: DeadLetters, path: str
 ) -> None:

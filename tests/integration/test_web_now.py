@@ -14,12 +14,12 @@ import pytest
 import redis as redis_py
 from celery import Celery
 
-from demo.ports import free_ports
-from tests.pages import SNOW, an_image, keep, served
-from tests.waiting import wait_until
-from weavloader import keys
+from demo.servers.ports import free_ports
+from tests.support.pages import SNOW, an_image, keep, served
+from tests.support.waiting import wait_until
+from weavloader import redis_keys
 from weavloader.settings import Settings, load_settings
-from web.gallery import Gallery
+from web.image_service import Gallery
 from web.monitor import Monitor
 
 
@@ -51,16 +51,20 @@ def test_the_status_tells_what_is_stored_queued_dead_and_ailing(
     keep(settings, [an_image("one", "snow", SNOW), an_image("two", "ice", SNOW, minutes_ago=1)])
     captured = datetime.now(UTC) - timedelta(seconds=90)
     with redis_py.Redis.from_url(redis_url, socket_timeout=5) as redis:
-        redis.rpush(keys.IMAGE_QUEUE, "{}", "{}", "{}")
-        redis.rpush(keys.IMAGE_QUEUE_LOW, "{}", "{}")
-        redis.zadd(keys.DEAD_LETTER_INDEX, {"x": 1})
+        redis.rpush(redis_keys.IMAGE_QUEUE, "{}", "{}", "{}")
+        redis.rpush(redis_keys.IMAGE_QUEUE_LOW, "{}", "{}")
+        redis.zadd(redis_keys.DEAD_LETTER_INDEX, {"x": 1})
         note = {"at": datetime.now(UTC).isoformat(), "taken": 7, "waiting": True}
-        redis.set(keys.STREAM_LAST_TICK, json.dumps(note))
-        redis.zadd(keys.STREAM_NEWEST, {keys.STREAM_NEWEST_MEMBER: captured.timestamp()})
+        redis.set(redis_keys.STREAM_LAST_TICK, json.dumps(note))
+        redis.zadd(
+            redis_keys.STREAM_NEWEST, {redis_keys.STREAM_NEWEST_MEMBER: captured.timestamp()}
+        )
 
     def seen() -> Any:
         told = site.get("/api/status").json()
-        complete = told["images_stored"] == 2 and (told["queues"] or {}).get(keys.IMAGE_QUEUE) == 3
+        complete = (
+            told["images_stored"] == 2 and (told["queues"] or {}).get(redis_keys.IMAGE_QUEUE) == 3
+        )
         return told if complete and told["stream"] else None
 
     status = wait_until(seen, "a look at all of it")

@@ -87,6 +87,12 @@ def call(
         TransientError: Anything else went wrong.
     """
     return infer(
-        client, model, inputs, dict, outputs=OUTPUTS[model], operation="test", timeout=timeout,
+        client,
+        model,
+        inputs,
+        dict,
+        outputs=OUTPUTS[model],
+        operation="test",
+        timeout=timeout,
         parameters=parameters,
-    )  # fmt: skip
+    )

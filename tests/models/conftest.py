@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
-from demo.triton import Triton
+from demo.servers.triton import Triton
 from tests.models.server import make_weights, serve
 
 

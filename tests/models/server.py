@@ -6,8 +6,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from demo.triton import Triton
-from demo.triton_install import install
+from demo.servers.triton import Triton
+from demo.servers.triton_install import install
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = ROOT / "inference" / "model_repository"
@@ -43,9 +43,12 @@ def serve(
     """A server of the real repository, not started."""
     where = {f"{name.upper()}_WEIGHTS": str(weights / name) for name in MODELS}
     return Triton(
-        log, repository=repository, packages=packages(), ready_seconds=READY_SECONDS,
+        log,
+        repository=repository,
+        packages=packages(),
+        ready_seconds=READY_SECONDS,
         environment={**SETTINGS, **where, **settings},
-    )  # fmt: skip
+    )
 
 
 def only(model: str, folder: Path) -> Path:

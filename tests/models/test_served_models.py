@@ -9,20 +9,26 @@ import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
-from demo.triton import PREVIEW_REPOSITORY
+from demo.servers.triton import PREVIEW_REPOSITORY
 from inference import CAPTIONERS, EMBEDDERS, get_colbert_embedding, required_models
 from inference.triton import Tensor, text_tensor
-from tests.drawn_pictures import smoke
 from tests.models.calls import TIMEOUT, call, picture, valid
 from tests.models.server import MODELS
+from tests.support.drawn_pictures import smoke
 from weavloader.errors import PermanentError
 
 pytestmark = [pytest.mark.models, pytest.mark.timeout(400)]
 
 WITH_IMAGE = [model for model in MODELS if model != "colbert"]
 IN_FLOATS = ["align", "clip", "florence2base"]
-TEXT_INPUT = {"clip": "text", "align": "text", "colbert": "text", "gemma3": "prompt",
-              "qwen2_5_vl": "prompt", "florence2base": "text_input"}  # fmt: skip
+TEXT_INPUT = {
+    "clip": "text",
+    "align": "text",
+    "colbert": "text",
+    "gemma3": "prompt",
+    "qwen2_5_vl": "prompt",
+    "florence2base": "text_input",
+}
 CALLERS = 16
 
 

@@ -47,8 +47,12 @@ def clip(folder: Path) -> None:
     words = [*byte_characters(), *(f"{each}</w>" for each in byte_characters())]
     vocab = vocabulary(["<|startoftext|>", "<|endoftext|>"], words)
     tokenizer = hf.CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77)
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-            "num_attention_heads": 4}  # fmt: skip
+    size = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
     config = hf.CLIPConfig(
         text_config={**size, **ids, "vocab_size": len(vocab)},
@@ -65,12 +69,22 @@ def align(folder: Path) -> None:
     """ALIGN, 640-d, at 32x32 pixels."""
     vocab = word_pieces(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
     config = hf.AlignConfig(
-        text_config={"vocab_size": len(vocab), "hidden_size": 32, "num_hidden_layers": 2,
-                     "num_attention_heads": 4, "intermediate_size": 64},
-        vision_config={"image_size": 32, "width_coefficient": 0.25, "depth_coefficient": 0.3,
-                       "out_channels": [16, 24, 40, 80, 112, 192, 2560], "hidden_dim": 640},
+        text_config={
+            "vocab_size": len(vocab),
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 64,
+        },
+        vision_config={
+            "image_size": 32,
+            "width_coefficient": 0.25,
+            "depth_coefficient": 0.3,
+            "out_channels": [16, 24, 40, 80, 112, 192, 2560],
+            "hidden_dim": 640,
+        },
         projection_dim=640,
-    )  # fmt: skip
+    )
     images = hf.EfficientNetImageProcessor(
         size={"height": 36, "width": 36}, do_center_crop=True, crop_size={"height": 32, "width": 32}
     )
@@ -96,9 +110,12 @@ def colbert(folder: Path) -> None:
     """ColBERT, 128-d for every token."""
     vocab = word_pieces(["[PAD]", "[unused0]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
     config = hf.BertConfig(
-        vocab_size=len(vocab), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=len(vocab),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
         intermediate_size=64,
-    )  # fmt: skip
+    )
     save(folder, ColBERT(config), hf.BertTokenizer(vocab=vocab, model_max_length=512))
 
 
@@ -113,25 +130,53 @@ GEMMA_TEMPLATE = (
 
 def gemma3(folder: Path) -> None:
     """Gemma 3, an image of 28x28 pixels as 4 tokens."""
-    specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>",
-                "<start_of_image>", "<end_of_image>", "<image_soft_token>"]  # fmt: skip
+    specials = [
+        "<pad>",
+        "<eos>",
+        "<bos>",
+        "<unk>",
+        "<start_of_turn>",
+        "<end_of_turn>",
+        "<start_of_image>",
+        "<end_of_image>",
+        "<image_soft_token>",
+    ]
     words = ["▁" if each == " " else each for each in CHARACTERS]
     vocab = vocabulary(specials, [*words, "\n"])
     tokenizer = hf.GemmaTokenizer(
-        vocab=vocab, merges=[],
-        extra_special_tokens={"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>",
-                              "image_token": "<image_soft_token>"},
-    )  # fmt: skip
+        vocab=vocab,
+        merges=[],
+        extra_special_tokens={
+            "boi_token": "<start_of_image>",
+            "eoi_token": "<end_of_image>",
+            "image_token": "<image_soft_token>",
+        },
+    )
     tokenizer.add_tokens(specials[4:6], special_tokens=True)
     config = hf.Gemma3Config(
-        text_config={"vocab_size": len(vocab), "hidden_size": 32, "intermediate_size": 64,
-                     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-                     "head_dim": 8, "query_pre_attn_scalar": 8},
-        vision_config={"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-                       "num_attention_heads": 4, "image_size": 28, "patch_size": 7},
-        mm_tokens_per_image=4, boi_token_index=vocab["<start_of_image>"],
-        eoi_token_index=vocab["<end_of_image>"], image_token_index=vocab["<image_soft_token>"],
-    )  # fmt: skip
+        text_config={
+            "vocab_size": len(vocab),
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "query_pre_attn_scalar": 8,
+        },
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "image_size": 28,
+            "patch_size": 7,
+        },
+        mm_tokens_per_image=4,
+        boi_token_index=vocab["<start_of_image>"],
+        eoi_token_index=vocab["<end_of_image>"],
+        image_token_index=vocab["<image_soft_token>"],
+    )
     images = hf.Gemma3ImageProcessor(size={"height": 28, "width": 28}, image_seq_length=4)
     processor = hf.Gemma3Processor(
         images, tokenizer, chat_template=GEMMA_TEMPLATE, image_seq_length=4
@@ -151,27 +196,54 @@ QWEN_TEMPLATE = (
 
 def qwen2_5_vl(folder: Path) -> None:
     """Qwen2.5-VL with two layers, a token for every 28x28 pixels as the real one."""
-    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>",
-                "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]  # fmt: skip
+    specials = [
+        "<|endoftext|>",
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|vision_start|>",
+        "<|vision_end|>",
+        "<|image_pad|>",
+        "<|video_pad|>",
+    ]
     vocab = vocabulary(specials, [*byte_characters(), "Ċ"])
     tokenizer = hf.Qwen2Tokenizer(vocab=vocab, merges=[], eos_token="<|im_end|>")
     tokenizer.add_tokens(specials, special_tokens=True)
     config = hf.Qwen2_5_VLConfig(
-        text_config={"vocab_size": len(vocab), "hidden_size": 32, "intermediate_size": 64,
-                     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-                     "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 0,
-                     "rope_parameters": {"rope_type": "default", "rope_theta": 1e6,
-                                         "mrope_section": [1, 1, 2]}},
-        vision_config={"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4,
-                       "out_hidden_size": 32, "fullatt_block_indexes": [1]},
-        image_token_id=vocab["<|image_pad|>"], video_token_id=vocab["<|video_pad|>"],
+        text_config={
+            "vocab_size": len(vocab),
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "bos_token_id": 0,
+            "eos_token_id": 2,
+            "pad_token_id": 0,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "mrope_section": [1, 1, 2],
+            },
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_heads": 4,
+            "out_hidden_size": 32,
+            "fullatt_block_indexes": [1],
+        },
+        image_token_id=vocab["<|image_pad|>"],
+        video_token_id=vocab["<|video_pad|>"],
         vision_start_token_id=vocab["<|vision_start|>"],
         vision_end_token_id=vocab["<|vision_end|>"],
-    )  # fmt: skip
+    )
     processor = hf.Qwen2_5_VLProcessor(
-        hf.Qwen2VLImageProcessor(min_pixels=4 * 28 * 28, max_pixels=16 * 28 * 28), tokenizer,
-        hf.Qwen2VLVideoProcessor(), chat_template=QWEN_TEMPLATE,
-    )  # fmt: skip
+        hf.Qwen2VLImageProcessor(min_pixels=4 * 28 * 28, max_pixels=16 * 28 * 28),
+        tokenizer,
+        hf.Qwen2VLVideoProcessor(),
+        chat_template=QWEN_TEMPLATE,
+    )
     silent = [*range(len(specials)), vocab["Ġ"], vocab["Ċ"]]
     save(folder, _wordy(hf.Qwen2_5_VLForConditionalGeneration(config), silent), processor)
 
@@ -187,16 +259,31 @@ def florence2base(folder: Path) -> None:
         ["<od>", "</od>", "<poly>", "</poly>", "<sep>", *places], special_tokens=True
     )
     config = hf.Florence2Config(
-        text_config={"model_type": "bart", "vocab_size": len(tokenizer), "d_model": 32,
-                     "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
-                     "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
-                     "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2,
-                     "decoder_start_token_id": 2},
-        vision_config={"embed_dim": (8, 16, 32, 64), "num_heads": (1, 2, 4, 8),
-                       "num_groups": (1, 2, 4, 8), "depths": (1, 1, 1, 1), "window_size": 2,
-                       "projection_dim": 32},
+        text_config={
+            "model_type": "bart",
+            "vocab_size": len(tokenizer),
+            "d_model": 32,
+            "encoder_layers": 2,
+            "decoder_layers": 2,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "encoder_ffn_dim": 64,
+            "decoder_ffn_dim": 64,
+            "bos_token_id": 0,
+            "pad_token_id": 1,
+            "eos_token_id": 2,
+            "decoder_start_token_id": 2,
+        },
+        vision_config={
+            "embed_dim": (8, 16, 32, 64),
+            "num_heads": (1, 2, 4, 8),
+            "num_groups": (1, 2, 4, 8),
+            "depths": (1, 1, 1, 1),
+            "window_size": 2,
+            "projection_dim": 32,
+        },
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-    )  # fmt: skip
+    )
     images = hf.CLIPImageProcessor(size={"height": 64, "width": 64}, do_center_crop=False)
     images.image_seq_length = (64 // 32) ** 2 + 1
     processor = hf.Florence2Processor(images, tokenizer, post_processor_config=FLORENCE_POST)
@@ -204,10 +291,13 @@ def florence2base(folder: Path) -> None:
 
 
 FLORENCE_POST = {
-    "NUM_BBOX_HEIGHT_BINS": 1000, "NUM_BBOX_WIDTH_BINS": 1000, "PARSE_TASKS": [],
+    "NUM_BBOX_HEIGHT_BINS": 1000,
+    "NUM_BBOX_WIDTH_BINS": 1000,
+    "PARSE_TASKS": [],
     "phrase_grounding": {"FILTER_BY_BLACK_LIST": True, "banned_grounding_tokens": ["it"]},
-    "pure_text": {}, "description_with_bboxes": {"PARSE_TASKS": []},
-}  # fmt: skip
+    "pure_text": {},
+    "description_with_bboxes": {"PARSE_TASKS": []},
+}
 
 
 def _wordy(model: Any, silent: Sequence[int]) -> Any:

@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 import pytest
 
-from commands.group import cli
-from tests import commands_page
+from commands.cli import cli
+from tests.support import commands_page
 
 ROOT = Path(__file__).parents[2]
 REAL = commands_page.real()
@@ -22,7 +22,7 @@ PAGES = [*(ROOT / "docs").glob("*.md"), *([README] if README.exists() else [])]
 @pytest.mark.parametrize("name", sorted(REAL))
 def test_the_page_of_commands_shows_the_help_of_each(name: str) -> None:
     assert commands_page.documented().get(name) == REAL[name], (
-        "docs/commands.md is behind: .venv/bin/python -m tests.commands_page brings it up to date"
+        "docs/commands.md is outdated: run .venv/bin/python -m tests.support.commands_page"
     )
 
 

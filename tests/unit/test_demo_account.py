@@ -14,17 +14,17 @@ import pytest
 from rich.console import Console
 
 from demo.account import Entry, Witness, totals
-from demo.cast import DEAD, MISSING, ROUND, STORED, Fate
+from demo.cases import DEAD, MISSING, ROUND, STORED, Fate
+from demo.dataset import World
 from demo.nodes import EXCLUDED_NODE
-from demo.replay_server import Replay
-from demo.scenario import World
-from demo.show import show_account, show_verdict
-from weavloader.dead_letters import DeadLetters, FailedTask
+from demo.output import show_account, show_verdict
+from demo.sage_replay.server import Replay
+from weavloader.dlq.queue import DeadLetters, FailedTask
 from weavloader.errors import PermanentError
-from weavloader.image_job import ImageJob
-from weavloader.sage import DataApi
+from weavloader.images.job import ImageJob
 from weavloader.settings import load_settings
-from weavloader.stream import Stream, TickReport, utc_now
+from weavloader.stream.sage_api import DataApi
+from weavloader.stream.stream import Stream, TickReport, utc_now
 
 
 class Shelf:

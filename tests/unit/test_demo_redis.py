@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from demo import local_redis
-from demo.local_redis import command, find_server, running_redis
+from demo.servers import redis as redis_server
+from demo.servers.redis import command, find_server, running_redis
 from weavloader.errors import ConfigError
 
 
@@ -48,6 +48,6 @@ def test_a_server_that_dies_is_reported_with_its_log(
     server = tmp_path / "redis-server"
     server.write_text("#!/bin/sh\necho no memory\nexit 1\n")
     server.chmod(0o755)
-    monkeypatch.setattr(local_redis, "find_server", lambda cache: str(server))
+    monkeypatch.setattr(redis_server, "find_server", lambda cache: str(server))
     with pytest.raises(ConfigError, match="no memory"), running_redis(tmp_path):
         pass

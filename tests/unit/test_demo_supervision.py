@@ -14,14 +14,14 @@ from supervisor.options import ServerOptions
 
 from commands.roles import ROLES
 from demo.plan import Plan
-from demo.ports import free_ports
+from demo.servers.ports import free_ports
 from demo.supervision import PRODUCTION, demo_config
 from weavloader.settings import Settings, load_settings
 
 # Starts a shell that starts a process of another session, and hands that one on to us.
 _LEAVES_AN_ORPHAN = """
 import subprocess, sys, time
-from demo.processes import adopt_orphans, descendants, kill_descendants
+from demo.servers.processes import adopt_orphans, descendants, kill_descendants
 adopt_orphans()
 subprocess.run(["sh", "-c", "setsid sleep 60 & setsid sleep 60 &"], check=True)
 child = subprocess.Popen(["sh", "-c", "sleep 60; true"])
@@ -31,7 +31,7 @@ assert descendants() == [], descendants()
 """
 _STARTS_A_CHILD = """
 import subprocess, time
-from demo.processes import end_with_parent
+from demo.servers.processes import end_with_parent
 child = subprocess.Popen(["sleep", "60"], preexec_fn=end_with_parent)
 print(child.pid, flush=True)
 time.sleep(60)

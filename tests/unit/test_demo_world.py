@@ -10,11 +10,11 @@ import pytest
 from PIL import Image, UnidentifiedImageError
 
 from demo import pictures
-from demo.cast import DEAD, PARTS, REFUSED, ROUND, STORED
-from demo.replay_catalogue import SECOND
-from demo.scenario import PlannedImage, World
+from demo.cases import DEAD, PARTS, REFUSED, ROUND, STORED
+from demo.dataset import PlannedImage, World
+from demo.sage_replay.catalogue import SECOND
 from weavloader.errors import PermanentError
-from weavloader.image_job import UNKNOWN, ImageJob
+from weavloader.images.job import UNKNOWN, ImageJob
 
 BEGAN = 1_795_500_000 * SECOND
 WORLD = World("127.0.0.1:1", "127.0.0.1:2", BEGAN, images=len(ROUND), publish_seconds=10)

@@ -14,9 +14,18 @@ ROOT = Path(__file__).parents[2]
 PIN = re.compile(r"([A-Za-z0-9-]+)(?:\[[a-z,]+\])?==(\S+)")
 # Every library that talks to another machine; each brings parts that the others pin too.
 CLIENTS = (
-    "weaviate", "weaviate.classes.query", "tritonclient.grpc", "celery", "redbeat", "redis",
-    "httpx", "flower.command", "prometheus_client", "apsw", "sqlite_vec",
-)  # fmt: skip
+    "weaviate",
+    "weaviate.classes.query",
+    "tritonclient.grpc",
+    "celery",
+    "redbeat",
+    "redis",
+    "httpx",
+    "flower.command",
+    "prometheus_client",
+    "apsw",
+    "sqlite_vec",
+)
 
 
 def pins(name: str) -> dict[str, str]:

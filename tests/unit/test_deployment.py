@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from commands.roles import ROLES
-from job_system.config import TIME_LIMIT
-from tests.deployment_files import (
+from job_system.celery_config import TIME_LIMIT
+from tests.support.deployment_files import (
     DEFAULTS,
     DOCKERFILE,
     HYPERPARAMETERS,
@@ -27,7 +27,14 @@ from tests.deployment_files import (
     served,
 )
 
-NOT_IN_THE_IMAGE = {"benchmarks", "demo", "tests", "inference/preview", "inference/serving", "docs"}
+NOT_IN_THE_IMAGE = {
+    "benchmarks",
+    "demo",
+    "tests",
+    "inference/preview",
+    "inference/serving",
+    "tools",
+}
 
 
 def test_every_variable_of_the_example_is_a_setting() -> None:

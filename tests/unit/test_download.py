@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from client import connect_sage
-from tests.local_server import Answer, LocalServer, local_server
-from weavloader.download import MAX_REDIRECTS, Downloader
+from tests.support.local_server import Answer, LocalServer, local_server
 from weavloader.errors import PermanentError, TransientError
+from weavloader.images.download import MAX_REDIRECTS, Downloader
 from weavloader.settings import load_settings
 
 USER, PASSWORD = "operator", "a-secret"
@@ -236,10 +236,14 @@ def test_an_image_that_is_not_there_is_permanent(
 @pytest.mark.parametrize(
     ("status", "reason"),
     [
-        (401, "storage_auth"), (403, "storage_auth"), (429, "storage_error"),
-        (500, "storage_error"), (503, "storage_error"), (204, "storage_error"),
+        (401, "storage_auth"),
+        (403, "storage_auth"),
+        (429, "storage_error"),
+        (500, "storage_error"),
+        (503, "storage_error"),
+        (204, "storage_error"),
     ],
-)  # fmt: skip
+)
 def test_what_an_operator_or_time_can_mend_is_transient(
     storage: LocalServer, downloader: Downloader, status: int, reason: str
 ) -> None:

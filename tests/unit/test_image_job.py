@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from weavloader.errors import PermanentError
-from weavloader.image_job import FIELDS, META_FIELDS, UNKNOWN, ImageJob, clean_name, parse_timestamp
+from weavloader.images.job import (
+    FIELDS,
+    META_FIELDS,
+    UNKNOWN,
+    ImageJob,
+    clean_name,
+    parse_timestamp,
+)
 from weavloader.store.base import image_id
 
 LINK = "https://storage.sagecontinuum.org/api/v1/data/sage/t/000048b02d15bc7c/17-sample.jpg"
@@ -25,8 +32,10 @@ def record(**changes: Any) -> dict[str, Any]:
 def test_a_record_becomes_a_job_with_every_field() -> None:
     job = ImageJob.from_record(record())
     assert job.to_message() == {
-        "url": LINK, "timestamp": TIME, **{name: f"the {name}" for name in META_FIELDS},
-    }  # fmt: skip
+        "url": LINK,
+        "timestamp": TIME,
+        **{name: f"the {name}" for name in META_FIELDS},
+    }
     assert job.id == image_id(LINK)
 
 
@@ -69,15 +78,35 @@ def test_what_is_no_object_is_refused_as_a_bad_record(value: object) -> None:
 @pytest.mark.parametrize(
     "absurd",
     [
-        None, "", 21.5, True, ["http://a/"], {}, "a.jpg", "/data/a.jpg", "//host/a.jpg",
-        "ftp://host/a.jpg", "file:///etc/passwd", "javascript:alert(1)", "http://", "http:///a",
-        "http://host:port/a", "http://host:99999/a", "http://host:0/a", "http://[::1/a",
-        "http://user@host/a", "http://user:password@host/a", "http://@host/a",
-        "http://host/a\n", "http://ho\x00st/a", "http://host/a\r\nHost: b", "http://host/\ud800",
+        None,
+        "",
+        21.5,
+        True,
+        ["http://a/"],
+        {},
+        "a.jpg",
+        "/data/a.jpg",
+        "//host/a.jpg",
+        "ftp://host/a.jpg",
+        "file:///etc/passwd",
+        "javascript:alert(1)",
+        "http://",
+        "http:///a",
+        "http://host:port/a",
+        "http://host:99999/a",
+        "http://host:0/a",
+        "http://[::1/a",
+        "http://user@host/a",
+        "http://user:password@host/a",
+        "http://@host/a",
+        "http://host/a\n",
+        "http://ho\x00st/a",
+        "http://host/a\r\nHost: b",
+        "http://host/\ud800",
         "http://host/" + "a" * 2048,
     ],
     ids=lambda value: repr(value)[:40],
-)  # fmt: skip
+)
 def test_an_absurd_link_is_refused(absurd: object) -> None:
     with pytest.raises(PermanentError) as refused:
         ImageJob.from_record(record(value=absurd))
@@ -111,12 +140,24 @@ def test_an_unusual_link_is_taken_as_it_is(link: str) -> None:
 @pytest.mark.parametrize(
     "absurd",
     [
-        None, "", "noon-ish", 1700000000, 1.7e18, True, [], "2026-11-24", "2026-11-24T01:57:56",
-        "2026-13-24T01:57:56Z", "2026-02-30T01:57:56Z", "2026-11-24T25:57:56Z",
-        "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-11-24T01:57:56Z" + " " * 99,
+        None,
+        "",
+        "noon-ish",
+        1700000000,
+        1.7e18,
+        True,
+        [],
+        "2026-11-24",
+        "2026-11-24T01:57:56",
+        "2026-13-24T01:57:56Z",
+        "2026-02-30T01:57:56Z",
+        "2026-11-24T25:57:56Z",
+        "0001-01-01T00:00:00+14:00",
+        "9999-12-31T23:59:59-14:00",
+        "2026-11-24T01:57:56Z" + " " * 99,
     ],
     ids=repr,
-)  # fmt: skip
+)
 def test_an_absurd_time_is_refused(absurd: object) -> None:
     with pytest.raises(PermanentError) as refused:
         ImageJob.from_record(record(timestamp=absurd))

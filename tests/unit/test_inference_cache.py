@@ -6,9 +6,9 @@ import fakeredis
 import numpy as np
 import pytest
 
-from weavloader import keys
+from weavloader import redis_keys
 from weavloader.errors import PermanentError, TransientError
-from weavloader.inference_cache import InferenceCache
+from weavloader.images.inference_cache import InferenceCache
 
 CLIP = np.arange(4, dtype=np.float32)
 COLBERT = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -37,7 +37,7 @@ def test_what_a_transient_failure_left_is_recalled(redis: fakeredis.FakeRedis) -
 
 def test_it_expires(redis: fakeredis.FakeRedis) -> None:
     fail(redis, TransientError("the store is down"))
-    assert redis.ttl(keys.inference("i")) > 0
+    assert redis.ttl(redis_keys.inference("i")) > 0
 
 
 def test_nothing_is_kept_of_an_image_that_is_at_fault(redis: fakeredis.FakeRedis) -> None:

@@ -13,7 +13,7 @@ from inference import (
     model_config,
     qwen2_5_run_model,
 )
-from tests.stand_in_triton import StandInClient, Tensor, text
+from tests.support.stand_in_triton import StandInClient, Tensor, text
 from weavloader.errors import TransientError
 
 IMAGE = np.zeros((30, 40, 3), dtype=np.uint8)

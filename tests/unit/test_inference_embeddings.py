@@ -15,7 +15,7 @@ from inference import (
     get_clip_embeddings,
     get_colbert_embedding,
 )
-from tests.stand_in_triton import StandInClient, Tensor
+from tests.support.stand_in_triton import StandInClient, Tensor
 from weavloader.errors import PermanentError, TransientError
 
 IMAGE = np.zeros((30, 40, 3), dtype=np.uint8)

@@ -11,7 +11,7 @@ from tritonclient.utils import InferenceServerException
 
 from inference import gemma3_run_model
 from metrics import metrics
-from tests.stand_in_triton import StandInClient, text
+from tests.support.stand_in_triton import StandInClient, text
 from weavloader.errors import PermanentError, TransientError, WeavloaderError
 
 IMAGE = np.zeros((30, 40, 3), dtype=np.uint8)

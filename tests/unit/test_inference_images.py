@@ -9,8 +9,8 @@ from PIL import Image
 from inference import gemma3_run_model, get_clip_embeddings
 from inference.images import reduce_image
 from inference.model_config import ImageLimit
-from tests.drawn_pictures import green_field
-from tests.stand_in_triton import StandInClient, Tensor, text
+from tests.support.drawn_pictures import green_field
+from tests.support.stand_in_triton import StandInClient, Tensor, text
 from weavloader.errors import PermanentError
 
 PHOTO = np.zeros((1536, 2048, 3), dtype=np.uint8)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from client import open_store
-from demo.triton import PREVIEW_REPOSITORY
+from demo.servers.triton import PREVIEW_REPOSITORY
 from inference import (
     CAPTIONERS,
     EMBEDDERS,
@@ -20,7 +20,7 @@ from inference import (
 from inference.registry import embedding_model
 from weavloader.errors import ConfigError
 from weavloader.settings import Settings, load_settings
-from weavloader.store import checks
+from weavloader.store import validation
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,7 +34,7 @@ def test_the_embedding_models_promised_to_users_are_declared_with_the_vectors_of
     None
 ):
     assert EMBEDDERS.keys() == VECTOR_RANKS.keys()
-    assert dict(VECTOR_RANKS) == dict(checks.VECTOR_RANKS)
+    assert dict(VECTOR_RANKS) == dict(validation.VECTOR_RANKS)
 
 
 @pytest.mark.parametrize("name", ["", "my-clip", "clip; DROP TABLE images", "1clip"])

@@ -6,10 +6,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from commands.group import cli
+from commands.cli import cli
 from commands.roles import ROLES
-from job_system.config import TIME_LIMIT
-from tests.deployment_files import (
+from job_system.celery_config import TIME_LIMIT
+from tests.support.deployment_files import (
     DEFAULTS,
     KNOWN,
     NOT_SETTINGS,
@@ -22,7 +22,7 @@ from tests.deployment_files import (
     served,
     workloads,
 )
-from weavloader import keys
+from weavloader import redis_keys
 
 
 def test_every_variable_of_kubernetes_is_a_setting() -> None:
@@ -165,8 +165,11 @@ def test_only_pods_of_ours_reach_redis() -> None:
     for spec in workloads():
         ours = spec["template"]["spec"]["containers"][0]["image"] == OUR_IMAGE
         assert (part.items() <= spec["template"]["metadata"]["labels"].items()) is ours
-    policy = next(d for d in documents("kubernetes-complete.yaml")
-                  if (d["kind"], d["metadata"]["name"]) == ("NetworkPolicy", "redis"))  # fmt: skip
+    policy = next(
+        d
+        for d in documents("kubernetes-complete.yaml")
+        if (d["kind"], d["metadata"]["name"]) == ("NetworkPolicy", "redis")
+    )
     assert policy["spec"]["ingress"][0]["from"] == [{"podSelector": {"matchLabels": part}}]
 
 
@@ -176,7 +179,7 @@ def test_operators_scale_and_watch_what_exists() -> None:
     scaled = by_kind["ScaledObject"]
     assert scaled["scaleTargetRef"]["name"] in pods
     trigger = scaled["triggers"][0]["metadata"]
-    assert trigger["listName"] == keys.IMAGE_QUEUE
+    assert trigger["listName"] == redis_keys.IMAGE_QUEUE
     assert trigger["address"].split(".")[0] in pods
     for kind in ("PodMonitor", "ServiceMonitor"):
         assert set(by_kind[kind]["selector"]["matchExpressions"][0]["values"]) <= pods

@@ -6,8 +6,8 @@ import fakeredis
 import pytest
 from redis.exceptions import ConnectionError as RedisGone
 
-from job_system.leases import PATIENCE, Leases, new_worker_id
-from weavloader import keys
+from job_system.broker.worker_registry import PATIENCE, Leases, new_worker_id
+from weavloader import redis_keys
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_worker_struck_off_that_lives_is_on_the_roll_again(redis: fakeredis.Fa
     worker.beat()
     Leases(redis, "other").strike_off("worker")
     worker.beat()
-    assert redis.hexists(keys.WORKERS, "worker")
+    assert redis.hexists(redis_keys.WORKERS, "worker")
 
 
 def test_two_workers_of_one_name_have_different_ids() -> None:

@@ -27,8 +27,15 @@ SECRETS = {
     "celery_broker_url": "redis://:broker%40secret@redis:6379/0",
     "celery_result_backend": "rediss://user:result-secret@redis:6379/0",
 }
-PASSWORDS = ("sage-sécret", "weaviate-secret", "flower-secret", "other-secret",
-             "broker%40secret", "broker@secret", "result-secret")  # fmt: skip
+PASSWORDS = (
+    "sage-sécret",
+    "weaviate-secret",
+    "flower-secret",
+    "other-secret",
+    "broker%40secret",
+    "broker@secret",
+    "result-secret",
+)
 
 
 @pytest.fixture
@@ -87,9 +94,13 @@ def test_json_is_one_object_a_line_with_what_the_caller_gave(written: Callable[.
     assert fields["time"].endswith("+00:00")
     del fields["time"]
     assert fields == {
-        "tag": "PROCESSOR", "level": "WARNING", "logger": "root", "message": "2 things\nof mine",
-        "image": "abc", "seconds": {"store": 0.5},
-    }  # fmt: skip
+        "tag": "PROCESSOR",
+        "level": "WARNING",
+        "logger": "root",
+        "message": "2 things\nof mine",
+        "image": "abc",
+        "seconds": {"store": 0.5},
+    }
 
 
 def test_an_image_leaves_one_line_with_its_id_outcome_and_times(

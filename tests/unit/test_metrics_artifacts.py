@@ -59,8 +59,12 @@ def test_every_alert_leads_to_its_place_in_the_runbook() -> None:
 def test_the_dashboard_has_its_rows_and_variables() -> None:
     rows = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
     assert [row.split(" (")[0] for row in rows] == [
-        "Health", "Pipeline", "Dead letters", "Errors", "Latency",
-    ]  # fmt: skip
+        "Health",
+        "Pipeline",
+        "Dead letters",
+        "Errors",
+        "Latency",
+    ]
     variables = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
     assert {"instance", "node"} <= variables
 
@@ -80,10 +84,13 @@ def test_panels_do_not_overlap() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["check", "config", "prometheus.yml"], ["check", "rules", "alerts.yml"],
-     ["test", "rules", "alerts_test.yml"]],
+    [
+        ["check", "config", "prometheus.yml"],
+        ["check", "rules", "alerts.yml"],
+        ["test", "rules", "alerts_test.yml"],
+    ],
     ids=lambda arguments: " ".join(arguments),
-)  # fmt: skip
+)
 def test_promtool_accepts(arguments: list[str]) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:

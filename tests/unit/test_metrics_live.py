@@ -18,7 +18,7 @@ from prometheus_client.exposition import generate_latest
 from metrics.families import Snapshot, gauge
 from metrics.flower import renamed_families, reserved_tasks
 from metrics.health import HealthChecks, Probe, builtin_probes, well
-from metrics.queues import connect
+from metrics.redis_state import connect
 from weavloader.errors import TransientError
 from weavloader.settings import load_settings
 

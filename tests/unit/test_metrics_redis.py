@@ -10,8 +10,8 @@ import pytest
 from prometheus_client import Metric
 
 from metrics.notes import MOST_STATES, audit_families, stream_families
-from metrics.queues import RedisState, backlog_families, redis_families
-from weavloader import keys
+from metrics.redis_state import RedisState, backlog_families, redis_families
+from weavloader import redis_keys
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()
 A_MINUTE_AGO = "2026-01-02T03:03:05+00:00"
@@ -26,17 +26,17 @@ def values(families: list[Metric]) -> dict[str, float]:
 
 
 def state(message: bytes | None) -> RedisState:
-    lengths, tails = dict.fromkeys(keys.QUEUES, 0), dict.fromkeys(keys.QUEUES)
-    return RedisState(NOW, lengths, {**tails, keys.IMAGE_QUEUE: message}, 0, None, None, None)
+    lengths, tails = dict.fromkeys(redis_keys.QUEUES, 0), dict.fromkeys(redis_keys.QUEUES)
+    return RedisState(NOW, lengths, {**tails, redis_keys.IMAGE_QUEUE: message}, 0, None, None, None)
 
 
 def waited(message: bytes | None) -> float | None:
     found = values(redis_families(state(message)))
-    return found.get(f"queue_oldest_seconds/{keys.IMAGE_QUEUE}")
+    return found.get(f"queue_oldest_seconds/{redis_keys.IMAGE_QUEUE}")
 
 
 def test_the_oldest_task_has_waited_since_it_was_queued() -> None:
-    assert waited(json.dumps({"headers": {keys.QUEUED_AT: NOW - 90}}).encode()) == 90
+    assert waited(json.dumps({"headers": {redis_keys.QUEUED_AT: NOW - 90}}).encode()) == 90
 
 
 def test_nothing_waits_in_an_empty_queue() -> None:
@@ -49,7 +49,7 @@ def test_a_message_that_does_not_say_when_it_was_queued_has_no_age(message: byte
 
 
 def test_a_clock_that_is_behind_gives_no_negative_age() -> None:
-    assert waited(json.dumps({"headers": {keys.QUEUED_AT: NOW + 90}}).encode()) == 0
+    assert waited(json.dumps({"headers": {redis_keys.QUEUED_AT: NOW + 90}}).encode()) == 0
 
 
 @pytest.mark.parametrize(

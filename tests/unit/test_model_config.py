@@ -18,7 +18,7 @@ from inference import (
     model_config,
 )
 from inference.model_config import ModelConfig
-from tests.stand_in_triton import StandInClient, text
+from tests.support.stand_in_triton import StandInClient, text
 from weavloader.errors import ConfigError
 
 PHOTO = np.zeros((1536, 2048, 3), dtype=np.uint8)

@@ -12,15 +12,22 @@ import fakeredis
 import httpx
 import pytest
 
-from tests.local_server import Answer, LocalServer, Request, local_server
-from weavloader import keys, nodes
+from tests.support.local_server import Answer, LocalServer, Request, local_server
+from weavloader import redis_keys
 from weavloader.errors import TransientError
-from weavloader.nodes import Node, Nodes, location
-from weavloader.sage import DataApi
+from weavloader.images import nodes
+from weavloader.images.nodes import Node, Nodes, location
 from weavloader.store.base import Location
+from weavloader.stream.sage_api import DataApi
 
-MANIFEST = {"vsn": "W021", "project": "Prairie", "address": "Lemont, IL", "gps_lat": 41.7,
-            "gps_lon": -87.9, "sensors": ["many"]}  # fmt: skip
+MANIFEST = {
+    "vsn": "W021",
+    "project": "Prairie",
+    "address": "Lemont, IL",
+    "gps_lat": 41.7,
+    "gps_lon": -87.9,
+    "sensors": ["many"],
+}
 LEMONT = Node("Prairie", "Lemont, IL", Location(41.7, -87.9))
 
 
@@ -113,19 +120,24 @@ def test_a_manifest_is_asked_for_again_when_it_is_old(
 
 def test_what_is_cached_does_not_stay_for_ever(lookup: Nodes, redis: fakeredis.FakeRedis) -> None:
     lookup.describe("W021", ago(minutes=1))
-    assert 0 < redis.ttl(keys.manifest("W021")) <= nodes.STALE_SECONDS
-    assert 0 < redis.ttl(keys.position("W021")) <= 300
+    assert 0 < redis.ttl(redis_keys.manifest("W021")) <= nodes.STALE_SECONDS
+    assert 0 < redis.ttl(redis_keys.position("W021")) <= 300
 
 
 @pytest.mark.parametrize(
     "fault",
     [
-        Answer(500), Answer(503), Answer(429), Answer(403), Answer(302, headers={"Location": "/"}),
-        Answer(parts=(b"<html>maintenance</html>",)), Answer(parts=(b"",)),
+        Answer(500),
+        Answer(503),
+        Answer(429),
+        Answer(403),
+        Answer(302, headers={"Location": "/"}),
+        Answer(parts=(b"<html>maintenance</html>",)),
+        Answer(parts=(b"",)),
         Answer(parts=(b'{"project"', None), headers={"Content-Length": "99"}),
     ],
     ids=lambda answer: f"{answer.status}-{answer.parts[0][:9]!r}",
-)  # fmt: skip
+)
 def test_while_the_server_is_down_the_last_manifest_known_is_used(
     server: LocalServer, redis: fakeredis.FakeRedis, http: httpx.Client, sage: Sage, fault: Answer
 ) -> None:
@@ -160,14 +172,21 @@ def test_what_is_no_vsn_is_looked_up_nowhere(lookup: Nodes, server: LocalServer,
 @pytest.mark.parametrize(
     "manifest",
     [
-        b"[]", b"null", b"7", b'"text"', b"{}",
+        b"[]",
+        b"null",
+        b"7",
+        b'"text"',
+        b"{}",
         b'{"project": null, "address": null, "gps_lat": null, "gps_lon": null}',
         b'{"project": [], "address": {}, "gps_lat": true, "gps_lon": "east"}',
-        b'{"gps_lat": NaN, "gps_lon": Infinity}', b'{"gps_lat": 1e999, "gps_lon": 0}',
-        b'{"gps_lat": 41.7}', b'{"gps_lat": 91, "gps_lon": 0}', b'{"gps_lat": 0, "gps_lon": -181}',
+        b'{"gps_lat": NaN, "gps_lon": Infinity}',
+        b'{"gps_lat": 1e999, "gps_lon": 0}',
+        b'{"gps_lat": 41.7}',
+        b'{"gps_lat": 91, "gps_lon": 0}',
+        b'{"gps_lat": 0, "gps_lon": -181}',
     ],
     ids=lambda manifest: manifest[:24].decode(),
-)  # fmt: skip
+)
 def test_an_absurd_manifest_makes_an_unknown_node_nowhere(
     lookup: Nodes, sage: Sage, manifest: bytes
 ) -> None:
@@ -190,8 +209,10 @@ def test_a_mobile_node_stands_where_it_is_now(
     assert asked(server, "/query") == 1
     (query,) = (request for request in server.requests if request.path == "/query")
     assert json.loads(query.body) == {
-        "start": "-5m", "tail": 1, "filter": {"vsn": "W021", "name": "sys.gps.lat|sys.gps.lon"},
-    }  # fmt: skip
+        "start": "-5m",
+        "tail": 1,
+        "filter": {"vsn": "W021", "name": "sys.gps.lat|sys.gps.lon"},
+    }
 
 
 def test_an_old_image_was_not_taken_where_its_node_is_now(
@@ -204,11 +225,15 @@ def test_an_old_image_was_not_taken_where_its_node_is_now(
 @pytest.mark.parametrize(
     "lines",
     [
-        (), (position("lat", 42.5),), (position("lat", 420), position("lon", 1)),
-        (position("lat", None), position("lon", 1)), (b"[]\n", b"null\n"), (b"{}\n", b"nonsense\n"),
+        (),
+        (position("lat", 42.5),),
+        (position("lat", 420), position("lon", 1)),
+        (position("lat", None), position("lon", 1)),
+        (b"[]\n", b"null\n"),
+        (b"{}\n", b"nonsense\n"),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_without_a_usable_position_the_one_of_the_manifest_is_used(
     lookup: Nodes, server: LocalServer, sage: Sage, lines: tuple[bytes, ...]
 ) -> None:
@@ -226,18 +251,28 @@ def test_positions_out_of_reach_stop_no_image_and_are_left_in_peace_for_a_while(
     for _ in range(3):
         assert lookup.describe("W021", ago(minutes=1)) == LEMONT
     assert asked(server, "/query") == 1
-    assert 0 < redis.ttl(keys.position("W021")) <= nodes.PAUSE
+    assert 0 < redis.ttl(redis_keys.position("W021")) <= nodes.PAUSE
 
 
 @pytest.mark.parametrize(
     ("latitude", "longitude", "expected"),
     [
-        (90, -180, Location(90, -180)), ("41.7", " -87.9 ", Location(41.7, -87.9)),
-        (0, 0, Location(0, 0)), (90.1, 0, None), (0, 180.1, None), (float("nan"), 0, None),
-        (0, float("-inf"), None), (True, False, None), (None, None, None), ("", "", None),
-        ([], {}, None), (10**400, 0, None), ("1e400", 0, None), (41.7, None, None),
+        (90, -180, Location(90, -180)),
+        ("41.7", " -87.9 ", Location(41.7, -87.9)),
+        (0, 0, Location(0, 0)),
+        (90.1, 0, None),
+        (0, 180.1, None),
+        (float("nan"), 0, None),
+        (0, float("-inf"), None),
+        (True, False, None),
+        (None, None, None),
+        ("", "", None),
+        ([], {}, None),
+        (10**400, 0, None),
+        ("1e400", 0, None),
+        (41.7, None, None),
     ],
-)  # fmt: skip
+)
 def test_a_place_is_two_finite_numbers_on_the_globe(
     latitude: object, longitude: object, expected: Location | None
 ) -> None:

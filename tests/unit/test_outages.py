@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from job_system import outages
-from job_system.outages import Outages, StillDownError, component_of
+from job_system import circuit_breaker
+from job_system.circuit_breaker import Outages, StillDownError, component_of
 from weavloader.errors import ConfigError, TransientError, WeavloaderError
 
 DOWN = TransientError("no", reason="store_unreachable")
@@ -40,7 +40,7 @@ def circuits(store: Store, sleep: Sleeper, stopping: bool = False) -> Outages:
 def test_an_outage_is_waited_out() -> None:
     sleep = Sleeper()
     assert circuits(Store(3), sleep).waited_out(DOWN)
-    assert sleep.slept == 2 * outages.PROBE_SECONDS
+    assert sleep.slept == 2 * circuit_breaker.PROBE_SECONDS
 
 
 def test_a_component_that_answers_had_no_outage() -> None:
@@ -60,7 +60,7 @@ def test_a_worker_that_stops_waits_no_longer() -> None:
 
 
 def test_a_wait_ends_within_the_time_limit_of_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outages, "MOST_SECONDS", -1.0)
+    monkeypatch.setattr(circuit_breaker, "MOST_SECONDS", -1.0)
     with pytest.raises(StillDownError) as caught:
         circuits(Store(9), Sleeper()).waited_out(DOWN)
     assert caught.value.reason == DOWN.reason
@@ -74,9 +74,13 @@ def test_a_schema_that_the_operator_must_mend_is_waited_for() -> None:
 @pytest.mark.parametrize(
     ("reason", "component"),
     [
-        ("triton_unavailable", "triton"), ("model_missing", "triton"), ("store_locked", "store"),
-        ("model_error", None), ("storage_unreachable", None), ("manifest_unreachable", None),
+        ("triton_unavailable", "triton"),
+        ("model_missing", "triton"),
+        ("store_locked", "store"),
+        ("model_error", None),
+        ("storage_unreachable", None),
+        ("manifest_unreachable", None),
     ],
-)  # fmt: skip
+)
 def test_a_reason_names_its_component(reason: str, component: str | None) -> None:
     assert component_of(TransientError("", reason=reason)) == component

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from weavloader.errors import PermanentError
-from weavloader.picture import decode
+from weavloader.images.decode import decode
 
 Pixels = NDArray[np.uint8]
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -55,11 +55,19 @@ def is_near(pixel: object, colour: object, tolerance: int = 12) -> bool:
 @pytest.mark.parametrize(
     ("kind", "mode"),
     [
-        ("JPEG", "RGB"), ("JPEG", "CMYK"), ("PNG", "RGB"), ("PNG", "P"), ("PNG", "RGBA"),
-        ("GIF", "P"), ("BMP", "RGB"), ("TIFF", "RGB"), ("TIFF", "CMYK"),
-        ("WEBP", "RGB"), ("JPEG2000", "RGB"),
+        ("JPEG", "RGB"),
+        ("JPEG", "CMYK"),
+        ("PNG", "RGB"),
+        ("PNG", "P"),
+        ("PNG", "RGBA"),
+        ("GIF", "P"),
+        ("BMP", "RGB"),
+        ("TIFF", "RGB"),
+        ("TIFF", "CMYK"),
+        ("WEBP", "RGB"),
+        ("JPEG2000", "RGB"),
     ],
-)  # fmt: skip
+)
 def test_every_kind_of_file_shows_its_colours(kind: str, mode: str) -> None:
     pixels = seen(file_of(halves(mode), kind))
     assert pixels.shape == (32, 64, 3)
@@ -161,12 +169,23 @@ def test_a_truncated_file_is_refused(kind: str, kept: float) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b"\x00", b"<!DOCTYPE html><html></html>", b'{"error": "no"}', b"\xff\xd8\xff",
-        b"GIF89a", b"\x89PNG\r\n\x1a\n", b"RIFF\x00\x00\x00\x00WEBP", b"%PDF-1.4\n", b"II*\x00",
-        b"BM" + b"\x00" * 60, b"\x00" * 100_000, b"P6\n-1 -1\n255\n", b"P6\n1 999999999999\n255\n",
+        b"",
+        b"\x00",
+        b"<!DOCTYPE html><html></html>",
+        b'{"error": "no"}',
+        b"\xff\xd8\xff",
+        b"GIF89a",
+        b"\x89PNG\r\n\x1a\n",
+        b"RIFF\x00\x00\x00\x00WEBP",
+        b"%PDF-1.4\n",
+        b"II*\x00",
+        b"BM" + b"\x00" * 60,
+        b"\x00" * 100_000,
+        b"P6\n-1 -1\n255\n",
+        b"P6\n1 999999999999\n255\n",
     ],
     ids=lambda data: repr(data[:12]),
-)  # fmt: skip
+)
 def test_what_is_no_image_is_refused(data: bytes) -> None:
     assert refusal(data) in ("not_an_image", "too_many_pixels")
 

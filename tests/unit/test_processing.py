@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from processing import Outcome, Pipeline, Pixels, Stages, process_image
-from weavloader.download import Downloader
 from weavloader.errors import PermanentError, TransientError
-from weavloader.image_job import ImageJob
-from weavloader.inference_cache import InferenceCache
-from weavloader.nodes import Node, Nodes
+from weavloader.images.download import Downloader
+from weavloader.images.inference_cache import InferenceCache
+from weavloader.images.job import ImageJob
+from weavloader.images.nodes import Node, Nodes
 from weavloader.store.base import (
     TEXT_PROPERTIES,
     ImageObject,
@@ -128,17 +128,23 @@ def test_the_object_says_all_that_is_known(world: World) -> None:
     run(world)
     stored = world.stored[JOB.id]
     assert stored.text == {
-        "link": JOB.url, "timestamp": "26-11-24 01:57 Z", "caption": "a green field",
-        "vsn": "W021", "camera": "top", "project": "Prairie", "address": "Lemont, IL",
+        "link": JOB.url,
+        "timestamp": "26-11-24 01:57 Z",
+        "caption": "a green field",
+        "vsn": "W021",
+        "camera": "top",
+        "project": "Prairie",
+        "address": "Lemont, IL",
         **dict.fromkeys(("filename", "host", "job", "node", "plugin", "task", "zone"), "unknown"),
-    }  # fmt: skip
+    }
     assert stored.text.keys() == set(TEXT_PROPERTIES)
     assert stored.captured_at == datetime(2026, 11, 24, 1, 57, 56, 713832, tzinfo=UTC)
     assert stored.image == world.file
     assert stored.location == Location(41.7, -87.9)
     assert {name: vector.tolist() for name, vector in stored.vectors.items()} == {
-        "clip": [4, 4, 4], "align": [5, 5, 5],
-    }  # fmt: skip
+        "clip": [4, 4, 4],
+        "align": [5, 5, 5],
+    }
 
 
 def test_an_image_that_is_stored_already_costs_one_look(world: World) -> None:

@@ -8,7 +8,7 @@ from redis.connection import SSLConnection
 from redis.sentinel import SentinelConnectionPool
 
 from job_system import celery_app
-from job_system.config import celery_config
+from job_system.celery_config import celery_config
 from weavloader.redis_connection import SentinelAddress, open_redis
 from weavloader.settings import load_settings
 
@@ -70,5 +70,5 @@ def test_beat_finds_its_lock_by_the_same_sentinels() -> None:
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "sentinel"])
 def test_every_scheme_has_a_transport_of_ours_and_keeps_its_name(scheme: str) -> None:
     connection = celery_app.connection(f"{scheme}://h/0")
-    assert connection.get_transport_cls().__module__ == "job_system.transport"
+    assert connection.get_transport_cls().__module__ == "job_system.broker.transport"
     assert connection.as_uri().startswith(f"{scheme}://"), "Flower knows a broker by its scheme"

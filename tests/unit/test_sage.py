@@ -11,10 +11,10 @@ from threading import Event
 import httpx
 import pytest
 
-from tests.local_server import Answer, LocalServer, local_server
-from weavloader import sage
+from tests.support.local_server import Answer, LocalServer, local_server
 from weavloader.errors import TransientError
-from weavloader.sage import BadLine, DataApi
+from weavloader.stream import sage_api
+from weavloader.stream.sage_api import BadLine, DataApi
 
 A, B = {"value": "a"}, {"value": "b"}
 LINES = b'{"value": "a"}\n', b'{"value": "b"}\n'
@@ -113,7 +113,7 @@ def test_a_web_page_in_place_of_records_is_asked_for_again(
 def test_a_line_without_end_fills_no_memory(
     server: LocalServer, api: DataApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sage, "MAX_LINE", 1000)
+    monkeypatch.setattr(sage_api, "MAX_LINE", 1000)
     say(server, *[b"x" * 500] * 100)
     with pytest.raises(TransientError) as failed:
         list(api.records({}, "-5m"))

@@ -14,7 +14,7 @@ from commands import search as command
 from weavloader.errors import ConfigError
 from weavloader.search import WITHIN_KM, filters, parse_moment, search
 from weavloader.search_output import print_json, print_table
-from weavloader.store import checks
+from weavloader.store import validation
 from weavloader.store.base import (
     KEYWORD_PROPERTIES,
     TEXT_PROPERTIES,
@@ -53,13 +53,19 @@ def asked(text: str, embed: Callable[[str], Vector] | None, **options: Any) -> S
 def result(**changes: object) -> SearchResult:
     """A result with every property."""
     text = dict.fromkeys(TEXT_PROPERTIES, "x") | {
-        "vsn": "W021", "camera": "top", "caption": "a green field", "link": "http://h/a.jpg",
-    }  # fmt: skip
+        "vsn": "W021",
+        "camera": "top",
+        "caption": "a green field",
+        "link": "http://h/a.jpg",
+    }
     whole = {
-        "id": "4f1c1e0e-0000-5000-8000-000000000001", "score": 0.87654321, "text": text,
+        "id": "4f1c1e0e-0000-5000-8000-000000000001",
+        "score": 0.87654321,
+        "text": text,
         "captured_at": datetime(2026, 11, 24, 1, 57, 56, tzinfo=UTC),
-        "location": Location(41.7, -87.9), **changes,
-    }  # fmt: skip
+        "location": Location(41.7, -87.9),
+        **changes,
+    }
     return SearchResult(**whole)  # type: ignore[arg-type]
 
 
@@ -132,7 +138,10 @@ def test_options_reach_the_store() -> None:
 def test_the_command_offers_what_the_store_knows() -> None:
     assert command.FUSIONS == get_args(Fusion)
     assert command.PROPERTIES == KEYWORD_PROPERTIES
-    assert (command.MOST_RESULTS, command.MOST_KM) == (checks.MOST_RESULTS, checks.HALF_AROUND_KM)
+    assert (command.MOST_RESULTS, command.MOST_KM) == (
+        validation.MOST_RESULTS,
+        validation.HALF_AROUND_KM,
+    )
     assert command.WITHIN_KM == WITHIN_KM
 
 
@@ -152,8 +161,9 @@ def test_an_explanation_is_shown_by_halves(capsys: pytest.CaptureFixture[str]) -
 def test_scores_of_ranked_fusion_can_be_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
     print_table([result(score=1 / 60), result(score=1 / 61)])
     assert [row.split()[0] for row in capsys.readouterr().out.splitlines()[1:]] == [
-        "0.0167", "0.0164",
-    ]  # fmt: skip
+        "0.0167",
+        "0.0164",
+    ]
 
 
 def test_the_table_shows_what_people_look_for(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.triton_install import PREVIEW_PACKAGES
+from demo.servers.triton_install import PREVIEW_PACKAGES
 from inference import required_models
 from weavloader.settings import load_settings
 

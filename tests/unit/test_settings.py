@@ -14,10 +14,19 @@ SECRETS = {name for name, field in Settings.model_fields.items() if field.annota
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
-        ("90", 90), ("90s", 90), ("10m", 600), ("24h", 86400), ("30d", 2592000), ("1w", 604800),
-        ("1.5h", 5400), (" 10 M ", 600), (15, 15), (0.5, 0.5), ("0", 0),
+        ("90", 90),
+        ("90s", 90),
+        ("10m", 600),
+        ("24h", 86400),
+        ("30d", 2592000),
+        ("1w", 604800),
+        ("1.5h", 5400),
+        (" 10 M ", 600),
+        (15, 15),
+        (0.5, 0.5),
+        ("0", 0),
     ],
-)  # fmt: skip
+)
 def test_a_duration_is_read_in_every_unit(text: object, seconds: float) -> None:
     assert parse_duration(text) == seconds
 

@@ -12,12 +12,13 @@ from typing import Any, cast
 import fakeredis
 import pytest
 
-from weavloader import keys, stream
+from weavloader import redis_keys
 from weavloader.errors import TransientError
-from weavloader.image_job import ImageJob
-from weavloader.sage import BadLine, DataApi
+from weavloader.images.job import ImageJob
 from weavloader.settings import load_settings
-from weavloader.stream import Stream, TickReport, next_interval, slices
+from weavloader.stream import stream
+from weavloader.stream.sage_api import BadLine, DataApi
+from weavloader.stream.stream import Stream, TickReport, next_interval, slices
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -69,8 +70,12 @@ class Bench:
 
     def stream(self, **parts: Any) -> Stream:
         settings = load_settings(**self.settings)
-        ready = {"redis": self.redis, "publish": self.publish,
-                 "backlog": lambda: len(self.queue), **parts}  # fmt: skip
+        ready = {
+            "redis": self.redis,
+            "publish": self.publish,
+            "backlog": lambda: len(self.queue),
+            **parts,
+        }
         return Stream(settings, cast(DataApi, self.api), **ready)
 
     def tick(self, now: datetime = NOW, **parts: Any) -> TickReport:
@@ -131,9 +136,9 @@ def test_an_image_uploaded_hours_late_is_taken_by_the_reconciliation(bench: Benc
 
 def test_the_reconciliation_leaves_the_cursor_where_it_is(bench: Bench) -> None:
     bench.tick(NOW - HOUR)
-    before = bench.redis.get(keys.STREAM_CURSOR)
+    before = bench.redis.get(redis_keys.STREAM_CURSOR)
     bench.reconcile()
-    assert bench.redis.get(keys.STREAM_CURSOR) == before
+    assert bench.redis.get(redis_keys.STREAM_CURSOR) == before
 
 
 def test_what_was_taken_is_not_taken_again(bench: Bench) -> None:
@@ -180,9 +185,17 @@ def test_a_record_that_is_no_image_is_refused_once_and_stops_nothing(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench.api.records_held = [
-        BadLine("<html>"), None, 7, "text", [], record("x", value=21.5), record("x", timestamp=1),
-        record("x", timestamp="2026-11-24T12:00:00"), {}, record("good"),
-    ]  # fmt: skip
+        BadLine("<html>"),
+        None,
+        7,
+        "text",
+        [],
+        record("x", value=21.5),
+        record("x", timestamp=1),
+        record("x", timestamp="2026-11-24T12:00:00"),
+        {},
+        record("good"),
+    ]
     with caplog.at_level(logging.WARNING):
         report = bench.tick()
     assert bench.published() == ["good"]
@@ -216,11 +229,11 @@ def test_the_newest_capture_time_is_told(bench: Bench) -> None:
 def test_above_the_high_water_mark_it_waits_and_takes_it_up_later(bench: Bench) -> None:
     bench.settings = {"queue_high_water": 2}
     bench.tick()
-    cursor = bench.redis.get(keys.STREAM_CURSOR)
+    cursor = bench.redis.get(redis_keys.STREAM_CURSOR)
     bench.api.records_held = [record("a")]
     report = bench.tick(NOW + MINUTE, backlog=lambda: 2)
     assert (report.waiting, report.taken, bench.queue) == (True, 0, [])
-    assert bench.redis.get(keys.STREAM_CURSOR) == cursor
+    assert bench.redis.get(redis_keys.STREAM_CURSOR) == cursor
     assert bench.tick(NOW + 2 * MINUTE, backlog=lambda: 1).taken == 1
 
 
@@ -229,7 +242,7 @@ def test_a_full_queue_is_no_reason_to_wait_when_nothing_is_new(bench: Bench) -> 
     bench.tick()
     report = bench.tick(NOW + MINUTE, backlog=lambda: 10**9)
     assert not report.waiting
-    assert bench.redis.get(keys.STREAM_CURSOR) == (NOW + MINUTE).isoformat().encode()
+    assert bench.redis.get(redis_keys.STREAM_CURSOR) == (NOW + MINUTE).isoformat().encode()
 
 
 def test_the_reconciliation_waits_above_the_high_water_mark_too(bench: Bench) -> None:
@@ -258,11 +271,11 @@ def test_a_long_answer_is_published_in_batches(
 
 def test_a_tick_that_is_no_longer_alone_leaves_the_cursor_where_it_is(bench: Bench) -> None:
     bench.tick(NOW)
-    before = bench.redis.get(keys.STREAM_CURSOR)
+    before = bench.redis.get(redis_keys.STREAM_CURSOR)
     bench.api.records_held = [record("a")]
     with pytest.raises(TransientError, match="another one"):
         bench.tick(NOW + MINUTE, is_alone=lambda: False)
-    assert bench.redis.get(keys.STREAM_CURSOR) == before
+    assert bench.redis.get(redis_keys.STREAM_CURSOR) == before
     assert bench.published() == ["a"], "what it had published stays published"
 
 
@@ -270,7 +283,7 @@ def test_an_answer_cut_off_keeps_what_came_and_asks_for_the_rest_again(bench: Be
     bench.api = Api([record(str(number)) for number in range(5)], fails_after=3)
     with pytest.raises(TransientError):
         bench.tick()
-    assert bench.redis.get(keys.STREAM_CURSOR) is None
+    assert bench.redis.get(redis_keys.STREAM_CURSOR) is None
     bench.api.fails_after = None
     bench.tick(NOW + MINUTE)
     assert set(bench.published()) == set("01234")
@@ -312,15 +325,15 @@ def test_marks_are_forgotten_only_when_no_look_can_meet_their_record_again(
 ) -> None:
     bench.settings = {"reconcile_window": "2h", "stream_lookback": "10m"}
     clock = NOW.timestamp()
-    monkeypatch.setattr("weavloader.stream.time.time", lambda: clock)
+    monkeypatch.setattr("weavloader.stream.stream.time.time", lambda: clock)
     bench.api.records_held = [record("a")]
     bench.tick()
     clock += 2 * 3600 + 600
     bench.tick(NOW + 2 * HOUR)
-    assert bench.redis.zcard(keys.SEEN) == 1
+    assert bench.redis.zcard(redis_keys.SEEN) == 1
     clock += stream.SEEN_MARGIN_SECONDS + 1
     bench.tick(NOW + 2 * HOUR)
-    assert bench.redis.zcard(keys.SEEN) == 0
+    assert bench.redis.zcard(redis_keys.SEEN) == 0
 
 
 class Dying:
@@ -353,8 +366,17 @@ class Dying:
         return result
 
 
-STEPS = ["get", "zmscore", "publish", "zadd", "zmscore", "publish", "zadd", "set",
-         "zremrangebyscore"]  # fmt: skip
+STEPS = [
+    "get",
+    "zmscore",
+    "publish",
+    "zadd",
+    "zmscore",
+    "publish",
+    "zadd",
+    "set",
+    "zremrangebyscore",
+]
 
 
 def tick_that_dies(bench: Bench, dies_at: int, before: bool) -> list[str]:
@@ -401,8 +423,8 @@ def test_a_batch_that_the_broker_took_in_part_is_published_again_whole(
     bench.api.records_held = [record(name) for name in "abc"]
     with pytest.raises(TransientError):
         bench.tick(publish=publish)
-    assert bench.redis.get(keys.STREAM_CURSOR) is None
-    assert bench.redis.zcard(keys.SEEN) == 0
+    assert bench.redis.get(redis_keys.STREAM_CURSOR) is None
+    assert bench.redis.zcard(redis_keys.SEEN) == 0
     bench.tick(NOW + MINUTE)
     assert set(bench.published()) == set("abc")
 

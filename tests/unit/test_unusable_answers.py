@@ -17,12 +17,12 @@ from PIL import Image
 from inference import CAPTIONERS, EMBEDDERS, captioner, embedder, required_models
 from job_system.tasks import processor
 from processing import Pipeline
-from tests.stand_in_triton import StandInResult, Tensor, text
-from weavloader.dead_letters import DeadLetters
-from weavloader.download import Downloader
-from weavloader.image_job import ImageJob
-from weavloader.inference_cache import InferenceCache
-from weavloader.nodes import Node, Nodes
+from tests.support.stand_in_triton import StandInResult, Tensor, text
+from weavloader.dlq.queue import DeadLetters
+from weavloader.images.download import Downloader
+from weavloader.images.inference_cache import InferenceCache
+from weavloader.images.job import ImageJob
+from weavloader.images.nodes import Node, Nodes
 from weavloader.settings import load_settings
 from weavloader.store.base import ImageObject, Store, image_id
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from job_system.vetting import MOST_BYTES, reason_to_refuse
+from job_system.broker.message_validation import MOST_BYTES, reason_to_refuse
 
 TASKS = {"ours"}
 
@@ -20,10 +20,15 @@ def message(body: object = ([{"url": "x"}], {}, {}), **headers: object) -> dict[
         "content-type": "application/json",
         "content-encoding": "utf-8",
         "headers": {
-            "id": "1", "task": "ours", "retries": 0, "eta": None, "expires": None, **headers,
+            "id": "1",
+            "task": "ours",
+            "retries": 0,
+            "eta": None,
+            "expires": None,
+            **headers,
         },
         "properties": {"delivery_tag": "t", "delivery_info": {"routing_key": "q", "exchange": ""}},
-    }  # fmt: skip
+    }
 
 
 def refused(message: object) -> str | None:
@@ -38,15 +43,29 @@ def test_a_task_of_ours_is_not_refused() -> None:
 @pytest.mark.parametrize(
     "broken",
     [
-        "text", 5, None, [], {}, {"headers": {}},
-        message(body="no triple"), message(body=({}, {}, {})), message(body=([], [], {})),
-        message(id=5), message(id=None), message(task=["ours"]), message(retries="0"),
-        message(eta="noon-ish"), message(eta=5), message(expires="soon"),
+        "text",
+        5,
+        None,
+        [],
+        {},
+        {"headers": {}},
+        message(body="no triple"),
+        message(body=({}, {}, {})),
+        message(body=([], [], {})),
+        message(id=5),
+        message(id=None),
+        message(task=["ours"]),
+        message(retries="0"),
+        message(eta="noon-ish"),
+        message(eta=5),
+        message(expires="soon"),
         {**message(), "content-type": "application/x-python-serialize"},
-        {**message(), "body": "not base64!"}, {**message(), "body": 5},
-        {**message(), "properties": {}}, {**message(), "headers": None},
+        {**message(), "body": "not base64!"},
+        {**message(), "body": 5},
+        {**message(), "properties": {}},
+        {**message(), "headers": None},
     ],
-)  # fmt: skip
+)
 def test_what_celery_could_not_read_is_refused(broken: object) -> None:
     assert refused(broken) == "malformed_message"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from redis.exceptions import ConnectionError as RedisGone
 
-from job_system.watch import STALL_SECONDS, Watch
+from job_system.broker.watchdog import STALL_SECONDS, Watch
 
 
 class Worker:

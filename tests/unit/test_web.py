@@ -11,11 +11,11 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.pages import HOSTILE, SNOW, STREET, an_image, keep, served
+from tests.support.pages import HOSTILE, SNOW, STREET, an_image, keep, served
 from weavloader.errors import PermanentError, TransientError
 from weavloader.settings import Settings, load_settings
 from weavloader.store.base import Location, Vector
-from web import gallery
+from web import image_service
 from web.thumbnails import BoundedCache, as_jpeg
 
 LEMONT = Location(41.7016, -87.9953)
@@ -44,7 +44,7 @@ def out_of_reach(text: str) -> Vector:
 @pytest.fixture
 def site(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
     """Four images, and a model for which every text looks like snow."""
-    monkeypatch.setattr(gallery, "connect_embedder", embedder(lambda text: SNOW))
+    monkeypatch.setattr(image_service, "connect_embedder", embedder(lambda text: SNOW))
     keep(settings, ALL)
     with served(settings) as client:
         yield client
@@ -171,12 +171,26 @@ def test_a_page_asks_nothing_of_other_hosts(site: httpx.Client) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    [{"alpha": "2"}, {"alpha": "nan"}, {"alpha": "x"}, {"limit": "0"}, {"limit": "1000"},
-     {"vsn": "W021; DROP"}, {"since": "yesterday-ish"}, {"q": "x" * 501},
-         {"until": "soon"}, {"like": "x"}, {"near": "Chicago"},
-         {"near": "91,0"}, {"within": "0"}, {"page": "0"}, {"page": "42"}, {"camera": "x" * 257}],
+    [
+        {"alpha": "2"},
+        {"alpha": "nan"},
+        {"alpha": "x"},
+        {"limit": "0"},
+        {"limit": "1000"},
+        {"vsn": "W021; DROP"},
+        {"since": "yesterday-ish"},
+        {"q": "x" * 501},
+        {"until": "soon"},
+        {"like": "x"},
+        {"near": "Chicago"},
+        {"near": "91,0"},
+        {"within": "0"},
+        {"page": "0"},
+        {"page": "42"},
+        {"camera": "x" * 257},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_wrong_argument_is_named(site: httpx.Client, query: dict[str, str]) -> None:
     response = site.get("/api/search", params={"q": "snow", **query})
     assert response.status_code == 400
@@ -185,10 +199,14 @@ def test_a_wrong_argument_is_named(site: httpx.Client, query: dict[str, str]) ->
 
 @pytest.mark.parametrize(
     ("path", "status"),
-    [("/image/not-an-id", 400), ("/thumbnail/..%2f..%2fetc.jpg", 400),
-     ("/image/00000000-0000-0000-0000-000000000000", 404),
-     ("/picture/00000000-0000-0000-0000-000000000000.jpg", 404), ("/nowhere", 404)],
-)  # fmt: skip
+    [
+        ("/image/not-an-id", 400),
+        ("/thumbnail/..%2f..%2fetc.jpg", 400),
+        ("/image/00000000-0000-0000-0000-000000000000", 404),
+        ("/picture/00000000-0000-0000-0000-000000000000.jpg", 404),
+        ("/nowhere", 404),
+    ],
+)
 def test_what_is_not_there_is_a_clear_message(site: httpx.Client, path: str, status: int) -> None:
     response = site.get(path)
     assert response.status_code == status
@@ -255,7 +273,7 @@ def test_a_first_visit_waits_for_no_store(
     def unreachable(settings: Settings) -> None:
         raise AssertionError("the store was asked")
 
-    monkeypatch.setattr(gallery, "open_store", unreachable)
+    monkeypatch.setattr(image_service, "open_store", unreachable)
     with served(settings) as client:
         assert client.get("/").status_code == 200
 
@@ -287,9 +305,9 @@ def test_results_can_be_narrowed_to_what_they_hold(site: httpx.Client) -> None:
 def test_without_triton_words_are_searched_and_the_visitor_is_told(
     site: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gallery, "connect_embedder", embedder(out_of_reach))
+    monkeypatch.setattr(image_service, "connect_embedder", embedder(out_of_reach))
     page = site.get("/", params={"q": "street"}).text
-    assert gallery.WORDS_ONLY in page
+    assert image_service.WORDS_ONLY in page
     assert f"/image/{ROAD.id}" in page
     assert f"/image/{HILLS.id}" not in page
 
@@ -300,8 +318,8 @@ def test_a_store_out_of_reach_is_a_message_and_503(
     def unreachable(settings: Settings) -> None:
         raise TransientError("Weaviate: connection refused", reason="store_unavailable")
 
-    monkeypatch.setattr(gallery, "open_store", unreachable)
-    monkeypatch.setattr(gallery, "connect_embedder", embedder(lambda text: SNOW))
+    monkeypatch.setattr(image_service, "open_store", unreachable)
+    monkeypatch.setattr(image_service, "connect_embedder", embedder(lambda text: SNOW))
     with served(settings) as client:
         page, api = client.get("/?q=snow"), client.get("/api/search?q=snow")
     assert page.status_code == api.status_code == 503

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from web.letters import parse_letter_query
+from web.dead_letters.query import parse_letter_query
 from web.query import PageQuery, parse_query
 from web.server import ROUTES
 

@@ -10,11 +10,11 @@ import pytest
 from inference.preview.captions import PREFIX
 from weavloader.store.base import Location
 from web.access import FORWARDED, Access, is_loopback
-from web.atlas import CITIES
 from web.map import HEIGHT, WIDTH, distance_km, draw_map, whereabouts
+from web.map_data import CITIES
 from web.monitor import Look, _rate
 from web.query import PageQuery, parse_query
-from web.show import PREVIEW_PREFIX, Caption, duration
+from web.view_models import PREVIEW_PREFIX, Caption, duration
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -107,9 +107,18 @@ def test_who_is_passed_on_by_a_proxy_needs_the_password(header: str) -> None:
 
 @pytest.mark.parametrize(
     "authorization",
-    ["", "Basic", "Basic !!", basic(""), basic("admin"), basic("admin:wrong"), basic("root:secret"),
-     basic("admin:secret").replace("Basic", "Bearer"), basic("admin:secret,other:word")],
-)  # fmt: skip
+    [
+        "",
+        "Basic",
+        "Basic !!",
+        basic(""),
+        basic("admin"),
+        basic("admin:wrong"),
+        basic("root:secret"),
+        basic("admin:secret").replace("Basic", "Bearer"),
+        basic("admin:secret,other:word"),
+    ],
+)
 def test_beyond_this_machine_only_flowers_accounts_pass(authorization: str) -> None:
     access = Access(["admin:secret", "other:word"], is_local=False)
     assert not access.allows("localhost", {"Authorization": authorization})
@@ -150,5 +159,10 @@ def test_images_per_minute_are_unknown_rather_than_wrong() -> None:
 
 def test_spans_are_told_in_their_largest_unit() -> None:
     assert [duration(n) for n in (None, -1, 5, 90, 7200, 200_000)] == [
-        "–", "0 s", "5 s", "1 min", "2 h", "2 d",
-    ]  # fmt: skip
+        "–",
+        "0 s",
+        "5 s",
+        "1 min",
+        "2 h",
+        "2 d",
+    ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from weavloader.settings import Settings
 from weavloader.store.base import Store
-from weavloader.store.checks import VECTOR_RANKS, VectorRanks
+from weavloader.store.validation import VECTOR_RANKS, VectorRanks
 
 
 def open_store(settings: Settings, ranks: VectorRanks = VECTOR_RANKS) -> Store:
@@ -18,9 +18,9 @@ def open_store(settings: Settings, ranks: VectorRanks = VECTOR_RANKS) -> Store:
         ranks: The vectors that objects may carry.
     """
     if settings.vector_store == "embedded":
-        from weavloader.store.embedded import EmbeddedStore
+        from weavloader.store.embedded.store import EmbeddedStore
 
         return EmbeddedStore(Path(settings.embedded_store_path), settings.store_timeout, ranks)
-    from weavloader.store.weaviate import WeaviateStore
+    from weavloader.store.weaviate.store import WeaviateStore
 
     return WeaviateStore(settings, ranks)

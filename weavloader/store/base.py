@@ -12,17 +12,37 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from weavloader.store.schema_report import SchemaReport
+from weavloader.store.schema import SchemaReport
 
 Vector = NDArray[np.float32]
 
 TEXT_PROPERTIES = (
-    "filename", "caption", "link", "timestamp", "vsn", "node", "zone", "task", "host", "job",
-    "plugin", "camera", "project", "address",
-)  # fmt: skip
+    "filename",
+    "caption",
+    "link",
+    "timestamp",
+    "vsn",
+    "node",
+    "zone",
+    "task",
+    "host",
+    "job",
+    "plugin",
+    "camera",
+    "project",
+    "address",
+)
 KEYWORD_PROPERTIES = (
-    "caption", "camera", "host", "job", "vsn", "plugin", "zone", "project", "address",
-)  # fmt: skip
+    "caption",
+    "camera",
+    "host",
+    "job",
+    "vsn",
+    "plugin",
+    "zone",
+    "project",
+    "address",
+)
 FILTER_PROPERTIES = ("vsn", "node", "job", "task", "camera", "project")
 DEFAULT_ALPHA = 0.4
 DEFAULT_LIMIT = 25

@@ -9,7 +9,7 @@ sys.path.append(str(Path(__file__).resolve().parents[3]))
 
 from preview.florence import UnknownTaskError, answer
 from preview.models import Preview
-from preview.scene import see
+from preview.picture_features import see
 from serving.errors import InputError
 from serving.requests import read_image, read_size, read_text, text_tensor
 

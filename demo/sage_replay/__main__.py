@@ -1,0 +1,90 @@
+"""A SAGE network to run against, alone: ``python -m demo.sage_replay --help``."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+
+import click
+
+from demo.dataset import World
+from demo.sage_replay.server import HOST, Replay
+
+
+@click.command()
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="Where SAGE listens; a free port by default.",
+)
+@click.option(
+    "--other-port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="Where the host listens that is not SAGE's.",
+)
+@click.option("--address", default=HOST, show_default=True, help="Where both listen.")
+@click.option("--name", help="How others reach that address; by itself when not given.")
+@click.option(
+    "--images",
+    type=click.IntRange(1),
+    default=40,
+    show_default=True,
+    help="How many images are drawn.",
+)
+@click.option(
+    "--publish-seconds",
+    type=click.FloatRange(0),
+    default=10.0,
+    show_default=True,
+    help="Over how long they appear, from the first query on.",
+)
+@click.option(
+    "--began",
+    type=click.IntRange(0),
+    default=0,
+    help="Captures are older: nanoseconds since 1970; now by default.",
+)
+@click.option(
+    "--images-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Pictures of your own, besides the drawn ones.",
+)
+@click.option("--user", default="sage", show_default=True)
+@click.option("--password", default="replayed", show_default=True, envvar="SAGE_PASS")
+def replay(
+    port: int,
+    other_port: int,
+    address: str,
+    name: str | None,
+    images: int,
+    publish_seconds: float,
+    began: int,
+    images_dir: Path | None,
+    user: str,
+    password: str,
+) -> None:
+    """Serve SAGE's data API, storage and manifests with drawn images, until Ctrl-C."""
+    server = Replay(
+        user=user, password=password, port=port, other_port=other_port, address=address, name=name
+    )
+    began = began or time.time_ns()
+    world = World(server.host, server.other_host, began, images, publish_seconds, images_dir)
+    server.catalogue = world.catalogue()
+    for name, value in server.environment().items():
+        click.echo(f"export {name}={value}")
+    asyncio.run(_serve(server))
+
+
+async def _serve(server: Replay) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await server.serve(stop)
+
+
+if __name__ == "__main__":
+    replay()

@@ -1,0 +1,141 @@
+"""What a preview model believes to see: how much of each concept, and where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from .pixels import COLUMNS, ROWS, Map, Mask, Pixels
+from .vocabulary import COLOURS
+
+_TOP = np.arange(ROWS)[:, None] < ROWS * 0.5
+_BOTTOM = ~_TOP
+# Changes of brightness from pixel to pixel: below, a surface; above, the rim of a lamp.
+_SMOOTH, _EDGE = 0.06, 0.1
+# Differences of colour, summed over red, green and blue: from the sky, and across a horizon.
+_APART, _STEP = 0.1, 0.15
+_LAYOUT = (4, 4)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture in terms of the vocabulary.
+
+    Attributes:
+        scores: By concept, 0 (not there) to 1 (plain to see).
+        places: Where a concept is, for those that have a place.
+        horizon: Height of the strongest line across, 0 (top) to 1; ``None`` without one.
+        layout: Colours on a coarse grid, shape [n], -0.5 to 0.5.
+    """
+
+    scores: dict[str, float]
+    places: dict[str, Mask]
+    horizon: float | None
+    layout: Map
+
+
+def see(image: NDArray[Any]) -> Scene:
+    """The scene of ``image``, shape [H, W, 3], 0 to 255."""
+    pixels = Pixels.of(image)
+    places = {**_places(pixels), **pixels.colours}
+    return Scene(
+        scores=_weighed({**_whole_picture(pixels), **_by_area(places)}),
+        places=places,
+        horizon=_horizon(pixels),
+        layout=_layout(pixels),
+    )
+
+
+def _ramp(amount: float | np.floating[Any], low: float, high: float) -> float:
+    """0 at ``low``, 1 at ``high``, straight between; ``low`` may be the greater."""
+    return float(np.clip((float(amount) - low) / (high - low), 0.0, 1.0))
+
+
+def _places(pixels: Pixels) -> dict[str, Mask]:
+    light, colours = pixels.luminance, pixels.colours
+    pale = pixels.saturation < 0.2
+    warm = colours["orange"] | colours["pink"] | colours["red"] | colours["yellow"]
+    blue = colours["blue"] | colours["cyan"]
+    glowing = (pixels.saturation > 0.7) & (pixels.value > 0.85)
+    return {
+        "sky": _TOP & blue & (light > 0.35),
+        "cloud": _TOP & pale & (light > 0.6),
+        "sunset": _TOP & warm,
+        "snow": _BOTTOM & pale & (light > 0.78),
+        "vegetation": colours["green"],
+        "field": _BOTTOM & colours["green"],
+        "water": _BOTTOM & blue,
+        "earth": _BOTTOM & (colours["brown"] | colours["orange"]),
+        "fire": _BOTTOM & glowing & (colours["orange"] | colours["red"]),
+        "smoke": _plume(pixels) & pale,
+        "building": pale & (pixels.roughness > _SMOOTH),
+        "lights": (light > 0.25) & (pixels.roughness > _EDGE),
+    }
+
+
+def _plume(pixels: Pixels) -> Mask:
+    """What is grey and calm in a sky of another colour; clouds are lighter."""
+    grey = (pixels.luminance > 0.25) & (pixels.luminance < 0.68)
+    sky = np.median(pixels.rgb, axis=1, keepdims=True)
+    apart = np.abs(pixels.rgb - sky).sum(axis=2) > _APART
+    around = sliding_window_view(np.pad(pixels.roughness, 1, mode="edge"), (3, 3))
+    return np.asarray(_TOP & grey & apart & (around.max(axis=(2, 3)) < _SMOOTH))
+
+
+def _by_area(places: dict[str, Mask]) -> dict[str, float]:
+    spans = {
+        "sky": (0.05, 0.3),
+        "cloud": (0.05, 0.3),
+        "sunset": (0.05, 0.25),
+        "snow": (0.08, 0.35),
+        "vegetation": (0.05, 0.4),
+        "field": (0.1, 0.4),
+        "water": (0.1, 0.35),
+        "earth": (0.1, 0.4),
+        "fire": (0.004, 0.03),
+        "smoke": (0.01, 0.05),
+        "building": (0.05, 0.15),
+        "lights": (0.0005, 0.003),
+        **dict.fromkeys(COLOURS, (0.03, 0.4)),
+    }
+    return {name: _ramp(places[name].mean(), *span) for name, span in spans.items()}
+
+
+def _weighed(scores: dict[str, float]) -> dict[str, float]:
+    """``scores``, less what another concept explains."""
+    by_day = 1.0 - scores["night"]
+    return {
+        **scores,
+        "building": scores["building"] * by_day,
+        "smoke": scores["smoke"] * by_day * (1.0 - scores["building"]),
+        "lights": scores["lights"] * scores["night"],
+        "fire": scores["fire"] * (1.0 - scores["sunset"]),
+    }
+
+
+def _whole_picture(pixels: Pixels) -> dict[str, float]:
+    typical, mean = np.median(pixels.luminance), pixels.luminance.mean()
+    flat = _ramp(pixels.luminance.std(), 0.12, 0.05)
+    washed_out = _ramp(pixels.saturation.mean(), 0.25, 0.1)
+    return {
+        "night": _ramp(typical, 0.3, 0.12),
+        "day": _ramp(typical, 0.25, 0.45),
+        "fog": flat * washed_out * _ramp(mean, 0.3, 0.45) * _ramp(mean, 0.92, 0.86),
+    }
+
+
+def _horizon(pixels: Pixels) -> float | None:
+    steps = np.abs(np.diff(pixels.rgb.mean(axis=1), axis=0)).sum(axis=1)
+    steps[: ROWS // 6] = steps[-ROWS // 6 :] = 0.0  # lettering is burnt in near the edges
+    strongest = int(steps.argmax())
+    return (strongest + 1) / ROWS if steps[strongest] > _STEP else None
+
+
+def _layout(pixels: Pixels) -> Map:
+    rows, columns = _LAYOUT
+    cells = pixels.rgb.reshape(rows, ROWS // rows, columns, COLUMNS // columns, 3)
+    return np.asarray(cells.mean(axis=(1, 3)).ravel() - np.float32(0.5))

@@ -1,0 +1,144 @@
+"""What waits in Redis, read at the moment of a scrape."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from prometheus_client import Metric
+from redis import Redis, RedisError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from metrics.families import gauge, gauges
+from metrics.notes import audit_families, stream_families
+from weavloader import redis_keys
+from weavloader.errors import TransientError
+from weavloader.redis_connection import open_redis
+from weavloader.settings import Settings
+
+TIMEOUT = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class RedisState:
+    """What Redis held at one moment.
+
+    Attributes:
+        at: That moment, Unix seconds.
+        lengths: Messages waiting, by the names of :data:`weavloader.redis_keys.LANES`.
+        next_in_line: The message that each of them gives out next, as kombu wrote it.
+        dead: Dead letters kept.
+        last_look: Note of the last look at the stream.
+        newest: Capture time of the newest image taken, Unix seconds.
+        audit: Note of the last audit.
+    """
+
+    at: float
+    lengths: Mapping[str, int]
+    next_in_line: Mapping[str, bytes | None]
+    dead: int
+    last_look: bytes | None
+    newest: float | None
+    audit: bytes | None
+
+
+def connect(settings: Settings) -> Redis:
+    """A client of the broker whose every call ends within :data:`TIMEOUT` seconds."""
+    return open_redis(
+        settings,
+        socket_timeout=TIMEOUT,
+        socket_connect_timeout=TIMEOUT,
+        # By default redis-py tries again for seconds; the next scrape is our next try.
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+def ping(client: Redis) -> None:
+    """Ask Redis for a sign of life.
+
+    Raises:
+        TransientError: It gave none.
+    """
+    try:
+        client.ping()
+    except RedisError as error:
+        raise _unreachable(error) from error
+
+
+def read_state(client: Redis) -> RedisState:
+    """All that a page says of Redis, in one round trip of O(1) commands.
+
+    Raises:
+        TransientError: Redis did not answer.
+    """
+    pipeline = client.pipeline(transaction=False)
+    for lane in redis_keys.LANES.values():
+        pipeline.llen(lane)
+        pipeline.lindex(lane, -1)  # kombu pushes at the head and pops at the tail
+    pipeline.zcard(redis_keys.DEAD_LETTER_INDEX)
+    pipeline.get(redis_keys.STREAM_LAST_TICK)
+    pipeline.zscore(redis_keys.STREAM_NEWEST, redis_keys.STREAM_NEWEST_MEMBER)
+    pipeline.get(redis_keys.AUDIT_LAST)
+    try:
+        *lanes, dead, last_look, newest, audit = pipeline.execute()
+    except RedisError as error:
+        raise _unreachable(error) from error
+    lengths = dict(zip(redis_keys.LANES, lanes[::2], strict=True))
+    tails = dict(zip(redis_keys.LANES, lanes[1::2], strict=True))
+    return RedisState(time.time(), lengths, tails, dead, last_look, newest, audit)
+
+
+def redis_families(state: RedisState) -> list[Metric]:
+    """Queues, dead letters, the stream and the audit, as they stand in Redis."""
+    return [
+        gauges("queue_size", "Tasks waiting in a queue", "queue_name", state.lengths),
+        gauges(
+            "queue_oldest_seconds",
+            "Seconds that the task next in line has waited; 0 in an empty queue",
+            "queue_name",
+            _waited(state),
+        ),
+        gauge("dlq_size", "Dead letters kept", state.dead),
+        *stream_families(state.last_look, state.newest, state.at),
+        *audit_families(state.audit, state.at),
+    ]
+
+
+def backlog_families(waiting: int, taken_per_second: float | None) -> list[Metric]:
+    """How long the waiting images will take at the present pace; nothing while that is unknown.
+
+    Args:
+        waiting: Live images; those of the low lane let them pass.
+        taken_per_second: How many the workers begin in a second.
+    """
+    if taken_per_second is None:
+        return []
+    never = math.inf if waiting else 0.0
+    seconds = waiting / taken_per_second if taken_per_second else never
+    text = "Seconds until the live images that wait are begun, at the pace of the last minutes"
+    return [gauge("backlog_seconds", text, seconds)]
+
+
+def _waited(state: RedisState) -> dict[str, float]:
+    """Seconds by queue; a message that does not say when it was queued is left out."""
+    waited = {}
+    for queue, message in state.next_in_line.items():
+        queued = state.at if message is None else _queued_at(message)
+        if queued is not None:
+            waited[queue] = max(0.0, state.at - queued)
+    return waited
+
+
+def _queued_at(message: bytes) -> float | None:
+    try:
+        return float(json.loads(message)["headers"][redis_keys.QUEUED_AT])
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _unreachable(error: RedisError) -> TransientError:
+    return TransientError(f"Redis: {type(error).__name__}", reason="redis_unreachable")

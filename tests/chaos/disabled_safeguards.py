@@ -1,0 +1,151 @@
+"""Safeguards, and how to take each out: the suite must see what it then lets through."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+def _acks_late() -> None:
+    from job_system import celery_app
+
+    celery_app.conf.task_acks_late = False
+
+
+def _leases() -> None:
+    from job_system.broker import recovery
+
+    recovery.Recovery._beat = lambda self, consumer: None  # type: ignore[method-assign]
+
+
+def _delivery_counter() -> None:
+    from job_system.broker import poison
+
+    poison.MOST_STARTS = 1_000_000
+
+
+def _time_limits() -> None:
+    from job_system import celery_app
+
+    celery_app.conf.update(task_soft_time_limit=None, task_time_limit=None)
+
+
+def _publish_before_mark() -> None:
+    """Mark images as seen before they are on the queue, with time to die in between."""
+    from weavloader.stream.records import member
+    from weavloader.stream.stream import Stream, _count
+
+    def hand_over(self: Any, items: Any, report: Any) -> None:
+        if items:
+            self._redis.zadd("weavloader:stream:seen", dict.fromkeys(map(member, items), 1e12))
+        time.sleep(1)
+        self._publish(items)
+        _count(items, report)
+
+    Stream._hand_over = hand_over  # type: ignore[method-assign]
+
+
+def _look_back() -> None:
+    from datetime import timedelta
+
+    from weavloader.stream import stream
+
+    start = stream.Stream._start
+    stream.Stream._start = lambda self, now: min(  # type: ignore[method-assign]
+        start(self, now) + timedelta(seconds=self._settings.stream_lookback), now
+    )
+
+
+def _deterministic_ids() -> None:
+    """Let every process give an image another id."""
+    import os
+    import uuid
+
+    from weavloader.store.base import ImageObject
+
+    def id_here(item: ImageObject) -> str:
+        return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{os.getpid()} {item.text['link']}"))
+
+    ImageObject.id = property(id_here)  # type: ignore[assignment,method-assign]
+
+
+def _outages() -> None:
+    from job_system.circuit_breaker import Outages
+
+    Outages.waited_out = lambda self, error: False  # type: ignore[method-assign]
+
+
+def _inference_cache() -> None:
+    from weavloader.images.inference_cache import InferenceCache
+
+    InferenceCache._keep = lambda self, image_id, inference: None  # type: ignore[method-assign]
+
+
+def _error_answers() -> None:
+    from inference import answers
+
+    answers._FAILURE_PREFIXES = ()  # type: ignore[assignment]
+
+
+def _vetting() -> None:
+    from job_system.broker import transport
+
+    vars(transport)["reason_to_refuse"] = lambda raw, tasks: None
+
+
+def _recorded_taking() -> None:
+    """Take messages as kombu does, and record them later, with time to die in between."""
+    from kombu.transport.redis import Channel, QoS
+
+    from job_system.broker.transport import TakingChannel
+
+    append = QoS.append
+
+    def append_late(self: Any, message: Any, delivery_tag: str) -> None:
+        time.sleep(0.5)
+        append(self, message, delivery_tag)  # type: ignore[no-untyped-call]
+
+    TakingChannel._brpop_start = Channel._brpop_start  # type: ignore[method-assign]
+    TakingChannel._brpop_read = Channel._brpop_read  # type: ignore[method-assign]
+    QoS.append = append_late  # type: ignore[method-assign]
+
+
+@dataclass(frozen=True, slots=True)
+class Safeguard:
+    """Something that keeps images safe.
+
+    Attributes:
+        remove: Takes it out of the process.
+        fault: The scenario that needs it.
+        seen_as: What the account of that scenario then shows.
+    """
+
+    remove: Callable[[], None]
+    fault: str
+    seen_as: str
+
+
+SAFEGUARDS = {
+    "late acknowledgement": Safeguard(_acks_late, "kill -9 of children, three times", "missing"),
+    "leases": Safeguard(_leases, "kill -9 of all processors at once", "missing"),
+    "recorded taking": Safeguard(
+        _recorded_taking, "kill -9 of all processors at work, twice", "missing"
+    ),
+    "delivery counter": Safeguard(_delivery_counter, "an image that kills its process", "missing"),
+    "publish, then mark": Safeguard(
+        _publish_before_mark, "kill -9 of the moderator in mid-tick, twice", "missing"
+    ),
+    "look-back": Safeguard(_look_back, "no fault", "missing"),
+    "deterministic ids": Safeguard(_deterministic_ids, "every image published twice", "doubled"),
+    "waiting out outages": Safeguard(_outages, "Triton down for 60 s", "astray"),
+    "inference cache": Safeguard(
+        _inference_cache, "store down for 10 s while models answer", "model_calls_per_image"
+    ),
+    "error answers are failures": Safeguard(
+        _error_answers, "models tell of errors as answers", "astray"
+    ),
+    "vetting": Safeguard(_vetting, "litter on the queue", "other_letters"),
+    "time limits": Safeguard(_time_limits, "images that hang", "missing"),
+}

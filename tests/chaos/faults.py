@@ -1,0 +1,247 @@
+"""What is done to a system: each act brings a fault about, and ends it."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from demo.sage_replay.faults import Fault
+from tests.chaos import bad_images
+from tests.chaos.role import HASTY
+from tests.chaos.system import PROCESSORS, System, pause
+from weavloader import redis_keys
+from weavloader.dlq.queue import DeadLetters
+
+Act = Callable[[System], None]
+
+
+def nothing(system: System) -> None:
+    """No fault at all: the suite's own measure."""
+
+
+def kill(*roles: str, number: int = signal.SIGKILL) -> Act:
+    """Send main processes a signal while models think about images."""
+
+    def act(system: System) -> None:
+        system.models.behave("think")
+        _wait_for_answers(system, 3)
+        for role in roles:
+            system.kill(role, number)
+        system.models.behave("ok")
+
+    return act
+
+
+def kill_children(system: System) -> None:
+    """Kill a process of each processor, three times, while models think about its image."""
+    system.models.behave("think")
+    for _ in range(3):
+        _wait_for_answers(system, 3)
+        for role in PROCESSORS:
+            system.kill_a_child(role)
+    system.models.behave("ok")
+
+
+def kill_in_mid_tick(system: System) -> None:
+    """Kill all of the moderator as soon as it has taken images, twice."""
+    with closing(system.redis()) as redis:
+        for _ in range(2):
+            _wait_until_taken(system, redis)
+            system.kill_whole("moderator")
+
+
+def kill_again_and_again(times: int, every: float) -> Act:
+    """Kill both processors, ``every`` so many seconds."""
+
+    def act(system: System) -> None:
+        for _ in range(times):
+            pause(every)
+            for role in PROCESSORS:
+                system.kill(role)
+            system.tend()
+
+    return act
+
+
+def kill_at_work(system: System) -> None:
+    """Kill both processors twice, as soon as they are at work again.
+
+    An image that is in work at three such deaths is held to have caused them.
+    """
+    for _ in range(2):
+        _wait_for_answers(system, 10)
+        for role in PROCESSORS:
+            system.kill(role)
+
+
+def end_redis(number: int, seconds: float) -> Act:
+    """End Redis by a signal, and start it so many seconds later."""
+
+    def act(system: System) -> None:
+        _wait_for_work(system)
+        system.stop_redis(number)
+        pause(seconds)
+        system.start_redis()
+
+    return act
+
+
+def freeze_redis(system: System) -> None:
+    """Let Redis be there and say nothing."""
+    _wait_for_work(system)
+    system.signal_redis(signal.SIGSTOP)
+    pause(20)
+    system.signal_redis(signal.SIGCONT)
+
+
+def fill_redis(system: System) -> None:
+    """Let Redis refuse every write, as one that may use no more memory."""
+    _wait_for_work(system)
+    with closing(system.redis()) as redis:
+        redis.config_set("maxmemory", redis.info("memory")["used_memory"] // 2)
+        pause(10)
+        redis.config_set("maxmemory", 0)
+
+
+def stop_triton(seconds: float) -> Act:
+    """Stop Triton, and start it so many seconds later."""
+
+    def act(system: System) -> None:
+        _wait_for_work(system)
+        system.models.server.stop()
+        pause(seconds)
+        system.models.server.start()
+
+    return act
+
+
+def let_models(mode: str) -> Act:
+    """Let the models misbehave for 6 s; see :mod:`tests.chaos.faulty_model`."""
+
+    def act(system: System) -> None:
+        _wait_for_answers(system, 1)
+        system.models.behave(mode)
+        pause(6)
+        system.models.behave("ok")
+
+    return act
+
+
+def take_store_away(seconds: float) -> Act:
+    """Take the store away for so many seconds."""
+
+    def act(system: System) -> None:
+        _wait_for_work(system)
+        system.break_store()
+        pause(seconds)
+        system.mend_store()
+
+    return act
+
+
+def take_store_away_from_thinkers(system: System) -> None:
+    """Take the store away for 10 s while models have images to think about."""
+    system.models.behave("think")
+    _wait_for_answers(system, 8)  # by then every process has an image
+    system.break_store()
+    pause(10)
+    system.mend_store()
+    system.models.behave("ok")
+
+
+def refuse_half(system: System) -> None:
+    """Let the store refuse every second image for 6 s, which retries outlast."""
+    _wait_for_work(system)
+    with system.half_a_store():
+        pause(6)
+
+
+def lock_store(system: System) -> None:
+    """Hold the store's lock for longer than writers wait for it."""
+    _wait_for_work(system)
+    with closing(sqlite3.connect(system.store_path / "store.sqlite3")) as database:
+        database.execute("BEGIN IMMEDIATE")
+        pause(8)
+        database.rollback()
+
+
+def disturb(kind: str, target: str, count: int, **details: int) -> Act:
+    """Let the next requests to SAGE go wrong."""
+
+    def act(system: System) -> None:
+        system.replay.add_fault(Fault(kind, count=count, target=target, **details))
+        pause(3)
+
+    return act
+
+
+def jump_clock(system: System) -> None:
+    """Leave what a clock that was a day ahead would have left."""
+    _wait_for_work(system)
+    with closing(system.redis()) as redis:
+        ahead = datetime.now(UTC) + timedelta(days=1)
+        redis.set(redis_keys.STREAM_CURSOR, ahead.isoformat())
+
+
+def forget_what_was_taken(system: System) -> None:
+    """Let the moderator take every image a second time."""
+    with closing(system.redis()) as redis:
+        _wait_until_taken(system, redis)
+        pause(5)  # until all are
+        redis.delete(redis_keys.SEEN)
+        _wait_until_taken(system, redis)
+
+
+def look_over_the_day(system: System) -> None:
+    """Ask for a health check when all images are listed."""
+    from job_system import celery_app
+
+    pause(5)
+    celery_app.send_task("job_system.tasks.health_check")
+
+
+def hurry(system: System) -> None:
+    """Give an image 6 s, and 10 s if it hears no signal, until two have died of it."""
+    with closing(system.redis()) as redis:
+        letters = DeadLetters(redis, ttl=1)
+        enough = letters.count() + 2
+        system.restart(PROCESSORS, HASTY)
+        try:
+            system.wait_until(lambda: letters.count() >= enough, "two dead letters", 150)
+        finally:
+            system.restart(PROCESSORS)
+
+
+def litter(system: System) -> None:
+    """Put on the queue what is no task."""
+    with closing(system.redis()) as redis:
+        for rubbish in bad_images.LITTER:
+            redis.lpush(redis_keys.IMAGE_QUEUE, rubbish)
+
+
+def _wait_for_answers(system: System, amount: int) -> None:
+    """Wait until models have answered so many times more."""
+    enough = system.models.answers().total() + amount
+    system.wait_until(lambda: system.models.answers().total() >= enough, "answers of models")
+
+
+def _wait_until_taken(system: System, redis: Any) -> None:
+    """Wait until images are marked as taken that were not."""
+    before = redis.zcard(redis_keys.SEEN)
+    system.wait_until(lambda: redis.zcard(redis_keys.SEEN) > before, "images that are taken")
+
+
+def _wait_for_work(system: System) -> None:
+    """Wait until images are being worked on."""
+    with closing(system.redis()) as redis:
+
+        def in_work() -> int:
+            workers = [name.decode() for name in redis.hkeys(redis_keys.WORKERS)]
+            held = sum(redis.hlen(redis_keys.unacked(worker)) for worker in workers)
+            return int(held + redis.llen(redis_keys.IMAGE_QUEUE))
+
+        system.wait_until(in_work, "images in work")

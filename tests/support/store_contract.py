@@ -1,0 +1,258 @@
+"""What every store promises to keep, as tests that each store's own test class inherits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+
+import numpy as np
+import pytest
+
+from tests.support.processes import in_processes
+from weavloader.errors import PermanentError, WeavloaderError
+from weavloader.settings import Settings
+from weavloader.store import open_store
+from weavloader.store.base import (
+    TEXT_PROPERTIES,
+    Area,
+    Filters,
+    ImageObject,
+    Location,
+    SearchQuery,
+    Store,
+    Vector,
+    image_id,
+)
+from weavloader.store.validation import VECTOR_RANKS
+
+WHEN = datetime(2026, 11, 24, 1, 57, 56, 713832, tzinfo=UTC)
+EAST, NORTH = (np.array(pair, np.float32) for pair in ([1, 0, 0.25], [0, 1, 0.25]))
+
+
+def an_image(link: str = "https://storage.example.org/1.jpg", **changes: object) -> ImageObject:
+    """An image object; text properties and fields may be given by name."""
+    text = {name: f"some {name}" for name in TEXT_PROPERTIES} | {"link": link}
+    text |= {name: str(value) for name, value in changes.items() if name in TEXT_PROPERTIES}
+    fields = {name: value for name, value in changes.items() if name not in TEXT_PROPERTIES}
+    plain = ImageObject(text, WHEN, b"\xff\xd8 an image", {"clip": EAST})
+    return replace(plain, **fields)  # type: ignore[arg-type]
+
+
+def found(store: Store, text: str = "", vector: Vector | None = None, **query: object) -> list[str]:
+    """Captions that a search finds, best first; ``alpha`` 0 without a vector."""
+    results = store.search(SearchQuery(text, vector, **query))  # type: ignore[arg-type]
+    return [result.text["caption"] for result in results]
+
+
+class StoreContract:
+    """Inherit it, and give a fixture ``settings`` of a store that is empty, and ``gone``, of
+    one that is out of reach."""
+
+    @pytest.fixture
+    def store(self, settings: Settings) -> Iterator[Store]:
+        store = open_store(settings)
+        store.prepare()
+        yield store
+        store.close()
+
+    def test_an_empty_store_answers(self, store: Store) -> None:
+        assert store.ready()
+        assert store.count() == 0
+        assert store.existing(["https://x/1.jpg", "", "?!"]) == set()
+        assert store.get(image_id("x")) is None
+        assert store.get("no id at all") is None
+        assert found(store, "fox", EAST) == []
+
+    def test_an_object_comes_back_as_it_was_written(self, store: Store) -> None:
+        noise = np.random.default_rng(1).normal(size=(3, 128)).astype(np.float32)
+        written = an_image(
+            caption="Füchse 🦊 \x00 and\nlines " + "long " * 20_000,
+            address="",
+            image=bytes(range(256)) * 4000,
+            vectors={"clip": noise[0], "align": noise[1, :7], "colbert": noise},
+            location=Location(41.87, -87.62),
+            captured_at=WHEN.astimezone(timezone(timedelta(hours=-6))),
+        )
+        store.upsert([written])
+        read = store.get(written.id)
+        assert read is not None
+        assert read.text == written.text
+        assert read.image == written.image
+        assert read.captured_at == WHEN
+        assert read.captured_at.utcoffset() == timedelta(0)
+        assert read.location is not None
+        assert read.location.latitude == pytest.approx(41.87, abs=1e-5)
+        assert read.location.longitude == pytest.approx(-87.62, abs=1e-5)
+        assert read.vectors.keys() == written.vectors.keys()
+        for name, vector in written.vectors.items():
+            assert read.vectors[name].dtype == np.float32
+            np.testing.assert_array_equal(read.vectors[name], vector)
+
+    def test_an_object_without_image_vectors_or_location_is_kept(self, store: Store) -> None:
+        written = an_image(image=b"", vectors={})
+        store.upsert([written])
+        assert store.get(written.id) == written
+        assert found(store, "some caption", EAST) == ["some caption"]
+
+    def test_three_deliveries_give_one_object(self, store: Store) -> None:
+        for _ in range(3):
+            store.upsert([an_image()])
+        store.upsert([an_image(), an_image()])
+        assert store.count() == 1
+        assert found(store, "caption", EAST) == ["some caption"]
+
+    def test_a_second_write_replaces_all_of_the_first(self, store: Store) -> None:
+        both = {"clip": EAST, "align": EAST}
+        store.upsert([an_image(caption="red fox", location=Location(1, 2), vectors=both)])
+        store.upsert([an_image(caption="blue hen", vectors={"clip": NORTH}, image=b"")])
+        read = store.get(an_image().id)
+        assert read is not None
+        assert (read.image, read.location, list(read.vectors)) == (b"", None, ["clip"])
+        np.testing.assert_array_equal(read.vectors["clip"], NORTH)
+        assert found(store, "fox") == []
+        assert found(store, "hen") == ["blue hen"]
+        assert found(store, "fox", EAST, vector_name="align", alpha=1) == []
+
+    def test_existing_names_what_is_stored(self, store: Store) -> None:
+        links = [f"https://storage.example.org/{n}" for n in range(1200)]
+        store.upsert([an_image(link, image=b"") for link in links[::2]])
+        assert store.existing(links) == set(links[::2])
+        assert store.count() == 600
+
+    def test_a_result_says_what_is_known_but_for_the_image(self, store: Store) -> None:
+        written = an_image(location=Location(41.87, -87.62))
+        store.upsert([written])
+        (result,) = store.search(SearchQuery("caption"))
+        assert (result.id, result.text) == (written.id, written.text)
+        assert result.captured_at == WHEN
+        assert result.location is not None
+        assert result.location.latitude == pytest.approx(41.87, abs=1e-5)
+
+    @pytest.mark.parametrize(
+        "refused",
+        [
+            an_image(vectors={"clip": np.array([1, np.nan], np.float32)}),
+            an_image(vectors={"clip": np.array([1, np.inf], np.float32)}),
+            an_image(vectors={"clip": EAST * 0}),
+            an_image(vectors={"clip": EAST[:0]}),
+            an_image(vectors={"clip": EAST.astype(np.float64)}),
+            an_image(vectors={"clip": EAST.reshape(1, 3)}),
+            an_image(vectors={"colbert": EAST}),
+            an_image(vectors={"dino": EAST}),
+            an_image(caption="half \ud83d"),
+            an_image(location=Location(91, 0)),
+            an_image(location=Location(0, float("nan"))),
+            an_image(captured_at=WHEN.replace(tzinfo=None)),
+            replace(an_image(), text={"link": "x"}),
+        ],
+    )
+    def test_an_object_that_could_not_be_found_again_is_refused(
+        self, store: Store, refused: ImageObject
+    ) -> None:
+        with pytest.raises(PermanentError):
+            store.upsert([an_image("fine"), refused])
+        assert store.count() == 0
+
+    def test_a_vector_of_another_dimension_is_refused(self, store: Store) -> None:
+        store.upsert([an_image("1")])
+        longer = np.ones(4, np.float32)
+        with pytest.raises(PermanentError):
+            store.upsert([an_image("2", vectors={"clip": longer})])
+        with pytest.raises(PermanentError):
+            store.upsert([an_image("1"), an_image("2", vectors={"clip": longer}), an_image("3")])
+        with pytest.raises(PermanentError):
+            found(store, "fox", longer)
+        assert store.existing(["1", "2"]) == {"1"}
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"alpha": 1.1},
+            {"alpha": -0.1},
+            {"alpha": float("nan")},
+            {"limit": 0},
+            {"limit": 1_000_000},
+            {"vector_name": "colbert"},
+            {"vector": np.array([1, np.nan], np.float32)},
+            {"filters": Filters(since=WHEN.replace(tzinfo=None))},
+            {"filters": Filters(vsn="\ud83d")},
+            {"filters": Filters(near=Area(Location(91, 0), 1))},
+            {"filters": Filters(near=Area(Location(0, 0), 0))},
+            {"filters": Filters(near=Area(Location(0, 0), float("nan")))},
+        ],
+    )
+    def test_a_query_without_an_answer_is_refused(
+        self, store: Store, changes: dict[str, object]
+    ) -> None:
+        with pytest.raises(PermanentError):
+            store.search(replace(SearchQuery("fox", EAST), **changes))  # type: ignore[arg-type]
+
+    def test_vectors_of_a_model_that_a_site_added_are_kept_and_searched(
+        self, settings: Settings
+    ) -> None:
+        changed = settings.model_copy(update={"embedding_models": ("clip", "looks", "words")})
+        store = open_store(changed, {**VECTOR_RANKS, "looks": 1, "words": 2})
+        store.prepare()
+        vectors = {"clip": EAST, "looks": NORTH, "words": EAST.reshape(1, 3)}
+        store.upsert([an_image("1", caption="fox", vectors=vectors)])
+        store.upsert([an_image("2", caption="hen", vectors={"clip": NORTH, "looks": EAST})])
+        read = store.get(image_id("1"))
+        assert read is not None
+        assert {name: each.tolist() for name, each in read.vectors.items()} == {
+            name: each.tolist() for name, each in vectors.items()
+        }
+        assert found(store, "", NORTH, vector_name="looks", alpha=1) == ["fox", "hen"]
+        assert found(store, "", EAST.reshape(1, 3), vector_name="words", alpha=1) == ["fox"]
+        with pytest.raises(PermanentError):
+            store.upsert([an_image("3", vectors={"looks": EAST.reshape(1, 3)})])
+        store.close()
+
+    def test_preparing_again_changes_nothing(self, store: Store, settings: Settings) -> None:
+        store.upsert([an_image()])
+        again = open_store(settings)
+        again.prepare()
+        assert again.count() == 1
+        again.close()
+
+    def test_processes_that_write_the_same_images_leave_each_once(
+        self, store: Store, settings: Settings
+    ) -> None:
+        links = [f"https://storage.example.org/{n}" for n in range(20)]
+        in_processes(4, write_images, settings, links)
+        assert store.count() == len(links)
+        assert store.existing(links) == set(links)
+        assert len(found(store, "fox", EAST, limit=100)) == len(links)
+
+    def test_a_scan_gives_every_object_once_from_any_id_on(self, store: Store) -> None:
+        store.upsert([an_image(str(n)) for n in range(210)])
+        scanned = dict(store.scan())
+        assert scanned.keys() == {image_id(str(n)) for n in range(210)}
+        later = dict(store.scan(after=list(scanned)[99], images=False))
+        assert list(later) == list(scanned)[100:]
+        assert {item and item.image for item in later.values()} == {b""}
+
+    def test_a_closed_store_answers_nothing(self, store: Store) -> None:
+        store.count()
+        store.close()
+        with pytest.raises(PermanentError):
+            store.count()
+        store.close()
+
+    def test_a_store_out_of_reach_says_so(self, gone: Settings) -> None:
+        store = open_store(gone)
+        assert not store.ready()
+        for call in (store.prepare, store.count, lambda: store.upsert([an_image()])):
+            with pytest.raises(WeavloaderError) as caught:
+                call()
+            assert not isinstance(caught.value, PermanentError)
+        store.close()
+
+
+def write_images(settings: Settings, links: list[str]) -> None:
+    """Write an image for each link; run by :func:`in_processes`."""
+    store = open_store(settings)
+    store.prepare()
+    for link in links:
+        store.upsert([an_image(link, caption="a fox", image=link.encode() * 1000)])
+    store.close()

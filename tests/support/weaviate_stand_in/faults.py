@@ -1,0 +1,36 @@
+"""What a test lets go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.support.weaviate_stand_in.schema import Schema
+
+
+def _nothing(_: Schema) -> None: ...
+
+
+def _takes(_: str) -> str:
+    return ""
+
+
+@dataclass(slots=True)
+class Faults:
+    """What goes wrong from now on; as it is made, nothing does.
+
+    Attributes:
+        unavailable: The server answers, and says that it cannot serve: 503, ``UNAVAILABLE``.
+        seconds: How long it waits before each answer over gRPC.
+        key_expired: No key is good any more: 401, ``UNAUTHENTICATED``.
+        most_results: Answers with more objects are too large a message.
+        meanwhile: What another process does to a collection's schema before a change comes in.
+        refuse: What is said of an object of a batch, by its link; empty to take it.
+    """
+
+    unavailable: bool = False
+    seconds: float = 0.0
+    key_expired: bool = False
+    refuse: Callable[[str], str] = _takes
+    most_results: int = 1_000_000
+    meanwhile: Callable[[Schema], None] = _nothing

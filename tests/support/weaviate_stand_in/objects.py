@@ -1,0 +1,134 @@
+"""Objects that the stand-in keeps, and how it finds them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.support.weaviate_stand_in.filters import Test, Unknown, predicate, words
+from tests.support.weaviate_stand_in.protocol import base_pb2, batch_pb2, search_get_pb2
+from tests.support.weaviate_stand_in.schema import Schema
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An object as it was written; vectors as they came over the wire."""
+
+    id: str
+    properties: dict[str, Any]
+    vectors: dict[str, base_pb2.Vectors]
+
+
+Hits = list[tuple[Kept, float]]
+Rows = NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class Collection:
+    """A collection, its objects by id, and the length of each vector once there is one.
+
+    Attributes:
+        unindexed: Ids of objects that no filter finds until they are deleted.
+    """
+
+    schema: Schema
+    objects: dict[str, Kept] = field(default_factory=dict)
+    lengths: dict[str, int] = field(default_factory=dict)
+    unindexed: set[str] = field(default_factory=set)
+
+    def put(self, given: batch_pb2.BatchObject) -> str:
+        """Write an object in place of what had its id; gives what is wrong with it."""
+        vectors = {each.name: each for each in given.vectors}
+        for name, vector in vectors.items():
+            if name not in self.schema["vectorConfig"]:
+                return f"the collection does not have configuration for vector {name}"
+            length = self.lengths.setdefault(name, _length(vector))
+            if length != _length(vector):
+                return (
+                    f"new node has a vector with length {_length(vector)}. Existing nodes have"
+                    f" {length}: vector dimensions do not match the index dimensions"
+                )
+        properties = {
+            name: value if isinstance(value, str | float) else dict(value)
+            for name, value in given.properties.non_ref_properties.items()
+        }
+        self.objects[given.uuid] = Kept(given.uuid, properties, vectors)
+        return ""
+
+    def search(self, request: search_get_pb2.SearchRequest) -> Hits:
+        """Objects that pass the filter and match, with their scores, in the order asked for."""
+        passes: Test | None = None
+        if request.HasField("filters"):
+            test = predicate(self.schema, request.filters)
+            passes = lambda name, given: name not in self.unindexed and test(name, given)  # noqa: E731
+        kept = [
+            each
+            for _, each in sorted(self.objects.items())
+            if each.id > request.after and (not passes or passes(each.id, each.properties))
+        ]
+        if request.HasField("hybrid_search"):
+            found = self._scored(kept, request.hybrid_search)
+        else:
+            found = [(each, 0.0) for each in kept]
+        for by in request.sort_by:
+            name = by.path[0]
+            found.sort(
+                key=lambda hit: str(hit[0].properties.get(name, "")), reverse=not by.ascending
+            )
+        return found[request.offset :][: request.limit or None]
+
+    def _scored(self, kept: list[Kept], asked: Any) -> Hits:
+        # Any order that finds what matches: a real server's is not imitated.
+        alpha = asked.alpha_param
+        looks = self._looks(kept, asked) if alpha > 0 else {}
+        text = _words_found(kept, asked) if alpha < 1 else {}
+        hits = [
+            (each, alpha * looks.get(each.id, 0.0) + (1 - alpha) * text.get(each.id, 0.0))
+            for each in kept
+            if each.id in looks or each.id in text
+        ]
+        return sorted(hits, key=lambda hit: -hit[1])
+
+    def _looks(self, kept: list[Kept], asked: Any) -> dict[str, float]:
+        name = asked.targets.target_vectors[0]
+        if name not in self.schema["vectorConfig"]:
+            raise Unknown(f"the collection does not have named vector {name} configured")
+        (vector,) = asked.near_vector.vector_for_targets[0].vectors
+        query = _rows(vector)
+        if query.shape[1] != self.lengths.get(name, query.shape[1]):
+            raise Unknown("knn search: vector lengths don't match")
+        return {
+            each.id: _likeness(query, _rows(each.vectors[name]))
+            for each in kept
+            if name in each.vectors
+        }
+
+
+def _words_found(kept: list[Kept], asked: Any) -> dict[str, float]:
+    wanted, found = words(asked.query), {}
+    for each in kept:
+        texts = " ".join(str(each.properties.get(name, "")) for name in asked.properties)
+        if there := wanted & words(texts):
+            found[each.id] = len(there) / len(wanted)
+    return found
+
+
+def _likeness(query: Rows, stored: Rows) -> float:
+    """Cosine of two vectors; of several, what late interaction makes of theirs."""
+    one, other = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (query, stored))
+    return float((one @ other.T).max(axis=1).sum())
+
+
+def _rows(vector: base_pb2.Vectors) -> Rows:
+    data, length = vector.vector_bytes, _length(vector)
+    several = vector.type == base_pb2.Vectors.VECTOR_TYPE_MULTI_FP32
+    return np.frombuffer(data[2:] if several else data, "<f4").reshape(-1, length)
+
+
+def _length(vector: base_pb2.Vectors) -> int:
+    if vector.type == base_pb2.Vectors.VECTOR_TYPE_MULTI_FP32:
+        return int.from_bytes(vector.vector_bytes[:2], "little")
+    return len(vector.vector_bytes) // 4

@@ -1,0 +1,160 @@
+"""The pages with all that stands behind them: Redis, Triton, a SAGE replay and a worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import redis as redis_py
+
+from demo.dataset import PlannedImage
+from demo.plan import Plan
+from demo.servers.processes import end_with_parent
+from demo.servers.redis import running_redis
+from demo.servers.triton import Triton
+from demo.supervision import ROOT
+from tests.support.waiting import wait_until
+from weavloader.dlq.queue import DeadLetters
+from weavloader.images.job import ImageJob
+from weavloader.settings import Settings, load_settings
+from weavloader.store import open_store
+
+_PUBLISH = """
+import json, sys
+from job_system.publishing import publish
+from weavloader.images.job import ImageJob
+publish([ImageJob.from_message(message) for message in json.load(sys.stdin)])
+"""
+_STOP_SECONDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class WholeSite:
+    """What runs, as a test sees it.
+
+    Attributes:
+        url: Where the pages are.
+        images: Every image of the replay's world.
+        environment: The settings of its processes.
+    """
+
+    url: str
+    images: Sequence[PlannedImage]
+    settings: Settings
+    environment: Mapping[str, str]
+    plan: Plan
+
+    def publish(self, images: Sequence[PlannedImage]) -> None:
+        """Put images on the queue, as the moderator does."""
+        jobs = [ImageJob.from_record(image.record).to_message() for image in images]
+        subprocess.run(
+            [sys.executable, "-c", _PUBLISH],
+            input=json.dumps(jobs),
+            text=True,
+            check=True,
+            cwd=ROOT,
+            env={**os.environ, **self.environment},
+            timeout=60,
+        )
+
+    def lose_next_download(self) -> None:
+        """Let storage deny that it has the next image it is asked for."""
+        fault = {"kind": "status", "target": "storage", "status": 404, "count": 1}
+        httpx.post(f"http://{self.plan.world.storage}/faults", json=fault).raise_for_status()
+
+    def stored(self) -> int:
+        """How many images there are."""
+        with closing(open_store(self.settings)) as store:
+            return store.count()
+
+    def dead(self) -> list[str]:
+        """Reasons of the dead letters."""
+        with redis_py.Redis.from_url(self.environment["CELERY_BROKER_URL"]) as redis:
+            letters = DeadLetters(redis, self.settings.dlq_ttl)
+            return [letter.reason for letter in letters.page(0, 100)]
+
+
+@contextmanager
+def whole_site(folder: Path, triton: Triton, images: int) -> Iterator[WholeSite]:
+    """Start everything; nothing is published yet.
+
+    Args:
+        folder: For data and logs.
+        images: How many the replay has.
+    """
+    plan = Plan.draw_up(folder, images, 0.0, None)
+    (folder / "metrics").mkdir()
+    with ExitStack() as stack:
+        redis = stack.enter_context(running_redis(folder))
+        environment = plan.environment(own_store=True) | {
+            "CELERY_BROKER_URL": redis,
+            "CELERY_RESULT_BACKEND": redis,
+            "TRITON_PORT": str(triton.ports.grpc),
+        }
+        world = plan.world
+        replay = [
+            "-m",
+            "demo.sage_replay",
+            "--port",
+            world.storage.rpartition(":")[2],
+            "--other-port",
+            world.other_host.rpartition(":")[2],
+            "--images",
+            str(images),
+            "--publish-seconds",
+            "0",
+            "--began",
+            str(world.began),
+            "--user",
+            environment["SAGE_USER"],
+        ]
+        for name, arguments in {
+            "replay": replay,
+            "processor": ["main.py", "processor", "--concurrency", "1"],
+            "web": ["main.py", "web"],
+        }.items():
+            stack.enter_context(_process(arguments, environment, folder / f"{name}.log"))
+        url = f"http://127.0.0.1:{plan.ports.web}"
+        for address in (url, f"http://{world.storage}/stats"):
+            wait_until(lambda address=address: _answers(address), address, 60)  # type: ignore[misc]
+        settings = load_settings(
+            vector_store="embedded", embedded_store_path=environment["EMBEDDED_STORE_PATH"]
+        )
+        yield WholeSite(url, world.plan(), settings, environment, plan)
+
+
+@contextmanager
+def _process(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[None]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            preexec_fn=end_with_parent,
+        )
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url).is_success
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,205 @@
+"""What makes 100,000 dead letters cheap to list, filter and count, without reading one.
+
+Beside the letters, which anyone can read with ``redis-cli``, Redis keeps a sorted set of their
+ids by first failure, a label for each (reason, node, task), and how many carry each reason and
+node. One script writes a letter and all of that together, so the counts cannot drift.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from weavloader import redis_keys
+from weavloader.batches import batched
+from weavloader.images.job import clean_name
+
+BATCH = 1000
+
+_COUNT = """
+local labels, reasons, nodes, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local function count(label, change)
+    local reason, node = string.match(label, '^([^\\n]*)\\n([^\\n]*)\\n')
+    for counts, name in pairs({[reasons] = reason, [nodes] = node}) do
+        if redis.call('HINCRBY', counts, name, change) <= 0 then
+            redis.call('HDEL', counts, name)
+        end
+    end
+end
+local function forget(id)
+    local label = redis.call('HGET', labels, id)
+    if label then count(label, -1) end
+end
+"""
+_WRITE = (
+    _COUNT
+    + """
+local letter, retried = KEYS[5], KEYS[6]
+local id, text, seconds, score, label = unpack(ARGV)
+forget(id)
+redis.call('SET', letter, text, 'EX', seconds)
+redis.call('ZADD', index, score, id)
+redis.call('HSET', labels, id, label)
+redis.call('ZREM', retried, id)
+count(label, 1)
+"""
+)
+_DELETE = (
+    _COUNT
+    + """
+local retried, noted, forgotten, deleted = KEYS[5], KEYS[6], KEYS[7], 0
+local now = table.remove(ARGV)
+for n, id in ipairs(ARGV) do
+    forget(id)
+    redis.call('ZREM', forgotten, id)
+    if redis.call('DEL', KEYS[7 + n]) == 1 then
+        deleted = deleted + 1
+        redis.call('ZADD', noted, now, id)
+    end
+    redis.call('DEL', KEYS[7 + #ARGV + n])
+    redis.call('ZREM', index, id)
+    redis.call('HDEL', labels, id)
+    redis.call('ZREM', retried, id)
+end
+return deleted
+"""
+)
+# A letter that is written at this very moment must stay.
+_FORGET_EXPIRED = (
+    _COUNT
+    + """
+for n, id in ipairs(ARGV) do
+    if redis.call('EXISTS', KEYS[4 + n]) == 0 then
+        forget(id)
+        redis.call('ZREM', index, id)
+        redis.call('HDEL', labels, id)
+    end
+end
+"""
+)
+_COUNTED = (
+    redis_keys.DEAD_LETTER_LABELS,
+    redis_keys.DEAD_LETTER_REASONS,
+    redis_keys.DEAD_LETTER_NODES,
+    redis_keys.DEAD_LETTER_INDEX,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LetterFilter:
+    """Which dead letters are meant; ``None`` means no limit.
+
+    Attributes:
+        reason: The short word at the head of the message.
+        vsn: The node that captured the image; case does not matter.
+        task: Full name of the Celery task.
+        older_than: First failed at this moment or before.
+        newer_than: First failed at this moment or after.
+    """
+
+    reason: str | None = None
+    vsn: str | None = None
+    task: str | None = None
+    older_than: datetime | None = None
+    newer_than: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a letter can be found by besides its age."""
+
+    reason: str
+    vsn: str
+    task: str
+
+    def to_text(self) -> str:
+        """A line for each, as the scripts read them; no name has a line break in it."""
+        return "\n".join(map(clean_name, (self.reason, self.vsn, self.task)))
+
+    def answers(self, wanted: LetterFilter) -> bool:
+        """Whether a letter so labelled is meant by a filter."""
+        return (
+            wanted.reason in (None, self.reason)
+            and wanted.task in (None, self.task)
+            and (wanted.vsn is None or wanted.vsn.casefold() == self.vsn.casefold())
+        )
+
+
+class LetterIndex:
+    """The index in Redis; see the module's docstring."""
+
+    def __init__(self, redis: Any) -> None:
+        self._redis = redis
+        self._write = redis.register_script(_WRITE)
+        self._delete = redis.register_script(_DELETE)
+        self._forget_expired = redis.register_script(_FORGET_EXPIRED)
+
+    def write(self, task_id: str, text: str, ttl: int, first_seen: float, label: Label) -> None:
+        """Write a letter of ``ttl`` seconds and index it, replacing the one of the same task."""
+        letter = (redis_keys.dead_letter(task_id), redis_keys.DEAD_LETTERS_RETRIED)
+        self._write(
+            keys=[*_COUNTED, *letter], args=[task_id, text, ttl, first_seen, label.to_text()]
+        )
+
+    def delete(self, task_ids: Sequence[str], settled: bool) -> int:
+        """Delete letters and all that is kept of their tasks; how many letters there were.
+
+        Args:
+            settled: Whether to remember them as done, or as given up.
+        """
+        letters = map(redis_keys.dead_letter, task_ids)
+        failures = map(redis_keys.failures, task_ids)
+        marks = (redis_keys.DEAD_LETTERS_SETTLED, redis_keys.DEAD_LETTERS_DROPPED)
+        sets = (*_COUNTED, redis_keys.DEAD_LETTERS_RETRIED, *(marks if settled else marks[::-1]))
+        names = [*sets, *letters, *failures]
+        return int(self._delete(keys=names, args=[*task_ids, time.time()]))
+
+    def forget_expired(self, task_ids: Sequence[str]) -> None:
+        """Take out of the index what has no letter any more."""
+        letters = map(redis_keys.dead_letter, task_ids)
+        self._forget_expired(keys=[*_COUNTED, *letters], args=list(task_ids))
+
+    def ids(self, wanted: LetterFilter, newest_first: bool = False) -> Iterator[str]:
+        """Ids of the letters that are meant, by first failure.
+
+        The ids are read at once, so that letters which leave meanwhile shift none.
+        """
+        low = wanted.newer_than.timestamp() if wanted.newer_than else "-inf"
+        high = wanted.older_than.timestamp() if wanted.older_than else "+inf"
+        start, end = (high, low) if newest_first else (low, high)
+        ids = self._redis.zrange(
+            redis_keys.DEAD_LETTER_INDEX, start, end, byscore=True, desc=newest_first
+        )
+        for batch in batched(ids, BATCH):
+            yield from (raw.decode() for raw in self._answering(batch, wanted))
+
+    def count(self, wanted: LetterFilter) -> int:
+        """How many letters are meant."""
+        if wanted == LetterFilter():
+            return int(self._redis.zcard(redis_keys.DEAD_LETTER_INDEX))
+        return sum(1 for _ in self.ids(wanted))
+
+    def reasons(self) -> dict[str, int]:
+        """How many letters have each reason, the most frequent first."""
+        return self._counts(redis_keys.DEAD_LETTER_REASONS)
+
+    def nodes(self) -> dict[str, int]:
+        """How many letters each node (VSN) has, the most frequent first."""
+        return self._counts(redis_keys.DEAD_LETTER_NODES)
+
+    def _counts(self, key: str) -> dict[str, int]:
+        counts = {raw.decode(): int(amount) for raw, amount in self._redis.hgetall(key).items()}
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    def _answering(self, ids: Sequence[bytes], wanted: LetterFilter) -> Sequence[bytes]:
+        if wanted.reason is wanted.vsn is wanted.task is None:
+            return ids
+        labels = self._redis.hmget(redis_keys.DEAD_LETTER_LABELS, ids)
+        return [
+            task_id
+            for task_id, label in zip(ids, labels, strict=True)
+            if label is not None and Label(*label.decode().split("\n")).answers(wanted)
+        ]

@@ -1,0 +1,98 @@
+"""A dead letter: what could not be done, with all it takes to understand and redo it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from weavloader.dlq.index import Label
+from weavloader.errors import PermanentError, WeavloaderError
+from weavloader.images.job import META_FIELDS, clean_name
+
+_REASON = re.compile(r"[a-z0-9_]+(?=: )")
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One failed task; its fields are the JSON under ``dlq:<task-id>``.
+
+    Attributes:
+        exc_message: ``reason: what happened`` for the project's own errors.
+        retries: Retries spent in the run that failed last.
+        failed_at: Moment of the last failure, RFC 3339 UTC.
+        first_seen: Moment of the first failure, RFC 3339 UTC.
+        attempts: Failed starts in all, over every run.
+        worker: Who failed last.
+    """
+
+    task_id: str
+    task: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    exc_type: str
+    exc_message: str
+    traceback: str
+    retries: int
+    failed_at: str
+    first_seen: str
+    attempts: int
+    worker: str
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read what :meth:`to_json` wrote."""
+        stored = json.loads(text)
+        return cls(**{name: stored[name] for name in cls.__slots__})
+
+    def to_json(self) -> str:
+        """JSON for a person with ``redis-cli GET``."""
+        return json.dumps(asdict(self), default=repr)
+
+    @property
+    def reason(self) -> str:
+        """The short constant word at the head of the message, else the error's type."""
+        word = _REASON.match(self.exc_message)
+        return word[0] if word else self.exc_type
+
+    @property
+    def is_permanent(self) -> bool:
+        """Whether trying again is known to give the same answer."""
+        return self.exc_type == PermanentError.__name__
+
+    @property
+    def label(self) -> Label:
+        """What the letter can be found by."""
+        return Label(self.reason, self.image_names()["vsn"], self.task)
+
+    def image_names(self) -> dict[str, str]:
+        """What the task was told of its image, cleaned; ``unknown`` where it was not."""
+        image = self.args[0] if self.args and isinstance(self.args[0], dict) else {}
+        return {name: clean_name(image.get(name)) for name in META_FIELDS}
+
+
+@dataclass(frozen=True, slots=True)
+class FailedTask:
+    """A task that failed, as the one who runs it knows it."""
+
+    task_id: str
+    task: str
+    args: list[Any]
+    kwargs: Mapping[str, Any]
+    retries: int
+    worker: str
+
+
+def describe(error: BaseException) -> str:
+    """``reason: message`` for our errors, the message alone for others."""
+    if isinstance(error, WeavloaderError):
+        return f"{error.reason}: {error}"
+    return str(error)
+
+
+def rfc3339(unix_seconds: float) -> str:
+    """A moment in UTC, to the second."""
+    return datetime.fromtimestamp(unix_seconds, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,111 @@
+"""What the models said of images that could not be stored yet, kept for their next try."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from redis.exceptions import RedisError
+
+from weavloader import redis_keys
+from weavloader.errors import PermanentError
+from weavloader.store.base import Vector
+
+KEPT_SECONDS = 2 * 86400
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Inference:
+    """What is known of an image so far.
+
+    Attributes:
+        caption: ``None`` before there is one.
+        vectors: By vector name, as far as they are computed.
+    """
+
+    caption: str | None = None
+    vectors: dict[str, Vector] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        """Whether a model said anything."""
+        return self.caption is not None or bool(self.vectors)
+
+
+class InferenceCache:
+    """Inferences in Redis, each until its image is stored or two days have passed.
+
+    Args:
+        redis: Answers in bytes.
+        models: Names the configuration that inferences come from; those of another are not
+            recalled.
+    """
+
+    def __init__(self, redis: Any, models: str) -> None:
+        self._redis = redis
+        self._models = models
+
+    @contextmanager
+    def inference_of(self, image_id: str) -> Iterator[Inference]:
+        """What is known of an image, to be completed inside.
+
+        It is kept when the block fails in a way that may pass, and forgotten when it ends
+        well. A cache that cannot be reached costs a model call, never the image.
+        """
+        inference = self._recall(image_id)
+        recalled = bool(inference)
+        try:
+            yield inference
+        except PermanentError:
+            raise
+        except Exception:
+            if inference:
+                self._keep(image_id, inference)
+            raise
+        if recalled:
+            self._forget(image_id)
+
+    def _recall(self, image_id: str) -> Inference:
+        try:
+            text = self._redis.get(redis_keys.inference(image_id))
+        except RedisError as error:
+            logger.warning("inference of %s not recalled: %s", image_id, error)
+            text = None
+        kept = json.loads(text) if text else {}
+        if kept.get("models") != self._models:
+            return Inference()
+        vectors = {name: _vector(*packed) for name, packed in kept["vectors"].items()}
+        return Inference(kept["caption"], vectors)
+
+    def _keep(self, image_id: str, inference: Inference) -> None:
+        kept = {
+            "models": self._models,
+            "caption": inference.caption,
+            "vectors": {name: _packed(vector) for name, vector in inference.vectors.items()},
+        }
+        try:
+            self._redis.set(redis_keys.inference(image_id), json.dumps(kept), ex=KEPT_SECONDS)
+        except RedisError as error:
+            logger.warning("inference of %s not kept: %s", image_id, error)
+
+    def _forget(self, image_id: str) -> None:
+        try:
+            self._redis.delete(redis_keys.inference(image_id))
+        except RedisError as error:
+            logger.warning("inference of %s not forgotten: %s", image_id, error)
+
+
+def _packed(vector: Vector) -> tuple[list[int], str]:
+    return list(vector.shape), base64.b64encode(vector.astype("<f4").tobytes()).decode()
+
+
+def _vector(shape: list[int], data: str) -> Vector:
+    flat = np.frombuffer(base64.b64decode(data), dtype="<f4")
+    return flat.astype(np.float32).reshape(shape)

@@ -1,0 +1,170 @@
+"""What is known of a node: its project, its address, and where it stands."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+
+from weavloader import redis_keys
+from weavloader.errors import TransientError
+from weavloader.images.job import UNKNOWN, clean_name
+from weavloader.store.base import Location
+from weavloader.stream.sage_api import DataApi
+
+POSITION_NAMES = "sys.gps.lat|sys.gps.lon"
+# A live position says where the node is now, which tells nothing of an image taken before.
+LIVE_FOR = timedelta(hours=1)
+# A manifest is worth keeping past its freshness, for when its server is down.
+STALE_SECONDS = 7 * 86400
+# Seconds before a server that failed is asked again about the same node.
+PAUSE = 60
+_VSN = re.compile(r"[A-Z0-9_-]{1,32}")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node as its manifest describes it."""
+
+    project: str = UNKNOWN
+    address: str = UNKNOWN
+    location: Location | None = None
+
+
+class Nodes:
+    """Looks nodes up, with a cache in Redis that all processes share.
+
+    Args:
+        http: Carries the timeouts.
+        api: For the live position of mobile nodes.
+        redis: Holds the cache.
+        manifest_url: Manifests lie under it, by upper-case VSN.
+        manifest_ttl: Seconds before a manifest is asked for again.
+        position_ttl: Seconds before a live position is asked for again.
+    """
+
+    def __init__(
+        self,
+        http: httpx.Client,
+        api: DataApi,
+        redis: Any,
+        manifest_url: str,
+        manifest_ttl: float,
+        position_ttl: float,
+    ) -> None:
+        self._http = http
+        self._api = api
+        self._redis = redis
+        self._manifest_url = manifest_url.rstrip("/") + "/"
+        self._manifest_ttl = manifest_ttl
+        self._position_ttl = position_ttl
+
+    def describe(self, vsn: str, captured_at: datetime) -> Node:
+        """The node, standing where it stood at ``captured_at`` as far as that is known.
+
+        Raises:
+            TransientError: Its manifest was never fetched and cannot be now.
+        """
+        vsn = vsn.upper()
+        if not _VSN.fullmatch(vsn) or vsn == UNKNOWN.upper():
+            return Node()
+        node = _node(self._manifest(vsn))
+        live = self._position(vsn) if datetime.now(UTC) - captured_at < LIVE_FOR else None
+        return Node(node.project, node.address, live or node.location)
+
+    def _manifest(self, vsn: str) -> object:
+        key = redis_keys.manifest(vsn)
+        cached = json.loads(self._redis.get(key) or "null")
+        if cached and time.time() - cached["at"] < self._manifest_ttl:
+            return cached["manifest"]
+        try:
+            manifest = self._fetch(vsn)
+        except TransientError as error:
+            if cached is None:
+                raise
+            logger.warning("manifest of %s: %s; the last one known is used", vsn, error)
+            # Asked again soon, but not for every image: each would wait for the same timeout.
+            self._keep(key, cached["manifest"], asked_at=time.time() - self._manifest_ttl + PAUSE)
+            return cached["manifest"]
+        self._keep(key, manifest, asked_at=time.time())
+        return manifest
+
+    def _keep(self, key: str, manifest: object, asked_at: float) -> None:
+        entry = {"at": asked_at, "manifest": manifest}
+        self._redis.set(key, json.dumps(entry), ex=STALE_SECONDS)
+
+    def _fetch(self, vsn: str) -> object:
+        try:
+            answer = self._http.get(self._manifest_url + vsn)
+            if answer.status_code == httpx.codes.NOT_FOUND:
+                return None
+            answer.raise_for_status()
+            return _known_part(answer.json())
+        except (httpx.HTTPError, ValueError) as error:
+            message = f"manifest of {vsn}: {error!r}"
+            raise TransientError(message, reason="manifest_unreachable") from error
+
+    def _position(self, vsn: str) -> Location | None:
+        key = redis_keys.position(vsn)
+        cached = self._redis.get(key)
+        if cached is not None:
+            return location(*json.loads(cached))
+        try:
+            query = {"vsn": vsn, "name": POSITION_NAMES}
+            found = _lat_lon(self._api.records(query, "-5m", tail=1))
+        except TransientError as error:
+            logger.warning("position of %s: %s; its manifest's is used", vsn, error)
+            self._redis.set(key, json.dumps((None, None)), ex=PAUSE)
+            return None
+        self._redis.set(key, json.dumps(found), ex=math.ceil(self._position_ttl))
+        return location(*found)
+
+
+def location(latitude: object, longitude: object) -> Location | None:
+    """A point, when both numbers are finite degrees; text that holds a number will do."""
+    lat, lon = _degrees(latitude, 90), _degrees(longitude, 180)
+    return None if lat is None or lon is None else Location(lat, lon)
+
+
+def _degrees(value: object, limit: float) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) and abs(number) <= limit else None
+
+
+def _known_part(manifest: object) -> dict[str, object] | None:
+    if not isinstance(manifest, Mapping):
+        return None
+    return {name: manifest.get(name) for name in ("project", "address", "gps_lat", "gps_lon")}
+
+
+def _node(manifest: object) -> Node:
+    if not isinstance(manifest, Mapping):
+        return Node()
+    return Node(
+        project=clean_name(manifest.get("project")),
+        address=clean_name(manifest.get("address")),
+        location=location(manifest.get("gps_lat"), manifest.get("gps_lon")),
+    )
+
+
+def _lat_lon(records: Iterable[object]) -> tuple[object, object]:
+    found: dict[object, object] = {}
+    for record in records:
+        if isinstance(record, Mapping):
+            found[record.get("name")] = record.get("value")
+    return found.get("sys.gps.lat"), found.get("sys.gps.lon")

@@ -1,0 +1,192 @@
+"""The embedded store's database: how it is opened and what its tables are.
+
+``images`` holds a row an object, ``words`` the keyword index (FTS5, without a copy of the
+text), ``vectors`` every vector as float32, and ``nearest_<name>`` a vec0 index of the vectors
+that can be searched. vec0 is younger than its version 1, so an index can always be rebuilt
+from ``vectors``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import apsw
+import sqlite_vec
+
+from weavloader.errors import ConfigError
+from weavloader.store.base import KEYWORD_PROPERTIES
+from weavloader.store.occurrences import column_totals, occurrences
+
+SCHEMA_VERSION = 2
+_PAGES_BEFORE_CHECKPOINT = 1000  # 4 MB, SQLite's own choice
+_PAGES_BEFORE_WAITING = 16_000  # 64 MB: now readers must let a checkpoint finish
+_CHECKPOINT_WAIT_MS = 500
+_WORDS = f"""
+CREATE VIRTUAL TABLE words USING fts5(
+    {", ".join(KEYWORD_PROPERTIES)}, content='', contentless_delete=1,
+    tokenize='unicode61 remove_diacritics 0'
+);
+"""
+_BITS = (
+    f"((json_extract(text, '$.{name}') <> '') << {i})" for i, name in enumerate(KEYWORD_PROPERTIES)
+)
+# A bit for each keyword property that is not empty, so that these are quickly counted.
+_FILLED = f"""
+ALTER TABLE images ADD COLUMN filled INTEGER AS ({" | ".join(_BITS)}) VIRTUAL;
+CREATE INDEX images_by_filled ON images (filled);
+"""
+_SCHEMA = f"""
+CREATE TABLE images (
+    number INTEGER PRIMARY KEY,
+    uuid TEXT NOT NULL UNIQUE,
+    text TEXT NOT NULL,            -- JSON, every text property
+    captured_at INTEGER NOT NULL,  -- microseconds since 1970, UTC
+    latitude REAL, longitude REAL,
+    has_image INTEGER NOT NULL,
+    -- folded copies, for filters
+    vsn TEXT NOT NULL, node TEXT NOT NULL, job TEXT NOT NULL, task TEXT NOT NULL,
+    camera TEXT NOT NULL, project TEXT NOT NULL
+);
+CREATE INDEX images_by_time ON images (captured_at);
+CREATE INDEX images_by_node ON images (vsn, captured_at);
+CREATE TABLE vectors (
+    number INTEGER NOT NULL REFERENCES images,
+    name TEXT NOT NULL,
+    dimension INTEGER NOT NULL,    -- of the last axis
+    data BLOB NOT NULL,            -- float32, little-endian, rows one after another
+    UNIQUE (number, name)
+);
+CREATE TABLE vector_indexes (name TEXT PRIMARY KEY, dimension INTEGER NOT NULL);
+{_FILLED}
+{_WORDS}
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+# Version 1 took ö for o, as Weaviate does not, and did not know which properties are empty.
+_FROM_VERSION_1 = f"""
+{_FILLED}
+DROP TABLE words;
+{_WORDS}
+INSERT INTO words (rowid, {", ".join(KEYWORD_PROPERTIES)})
+SELECT number, {", ".join(f"json_extract(text, '$.{name}')" for name in KEYWORD_PROPERTIES)}
+FROM images;
+PRAGMA user_version = 2;
+"""  # noqa: S608 - made of constants
+# Of this connection alone: by word and property, in how many objects it stands.
+_COUNTS = "CREATE VIRTUAL TABLE temp.word_counts USING fts5vocab(main, words, col)"
+
+logger = logging.getLogger(__name__)
+
+
+def open_database(path: Path, busy_seconds: float) -> apsw.Connection:
+    """Open the database, creating it and its tables where they are absent.
+
+    Raises:
+        ConfigError: A newer Weavloader wrote it.
+    """
+    connection = apsw.Connection(str(path))
+    busy_ms = int(busy_seconds * 1000)
+    try:
+        connection.set_busy_timeout(busy_ms)
+        _load_vectors(connection)
+        connection.execute("PRAGMA journal_mode = WAL")
+        # A task is acknowledged once its object is stored, so that must survive a power cut.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.set_wal_hook(partial(_bound_the_log, busy_ms))
+        _create_or_check(connection)
+        connection.execute(_COUNTS)
+        for function in (occurrences, column_totals):
+            connection.register_fts5_function(function.__name__, function)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def transaction(connection: apsw.Connection, mode: str) -> Iterator[None]:
+    """Everything inside, or nothing.
+
+    Args:
+        mode: ``IMMEDIATE`` to write: a deferred transaction that reads first and then writes
+            fails at once when another process writes. ``DEFERRED`` to read one state.
+    """
+    connection.execute(f"BEGIN {mode}")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def fetch(connection: apsw.Connection, query: str, values: Sequence[Any] = ()) -> list[Any]:
+    """Every row of a query, as tuples."""
+    return connection.execute(query, values).fetchall()
+
+
+def indexed_vectors(connection: apsw.Connection) -> set[str]:
+    """Names of the vectors that have an index: those of rank 1, and no other."""
+    return {name for (name,) in fetch(connection, "SELECT name FROM vector_indexes")}
+
+
+def vector_dimension(connection: apsw.Connection, name: str) -> int | None:
+    """Length of the vectors in an index; ``None`` before the first is written."""
+    rows = fetch(connection, "SELECT dimension FROM vector_indexes WHERE name = ?", (name,))
+    return int(rows[0][0]) if rows else None
+
+
+def create_vector_index(connection: apsw.Connection, name: str, dimension: int) -> None:
+    """Create the index of a vector name that :mod:`weavloader.store.validation` knows."""
+    connection.execute("INSERT INTO vector_indexes VALUES (?, ?)", (name, dimension))
+    connection.execute(
+        f"CREATE VIRTUAL TABLE nearest_{name} USING vec0("
+        f"embedding float[{dimension}] distance_metric=cosine)"
+    )
+
+
+def _load_vectors(connection: apsw.Connection) -> None:
+    connection.enable_load_extension(True)
+    connection.load_extension(sqlite_vec.loadable_path())
+    connection.enable_load_extension(False)
+
+
+def _create_or_check(connection: apsw.Connection) -> None:
+    if _version(connection) == SCHEMA_VERSION:
+        return
+    with transaction(connection, "IMMEDIATE"):
+        version = _version(connection)
+        if version > SCHEMA_VERSION:
+            message = f"the store has schema {version}, this Weavloader knows {SCHEMA_VERSION}"
+            raise ConfigError(f"{message}: use a newer one", reason="store_schema")
+        if version < SCHEMA_VERSION:
+            connection.execute(_FROM_VERSION_1 if version else _SCHEMA)
+
+
+def _version(connection: apsw.Connection) -> int:
+    return int(fetch(connection, "PRAGMA user_version")[0][0])
+
+
+def _bound_the_log(busy_ms: int, connection: apsw.Connection, name: str, pages: int) -> int:
+    """Checkpoint as SQLite would, but when readers have kept the log growing, wait for them.
+
+    The passive kind never waits, and where some reader reads at any moment it never gets to
+    start the log again. New readers do not delay the waiting kind.
+    """
+    if pages < _PAGES_BEFORE_CHECKPOINT:
+        return apsw.SQLITE_OK
+    waiting = pages >= _PAGES_BEFORE_WAITING
+    mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if waiting else apsw.SQLITE_CHECKPOINT_PASSIVE
+    connection.set_busy_timeout(_CHECKPOINT_WAIT_MS)
+    try:
+        connection.wal_checkpoint(name, mode)
+    except apsw.BusyError:
+        logger.debug("the log of the store has %d pages; a reader or writer holds it", pages)
+    finally:
+        connection.set_busy_timeout(busy_ms)
+    return apsw.SQLITE_OK

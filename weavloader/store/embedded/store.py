@@ -1,0 +1,210 @@
+"""The embedded store: one SQLite database and a folder of images, for one machine.
+
+Any number of processes may read and write at once, and any of them may be killed at any
+moment: an object is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from threading import RLock
+
+import apsw
+
+from weavloader.errors import ConfigError, PermanentError, WeavloaderError
+from weavloader.store.base import Filters, ImageObject, SearchQuery, SearchResult, image_id
+from weavloader.store.embedded.errors import store_errors
+from weavloader.store.embedded.files import ImageFiles
+from weavloader.store.embedded.rows import (
+    from_microseconds,
+    location,
+    read_vectors,
+    write_rows,
+)
+from weavloader.store.embedded.schema import fetch, open_database, transaction
+from weavloader.store.embedded.search import hybrid, newest
+from weavloader.store.embedded.status import report
+from weavloader.store.schema import SchemaReport
+from weavloader.store.validation import (
+    VECTOR_RANKS,
+    VectorRanks,
+    check_object,
+    check_page,
+    check_query,
+)
+
+_IDS_PER_PAGE = 1000
+
+
+class EmbeddedStore:
+    """See :class:`weavloader.store.base.Store`, whose promises it keeps.
+
+    Opens its files on first use, so it may be made before a fork and used after it. Threads
+    take turns.
+
+    Args:
+        folder: Where everything is kept; created where absent.
+        timeout: Seconds to wait for other writers.
+        ranks: The vectors that objects may carry.
+    """
+
+    def __init__(self, folder: Path, timeout: float, ranks: VectorRanks = VECTOR_RANKS) -> None:
+        self._folder = folder
+        self._timeout = timeout
+        self._ranks = ranks
+        self._database = folder / "store.sqlite3"
+        self._images = ImageFiles(folder / "images")
+        self._lock = RLock()
+        self._connection: apsw.Connection | None = None
+        self._opened: tuple[int, int, int] | None = None
+        self._closed = False
+
+    def prepare(self) -> None:
+        """See :meth:`Store.prepare`."""
+        with self._using():
+            return
+
+    def schema(self) -> SchemaReport:
+        """See :meth:`Store.schema`."""
+        return report(self._database)
+
+    def ready(self) -> bool:
+        """See :meth:`Store.ready`."""
+        try:
+            with self._using() as connection:
+                fetch(connection, "SELECT number FROM images LIMIT 1")
+        except WeavloaderError:
+            return False
+        return True
+
+    def existing(self, links: Iterable[str]) -> set[str]:
+        """See :meth:`Store.existing`; here every id follows from its link."""
+        by_id = {image_id(link): link for link in links}
+        query = "SELECT uuid FROM images WHERE uuid IN (SELECT value FROM json_each(?))"
+        with self._using() as connection:
+            found = fetch(connection, query, (json.dumps(list(by_id)),))
+        return {by_id[row[0]] for row in found}
+
+    def upsert(self, objects: Sequence[ImageObject]) -> None:
+        """See :meth:`Store.upsert`; all of them or none of them."""
+        for item in objects:
+            check_object(item, self._ranks)
+        latest = {item.id: item for item in objects}
+        images = {name: item.image for name, item in latest.items() if item.image}
+        with self._using() as connection, self._images.written_aside(images) as aside:
+            with transaction(connection, "IMMEDIATE"):
+                for item in latest.values():
+                    write_rows(connection, item)
+                # Inside, so that of two writers the one that commits last also has its image.
+                self._images.put_in_place(aside)
+            for name in latest.keys() - images.keys():
+                self._images.remove(name)
+
+    def get(self, object_id: str) -> ImageObject | None:
+        """See :meth:`Store.get`."""
+        query = """
+            SELECT number, text, captured_at, latitude, longitude, has_image
+            FROM images WHERE uuid = ?
+        """
+        with self._using() as connection:
+            with transaction(connection, "DEFERRED"):
+                rows = fetch(connection, query, (object_id,))
+                vectors = read_vectors(connection, rows[0][0]) if rows else {}
+            if not rows:
+                return None
+            _, text, captured_at, latitude, longitude, has_image = rows[0]
+            return ImageObject(
+                text=json.loads(text),
+                captured_at=from_microseconds(captured_at),
+                image=self._images.read(object_id) if has_image else b"",
+                vectors=vectors,
+                location=location(latitude, longitude),
+            )
+
+    def scan(
+        self, *, after: str = "", images: bool = True
+    ) -> Iterator[tuple[str, ImageObject | None]]:
+        """See :meth:`Store.scan`."""
+        query = "SELECT uuid FROM images WHERE uuid > ? ORDER BY uuid LIMIT ?"
+        while True:
+            with self._using() as connection:
+                rows = fetch(connection, query, (after, _IDS_PER_PAGE))
+            if not rows:
+                return
+            for (after,) in rows:
+                item = self.get(after)
+                if item is not None:  # removed since
+                    yield after, item if images else replace(item, image=b"")
+
+    def search(self, query: SearchQuery) -> list[SearchResult]:
+        """See :meth:`Store.search`."""
+        check_query(query, self._ranks)
+        with self._using() as connection, transaction(connection, "DEFERRED"):
+            return hybrid(connection, query)
+
+    def newest(self, filters: Filters, limit: int, offset: int = 0) -> list[SearchResult]:
+        """See :meth:`Store.newest`."""
+        check_page(filters, limit, offset)
+        with self._using() as connection, transaction(connection, "DEFERRED"):
+            return newest(connection, filters, limit, offset)
+
+    def count(self) -> int:
+        """See :meth:`Store.count`."""
+        with self._using() as connection:
+            return int(fetch(connection, "SELECT count(*) FROM images")[0][0])
+
+    def close(self) -> None:
+        """See :meth:`Store.close`."""
+        with self._lock, store_errors():
+            self._closed = True
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    @contextmanager
+    def _using(self) -> Iterator[apsw.Connection]:
+        """The connection, for one thread at a time."""
+        with self._lock, store_errors():
+            if self._closed:
+                raise PermanentError("the store is closed", reason="store_closed")
+            yield self._connected()
+
+    def _connected(self) -> apsw.Connection:
+        if self._connection is not None:
+            self._check_still_ours()
+        if self._connection is None:
+            self._connection = self._open()
+            self._opened = self._identity()
+        return self._connection
+
+    def _open(self) -> apsw.Connection:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            message = f"EMBEDDED_STORE_PATH: cannot use {self._folder}: {error.strerror}"
+            raise ConfigError(message, reason="store_path") from error
+        self._images.prepare()
+        return open_database(self._database, self._timeout)
+
+    def _check_still_ours(self) -> None:
+        """Never write into a database that others no longer see.
+
+        One that was replaced is opened anew; one that has vanished, as with an unmounted
+        volume, is an error, since creating it would hide that.
+        """
+        assert self._connection is not None  # noqa: S101 - for the type checker
+        if self._opened is not None and self._opened[0] != os.getpid():
+            message = "a store that was opened before a fork cannot be used after it"
+            raise PermanentError(message, reason="store_forked")
+        if self._opened != self._identity():
+            self._connection.close()
+            self._connection = None
+
+    def _identity(self) -> tuple[int, int, int]:
+        status = self._database.stat()
+        return os.getpid(), status.st_dev, status.st_ino

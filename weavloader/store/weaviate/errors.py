@@ -1,0 +1,131 @@
+"""The one place where errors of Weaviate, its client, gRPC and httpx become ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+
+import grpc  # type: ignore[import-untyped,unused-ignore]
+import httpx
+
+from weavloader.errors import ConfigError, PermanentError, TransientError, WeavloaderError
+from weavloader.store.weaviate.client import exceptions as theirs
+
+_Code = grpc.StatusCode
+_UNREACHABLE = (
+    theirs.WeaviateConnectionError,
+    theirs.WeaviateTimeoutError,
+    theirs.WeaviateStartUpError,
+    theirs.WeaviateGRPCUnavailableError,
+    theirs.WeaviateRetryError,
+    httpx.TransportError,
+)
+# Raised by the client before anything is sent: the values are at fault.
+_INVALID = (
+    theirs.WeaviateInvalidInputError,
+    theirs.WeaviateInsertInvalidPropertyError,
+    theirs.WeaviateAddInvalidPropertyError,
+    theirs.WeaviateBatchValidationError,
+    theirs.WeaviateUnsupportedFeatureError,
+    theirs.InvalidDataModelError,
+    theirs.AdditionalPropertiesError,
+    theirs.SchemaValidationError,
+    theirs.WeaviateClosedClientError,
+)
+_UNREACHABLE_CODES = {_Code.UNAVAILABLE, _Code.DEADLINE_EXCEEDED}
+_AUTH_CODES = {_Code.UNAUTHENTICATED, _Code.PERMISSION_DENIED}
+_REFUSAL_CODES = {_Code.INVALID_ARGUMENT, _Code.OUT_OF_RANGE, _Code.UNIMPLEMENTED}
+# The server calls most failures UNKNOWN, so that only their text tells them apart. What is
+# not recognised may pass: a retry too many costs less than an image given up.
+_SCHEMA_TEXT = re.compile(
+    r"could not find class|not present in schema|no such prop"
+    r"|does not have (configuration for|named) vector"
+    r"|without multiple named vectors|does not have single vector index|on multivector index"
+)
+_NO_RERANKER_TEXT = "unknown capability: rerank"
+_REFUSAL_TEXT = re.compile(
+    r"vector dimensions do not match|vector lengths don't match|invalid [\w\[\]]+ property"
+    r"|larger than max"
+)
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Translate what is raised inside.
+
+    Raises:
+        TransientError: Weaviate is out of reach, overloaded, or refuses the key.
+        PermanentError: It refuses the values.
+        ConfigError: The collection lacks something.
+    """
+    try:
+        yield
+    except (theirs.WeaviateBaseError, httpx.HTTPError, grpc.RpcError) as error:
+        raise translated(error) from error
+
+
+def translated(error: Exception) -> WeavloaderError:
+    """Our error for one of theirs."""
+    text = _one_line(str(error) or type(error).__name__)
+    if isinstance(error, theirs.AuthenticationFailedError) or grpc_code(error) in _AUTH_CODES:
+        return _auth(text)
+    if isinstance(error, theirs.InsufficientPermissionsError):
+        return _auth(text)
+    if isinstance(error, theirs.UnexpectedStatusCodeError):
+        return _by_status(error.status_code, text)
+    if isinstance(error, _UNREACHABLE) or grpc_code(error) in _UNREACHABLE_CODES:
+        detail = _one_line(_of_httpx(error))
+        text = text if detail in text else f"{text} {detail}"
+        return TransientError(f"Weaviate is out of reach: {text}", reason="store_unreachable")
+    if isinstance(error, _INVALID) or grpc_code(error) in _REFUSAL_CODES:
+        return PermanentError(f"Weaviate's client refuses: {text}", reason="store_refused")
+    return from_text(str(error))
+
+
+def from_text(text: str) -> WeavloaderError:
+    """Our error for a message of the server."""
+    message = f"Weaviate: {_one_line(text)}"
+    if _NO_RERANKER_TEXT in text:
+        ours = "Weaviate has no reranker for this collection: search without, or enable its module"
+        return ConfigError(ours, reason="no_reranker")
+    if _SCHEMA_TEXT.search(text):
+        return ConfigError(f"{message}: prepare the store", reason="store_schema")
+    if _REFUSAL_TEXT.search(text):
+        return PermanentError(message, reason="store_refused")
+    return TransientError(message, reason="store_failed")
+
+
+def _by_status(status: int, text: str) -> WeavloaderError:
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return _auth(text)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in (
+        HTTPStatus.TOO_MANY_REQUESTS,
+        HTTPStatus.REQUEST_TIMEOUT,
+    ):
+        return TransientError(f"Weaviate: {text}", reason="store_failed")
+    return PermanentError(f"Weaviate: {text}", reason="store_refused")
+
+
+def _auth(text: str) -> TransientError:
+    # Transient: a key that is being changed must not send images to the dead letters.
+    return TransientError(f"Weaviate refuses WEAVIATE_API_KEY: {text}", reason="store_auth")
+
+
+def grpc_code(error: BaseException | None) -> grpc.StatusCode | None:
+    """The gRPC status of an error; the client keeps it only as the context of what it raises."""
+    if isinstance(error, grpc.RpcError) and isinstance(error, grpc.Call):
+        return error.code()
+    return grpc_code(error.__context__) if error is not None else None
+
+
+def _of_httpx(error: BaseException | None) -> str:
+    """What httpx says of a connection, which the client leaves out."""
+    if error is None or isinstance(error, httpx.TransportError):
+        return str(error or "")
+    return _of_httpx(error.__cause__ or error.__context__)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:500]

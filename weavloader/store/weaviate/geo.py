@@ -1,0 +1,76 @@
+"""Looking in Weaviate for what lies around a point.
+
+Its own index of places is a graph of neighbours. Where many objects share a point it makes every
+write slow, and finds only some of them; and nodes do not move, so that thousands of images share
+one. Hence the degrees of an image are also numbers, and ``location`` is not indexed.
+"""
+
+from __future__ import annotations
+
+import math
+
+from weavloader.store.base import Area, Location
+from weavloader.store.embedded.filters import EARTH_KM, KM_PER_DEGREE
+from weavloader.store.weaviate.client import Collection, Filter, FilterReturn, GeoCoordinate
+
+_ROUNDING = 1e-6  # degrees; 11 cm
+_WEST, _EAST = -180.0, 180.0
+
+
+def around(collection: Collection, area: Area) -> FilterReturn:
+    """A filter that lets all of an area pass, and some around it: see :func:`lies_within`.
+
+    Images that the reference deployment stored have no numbers. Its collections index their
+    places, so there the index is asked too.
+    """
+    indexed = {each.name: each.index_filterable for each in collection.config.get().properties}
+    if not indexed.get("location"):
+        return _in_boxes(area)
+    if "latitude" not in indexed:
+        return _by_index(area)
+    return Filter.any_of([_in_boxes(area), _by_index(area)])
+
+
+def lies_within(area: Area, place: Location | None) -> bool:
+    """Whether a place lies in an area, by the haversine formula."""
+    if place is None:
+        return False
+    here, there = math.radians(area.center.latitude), math.radians(place.latitude)
+    north, east = there - here, math.radians(place.longitude - area.center.longitude)
+    half_chord = (
+        math.sin(north / 2) ** 2 + math.cos(here) * math.cos(there) * math.sin(east / 2) ** 2
+    )
+    return 2 * EARTH_KM * math.asin(min(1, math.sqrt(half_chord))) <= area.kilometres
+
+
+def _in_boxes(area: Area) -> FilterReturn:
+    degrees = area.kilometres / KM_PER_DEGREE + _ROUNDING
+    south, north = area.center.latitude - degrees, area.center.latitude + degrees
+    across = [_between("longitude", west, east) for west, east in _longitudes(area, degrees)]
+    return _between("latitude", south, north) & Filter.any_of(across)
+
+
+def _longitudes(area: Area, degrees: float) -> list[tuple[float, float]]:
+    """From west to east, in two parts where an area lies across the antimeridian."""
+    here = area.center
+    if abs(here.latitude) + degrees >= 90:  # around a pole lies every longitude
+        return [(_WEST, _EAST)]
+    ratio = math.sin(math.radians(degrees)) / math.cos(math.radians(here.latitude))
+    half = math.degrees(math.asin(ratio)) + _ROUNDING
+    west, east = here.longitude - half, here.longitude + half
+    if west < _WEST:
+        return [(_WEST, east), (west + 360, _EAST)]
+    if east > _EAST:
+        return [(west, _EAST), (_WEST, east - 360)]
+    return [(west, east)]
+
+
+def _between(name: str, low: float, high: float) -> FilterReturn:
+    number = Filter.by_property(name)
+    return number.greater_or_equal(low) & number.less_or_equal(high)
+
+
+def _by_index(area: Area) -> FilterReturn:
+    here, metres = area.center, area.kilometres * 1000
+    point = GeoCoordinate(latitude=here.latitude, longitude=here.longitude)
+    return Filter.by_property("location").within_geo_range(coordinate=point, distance=metres)

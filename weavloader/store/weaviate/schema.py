@@ -1,0 +1,211 @@
+"""The Weaviate collection: created where absent, checked and completed where present."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from weavloader.errors import ConfigError, PermanentError
+from weavloader.store.base import FILTER_PROPERTIES, KEYWORD_PROPERTIES, TEXT_PROPERTIES
+from weavloader.store.schema import SchemaReport
+from weavloader.store.validation import VectorRanks
+from weavloader.store.weaviate.client import (
+    Collection,
+    CollectionConfig,
+    Configure,
+    DataType,
+    Property,
+    Tokenization,
+    VectorDistances,
+    WeaviateClient,
+    exceptions,
+)
+from weavloader.store.weaviate.errors import store_errors
+
+PROPERTIES = {
+    **dict.fromkeys(TEXT_PROPERTIES, DataType.TEXT),
+    **dict.fromkeys(("image", "audio", "video"), DataType.BLOB),
+    "location": DataType.GEO_COORDINATES,
+    **dict.fromkeys(("latitude", "longitude"), DataType.NUMBER),
+    "captured_at": DataType.DATE,
+}
+_BY_WORD = {*KEYWORD_PROPERTIES, *FILTER_PROPERTIES}
+_RERANKER = "reranker-transformers"  # the only one that sends nothing to a third party
+REMEDY = "name another collection in WEAVIATE_COLLECTION, or mend this one in Weaviate"
+_SLOW_PLACES = (
+    "location is indexed, which makes writes slow where many images share a place:"
+    " export them and import them into a collection of another name"
+)
+_TRIES = 5
+
+
+def prepare(client: WeaviateClient, name: str, ranks: VectorRanks) -> None:
+    """Bring the collection to what is needed, whoever else does so at the same time.
+
+    Args:
+        ranks: The vectors that objects will carry.
+
+    Raises:
+        ConfigError: What exists would lose data or break search.
+    """
+    try:
+        with store_errors():
+            _create_if_absent(client, name, ranks)
+            collection = client.collections.use(name)
+            config = collection.config.get()
+            _refuse(config, ranks)
+            _complete(collection, config, ranks)
+    except PermanentError as error:
+        raise ConfigError(f"collection {name}: {error}", reason="store_schema") from error
+
+
+def _create_if_absent(client: WeaviateClient, name: str, ranks: VectorRanks) -> None:
+    if client.collections.exists(name):
+        return
+    modules = client.get_meta().get("modules") or {}
+    try:
+        client.collections.create(
+            name,
+            properties=[_property(each) for each in PROPERTIES],
+            vector_config=[_vector(vector, rank) for vector, rank in ranks.items()],
+            reranker_config=Configure.Reranker.transformers() if _RERANKER in modules else None,
+        )
+    except exceptions.UnexpectedStatusCodeError:
+        if not client.collections.exists(name):  # nobody else was faster: it was refused
+            raise
+
+
+def report(client: WeaviateClient, name: str, ranks: VectorRanks) -> SchemaReport:
+    """What the collection is, and what :func:`prepare` would do about it."""
+    title = f"Weaviate collection {name}"
+    with store_errors():
+        if not client.collections.exists(name):
+            return SchemaReport(title, missing=("the collection",))
+        config = client.collections.use(name).config.get()
+    return SchemaReport(
+        title,
+        fields=dict(_fields(config)),
+        missing=(
+            *_missing_properties(config),
+            *(f"vector {vector}" for vector in _missing_vectors(config, ranks)),
+        ),
+        problems=tuple(_problems(config, ranks)),
+        remedy=REMEDY,
+        advice=(_SLOW_PLACES,) if _indexes_places(config) else (),
+    )
+
+
+def _complete(collection: Collection, config: CollectionConfig, ranks: VectorRanks) -> None:
+    def lacks(look: Callable[[CollectionConfig], list[str]], name: str) -> bool:
+        return name in look(collection.config.get())
+
+    for name in _missing_properties(config):
+        add = partial(collection.config.add_property, _property(name))
+        _add(add, partial(lacks, _missing_properties, name))
+    vectors = partial(_missing_vectors, ranks=ranks)
+    for name in vectors(config):
+        add = partial(collection.config.add_vector, vector_config=_vector(name, ranks[name]))
+        _add(add, partial(lacks, vectors, name))
+
+
+def _add(add: Callable[[], object], still_missing: Callable[[], bool]) -> None:
+    """Add something unless another process is faster, and again where one came in between.
+
+    The client adds a vector by writing the whole schema back, which the server refuses when
+    another process has added one meanwhile.
+    """
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            add()
+            return
+        except (exceptions.UnexpectedStatusCodeError, exceptions.WeaviateInvalidInputError):
+            if not still_missing():
+                return
+            if not tries_left:
+                raise
+
+
+def _missing_properties(config: CollectionConfig) -> list[str]:
+    present = {each.name for each in config.properties}
+    return [name for name in PROPERTIES if name not in present]
+
+
+def _missing_vectors(config: CollectionConfig, ranks: VectorRanks) -> list[str]:
+    return [name for name in ranks if name not in (config.vector_config or {})]
+
+
+def _property(name: str) -> Property:
+    kind = PROPERTIES[name]
+    return Property(
+        name=name,
+        data_type=kind,
+        # Weaviate's index of places is not wanted: see weaviate_places.
+        index_filterable=False if kind in (DataType.GEO_COORDINATES, DataType.NUMBER) else None,
+        index_range_filters=True if kind in (DataType.DATE, DataType.NUMBER) else None,
+    )
+
+
+def _vector(name: str, rank: int) -> Any:
+    cosine = Configure.VectorIndex.hnsw(distance_metric=VectorDistances.COSINE)
+    if rank == 2:
+        return Configure.MultiVectors.self_provided(name=name, vector_index_config=cosine)
+    return Configure.Vectors.self_provided(name=name, vector_index_config=cosine)
+
+
+def _refuse(config: CollectionConfig, ranks: VectorRanks) -> None:
+    if problems := _problems(config, ranks):
+        message = f"collection {config.name} cannot be used: {'; '.join(problems)}: {REMEDY}"
+        raise ConfigError(message, reason="store_schema")
+
+
+def _problems(config: CollectionConfig, ranks: VectorRanks) -> list[str]:
+    problems = [*_property_problems(config), *_vector_problems(config, ranks)]
+    return [*problems, *(["it is split by tenants"] if config.multi_tenancy_config.enabled else [])]
+
+
+def _indexes_places(config: CollectionConfig) -> bool:
+    return any(each.name == "location" and each.index_filterable for each in config.properties)
+
+
+def _fields(config: CollectionConfig) -> Iterator[tuple[str, str]]:
+    for each in config.properties:
+        uses = {
+            "searchable": each.index_searchable,
+            "filterable": each.index_filterable,
+            "by range": each.index_range_filters,
+        }
+        words = (each.data_type.value, *(use for use, is_so in uses.items() if is_so))
+        yield each.name, ", ".join(words)
+    for name, vector in (config.vector_config or {}).items():
+        index = vector.vector_index_config
+        kind = f"{index.vector_index_type()}, {index.distance_metric.value}"
+        yield f"vector {name}", f"{kind}, several an object" if _holds_several(index) else kind
+
+
+def _holds_several(index: Any) -> bool:
+    return getattr(index, "multi_vector", None) is not None
+
+
+def _property_problems(config: CollectionConfig) -> Iterator[str]:
+    for each in config.properties:
+        wanted = PROPERTIES.get(each.name, each.data_type)
+        if each.data_type != wanted:
+            yield f"{each.name} is {each.data_type.value}, not {wanted.value}"
+        elif each.name in KEYWORD_PROPERTIES and not each.index_searchable:
+            yield f"{each.name} is not searchable"
+        elif each.name in FILTER_PROPERTIES and not each.index_filterable:
+            yield f"{each.name} is not filterable"
+        elif each.name in _BY_WORD and each.tokenization != Tokenization.WORD:
+            yield f"{each.name} is not tokenized by word"
+
+
+def _vector_problems(config: CollectionConfig, ranks: VectorRanks) -> Iterator[str]:
+    present = config.vector_config or {}
+    for name in ranks.keys() & present.keys():
+        index = present[name].vector_index_config
+        if index.distance_metric != VectorDistances.COSINE:
+            yield f"vector {name} is not compared by cosine"
+        several = _holds_several(index)
+        if several != (ranks[name] == 2):
+            yield f"vector {name} holds {'several vectors' if several else 'one vector'}"

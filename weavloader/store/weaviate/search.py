@@ -1,0 +1,121 @@
+"""Hybrid search in Weaviate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import reduce
+from operator import and_
+from typing import Any
+
+from weavloader.store.base import Filters, Fusion, SearchQuery, SearchResult
+from weavloader.store.fusion import steep_falls
+from weavloader.store.tokenize import same_text, words
+from weavloader.store.validation import MOST_RESULTS
+from weavloader.store.weaviate.client import (
+    Collection,
+    Filter,
+    FilterReturn,
+    HybridFusion,
+    MetadataQuery,
+    Rerank,
+    Sort,
+)
+from weavloader.store.weaviate.explanation import read_explanation
+from weavloader.store.weaviate.geo import around, lies_within
+from weavloader.store.weaviate.objects import to_result
+
+_FUSIONS: Mapping[Fusion, HybridFusion] = {
+    "relative": HybridFusion.RELATIVE_SCORE,
+    "ranked": HybridFusion.RANKED,
+}
+
+
+def hybrid(collection: Collection, query: SearchQuery) -> list[SearchResult]:
+    """Answer a checked query.
+
+    Weaviate matches a text filter by its words, in any order and among others, and a place by
+    the square around it; what only matches so is dropped here, and more is asked for until
+    there is enough. Hence offset and autocut are ours too: the server would count what is
+    dropped.
+    """
+    wanted = query.offset + query.limit
+    hits = _enough(lambda asked: _ask(collection, query, asked), wanted, query.filters)
+    kept = steep_falls([hit.score for hit in hits], query.autocut)
+    return hits[query.offset : kept]
+
+
+def newest(collection: Collection, filters: Filters, limit: int, offset: int) -> list[SearchResult]:
+    """Images by time of capture, newest first."""
+
+    def ask(asked: int) -> list[SearchResult]:
+        answer = collection.query.fetch_objects(
+            limit=asked,
+            filters=_filters(collection, filters),
+            sort=Sort.by_property("captured_at", ascending=False),
+        )
+        return [to_result(str(hit.uuid), 0.0, hit.properties) for hit in answer.objects]
+
+    return _enough(ask, offset + limit, filters)[offset:]
+
+
+def _enough(
+    ask: Callable[[int], list[SearchResult]], wanted: int, filters: Filters
+) -> list[SearchResult]:
+    asked = wanted
+    while True:
+        hits = ask(asked)
+        matches = [hit for hit in hits if _matches(hit, filters)]
+        if len(matches) >= wanted or len(hits) < asked or asked == MOST_RESULTS:
+            return matches[:wanted]
+        asked = min(asked * 4, MOST_RESULTS)
+
+
+def _ask(collection: Collection, query: SearchQuery, limit: int) -> list[SearchResult]:
+    text = " ".join(words(query.text))
+    vector = None if query.alpha == 0 else query.vector
+    if not text and vector is None:
+        return []
+    answer = collection.query.hybrid(
+        text,
+        alpha=0 if vector is None else query.alpha,
+        vector=None if vector is None else {query.vector_name: vector.tolist()},
+        target_vector=query.vector_name,
+        query_properties=list(query.properties),
+        fusion_type=_FUSIONS[query.fusion],
+        limit=limit,
+        filters=_filters(collection, query.filters),
+        rerank=Rerank(prop="caption", query=query.text) if query.rerank else None,
+        return_metadata=MetadataQuery(score=True, explain_score=query.explain),
+    )
+    return [_result(hit, query) for hit in answer.objects]
+
+
+def _result(hit: Any, query: SearchQuery) -> SearchResult:
+    result = to_result(str(hit.uuid), float(hit.metadata.score or 0.0), hit.properties)
+    if query.explain:
+        rank = 1 if query.vector is None else query.vector.ndim
+        explanation = read_explanation(hit.metadata.explain_score or "", rank)
+        result = replace(result, explanation=explanation)
+    return replace(result, rerank_score=hit.metadata.rerank_score if query.rerank else None)
+
+
+def _filters(collection: Collection, filters: Filters) -> FilterReturn | None:
+    parts: list[FilterReturn] = [
+        Filter.by_property(name).equal(value)
+        for name, value in filters.text().items()
+        if words(value)  # without a word to match, Weaviate refuses the filter
+    ]
+    if filters.since is not None:
+        parts.append(Filter.by_property("captured_at").greater_or_equal(filters.since))
+    if filters.until is not None:
+        parts.append(Filter.by_property("captured_at").less_or_equal(filters.until))
+    if filters.near is not None:
+        parts.append(around(collection, filters.near))
+    return reduce(and_, parts) if parts else None
+
+
+def _matches(hit: SearchResult, filters: Filters) -> bool:
+    if filters.near is not None and not lies_within(filters.near, hit.location):
+        return False
+    return all(same_text(hit.text[name], value) for name, value in filters.text().items())

@@ -1,0 +1,163 @@
+"""The Weaviate store: a collection of a server that many machines share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from threading import Lock
+
+import httpx
+
+from weavloader.errors import PermanentError
+from weavloader.settings import Settings
+from weavloader.store.base import Filters, ImageObject, SearchQuery, SearchResult
+from weavloader.store.schema import SchemaReport
+from weavloader.store.validation import (
+    VECTOR_RANKS,
+    VectorRanks,
+    check_object,
+    check_page,
+    check_query,
+    is_id,
+)
+from weavloader.store.weaviate.client import Collection, WeaviateClient, connect
+from weavloader.store.weaviate.errors import store_errors
+from weavloader.store.weaviate.objects import STORED_PROPERTIES, to_image_object
+from weavloader.store.weaviate.read import LINKS_PER_REQUEST, stored_links
+from weavloader.store.weaviate.scan import page_after
+from weavloader.store.weaviate.schema import prepare, report
+from weavloader.store.weaviate.search import hybrid, newest
+from weavloader.store.weaviate.write import write
+
+READY_TIMEOUT = 5.0
+
+
+class WeaviateStore:
+    """See :class:`weavloader.store.base.Store`, whose promises it keeps.
+
+    Connects on first use, so it may be made before a fork and used after it. Threads may
+    share it.
+
+    Args:
+        settings: The server, its key, the collection, and which vectors objects carry.
+        ranks: The vectors that objects may carry.
+    """
+
+    def __init__(self, settings: Settings, ranks: VectorRanks = VECTOR_RANKS) -> None:
+        self._settings = settings
+        self._ranks = ranks
+        self._lock = Lock()
+        self._client: WeaviateClient | None = None
+        self._process: int | None = None
+        self._closed = False
+        self._doubtful: set[str] = set()
+
+    def prepare(self) -> None:
+        """See :meth:`Store.prepare`."""
+        with store_errors():
+            client = self._connected()
+        prepare(client, self._settings.weaviate_collection, self._configured())
+
+    def schema(self) -> SchemaReport:
+        """See :meth:`Store.schema`."""
+        with store_errors():
+            client = self._connected()
+        return report(client, self._settings.weaviate_collection, self._configured())
+
+    def ready(self) -> bool:
+        """See :meth:`Store.ready`."""
+        # Not the client's own is_ready(), which prints what went wrong.
+        scheme = "https" if self._settings.weaviate_secure else "http"
+        address = f"{scheme}://{self._settings.weaviate_host}:{self._settings.weaviate_port}"
+        try:
+            url = f"{address}/v1/.well-known/ready"
+            return httpx.get(url, timeout=READY_TIMEOUT, trust_env=False).is_success
+        except httpx.HTTPError:
+            return False
+
+    def existing(self, links: Iterable[str]) -> set[str]:
+        """See :meth:`Store.existing`; one request for each hundred links."""
+        remaining = iter(dict.fromkeys(links))
+        found: set[str] = set()
+        with self._using() as collection:
+            while batch := list(islice(remaining, LINKS_PER_REQUEST)):
+                found |= stored_links(collection, batch)
+        return found
+
+    def upsert(self, objects: Sequence[ImageObject]) -> None:
+        """See :meth:`Store.upsert`; on an error, those that were not refused are written."""
+        for item in objects:
+            check_object(item, self._ranks)
+        latest = {item.id: item for item in objects}
+        with self._using() as collection:
+            write(collection, latest.values(), self._doubtful)
+
+    def get(self, object_id: str) -> ImageObject | None:
+        """See :meth:`Store.get`."""
+        if not is_id(object_id):
+            return None
+        with self._using() as collection:
+            found = collection.query.fetch_object_by_id(
+                object_id, include_vector=True, return_properties=STORED_PROPERTIES
+            )
+        return to_image_object(found.properties, found.vector) if found is not None else None
+
+    def scan(
+        self, *, after: str = "", images: bool = True
+    ) -> Iterator[tuple[str, ImageObject | None]]:
+        """See :meth:`Store.scan`."""
+        while True:
+            with self._using() as collection:
+                page = page_after(collection, after, images)
+            yield from page
+            if not page:
+                return
+            after = page[-1][0]
+
+    def search(self, query: SearchQuery) -> list[SearchResult]:
+        """See :meth:`Store.search`."""
+        check_query(query, self._ranks)
+        with self._using() as collection:
+            return hybrid(collection, query)
+
+    def newest(self, filters: Filters, limit: int, offset: int = 0) -> list[SearchResult]:
+        """See :meth:`Store.newest`."""
+        check_page(filters, limit, offset)
+        with self._using() as collection:
+            return newest(collection, filters, limit, offset)
+
+    def count(self) -> int:
+        """See :meth:`Store.count`."""
+        with self._using() as collection:
+            return collection.aggregate.over_all(total_count=True).total_count or 0
+
+    def close(self) -> None:
+        """See :meth:`Store.close`."""
+        with self._lock:
+            self._closed = True
+            if self._client is not None:
+                self._client.close()
+                self._client = None
+
+    def _configured(self) -> VectorRanks:
+        return {name: self._ranks[name] for name in self._settings.embedding_models}
+
+    @contextmanager
+    def _using(self) -> Iterator[Collection]:
+        with store_errors():
+            yield self._connected().collections.use(self._settings.weaviate_collection)
+
+    def _connected(self) -> WeaviateClient:
+        with self._lock:
+            if self._closed:
+                raise PermanentError("the store is closed", reason="store_closed")
+            if self._client is None:
+                self._client = connect(self._settings)
+                self._process = os.getpid()
+            if self._process != os.getpid():
+                # A gRPC channel opened before a fork hangs in the child, past every deadline.
+                message = "a store that was opened before a fork cannot be used after it"
+                raise PermanentError(message, reason="store_forked")
+            return self._client

@@ -1,0 +1,172 @@
+"""Taking the images of a past stretch of time, behind the live ones.
+
+A slice is noted as done once all its images are queued, so a run that was killed goes on with
+the slice it was in. What it then queues twice is stored once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from weavloader import redis_keys
+from weavloader.batches import batched
+from weavloader.dlq.queue import DeadLetters
+from weavloader.images.job import ImageJob
+from weavloader.settings import Settings
+from weavloader.store.base import Store
+from weavloader.stream.records import is_unallowed, judge, unallowed_names
+from weavloader.stream.sage_api import DataApi
+from weavloader.stream.stream import slices
+
+BATCH = 1000
+WAIT_SECONDS = 2.0
+REMEMBERED_SECONDS = 30 * 86400
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What is to be taken.
+
+    Attributes:
+        name: The same for every run that is to go on with it.
+        start: Inclusive, UTC.
+        end: Exclusive, UTC; not in the future.
+        query_filter: Regular expressions over ``name`` and the meta fields.
+    """
+
+    name: str
+    start: datetime
+    end: datetime
+    query_filter: Mapping[str, str]
+
+
+@dataclass(slots=True)
+class BackfillReport:
+    """What a run did; a record that the stream lists twice counts twice.
+
+    Attributes:
+        queued: Images put on the queue.
+        stored: Images that were stored before.
+        dead: Images with a dead letter, which has ways of its own.
+        excluded: Images of unallowed nodes.
+        refused: Records that are no image.
+        waiting: It waits at this moment: the lane is at the high-water mark.
+    """
+
+    queued: int = 0
+    stored: int = 0
+    dead: int = 0
+    excluded: int = 0
+    refused: int = 0
+    waiting: bool = False
+
+
+class Backfill:
+    """Takes one span after another.
+
+    Args:
+        redis: Remembers how far each span was taken; gives bytes.
+        publish: Puts jobs on the queue, behind the live ones, all or an error.
+        backlog: How many wait there.
+        sleep: Waits while they are too many.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        api: DataApi,
+        store: Store,
+        redis: Any,
+        letters: DeadLetters,
+        publish: Callable[[Sequence[ImageJob]], None],
+        backlog: Callable[[], int],
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._settings = settings
+        self._api = api
+        self._store = store
+        self._redis = redis
+        self._letters = letters
+        self._publish = publish
+        self._backlog = backlog
+        self._sleep = sleep
+        self._unallowed = unallowed_names(settings)
+
+    def reached(self, span: Span) -> datetime:
+        """Up to when a span was taken by earlier runs; its start where by none."""
+        noted = self._redis.get(redis_keys.backfill(span.name))
+        return max(span.start, datetime.fromisoformat(noted.decode())) if noted else span.start
+
+    def restart(self, span: Span) -> None:
+        """Forget how far a span was taken."""
+        self._redis.delete(redis_keys.backfill(span.name))
+
+    def run(
+        self,
+        span: Span,
+        progress: Callable[[datetime, BackfillReport], None] = lambda reached, report: None,
+    ) -> BackfillReport:
+        """Take what is left of a span, oldest first.
+
+        Args:
+            progress: Called whenever something happened, with the moment that was reached.
+
+        Raises:
+            TransientError: SAGE, the store or the broker failed; another run goes on from here.
+        """
+        report, reached = BackfillReport(), self.reached(span)
+        if reached >= span.end:
+            return report
+        for start, end in slices(reached, span.end):
+            end = end or span.end
+            records = self._api.records(span.query_filter, start, end)
+            for jobs in batched(self._images(records, report), BATCH):
+                self._take(jobs, report, partial(progress, start, report))
+            note = end.isoformat()
+            self._redis.set(redis_keys.backfill(span.name), note, ex=REMEMBERED_SECONDS)
+            progress(end, report)
+        return report
+
+    def _images(self, records: Iterable[object], report: BackfillReport) -> Iterator[ImageJob]:
+        for item in map(judge, records):
+            if not isinstance(item, ImageJob):
+                report.refused += 1
+            elif is_unallowed(item, self._unallowed):
+                report.excluded += 1
+            else:
+                yield item
+
+    def _take(
+        self, jobs: Sequence[ImageJob], report: BackfillReport, tell: Callable[[], None]
+    ) -> None:
+        stored = self._store.existing(job.url for job in jobs)
+        rest = [job for job in jobs if job.url not in stored]
+        dead = self._letters.existing([job.id for job in rest])
+        new = [job for job in rest if job.id not in dead]
+        report.stored += len(jobs) - len(rest)
+        report.dead += len(rest) - len(new)
+        if new:
+            self._wait_for_room(report, tell)
+            self._publish(new)
+            report.queued += len(new)
+        tell()
+
+    def _wait_for_room(self, report: BackfillReport, tell: Callable[[], None]) -> None:
+        while self._backlog() >= self._settings.queue_high_water:
+            report.waiting = True
+            tell()
+            self._sleep(WAIT_SECONDS)
+        report.waiting = False
+
+
+def span_name(start: str, end: str, query_filter: Mapping[str, str]) -> str:
+    """A short name of what a person asked for, in the words they used."""
+    asked = json.dumps([start, end, query_filter], sort_keys=True)
+    return hashlib.sha256(asked.encode()).hexdigest()[:16]

@@ -1,0 +1,82 @@
+"""One image: its page, its JSON and its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tornado.web import HTTPError
+
+from weavloader.errors import PermanentError
+from weavloader.store.base import ImageObject
+from web.handler import PageHandler
+from web.map import draw_map
+from web.query import PageQuery, parse_id
+from web.view_models import Card, Details, image_json
+
+DAY = 86400
+
+
+class ImageHandler(PageHandler):
+    """What is made from one image."""
+
+    async def image(self, object_id: str) -> ImageObject:
+        """The image of an id, which is not trusted.
+
+        Raises:
+            HTTPError: There is none.
+        """
+        image = await self.on_thread(self.site.gallery.image, parse_id(object_id))
+        if image is None:
+            raise HTTPError(404, reason="There is no such image")
+        return image
+
+
+class ImagePage(ImageHandler):
+    """``/image/<id>``: the picture and all that is known about it."""
+
+    async def get(self, object_id: str) -> None:
+        """Write the page."""
+        image = await self.image(object_id)
+        neighbours = await self.on_thread(self.site.gallery.neighbours, image)
+        self.render(
+            "image.html",
+            image=Details.of(image),
+            neighbours=[Card.of(result) for result in neighbours],
+            map=draw_map(image.location) if image.location else None,
+            search_for=lambda words: PageQuery(text=words).address(),
+        )
+
+
+class ImageApi(ImageHandler):
+    """``/api/images/<id>``: all that is known about an image, as JSON."""
+
+    async def get(self, object_id: str) -> None:
+        """Write it."""
+        self.write(image_json(await self.image(object_id)))
+
+
+class Thumbnail(ImageHandler):
+    """``/thumbnail/<id>.jpg``: the picture, small."""
+
+    async def get(self, object_id: str) -> None:
+        """Write the JPEG."""
+        await self._write_jpeg(self.site.gallery.thumbnail, object_id)
+
+    async def _write_jpeg(self, make: Callable[[str], bytes | None], object_id: str) -> None:
+        try:
+            jpeg = await self.on_thread(make, parse_id(object_id))
+        except PermanentError as error:
+            raise HTTPError(404, reason="No readable picture") from error
+        if jpeg is None:
+            raise HTTPError(404, reason="No picture kept")
+        self.set_header("Content-Type", "image/jpeg")
+        self.set_header("Cache-Control", f"private, max-age={DAY}")
+        self.write(jpeg)
+
+
+class Picture(Thumbnail):
+    """``/picture/<id>.jpg``: the picture, as large as a screen shows."""
+
+    async def get(self, object_id: str) -> None:
+        """Write the JPEG."""
+        await self._write_jpeg(self.site.gallery.picture, object_id)

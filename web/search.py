@@ -1,0 +1,59 @@
+"""Searching: a page for people and the same as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from weavloader.search_output import as_json
+from weavloader.store.base import SearchResult
+from web.handler import PageHandler
+from web.image_service import Found
+from web.query import PageQuery, parse_query
+from web.view_models import Card, facets
+
+
+class SearchPage(PageHandler):
+    """``/``: a box, filters and what was found; the address holds the search."""
+
+    async def get(self) -> None:
+        """Write the page."""
+        query = parse_query(self.get_query_argument)
+        found = await self._found(query)
+        self.render(
+            "search.html",
+            section="search",
+            query=query,
+            found=found,
+            cards=[Card.of(result) for result in found.results],
+            facets=facets(found.results, query),
+            model=await self._model(query),
+        )
+
+    async def _found(self, query: PageQuery) -> Found:
+        if query.is_empty:
+            # What is known already: a first visit, or a health check, waits for no store.
+            return Found(self.site.monitor.look().newest, self.site.monitor.look().ailing("store"))
+        return await self.on_thread(self.site.gallery.search, query)
+
+    async def _model(self, query: PageQuery) -> Card | None:
+        """The image that the results are like."""
+        image = await self.on_thread(self.site.gallery.image, query.like) if query.like else None
+        if image is None:
+            return None
+        return Card.of(SearchResult(image.id, 0, image.text, image.captured_at, image.location))
+
+
+class SearchApi(PageHandler):
+    """``/api/search``: the same search as JSON, each result as ``main.py search --json`` has it."""
+
+    async def get(self) -> None:
+        """Write the results."""
+        query = parse_query(self.get_query_argument)
+        found = await self.on_thread(self.site.gallery.search, query)
+        answer: dict[str, Any] = {
+            "query": query.text,
+            "notice": found.notice,
+            "results": [as_json(result) for result in found.results],
+            "next": "/api/search" + query.address(page=query.page + 1)[1:] if found.more else None,
+        }
+        self.write(answer)
