@@ -16,7 +16,7 @@ import tritonclient.grpc as triton
 
 from inference import VECTOR_RANKS, embedder
 from weavloader import store
-from weavloader.errors import TransientError
+from weavloader.errors import Reason, TransientError
 from weavloader.redis_connection import open_redis
 from weavloader.settings import Settings
 from weavloader.store.base import Store, Vector
@@ -62,7 +62,7 @@ def redis_session(settings: Settings) -> Iterator[redis.Redis]:
         try:
             yield client
         except redis.RedisError as error:
-            raise TransientError(f"Redis: {error}", reason="redis_unreachable") from error
+            raise TransientError(f"Redis: {error}", reason=Reason.REDIS_UNREACHABLE) from error
 
 
 def connect_triton(settings: Settings) -> triton.InferenceServerClient:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from commands.cli import begin_tool, cli, command
-from weavloader.errors import PermanentError
+from weavloader.errors import PermanentError, Reason
 
 if TYPE_CHECKING:
     from weavloader.dlq.queue import DeadLetters, LetterFilter
@@ -170,4 +170,4 @@ def _chosen(
 
 
 def _unknown(task_id: str) -> PermanentError:
-    return PermanentError(f"there is no dead letter {task_id}", reason="no_letter")
+    return PermanentError(f"there is no dead letter {task_id}", reason=Reason.NO_DEAD_LETTER)

@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 
 from commands.cli import begin_tool, command
-from weavloader.errors import ConfigError
+from weavloader.errors import ConfigError, Reason
 
 if TYPE_CHECKING:
     from weavloader.store.base import Filters, SearchResult, Store
@@ -104,7 +104,7 @@ def search(text: str, as_json: bool, **options: Any) -> None:
 
     if options["offset"] + options["limit"] > MOST_RESULTS:
         message = f"search: only the first {MOST_RESULTS} results can be reached"
-        raise ConfigError(message, reason="bad_argument")
+        raise ConfigError(message, reason=Reason.BAD_ARGUMENT)
     chosen = _filters(options)
     store = open_store(settings)
     if options["like"]:
@@ -142,16 +142,16 @@ def _like(store: Store, text: str, options: dict[str, Any], chosen: Filters) -> 
     from weavloader.search import like
 
     if text:
-        raise ConfigError("search: either TEXT or --like, not both", reason="bad_argument")
+        raise ConfigError("search: either TEXT or --like, not both", reason=Reason.BAD_ARGUMENT)
     for name, option in ONLY_WITH_TEXT.items():
         if click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE:
             message = f"search: {option} is for a TEXT; --like goes by looks alone"
-            raise ConfigError(message, reason="bad_argument")
+            raise ConfigError(message, reason=Reason.BAD_ARGUMENT)
     page = {name: options[name] for name in ("limit", "offset")}
     return like(store, options["like"], filters=chosen, vector_name=options["vector"], **page)
 
 
 def _needed(text: str) -> str:
     if not text:
-        raise ConfigError("search: what for? Give a TEXT, or --like ID", reason="bad_argument")
+        raise ConfigError("search: what for? Give a TEXT, or --like ID", reason=Reason.BAD_ARGUMENT)
     return text

@@ -21,7 +21,7 @@ from demo.plan import Plan
 from demo.stack import Stack
 from demo.supervision import ROOT, log_of
 from weavloader.dlq.queue import DeadLetters
-from weavloader.errors import TransientError
+from weavloader.errors import Reason, TransientError
 from weavloader.settings import Settings
 
 _BAR_WIDTH = 20
@@ -87,7 +87,7 @@ class Watch:
         """
         stats = self._stats()
         if "authorization" not in stats:
-            raise TransientError("the replay does not answer", reason="demo_failed")
+            raise TransientError("the replay does not answer", reason=Reason.DEMO_FAILED)
         return dict(stats["authorization"].get("other_host", {}))
 
     def close(self) -> None:

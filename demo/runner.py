@@ -23,7 +23,7 @@ from demo.progress import Watch, follow
 from demo.servers.processes import adopt_orphans, kill_descendants
 from demo.stack import Stack, fetch_servers
 from demo.supervision import ROOT
-from weavloader.errors import TransientError, WeavloaderError
+from weavloader.errors import Reason, TransientError, WeavloaderError
 from weavloader.settings import load_settings, publish_to_environment
 
 SEARCHES = ("a green field", "night", "snow on a ridge")
@@ -138,10 +138,10 @@ def _output(command: Sequence[str]) -> str:
         )
     except subprocess.TimeoutExpired:
         message = f"{shlex.join(command)}: no answer in {_SEARCH_SECONDS:.0f} s"
-        raise TransientError(message, reason="demo_failed") from None
+        raise TransientError(message, reason=Reason.DEMO_FAILED) from None
     if done.returncode:
         said = done.stderr.strip()[-_LONGEST_COMPLAINT:]
-        raise TransientError(f"{shlex.join(command)}: {said}", reason="demo_failed")
+        raise TransientError(f"{shlex.join(command)}: {said}", reason=Reason.DEMO_FAILED)
     return done.stdout
 
 

@@ -19,7 +19,7 @@ from demo.servers import redis as redis_server
 from demo.servers import triton, triton_install
 from demo.servers.processes import end_with_parent, kill_descendants
 from demo.supervision import demo_config, log_of, socket_of
-from weavloader.errors import TransientError
+from weavloader.errors import Reason, TransientError
 
 _LOG_LINES = 20
 _STOP_SECONDS = 25.0
@@ -101,13 +101,13 @@ class Stack:
         """
         if self._process is None or self._process.poll() is not None:
             raise TransientError(
-                f"supervisord ended:\n{self.tail('supervisord')}", reason="demo_failed"
+                f"supervisord ended:\n{self.tail('supervisord')}", reason=Reason.DEMO_FAILED
             )
         for program in self._programs():
             if program["statename"] == "FATAL":
                 name = program["name"]
                 raise TransientError(
-                    f"{name} cannot be kept running:\n{self.tail(name)}", reason="demo_failed"
+                    f"{name} cannot be kept running:\n{self.tail(name)}", reason=Reason.DEMO_FAILED
                 )
 
     def tail(self, program: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from inference.model_config import model_config
 from inference.triton import Tensor
-from weavloader.errors import TransientError
+from weavloader.errors import Reason, TransientError
 
 # Deployed servers report a failure as the answer.
 _FAILURE_PREFIXES = ("ERROR in", "UNEXPECTED ERROR")
@@ -38,9 +38,9 @@ def checked_text(text: str) -> str:
     """
     text = clean_text(text)
     if not text:
-        raise TransientError("blank answer", reason="model_error")
+        raise TransientError("blank answer", reason=Reason.MODEL_ERROR)
     if text.startswith(_FAILURE_PREFIXES):
-        raise TransientError(text[:_SHOWN_CHARACTERS], reason="model_error")
+        raise TransientError(text[:_SHOWN_CHARACTERS], reason=Reason.MODEL_ERROR)
     return text
 
 
@@ -56,4 +56,4 @@ def bounded(caption: str) -> str:
 
 def bad_answer(what: str) -> TransientError:
     """The error of a model whose answer breaks its contract."""
-    return TransientError(what, reason="bad_answer")
+    return TransientError(what, reason=Reason.BAD_ANSWER)

@@ -14,7 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from inference.model_config import model_config
 from inference.triton import translated
-from weavloader.errors import ConfigError
+from weavloader.errors import ConfigError, Reason
 
 Tensor = tuple[str, tuple[int, ...]]
 """Triton's datatype, and the shape, in which -1 is any length."""
@@ -66,7 +66,7 @@ def require_contracts(
     for name in (name for name in names if name in known):
         if found := list(_breaches(known[name], _served(client, name, timeout))):
             message = f"{name} is served with another contract: {'; '.join(found)}"
-            raise ConfigError(message, reason="model_contract")
+            raise ConfigError(message, reason=Reason.MODEL_CONTRACT)
 
 
 def _answering(pixels: str, **more: Tensor) -> Contract:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inference.model_config import ImageLimit
-from weavloader.errors import PermanentError
+from weavloader.errors import PermanentError, Reason
 
 RGBImage = NDArray[np.uint8]
 """Shape [H, W, 3]."""
@@ -58,4 +58,4 @@ def _scale(height: int, width: int, limit: ImageLimit) -> float:
 def _check(image: RGBImage) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         message = f"expected uint8 [H, W, 3], not {image.dtype} {list(image.shape)}"
-        raise PermanentError(message, reason="bad_image")
+        raise PermanentError(message, reason=Reason.BAD_IMAGE)

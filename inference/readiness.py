@@ -8,7 +8,7 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from inference.triton import translated
-from weavloader.errors import TransientError
+from weavloader.errors import Reason, TransientError
 
 
 def require_models(client: InferenceServerClient, names: Iterable[str], *, timeout: float) -> None:
@@ -23,7 +23,7 @@ def require_models(client: InferenceServerClient, names: Iterable[str], *, timeo
     """
     missing = [name for name in names if not _is_ready(client, name, timeout)]
     if missing:
-        raise TransientError(f"not ready: {', '.join(missing)}", reason="model_missing")
+        raise TransientError(f"not ready: {', '.join(missing)}", reason=Reason.MODEL_MISSING)
 
 
 def _is_ready(client: InferenceServerClient, name: str, timeout: float) -> bool:

@@ -9,7 +9,7 @@ from tritonclient.grpc import InferenceServerClient
 
 from inference.images import RGBImage
 from inference.vectors import Vector
-from weavloader.errors import ConfigError
+from weavloader.errors import ConfigError, Reason
 
 
 class CaptionFunction(Protocol):
@@ -121,5 +121,5 @@ def required_models(caption_model: str, embedding_models: Iterable[str]) -> tupl
 def _find(name: str, known: Mapping[str, _Function], setting: str) -> _Function:
     if name not in known:
         message = f"{setting}: expected one of {', '.join(sorted(known))}, not {name!r}"
-        raise ConfigError(message, reason="unknown_model")
+        raise ConfigError(message, reason=Reason.UNKNOWN_MODEL)
     return known[name]

@@ -13,7 +13,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from metrics import metrics
-from weavloader.errors import PermanentError, TransientError, WeavloaderError
+from weavloader.errors import PermanentError, Reason, TransientError, WeavloaderError
 
 Tensor = NDArray[Any]
 Tensors = Mapping[str, Tensor]
@@ -23,11 +23,11 @@ Answer = TypeVar("Answer")
 # refused is put right by the operator, and the images wait for it.
 _INPUT_AT_FAULT = ("StatusCode.INVALID_ARGUMENT", "StatusCode.OUT_OF_RANGE")
 _REASONS = {
-    "StatusCode.UNAVAILABLE": "triton_unavailable",
-    "StatusCode.DEADLINE_EXCEEDED": "triton_timeout",
-    "StatusCode.CANCELLED": "triton_cancelled",
-    "StatusCode.RESOURCE_EXHAUSTED": "triton_overloaded",
-    "StatusCode.NOT_FOUND": "model_missing",
+    "StatusCode.UNAVAILABLE": Reason.TRITON_UNAVAILABLE,
+    "StatusCode.DEADLINE_EXCEEDED": Reason.TRITON_TIMEOUT,
+    "StatusCode.CANCELLED": Reason.TRITON_CANCELLED,
+    "StatusCode.RESOURCE_EXHAUSTED": Reason.TRITON_OVERLOADED,
+    "StatusCode.NOT_FOUND": Reason.MODEL_MISSING,
 }
 _SHOWN_CHARACTERS = 300
 
@@ -115,9 +115,9 @@ def _output(result: InferResult, name: str, model: str) -> Tensor:
         tensor: Tensor | None = result.as_numpy(name)
     except (ValueError, TypeError, struct.error) as error:
         message = f"{model}: output {name} cannot be read: {error}"
-        raise TransientError(message, reason="bad_answer") from error
+        raise TransientError(message, reason=Reason.BAD_ANSWER) from error
     if tensor is None:
-        raise TransientError(f"{model}: no output {name}", reason="bad_answer")
+        raise TransientError(f"{model}: no output {name}", reason=Reason.BAD_ANSWER)
     return tensor
 
 
@@ -127,5 +127,5 @@ def translated(error: InferenceServerException, model: str) -> WeavloaderError:
     status = error.status()
     # The client's own checks, made before anything is sent, carry no status.
     if status is None or status in _INPUT_AT_FAULT:
-        return PermanentError(message, reason="bad_input")
-    return TransientError(message, reason=_REASONS.get(status, "triton_error"))
+        return PermanentError(message, reason=Reason.BAD_INPUT)
+    return TransientError(message, reason=_REASONS.get(status, Reason.TRITON_ERROR))

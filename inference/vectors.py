@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from inference.model_config import model_config
 from inference.triton import Tensor
-from weavloader.errors import TransientError
+from weavloader.errors import Reason, TransientError
 
 Vector = NDArray[np.float32]
 
@@ -58,4 +58,4 @@ def unit(vector: Vector) -> Vector:
 
 def bad_vector(what: str) -> TransientError:
     """The error of a model that gave an unusable vector."""
-    return TransientError(f"unusable embedding: {what}", reason="bad_vector")
+    return TransientError(f"unusable embedding: {what}", reason=Reason.BAD_EMBEDDING)

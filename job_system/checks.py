@@ -11,7 +11,7 @@ from inference.contracts import require_contracts
 from inference.readiness import require_models
 from job_system.dependencies import downloader
 from job_system.findings import Probe
-from weavloader.errors import ConfigError, WeavloaderError
+from weavloader.errors import ConfigError, Reason, WeavloaderError
 from weavloader.images.job import ImageJob
 from weavloader.settings import Settings
 from weavloader.stream.sage_api import DataApi
@@ -46,7 +46,7 @@ def _sage(settings: Settings) -> str:
 
 def _storage(settings: Settings) -> str:
     if not settings.sage_user:
-        raise ConfigError("SAGE_USER and SAGE_PASS are not set", reason="no_credentials")
+        raise ConfigError("SAGE_USER and SAGE_PASS are not set", reason=Reason.NO_CREDENTIALS)
     job = _newest_image(settings)
     if job is None:
         return "not tried: no image in the last hour"

@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable, Mapping
 
 from metrics import metrics
-from weavloader.errors import ConfigError, TransientError, WeavloaderError
+from weavloader.errors import Component, ConfigError, TransientError, WeavloaderError
 
 # Within the soft time limit of a task, with room for the image itself after the wait.
 MOST_SECONDS = 240.0
 PROBE_SECONDS = 2.0
-# Which dependency an error speaks of, by the head of its reason.
-_COMPONENTS = {"triton_": "triton", "model_missing": "triton", "store_": "store"}
+# What can be waited for: its probe tells when it is back.
+_COMPONENTS = (Component.TRITON, Component.STORE)
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,5 @@ class Outages:
 
 def component_of(error: WeavloaderError) -> str | None:
     """The dependency that an error speaks of, where it is one that can be waited for."""
-    for head, component in _COMPONENTS.items():
-        if error.reason.startswith(head):
-            return component
-    return None
+    component = error.reason.component
+    return component if component in _COMPONENTS else None

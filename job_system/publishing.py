@@ -11,7 +11,7 @@ from kombu.exceptions import BatchPublishError, OperationalError
 from job_system.app import celery_app, note_when_queued
 from job_system.celery_config import TASKS
 from weavloader import redis_keys
-from weavloader.errors import TransientError
+from weavloader.errors import Reason, TransientError
 from weavloader.images.job import ImageJob
 from weavloader.stream.stream import BATCH
 
@@ -32,7 +32,7 @@ def publish(jobs: Sequence[ImageJob], priority: int = 0) -> None:
             for job in jobs:
                 _publish_one(producer, job, priority)
     except (BatchPublishError, OperationalError) as error:
-        raise TransientError(f"broker: {error}", reason="broker") from error
+        raise TransientError(f"broker: {error}", reason=Reason.REDIS_UNREACHABLE) from error
     for job in jobs:
         logger.info("image %s queued: vsn=%s", job.id, job.vsn, extra={"image": job.id})
 

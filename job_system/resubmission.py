@@ -12,7 +12,7 @@ from job_system.app import celery_app
 from metrics import metrics
 from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetter, DeadLetters
-from weavloader.errors import TransientError
+from weavloader.errors import Reason, TransientError
 
 BATCH = 500
 
@@ -77,7 +77,7 @@ def _submit(letters: Sequence[DeadLetter], dead_letters: DeadLetters) -> None:
     except (BatchPublishError, OperationalError) as error:
         # Some may have been put there; one that is put there twice is stored once.
         dead_letters.release(_ids(letters))
-        raise TransientError(f"broker: {error}", reason="broker") from error
+        raise TransientError(f"broker: {error}", reason=Reason.REDIS_UNREACHABLE) from error
     for _ in letters:
         metrics.count_reprocessed("submitted")
 

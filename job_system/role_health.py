@@ -15,7 +15,7 @@ from job_system.findings import Probe
 from metrics.health import builtin_probes
 from metrics.redis_state import connect
 from weavloader import redis_keys
-from weavloader.errors import TransientError
+from weavloader.errors import Reason, TransientError
 from weavloader.settings import Settings
 
 TIMEOUT = 3.0
@@ -46,9 +46,9 @@ def _answers_ping(role: str) -> str:
     try:
         answer = celery_app.control.inspect(destination=[name], timeout=TIMEOUT).ping()
     except (OperationalError, OSError) as error:
-        raise TransientError(f"broker: {error}", reason="broker") from error
+        raise TransientError(f"broker: {error}", reason=Reason.REDIS_UNREACHABLE) from error
     if not answer:
-        raise TransientError(f"no answer from {name} within {TIMEOUT:g} s", reason="no_worker")
+        raise TransientError(f"no answer from {name} within {TIMEOUT:g} s", reason=Reason.NO_WORKER)
     return f"{name} answers"
 
 
@@ -56,11 +56,11 @@ def _stream(settings: Settings) -> str:
     with closing(connect(settings)) as redis:
         note = redis.get(redis_keys.STREAM_LAST_TICK)
     if note is None:
-        raise TransientError("the stream was never looked at", reason="no_tick")
+        raise TransientError("the stream was never looked at", reason=Reason.NO_POLL)
     age = (datetime.now(UTC) - datetime.fromisoformat(json.loads(note)["at"])).total_seconds()
     text = f"the stream was looked at {age:.0f} s ago"
     if age > MISSED_TICKS * settings.poll_max_seconds:
-        raise TransientError(text, reason="no_tick")
+        raise TransientError(text, reason=Reason.NO_POLL)
     return text
 
 
@@ -68,7 +68,7 @@ def _scheduler(settings: Settings) -> str:
     with closing(connect(settings)) as redis:
         held = redis.exists(redis_keys.BEAT_LOCK)
     if not held:
-        raise TransientError("no beat holds the lock", reason="no_beat")
+        raise TransientError("no beat holds the lock", reason=Reason.NO_SCHEDULER)
     return "a beat holds the lock"
 
 
@@ -78,9 +78,9 @@ def _page(address: str, port: int, path: str) -> str:
     try:
         status = httpx.get(url, timeout=TIMEOUT).status_code
     except httpx.HTTPError as error:
-        raise TransientError(f"{url}: {type(error).__name__}", reason="no_page") from error
+        raise TransientError(f"{url}: {type(error).__name__}", reason=Reason.NO_PAGE) from error
     if status != httpx.codes.OK:
-        raise TransientError(f"{url}: HTTP {status}", reason="no_page")
+        raise TransientError(f"{url}: HTTP {status}", reason=Reason.NO_PAGE)
     return f"{url} answers"
 
 

@@ -12,7 +12,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPError
 from metrics.families import gauges
 from metrics.metrics import PREFIX
 from metrics.workers import OTHER_ROLE, ROLES, role_of
-from weavloader.errors import TransientError
+from weavloader.errors import Reason, TransientError
 from weavloader.settings import Settings
 
 TIMEOUT = 2.0
@@ -57,9 +57,9 @@ class FlowerPage:
         try:
             families = await asyncio.to_thread(renamed_families, page.decode())
         except ValueError as error:
-            raise TransientError("Flower: unreadable page", reason="flower_garbage") from error
+            raise TransientError("Flower: unreadable page", reason=Reason.FLOWER_GARBAGE) from error
         if not families:
-            raise TransientError("Flower: empty page", reason="flower_garbage")
+            raise TransientError("Flower: empty page", reason=Reason.FLOWER_GARBAGE)
         return [*families, reserved_tasks(families)]
 
     async def _fetch(self) -> bytes:
@@ -73,7 +73,7 @@ class FlowerPage:
                 auth_password=self._password,
             )
         except (HTTPError, OSError, ValueError) as error:
-            raise TransientError(f"Flower: {error}", reason="flower_unreachable") from error
+            raise TransientError(f"Flower: {error}", reason=Reason.FLOWER_UNREACHABLE) from error
         finally:
             client.close()
         return response.body

@@ -13,7 +13,7 @@ import httpx
 from redis import Redis
 
 from metrics.redis_state import ping
-from weavloader.errors import TransientError, WeavloaderError
+from weavloader.errors import Reason, TransientError, WeavloaderError
 from weavloader.settings import Settings
 
 PROBE_TIMEOUT = 2.0
@@ -95,9 +95,11 @@ def _triton(address: str) -> None:
         try:
             answer = ask(b"", timeout=PROBE_TIMEOUT)
         except grpc.RpcError as error:
-            raise TransientError(f"Triton: {error.code().name}", reason="triton") from error
+            raise TransientError(
+                f"Triton: {error.code().name}", reason=Reason.TRITON_UNAVAILABLE
+            ) from error
     if answer != _READY:
-        raise TransientError("Triton: not ready", reason="triton")
+        raise TransientError("Triton: not ready", reason=Reason.TRITON_UNAVAILABLE)
 
 
 def _store(settings: Settings) -> Probe:
@@ -155,13 +157,13 @@ def _nearest_that_exists(path: Path) -> Path:
 
 
 def _no_store(message: str) -> TransientError:
-    return TransientError(message, reason="store")
+    return TransientError(message, reason=Reason.STORE_UNREACHABLE)
 
 
 def _http(url: str) -> None:
     try:
         response = httpx.get(url, timeout=PROBE_TIMEOUT)
     except httpx.HTTPError as error:
-        raise TransientError(type(error).__name__, reason="unreachable") from error
+        raise TransientError(type(error).__name__, reason=Reason.UNREACHABLE) from error
     if response.is_error:
-        raise TransientError(f"HTTP {response.status_code}", reason="unreachable")
+        raise TransientError(f"HTTP {response.status_code}", reason=Reason.UNREACHABLE)

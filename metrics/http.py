@@ -9,7 +9,7 @@ import signal
 from tornado.httpserver import HTTPServer
 from tornado.web import Application
 
-from weavloader.errors import ConfigError
+from weavloader.errors import ConfigError, Reason
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ async def serve_until_signal(application: Application, address: str, port: int) 
         server.listen(port, address)
     except OSError as error:
         raise ConfigError(
-            f"cannot listen on {address}:{port}: {error.strerror}", reason="bad_address"
+            f"cannot listen on {address}:{port}: {error.strerror}", reason=Reason.BAD_ADDRESS
         ) from error
     logger.info("Listening on http://%s:%d", address, port)
     await _signal()

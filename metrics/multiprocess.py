@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from metrics.labels import BoundedLabels
 from metrics.metrics import ORIGIN, PREFIX
-from weavloader.errors import ConfigError
+from weavloader.errors import ConfigError, Reason
 from weavloader.settings import publish_to_environment
 
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -89,7 +89,7 @@ def _make_private(path: Path) -> None:
     except OSError:
         writable = False
     if not writable:
-        raise ConfigError(f"{DIRECTORY_VARIABLE}: cannot write {path}", reason="bad_setting")
+        raise ConfigError(f"{DIRECTORY_VARIABLE}: cannot write {path}", reason=Reason.BAD_SETTING)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from redis.retry import Retry
 from metrics.families import gauge, gauges
 from metrics.notes import audit_families, stream_families
 from weavloader import redis_keys
-from weavloader.errors import TransientError
+from weavloader.errors import Reason, TransientError
 from weavloader.redis_connection import open_redis
 from weavloader.settings import Settings
 
@@ -141,4 +141,4 @@ def _queued_at(message: bytes) -> float | None:
 
 
 def _unreachable(error: RedisError) -> TransientError:
-    return TransientError(f"Redis: {type(error).__name__}", reason="redis_unreachable")
+    return TransientError(f"Redis: {type(error).__name__}", reason=Reason.REDIS_UNREACHABLE)

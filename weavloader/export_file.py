@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from weavloader.errors import ConfigError, PermanentError
+from weavloader.errors import ConfigError, PermanentError, Reason
 from weavloader.store.base import ImageObject, Location, Vector
 
 
@@ -45,12 +45,12 @@ class ExportWriter:
         if self._progress.exists():
             self.last_id, good, self.count = json.loads(self._progress.read_text())
         elif path.exists():
-            raise ConfigError(f"{path} is there already: name another", reason="bad_argument")
+            raise ConfigError(f"{path} is there already: name another", reason=Reason.BAD_ARGUMENT)
         try:
             self._file = path.open("ab")
             self._file.truncate(good)
         except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}", reason="bad_argument") from error
+            raise ConfigError(f"{path}: {error.strerror}", reason=Reason.BAD_ARGUMENT) from error
 
     def write(self, lines: list[bytes], last_id: str) -> None:
         """Add a batch of lines, safely on disk once this returns."""
@@ -90,7 +90,7 @@ def read_lines(path: Path) -> Iterator[tuple[bytes, float]]:
                 yield line, raw.tell() / size
     except (OSError, EOFError, zlib.error) as error:
         text = getattr(error, "strerror", None) or "it is damaged, or not complete"
-        raise ConfigError(f"{path}: {text}", reason="bad_argument") from error
+        raise ConfigError(f"{path}: {text}", reason=Reason.BAD_ARGUMENT) from error
 
 
 def to_line(object_id: str, item: ImageObject) -> bytes:
@@ -127,7 +127,7 @@ def from_line(line: bytes) -> ImageObject:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         message = f"not an object of an export: {line[:60]!r}"
-        raise PermanentError(message, reason="bad_object") from error
+        raise PermanentError(message, reason=Reason.BAD_OBJECT) from error
 
 
 def _numbers(vector: Vector) -> Any:

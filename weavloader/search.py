@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from weavloader.errors import ConfigError
+from weavloader.errors import ConfigError, Reason
 from weavloader.images.nodes import location
 from weavloader.settings import parse_duration
 from weavloader.store.base import (
@@ -69,7 +69,7 @@ def like(
     """
     image = store.get(object_id)
     if image is None:
-        raise ConfigError("like: there is no such image", reason="bad_argument")
+        raise ConfigError("like: there is no such image", reason=Reason.BAD_ARGUMENT)
     name = _vector_of(image, vector_name)
     # The image itself is among them, unless filtered out; so one more is asked for.
     wanted = offset + limit
@@ -121,7 +121,7 @@ def parse_moment(text: str) -> datetime:
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         message = f"expected a time such as 24h, 2026-01-31 or 2026-01-31T12:00:00Z, not {text!r}"
-        raise ConfigError(message, reason="bad_argument") from None
+        raise ConfigError(message, reason=Reason.BAD_ARGUMENT) from None
 
 
 def parse_point(text: str) -> Location:
@@ -134,7 +134,7 @@ def parse_point(text: str) -> Location:
     point = location(latitude.strip(), longitude.strip())
     if point is None:
         message = f"expected latitude, longitude such as 41.88, -87.63, not {text!r}"
-        raise ConfigError(message, reason="bad_argument")
+        raise ConfigError(message, reason=Reason.BAD_ARGUMENT)
     return point
 
 
@@ -143,6 +143,6 @@ def _vector_of(image: ImageObject, name: str | None) -> str:
     present = next((each for each in wanted if each in image.vectors), None)
     if present is None:
         raise ConfigError(
-            f"like: that image has no vector {name or ''}".rstrip(), reason="bad_argument"
+            f"like: that image has no vector {name or ''}".rstrip(), reason=Reason.BAD_ARGUMENT
         )
     return present

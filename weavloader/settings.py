@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from weavloader.errors import ConfigError
+from weavloader.errors import ConfigError, Reason
 
 DEFAULT_FLOWER_AUTH = "admin:weavloader123"
 _UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -59,7 +59,7 @@ def parse_filter(text: str) -> dict[str, str]:
         fields = None
     if not isinstance(fields, dict) or not all(isinstance(v, str) for v in fields.values()):
         message = f'expected a filter such as {{"name": "upload"}}, not {text[:80]!r}'
-        raise ConfigError(message, reason="bad_argument")
+        raise ConfigError(message, reason=Reason.BAD_ARGUMENT)
     return fields
 
 
@@ -177,7 +177,7 @@ def read_environment(kind: type[Read], **overrides: Any) -> Read:
     try:
         return kind(**overrides)
     except ValidationError as error:
-        raise ConfigError(_one_line(error, kind), reason="bad_setting") from None
+        raise ConfigError(_one_line(error, kind), reason=Reason.BAD_SETTING) from None
 
 
 @cache

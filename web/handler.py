@@ -12,7 +12,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from tornado.web import HTTPError, RequestHandler, StaticFileHandler
 
-from weavloader.errors import ConfigError, PermanentError, TransientError
+from weavloader.errors import ConfigError, PermanentError, Reason, TransientError
 from web.context import Site
 
 P = ParamSpec("P")
@@ -105,7 +105,7 @@ def _limit_browser(handler: RequestHandler) -> None:
 
 def _translated(error: BaseException | None) -> BaseException | None:
     if isinstance(error, RedisError | OperationalError):
-        return TransientError(f"Redis: {type(error).__name__}", reason="redis_unreachable")
+        return TransientError(f"Redis: {type(error).__name__}", reason=Reason.REDIS_UNREACHABLE)
     return error
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import urlencode
 
-from weavloader.errors import ConfigError
+from weavloader.errors import ConfigError, Reason
 from weavloader.search import WITHIN_KM, parse_moment, parse_point
 from weavloader.store.base import DEFAULT_ALPHA
 from weavloader.store.validation import HALF_AROUND_KM, MOST_RESULTS
@@ -165,4 +165,4 @@ def _number(name: str, text: str, least: float, most: float) -> float:
 
 
 def _wrong(name: str, expected: str) -> ConfigError:
-    return ConfigError(f"{name}: expected {expected}", reason="bad_argument")
+    return ConfigError(f"{name}: expected {expected}", reason=Reason.BAD_ARGUMENT)

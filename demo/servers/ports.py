@@ -3,7 +3,7 @@
 import random
 import socket
 
-from weavloader.errors import TransientError
+from weavloader.errors import Reason, TransientError
 
 HOST = "127.0.0.1"
 # Below the ports that outgoing connections take (Linux): one of those could take a port
@@ -24,7 +24,7 @@ def free_ports(amount: int) -> list[int]:
             return found
         if _is_free(port):
             found.append(port)
-    raise TransientError(f"{amount} free ports were not found", reason="no_ports")
+    raise TransientError(f"{amount} free ports were not found", reason=Reason.NO_PORTS)
 
 
 def _is_free(port: int) -> bool:

@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from demo.servers.ports import HOST, free_ports
-from weavloader.errors import ConfigError, TransientError
+from weavloader.errors import ConfigError, Reason, TransientError
 
 DEFAULT_CACHE = Path(__file__).resolve().parents[2] / ".cache" / "valkey"
 
@@ -132,7 +132,7 @@ def _binary(folder: Path) -> str:
 
 def _no_redis(why: str) -> ConfigError:
     message = f"no redis-server or valkey-server on PATH, and none could be installed: {why}"
-    return ConfigError(message, reason="no_redis")
+    return ConfigError(message, reason=Reason.INSTALL_FAILED)
 
 
 def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
@@ -142,9 +142,9 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         while not _answers(client):
             if process.poll() is not None:
                 tail = log.read_text(errors="replace").strip()[-500:]
-                raise ConfigError(f"Redis died: {tail}", reason="redis_died")
+                raise ConfigError(f"Redis died: {tail}", reason=Reason.SERVER_DIED)
             if time.monotonic() > deadline:
-                raise TransientError("Redis does not answer", reason="redis_slow")
+                raise TransientError("Redis does not answer", reason=Reason.SERVER_SLOW)
             time.sleep(0.02)
 
 

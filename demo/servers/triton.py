@@ -16,7 +16,7 @@ import httpx
 
 from demo.servers.ports import HOST, free_ports
 from demo.servers.triton_install import DEFAULT_CACHE, PREVIEW_PACKAGES, Installation, install
-from weavloader.errors import ConfigError, TransientError
+from weavloader.errors import ConfigError, Reason, TransientError
 
 PREVIEW_REPOSITORY = Path(__file__).resolve().parents[2] / "inference" / "preview_repository"
 
@@ -177,10 +177,10 @@ class Triton:
         deadline = time.monotonic() + self._ready_seconds
         while not self._is_ready():
             if process.poll() is not None:
-                raise ConfigError(f"Triton died:\n{self._last_lines()}", reason="triton_died")
+                raise ConfigError(f"Triton died:\n{self._last_lines()}", reason=Reason.SERVER_DIED)
             if time.monotonic() > deadline:
                 message = f"Triton was not ready in time:\n{self._last_lines()}"
-                raise TransientError(message, reason="triton_slow")
+                raise TransientError(message, reason=Reason.SERVER_SLOW)
             time.sleep(_POLL_SECONDS)
 
     def _is_ready(self) -> bool:

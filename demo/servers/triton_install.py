@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from weavloader.errors import ConfigError
+from weavloader.errors import ConfigError, Reason
 
 DEFAULT_CACHE = Path(__file__).resolve().parents[2] / ".cache" / "triton"
 
@@ -131,7 +131,7 @@ def _find_interpreter() -> Interpreter:
     raise ConfigError(
         f"Triton needs Python {' or '.join(_MODEL_PYTHONS)} with its shared library (libpython), "
         "which this machine lacks; on Debian and Ubuntu: apt-get install libpython3-dev",
-        reason="no_libpython",
+        reason=Reason.INSTALL_FAILED,
     )
 
 
@@ -170,7 +170,7 @@ def _run(*command: str) -> str:
     except subprocess.CalledProcessError as error:
         last = (error.stderr.strip() or error.stdout.strip()).rpartition("\n")[2]
         message = f"Triton (Linux x86-64 only) could not be installed: {last}"
-        raise ConfigError(message, reason="install_failed") from error
+        raise ConfigError(message, reason=Reason.INSTALL_FAILED) from error
     except (OSError, subprocess.TimeoutExpired) as error:
         message = f"Triton could not be installed: {error}"
-        raise ConfigError(message, reason="install_failed") from error
+        raise ConfigError(message, reason=Reason.INSTALL_FAILED) from error

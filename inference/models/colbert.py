@@ -10,7 +10,7 @@ from inference.model_config import model_config
 from inference.registry import embedding_model
 from inference.triton import Tensors, infer, text_tensor
 from inference.vectors import Vector, bad_vector, checked
-from weavloader.errors import PermanentError
+from weavloader.errors import PermanentError, Reason
 
 
 def get_colbert_embedding(
@@ -34,7 +34,7 @@ def get_colbert_embedding(
         TransientError: Triton could not be reached, or the model failed.
     """
     if not text.strip():
-        raise PermanentError("colbert: no text", reason="bad_input")
+        raise PermanentError("colbert: no text", reason=Reason.BAD_INPUT)
     return infer(
         client,
         "colbert",

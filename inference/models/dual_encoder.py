@@ -12,7 +12,7 @@ from inference.model_config import ImageLimit, model_config
 from inference.registry import embedding_model
 from inference.triton import Tensors, infer, text_tensor
 from inference.vectors import Vector, checked, fuse_embeddings, unit
-from weavloader.errors import PermanentError
+from weavloader.errors import PermanentError, Reason
 
 # How the contract spells "none".
 _NO_IMAGE = np.zeros((1, 1, 3), dtype=np.float32)
@@ -83,7 +83,7 @@ def embed(
         name for name, given in (("image", image is not None), ("text", text.strip())) if given
     ]
     if not wanted:
-        raise PermanentError(f"{model}: neither text nor image", reason="bad_input")
+        raise PermanentError(f"{model}: neither text nor image", reason=Reason.BAD_INPUT)
     picture = _NO_IMAGE if image is None else reduce_image(image, limit)
     inputs = {"text": text_tensor(text.strip()), "image": picture.astype(np.float32, copy=False)}
     return infer(

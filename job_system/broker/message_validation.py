@@ -12,11 +12,13 @@ from collections.abc import Container
 from datetime import datetime
 from typing import Any
 
+from weavloader.errors import Reason
+
 # The longest fields an image may have come to some 10 KB.
 MOST_BYTES = 256 * 1024
 
 
-def reason_to_refuse(raw: bytes, tasks: Container[str]) -> str | None:
+def reason_to_refuse(raw: bytes, tasks: Container[str]) -> Reason | None:
     """Why a message is no task of ours, as a short constant word; ``None`` when it is one.
 
     Args:
@@ -24,11 +26,11 @@ def reason_to_refuse(raw: bytes, tasks: Container[str]) -> str | None:
         tasks: Names of the tasks there are.
     """
     if len(raw) > MOST_BYTES:
-        return "message_too_large"
+        return Reason.MESSAGE_TOO_LARGE
     try:
-        return None if _task_name(json.loads(raw)) in tasks else "unknown_task"
+        return None if _task_name(json.loads(raw)) in tasks else Reason.UNKNOWN_TASK
     except (ValueError, TypeError, KeyError, RecursionError):
-        return "malformed_message"
+        return Reason.MALFORMED_MESSAGE
 
 
 def _task_name(message: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from weavloader import redis_keys
-from weavloader.errors import PermanentError
+from weavloader.errors import PermanentError, Reason
 
 MOST_STARTS = 3
 _REMEMBERED_SECONDS = 86400
@@ -31,7 +31,7 @@ def counted_start(redis: Any, task_id: str, retry: int) -> Iterator[None]:
     try:
         if starts > MOST_STARTS:
             message = f"its process died {MOST_STARTS} times while it was worked on"
-            raise PermanentError(message, reason="kills_its_process")
+            raise PermanentError(message, reason=Reason.KILLS_ITS_PROCESS)
         yield
     finally:
         redis.delete(key)

@@ -22,7 +22,7 @@ from job_system.broker.message_validation import MOST_BYTES, reason_to_refuse
 from metrics import metrics
 from weavloader import redis_keys
 from weavloader.dlq.queue import FailedTask
-from weavloader.errors import PermanentError
+from weavloader.errors import PermanentError, Reason
 
 _SHOWN_BYTES = 2000
 # KEYS: the worker's hash and index of unacknowledged messages, then the queues, most urgent
@@ -171,7 +171,7 @@ class SentinelTransport(kombu_redis.SentinelTransport):
     Channel = SentinelChannel
 
 
-def _bury(raw: bytes, reason: str) -> None:
+def _bury(raw: bytes, reason: Reason) -> None:
     """Keep a refused message as a dead letter of its own, for a person to look at."""
     from job_system.dependencies import dead_letters
 

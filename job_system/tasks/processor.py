@@ -21,7 +21,7 @@ from job_system.image_log import log_image
 from metrics import metrics
 from processing import Outcome, Stages, process_image
 from weavloader.dlq.queue import FailedTask, describe
-from weavloader.errors import ConfigError, PermanentError, TransientError, WeavloaderError
+from weavloader.errors import ConfigError, PermanentError, Reason, TransientError, WeavloaderError
 from weavloader.images.job import ImageJob
 from weavloader.settings import Settings, get_settings
 
@@ -36,7 +36,7 @@ def process_image_task(self: Task, image_data: dict[str, Any]) -> None:
         with counted_start(redis_client(), self.request.id, self.request.retries):
             _process(self.request.id, image_data, stages)
     except SoftTimeLimitExceeded:
-        _after_failure(self, TransientError("it took too long", reason="time_limit"), stages)
+        _after_failure(self, TransientError("it took too long", reason=Reason.TIME_LIMIT), stages)
     except StillDownError as error:
         log_image(logging.WARNING, self.request.id, "requeued", stages, str(error))
         raise Reject(error, requeue=True) from error

@@ -29,7 +29,7 @@ from main import main
 from metrics.notes import audit_families
 from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetters, FailedTask
-from weavloader.errors import PermanentError, TransientError
+from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.images.job import ImageJob
 from weavloader.settings import get_settings, load_settings
 from weavloader.stream.audit import Audit, AuditReport
@@ -85,7 +85,7 @@ class Scene:
     def die(self, job: ImageJob) -> None:
         """Leave a dead letter."""
         task = FailedTask(job.id, process_image_task.name, [job.to_message()], {}, 0, "w")
-        self.letters.write(task, PermanentError("no", reason="empty"), "")
+        self.letters.write(task, PermanentError("no", reason=Reason.EMPTY), "")
 
     def audit(self, **settings: Any) -> AuditReport:
         """The account of the last day."""

@@ -25,7 +25,7 @@ from job_system.publishing import publish
 from main import main
 from weavloader import redis_keys
 from weavloader.dlq.queue import FailedTask
-from weavloader.errors import PermanentError, TransientError
+from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.images.job import ImageJob
 from weavloader.settings import get_settings, load_settings
 from weavloader.stream.backfill import Backfill, Span
@@ -110,7 +110,7 @@ def test_new_images_are_queued_behind_the_live_ones_and_others_left(replay: Repl
     shelf, (stored, dead, *new) = Shelf(), JOBS
     shelf.links.add(stored.url)
     task = FailedTask(dead.id, "t", [], {}, 0, "w")
-    dependencies.dead_letters().write(task, PermanentError("no", reason="empty"), "")
+    dependencies.dead_letters().write(task, PermanentError("no", reason=Reason.EMPTY), "")
     report = backfill(replay, shelf, backlog=lambda: 0).run(SPAN)
     assert queued() == [job.id for job in new]
     assert dependencies.redis_client().llen(redis_keys.IMAGE_QUEUE) == 0
@@ -124,7 +124,7 @@ def test_a_run_that_was_killed_goes_on_with_its_slice_and_skips_none(replay: Rep
 
     def dies(jobs: Sequence[ImageJob]) -> None:
         if len(taken) >= 4:
-            raise TransientError("killed", reason="broker")
+            raise TransientError("killed", reason=Reason.REDIS_UNREACHABLE)
         taken.extend(job.id for job in jobs)
 
     killed = backfill(replay, Shelf(), publish=dies)

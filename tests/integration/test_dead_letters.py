@@ -12,7 +12,7 @@ import redis as redis_py
 
 from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetter, DeadLetters, FailedTask, LetterFilter
-from weavloader.errors import PermanentError, TransientError
+from weavloader.errors import PermanentError, Reason, TransientError
 
 TASK = "job_system.tasks.process_image_task"
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -59,7 +59,7 @@ def test_a_letter_reads_with_redis_cli_as_it_was_promised(redis: Any, letters: D
     failed = FailedTask("t1", TASK, [{"url": "u"}], {"a": 1}, 3, "processor@test")
     letters.note_failure("t1")
     letters.note_failure("t1")
-    error = TransientError("no route to redis://:secret@host/0", reason="broker")
+    error = TransientError("no route to redis://:secret@host/0", reason=Reason.REDIS_UNREACHABLE)
     letters.write(failed, error, "Traceback: redis://:secret@host/0")
     shown = json.loads(redis.get("dlq:t1"))
     assert list(shown) == [
@@ -92,19 +92,21 @@ def test_pages_are_newest_first_and_filters_find_what_they_name(letters: DeadLet
     assert ids(letters.page(0, 2)) == ["d", "c"]
     assert ids(letters.page(2, 2)) == ["b", "a"]
     assert ids(letters.page(0, 9, LetterFilter(vsn="w07a"))) == ["b"]
-    assert ids(letters.page(0, 9, LetterFilter(reason="empty"), newest_first=False)) == [
+    assert ids(letters.page(0, 9, LetterFilter(reason=Reason.EMPTY), newest_first=False)) == [
         "a",
         "b",
         "d",
     ]
-    assert ids(letters.page(0, 9, LetterFilter(reason="empty", vsn="W021", task=TASK))) == ["a"]
+    assert ids(letters.page(0, 9, LetterFilter(reason=Reason.EMPTY, vsn="W021", task=TASK))) == [
+        "a"
+    ]
     before = LetterFilter(older_than=NOON - timedelta(hours=2))
     after = LetterFilter(newer_than=NOON - timedelta(hours=1))
     assert (ids(letters.page(0, 9, before)), ids(letters.page(0, 9, after))) == (
         ["b", "a"],
         ["d", "c"],
     )
-    assert (letters.count(), letters.count(LetterFilter(reason="not_found"))) == (4, 1)
+    assert (letters.count(), letters.count(LetterFilter(reason=Reason.NOT_FOUND))) == (4, 1)
 
 
 def test_counts_follow_letters_that_change_their_reason(letters: DeadLetters) -> None:
@@ -226,7 +228,7 @@ def test_a_claim_without_a_trace_lapses_after_a_day(redis: Any, letters: DeadLet
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (PermanentError("nothing there", reason="not_found"), "not_found"),
+        (PermanentError("nothing there", reason=Reason.NOT_FOUND), "not_found"),
         (ValueError("odd: very odd"), "odd"),
         (ValueError("A sentence: with a colon"), "ValueError"),
         (ValueError(""), "ValueError"),

@@ -16,6 +16,7 @@ from celery import Celery
 from tests.support.pages import HOSTILE, served
 from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetter, DeadLetters
+from weavloader.errors import Reason
 from weavloader.settings import Settings, load_settings
 
 TASK = "job_system.tasks.process_image_task"
@@ -92,9 +93,9 @@ def test_the_list_shows_reason_node_age_and_error_newest_first(site: httpx.Clien
 
 def test_letters_are_found_by_reason_node_and_age(site: httpx.Client) -> None:
     assert listed(site) == [C, B, A]
-    assert listed(site, reason="not_found") == [B, A]
+    assert listed(site, reason=Reason.NOT_FOUND) == [B, A]
     assert listed(site, vsn="W021") == [C, A]
-    assert listed(site, reason="not_found", vsn="W021") == [A]
+    assert listed(site, reason=Reason.NOT_FOUND, vsn="W021") == [A]
     assert listed(site, older="90m") == [B, A]
     counts = site.get("/api/dlq").json()
     assert counts["reasons"] == {"not_found": 2, "broker": 1}

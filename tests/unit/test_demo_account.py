@@ -20,7 +20,7 @@ from demo.nodes import EXCLUDED_NODE
 from demo.output import show_account, show_verdict
 from demo.sage_replay.server import Replay
 from weavloader.dlq.queue import DeadLetters, FailedTask
-from weavloader.errors import PermanentError
+from weavloader.errors import PermanentError, Reason
 from weavloader.images.job import ImageJob
 from weavloader.settings import load_settings
 from weavloader.stream.sage_api import DataApi
@@ -61,7 +61,9 @@ class Scene:
             fate = fates[job.url]
             if fate is not None and fate.outcome == DEAD:
                 task = FailedTask(job.id, "process_image_task", [], {}, 0, "processor@test")
-                self.letters.write(task, PermanentError("no", reason=fate.reason), "")
+                self.letters.write(
+                    task, PermanentError("no", reason=Reason[fate.reason.upper()]), ""
+                )
             else:
                 self.shelf.links.add(job.url)
 

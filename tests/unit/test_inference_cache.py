@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from weavloader import redis_keys
-from weavloader.errors import PermanentError, TransientError
+from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.images.inference_cache import InferenceCache
 
 CLIP = np.arange(4, dtype=np.float32)
@@ -27,7 +27,7 @@ def fail(redis: fakeredis.FakeRedis, error: Exception) -> None:
 
 
 def test_what_a_transient_failure_left_is_recalled(redis: fakeredis.FakeRedis) -> None:
-    fail(redis, TransientError("the store is down"))
+    fail(redis, TransientError("the store is down", reason=Reason.STORE_FAILED))
     with InferenceCache(redis, "a").inference_of("i") as inference:
         assert inference.caption == "a field"
         np.testing.assert_array_equal(inference.vectors["clip"], CLIP)
@@ -36,17 +36,17 @@ def test_what_a_transient_failure_left_is_recalled(redis: fakeredis.FakeRedis) -
 
 
 def test_it_expires(redis: fakeredis.FakeRedis) -> None:
-    fail(redis, TransientError("the store is down"))
+    fail(redis, TransientError("the store is down", reason=Reason.STORE_FAILED))
     assert redis.ttl(redis_keys.inference("i")) > 0
 
 
 def test_nothing_is_kept_of_an_image_that_is_at_fault(redis: fakeredis.FakeRedis) -> None:
-    fail(redis, PermanentError("not an image"))
+    fail(redis, PermanentError("not an image", reason=Reason.STORE_FAILED))
     assert redis.keys() == []
 
 
 def test_the_words_of_other_models_are_not_recalled(redis: fakeredis.FakeRedis) -> None:
-    fail(redis, TransientError("the store is down"))
+    fail(redis, TransientError("the store is down", reason=Reason.STORE_FAILED))
     with InferenceCache(redis, "b").inference_of("i") as inference:
         assert not inference
 
@@ -65,4 +65,4 @@ def test_a_cache_out_of_reach_stops_no_image() -> None:
         assert not inference
     with pytest.raises(TransientError), cache.inference_of("i") as inference:
         inference.caption = "a field"
-        raise TransientError("the store is down")
+        raise TransientError("the store is down", reason=Reason.STORE_FAILED)

@@ -12,6 +12,7 @@ from prometheus_client.exposition import generate_latest
 from metrics import metrics as module_level
 from metrics.labels import LONGEST_VALUE, BoundedLabels
 from metrics.metrics import ORIGIN, OUTCOMES, RESTORED_FROM, TASKS, Metrics
+from weavloader.errors import Reason
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 PROMISED = {
@@ -87,7 +88,7 @@ def test_a_success_and_a_failure_are_both_ends_of_a_run(
 
 def test_a_retry_is_no_end_of_a_run(registry: CollectorRegistry, counted: Metrics) -> None:
     counted.count_retry("t", "triton_timeout")
-    assert value(registry, "tasks_retried_total", task="t", retry_reason="triton_timeout") == 1
+    assert value(registry, "tasks_retried_total", task="t", retry_reason=Reason.TRITON_TIMEOUT) == 1
     assert value(registry, "tasks_processed_total", task="t") is None
 
 

@@ -19,7 +19,7 @@ from metrics.families import Snapshot, gauge
 from metrics.flower import renamed_families, reserved_tasks
 from metrics.health import HealthChecks, Probe, builtin_probes, well
 from metrics.redis_state import connect
-from weavloader.errors import TransientError
+from weavloader.errors import Reason, TransientError
 from weavloader.settings import load_settings
 
 PAGE = """\
@@ -69,7 +69,7 @@ def test_reserved_tasks_are_added_up_by_role() -> None:
 
 
 def fail() -> None:
-    raise TransientError("broken", reason="test")
+    raise TransientError("broken", reason=Reason.UNREACHABLE)
 
 
 def run_checks(checks: HealthChecks) -> dict[str, str]:

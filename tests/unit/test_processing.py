@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from processing import Outcome, Pipeline, Pixels, Stages, process_image
-from weavloader.errors import PermanentError, TransientError
+from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.images.download import Downloader
 from weavloader.images.inference_cache import InferenceCache
 from weavloader.images.job import ImageJob
@@ -163,7 +163,14 @@ def test_another_time_or_name_of_the_same_link_is_the_same_image(world: World) -
     assert len(world.stored) == 1
 
 
-@pytest.mark.parametrize("error", [TransientError("down"), PermanentError("wrong")], ids=repr)
+@pytest.mark.parametrize(
+    "error",
+    [
+        TransientError("down", reason=Reason.STORE_FAILED),
+        PermanentError("wrong", reason=Reason.STORE_FAILED),
+    ],
+    ids=repr,
+)
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_that_fails_ends_the_image_with_nothing_stored(
     world: World, stage: str, error: Exception
@@ -178,7 +185,7 @@ def test_a_stage_that_fails_ends_the_image_with_nothing_stored(
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_after_a_stage_that_failed_the_next_try_stores_the_image(world: World, stage: str) -> None:
-    world.faults = {stage: TransientError("down")}
+    world.faults = {stage: TransientError("down", reason=Reason.STORE_FAILED)}
     with pytest.raises(TransientError):
         process_image(JOB, world.pipeline(), Stages())
     world.faults = {}
@@ -198,7 +205,7 @@ def test_what_is_no_picture_reaches_no_model(world: World, file: bytes) -> None:
 def test_the_time_of_each_stage_is_told_also_of_the_one_that_failed(world: World) -> None:
     whole = ["lookup", "download", "decode", "caption", "embed", "node", "store"]
     assert list(run(world).seconds) == whole
-    failing = World(faults={"caption": TransientError("down")})
+    failing = World(faults={"caption": TransientError("down", reason=Reason.STORE_FAILED)})
     stages = Stages()
     with pytest.raises(TransientError):
         process_image(JOB, failing.pipeline(), stages)

@@ -13,7 +13,7 @@ import fakeredis
 import pytest
 
 from weavloader import redis_keys
-from weavloader.errors import TransientError
+from weavloader.errors import Reason, TransientError
 from weavloader.images.job import ImageJob
 from weavloader.settings import load_settings
 from weavloader.stream import stream
@@ -42,7 +42,7 @@ class Api:
         self.asked.append((start, end))
         for count, record in enumerate(self.records_held):
             if count == self.fails_after:
-                raise TransientError("cut off", reason="sage_cut")
+                raise TransientError("cut off", reason=Reason.SAGE_CUT)
             if is_within(record, start, end):
                 yield record
 
@@ -418,7 +418,7 @@ def test_a_batch_that_the_broker_took_in_part_is_published_again_whole(
 ) -> None:
     def publish(jobs: Sequence[ImageJob]) -> None:
         bench.publish(jobs[:got_through])
-        raise TransientError("broker gone", reason="broker")
+        raise TransientError("broker gone", reason=Reason.REDIS_UNREACHABLE)
 
     bench.api.records_held = [record(name) for name in "abc"]
     with pytest.raises(TransientError):

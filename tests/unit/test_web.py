@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.support.pages import HOSTILE, SNOW, STREET, an_image, keep, served
-from weavloader.errors import PermanentError, TransientError
+from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.settings import Settings, load_settings
 from weavloader.store.base import Location, Vector
 from web import image_service
@@ -38,7 +38,7 @@ def embedder(answer: Callable[[str], Vector]) -> Callable[[Settings, str], objec
 
 
 def out_of_reach(text: str) -> Vector:
-    raise TransientError("Triton: UNAVAILABLE", reason="triton_unavailable")
+    raise TransientError("Triton: UNAVAILABLE", reason=Reason.TRITON_UNAVAILABLE)
 
 
 @pytest.fixture
@@ -316,7 +316,7 @@ def test_a_store_out_of_reach_is_a_message_and_503(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreachable(settings: Settings) -> None:
-        raise TransientError("Weaviate: connection refused", reason="store_unavailable")
+        raise TransientError("Weaviate: connection refused", reason=Reason.STORE_UNREACHABLE)
 
     monkeypatch.setattr(image_service, "open_store", unreachable)
     monkeypatch.setattr(image_service, "connect_embedder", embedder(lambda text: SNOW))

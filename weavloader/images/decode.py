@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from weavloader.errors import PermanentError
+from weavloader.errors import PermanentError, Reason
 
 # What Pillow raises on bytes that are not the image they claim to be.
 _DECODE_ERRORS = (
@@ -65,7 +65,7 @@ def _as_permanent() -> Iterator[None]:
             yield
     except _DECODE_ERRORS as error:
         message = f"not a readable image: {_why(error)}"
-        raise PermanentError(message, reason="not_an_image") from error
+        raise PermanentError(message, reason=Reason.NOT_AN_IMAGE) from error
 
 
 def _why(error: Exception) -> str:
@@ -78,9 +78,9 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
     pixels = image.width * image.height
     if pixels > max_pixels:
         message = f"{image.width}x{image.height} is more than {max_pixels} pixels"
-        raise PermanentError(message, reason="too_many_pixels")
+        raise PermanentError(message, reason=Reason.TOO_MANY_PIXELS)
     if pixels == 0:
-        raise PermanentError("the image has no pixels", reason="not_an_image")
+        raise PermanentError("the image has no pixels", reason=Reason.NOT_AN_IMAGE)
 
 
 def _draft(image: Image.Image, wanted_pixels: int) -> None:

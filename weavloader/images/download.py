@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from weavloader.errors import PermanentError, TransientError
+from weavloader.errors import PermanentError, Reason, TransientError
 
 MAX_REDIRECTS = 3
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -47,13 +47,15 @@ class Downloader:
         """
         if not self._is_storage(url):
             host = urlsplit(url).netloc
-            raise PermanentError(f"{host} is not in SAGE_STORAGE_HOSTS", reason="foreign_host")
+            raise PermanentError(f"{host} is not in SAGE_STORAGE_HOSTS", reason=Reason.FOREIGN_HOST)
         try:
             return self._follow(url)
         except httpx.HTTPError as error:
-            raise TransientError(f"download: {error!r}", reason="storage_unreachable") from error
+            raise TransientError(
+                f"download: {error!r}", reason=Reason.STORAGE_UNREACHABLE
+            ) from error
         except httpx.InvalidURL as error:
-            raise PermanentError(f"download: {error}", reason="bad_url") from error
+            raise PermanentError(f"download: {error}", reason=Reason.BAD_URL) from error
 
     def _is_storage(self, url: str) -> bool:
         parts = urlsplit(url.casefold())
@@ -75,7 +77,7 @@ class Downloader:
                 # A signed link carries its own permission: the password stays behind, even
                 # when the next host is one of ours.
                 url, auth = str(answer.next_request.url), None
-        raise TransientError("download: too many redirects", reason="storage_redirects")
+        raise TransientError("download: too many redirects", reason=Reason.STORAGE_REDIRECTS)
 
     def _read(self, answer: httpx.Response) -> bytes:
         declared = answer.headers.get("content-length", "0")
@@ -88,9 +90,9 @@ class Downloader:
                     break
         if max(size, len(body)) > self._max_bytes:
             message = f"image is larger than {self._max_bytes} bytes"
-            raise PermanentError(message, reason="too_large")
+            raise PermanentError(message, reason=Reason.TOO_LARGE)
         if not body:
-            raise PermanentError("image is empty", reason="empty")
+            raise PermanentError("image is empty", reason=Reason.EMPTY)
         return bytes(body)
 
 
@@ -99,8 +101,8 @@ def _check_status(answer: httpx.Response) -> None:
     if status == httpx.codes.OK:
         return
     if status in _GONE:
-        raise PermanentError(f"storage has no such image ({status})", reason="not_found")
+        raise PermanentError(f"storage has no such image ({status})", reason=Reason.NOT_FOUND)
     if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
         message = f"storage refuses SAGE_USER and SAGE_PASS ({status})"
-        raise TransientError(message, reason="storage_auth")
-    raise TransientError(f"storage answered {status}", reason="storage_error")
+        raise TransientError(message, reason=Reason.STORAGE_AUTH)
+    raise TransientError(f"storage answered {status}", reason=Reason.STORAGE_ERROR)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Self
 from urllib.parse import urlsplit
 
-from weavloader.errors import PermanentError
+from weavloader.errors import PermanentError, Reason
 from weavloader.logs import mask
 from weavloader.store.base import image_id
 
@@ -53,7 +53,7 @@ class ImageJob:
                 ``bad_record``, ``bad_url`` or ``bad_timestamp``.
         """
         if not isinstance(record, Mapping):
-            raise PermanentError("the record is not an object", reason="bad_record")
+            raise PermanentError("the record is not an object", reason=Reason.BAD_RECORD)
         meta = record.get("meta")
         meta = meta if isinstance(meta, Mapping) else {}
         return cls._checked(record.get("value"), record.get("timestamp"), meta)
@@ -66,7 +66,7 @@ class ImageJob:
             PermanentError: As :meth:`from_record`.
         """
         if not isinstance(message, Mapping):
-            raise PermanentError("image_data is not an object", reason="bad_record")
+            raise PermanentError("image_data is not an object", reason=Reason.BAD_RECORD)
         return cls._checked(message.get("url"), message.get("timestamp"), message)
 
     @classmethod
@@ -125,13 +125,15 @@ def _checked_timestamp(value: object) -> str:
             raise ValueError
         parse_timestamp(value)
     except (ValueError, OverflowError):
-        raise PermanentError(f"{_shown(value)} is not a time", reason="bad_timestamp") from None
+        raise PermanentError(
+            f"{_shown(value)} is not a time", reason=Reason.BAD_TIMESTAMP
+        ) from None
     return value
 
 
 def _checked_url(value: object) -> str:
     if not isinstance(value, str) or len(value) > MAX_URL or _CONTROL.search(value):
-        raise PermanentError(f"{_shown(value)} is not a link", reason="bad_url")
+        raise PermanentError(f"{_shown(value)} is not a link", reason=Reason.BAD_URL)
     try:
         parts = urlsplit(value)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname)
@@ -139,7 +141,7 @@ def _checked_url(value: object) -> str:
     except ValueError:
         usable = False
     if not usable:
-        raise PermanentError(f"{_shown(value)} is not a link", reason="bad_url")
+        raise PermanentError(f"{_shown(value)} is not a link", reason=Reason.BAD_URL)
     return value
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 
 from weavloader import redis_keys
-from weavloader.errors import TransientError
+from weavloader.errors import Reason, TransientError
 from weavloader.images.job import UNKNOWN, clean_name
 from weavloader.store.base import Location
 from weavloader.stream.sage_api import DataApi
@@ -112,7 +112,7 @@ class Nodes:
             return _known_part(answer.json())
         except (httpx.HTTPError, ValueError) as error:
             message = f"manifest of {vsn}: {error!r}"
-            raise TransientError(message, reason="manifest_unreachable") from error
+            raise TransientError(message, reason=Reason.MANIFEST_UNREACHABLE) from error
 
     def _position(self, vsn: str) -> Location | None:
         key = redis_keys.position(vsn)

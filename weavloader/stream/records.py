@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from weavloader.errors import PermanentError
+from weavloader.errors import PermanentError, Reason
 from weavloader.images.job import ImageJob
 from weavloader.settings import Settings
 from weavloader.stream.sage_api import BadLine
@@ -32,7 +32,7 @@ def judge(record: object) -> ImageJob | Refusal:
     """The image of a record that :meth:`DataApi.records` gave, or why there is none."""
     try:
         if isinstance(record, BadLine):
-            raise PermanentError(f"{record.text!r} is not JSON", reason="bad_line")
+            raise PermanentError(f"{record.text!r} is not JSON", reason=Reason.BAD_LINE)
         return ImageJob.from_record(record)
     except PermanentError as error:
         return Refusal(error.reason, str(error), _written_out(record))

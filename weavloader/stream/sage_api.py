@@ -14,7 +14,7 @@ from datetime import datetime
 
 import httpx
 
-from weavloader.errors import TransientError
+from weavloader.errors import Reason, TransientError
 
 MAX_LINE = 1 << 20
 
@@ -67,7 +67,9 @@ class DataApi:
                 _check_status(answer)
                 yield from _parsed(_lines(answer.iter_bytes()))
         except httpx.HTTPError as error:
-            raise TransientError(f"SAGE data API: {error!r}", reason="sage_unreachable") from error
+            raise TransientError(
+                f"SAGE data API: {error!r}", reason=Reason.SAGE_UNREACHABLE
+            ) from error
 
 
 def _rfc3339(moment: datetime | str) -> str:
@@ -79,7 +81,7 @@ def _check_status(answer: httpx.Response) -> None:
         answer.read()
         said = answer.text[:200].strip()
         message = f"SAGE data API answered {answer.status_code}: {said}"
-        raise TransientError(message, reason="sage_refused")
+        raise TransientError(message, reason=Reason.SAGE_REFUSED)
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
@@ -89,7 +91,7 @@ def _lines(chunks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
         *whole, rest = (rest + chunk).split(b"\n")
         yield from ((line, True) for line in whole)
         if len(rest) > MAX_LINE:
-            raise TransientError("SAGE data API: a line without end", reason="sage_garbage")
+            raise TransientError("SAGE data API: a line without end", reason=Reason.SAGE_GARBAGE)
     yield rest, False
 
 
@@ -104,11 +106,13 @@ def _parsed(lines: Iterator[tuple[bytes, bool]]) -> Iterator[object]:
             if not ended:
                 # The server always ends a record with a newline: this one was cut off, and
                 # records after it may be missing, so the answer must be asked for again.
-                raise TransientError("SAGE data API: answer cut off", reason="sage_cut") from None
+                raise TransientError(
+                    "SAGE data API: answer cut off", reason=Reason.SAGE_CUT
+                ) from None
             bad += 1
             yield BadLine(line[:200].decode(errors="replace"))
         else:
             good += isinstance(record, Mapping)
             yield record
     if bad and not good:
-        raise TransientError("SAGE data API: answer is not NDJSON", reason="sage_garbage")
+        raise TransientError("SAGE data API: answer is not NDJSON", reason=Reason.SAGE_GARBAGE)

@@ -20,7 +20,7 @@ from typing import Any
 
 from weavloader import redis_keys
 from weavloader.batches import batched
-from weavloader.errors import TransientError
+from weavloader.errors import Reason, TransientError
 from weavloader.images.job import ImageJob
 from weavloader.settings import Settings
 from weavloader.stream.records import Refusal, is_unallowed, judge, member, unallowed_names
@@ -125,7 +125,7 @@ class Stream:
     def _move_cursor(self, to: datetime) -> None:
         if not self._is_alone():
             message = "this look took so long that another one began"
-            raise TransientError(message, reason="lock_lost")
+            raise TransientError(message, reason=Reason.LOCK_LOST)
         self._redis.set(redis_keys.STREAM_CURSOR, to.isoformat())
 
     def _take(self, start: datetime, end: datetime | None, report: TickReport) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from job_system.resubmission import BATCH, Resubmission, resubmit
 from weavloader.batches import batched
 from weavloader.dlq.queue import DeadLetter, DeadLetters, LetterFilter
-from weavloader.errors import ConfigError
+from weavloader.errors import ConfigError, Reason
 from weavloader.search import parse_moment
 from web.view_models import duration
 
@@ -69,13 +69,13 @@ def parse_letter_query(argument: Callable[[str, str], str]) -> LetterQuery:
     given = {name: argument(name, "").strip()[:LONGEST] for name in _NAMES}
     page = argument("page", "1")
     if not (page.isdecimal() and 1 <= int(page[:9]) <= LAST_PAGE):
-        raise ConfigError("page: expected a number from 1", reason="bad_argument")
+        raise ConfigError("page: expected a number from 1", reason=Reason.BAD_ARGUMENT)
     query = LetterQuery(page=int(page), **given)
     try:
         query.filter()
     except ConfigError:
         message = "older: expected a time such as 1h, 7d or 2026-01-31"
-        raise ConfigError(message, reason="bad_argument") from None
+        raise ConfigError(message, reason=Reason.BAD_ARGUMENT) from None
     return query
 
 
@@ -128,7 +128,7 @@ def parse_action(text: str) -> str:
         ConfigError: It is none.
     """
     if text not in ACTIONS:
-        raise ConfigError("action: expected retry or drop", reason="bad_argument")
+        raise ConfigError("action: expected retry or drop", reason=Reason.BAD_ARGUMENT)
     return text
 
 

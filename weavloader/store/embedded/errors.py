@@ -7,29 +7,29 @@ from contextlib import contextmanager
 
 import apsw
 
-from weavloader.errors import PermanentError, TransientError, WeavloaderError
+from weavloader.errors import PermanentError, Reason, TransientError, WeavloaderError
 
 # Everything about the machine may pass: a lock, a full disk, a volume that is not mounted yet.
 # A damaged file counts with them, since the image that met it is not at fault.
-_REASONS: dict[type[apsw.Error], str] = {
-    apsw.BusyError: "store_locked",
-    apsw.LockedError: "store_locked",
-    apsw.ProtocolError: "store_locked",
-    apsw.SchemaChangeError: "store_locked",
-    apsw.AbortError: "store_locked",
-    apsw.InterruptError: "store_locked",
-    apsw.FullError: "store_full",
-    apsw.IOError: "store_io",
-    apsw.CantOpenError: "store_io",
-    apsw.ReadOnlyError: "store_io",
-    apsw.PermissionsError: "store_io",
-    apsw.AuthError: "store_io",
-    apsw.NoLFSError: "store_io",
-    apsw.NoMemError: "store_memory",
-    apsw.CorruptError: "store_damaged",
-    apsw.NotADBError: "store_damaged",
-    apsw.EmptyError: "store_damaged",
-    apsw.FormatError: "store_damaged",
+_REASONS: dict[type[apsw.Error], Reason] = {
+    apsw.BusyError: Reason.STORE_LOCKED,
+    apsw.LockedError: Reason.STORE_LOCKED,
+    apsw.ProtocolError: Reason.STORE_LOCKED,
+    apsw.SchemaChangeError: Reason.STORE_LOCKED,
+    apsw.AbortError: Reason.STORE_LOCKED,
+    apsw.InterruptError: Reason.STORE_LOCKED,
+    apsw.FullError: Reason.STORE_FULL,
+    apsw.IOError: Reason.STORE_IO,
+    apsw.CantOpenError: Reason.STORE_IO,
+    apsw.ReadOnlyError: Reason.STORE_IO,
+    apsw.PermissionsError: Reason.STORE_IO,
+    apsw.AuthError: Reason.STORE_IO,
+    apsw.NoLFSError: Reason.STORE_IO,
+    apsw.NoMemError: Reason.STORE_MEMORY,
+    apsw.CorruptError: Reason.STORE_DAMAGED,
+    apsw.NotADBError: Reason.STORE_DAMAGED,
+    apsw.EmptyError: Reason.STORE_DAMAGED,
+    apsw.FormatError: Reason.STORE_DAMAGED,
 }
 
 
@@ -47,7 +47,7 @@ def store_errors() -> Iterator[None]:
         raise translated(error) from error
     except OSError as error:
         message = f"the store's files: {error.strerror or type(error).__name__}"
-        raise TransientError(message, reason="store_io") from error
+        raise TransientError(message, reason=Reason.STORE_IO) from error
 
 
 def translated(error: apsw.Error) -> WeavloaderError:
@@ -56,4 +56,4 @@ def translated(error: apsw.Error) -> WeavloaderError:
     for kind, reason in _REASONS.items():
         if isinstance(error, kind):
             return TransientError(message, reason=reason)
-    return PermanentError(message, reason="store_refused")
+    return PermanentError(message, reason=Reason.STORE_REFUSED)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import apsw
 import numpy as np
 
-from weavloader.errors import PermanentError
+from weavloader.errors import PermanentError, Reason
 from weavloader.store.base import (
     FILTER_PROPERTIES,
     KEYWORD_PROPERTIES,
@@ -110,7 +110,7 @@ def _index_vector(
         create_vector_index(connection, name, len(vector))
     elif dimension != len(vector):
         message = f"{name} has {dimension} dimensions in this store, not {len(vector)}"
-        raise PermanentError(message, reason="wrong_dimension")
+        raise PermanentError(message, reason=Reason.WRONG_DIMENSION)
     _put_vector(connection, number, name, vector.astype("<f4").tobytes())
 
 

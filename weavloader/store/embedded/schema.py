@@ -18,7 +18,7 @@ from typing import Any
 import apsw
 import sqlite_vec
 
-from weavloader.errors import ConfigError
+from weavloader.errors import ConfigError, Reason
 from weavloader.store.base import KEYWORD_PROPERTIES
 from weavloader.store.occurrences import column_totals, occurrences
 
@@ -163,7 +163,7 @@ def _create_or_check(connection: apsw.Connection) -> None:
         version = _version(connection)
         if version > SCHEMA_VERSION:
             message = f"the store has schema {version}, this Weavloader knows {SCHEMA_VERSION}"
-            raise ConfigError(f"{message}: use a newer one", reason="store_schema")
+            raise ConfigError(f"{message}: use a newer one", reason=Reason.STORE_SCHEMA)
         if version < SCHEMA_VERSION:
             connection.execute(_FROM_VERSION_1 if version else _SCHEMA)
 

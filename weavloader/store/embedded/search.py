@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import apsw
 
-from weavloader.errors import ConfigError
+from weavloader.errors import ConfigError, Reason
 from weavloader.store.base import Filters, SearchQuery, SearchResult
 from weavloader.store.embedded.filters import condition
 from weavloader.store.embedded.keyword_search import by_words
@@ -27,7 +27,7 @@ def hybrid(connection: apsw.Connection, query: SearchQuery) -> list[SearchResult
     """
     if query.rerank:
         message = "the embedded store has no reranker: search without, or use Weaviate"
-        raise ConfigError(message, reason="no_reranker")
+        raise ConfigError(message, reason=Reason.NO_RERANKER)
     alpha = 0.0 if query.vector is None else query.alpha
     wanted = query.offset + query.limit
     most = candidates(wanted)

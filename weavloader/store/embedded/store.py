@@ -16,7 +16,7 @@ from threading import RLock
 
 import apsw
 
-from weavloader.errors import ConfigError, PermanentError, WeavloaderError
+from weavloader.errors import ConfigError, PermanentError, Reason, WeavloaderError
 from weavloader.store.base import Filters, ImageObject, SearchQuery, SearchResult, image_id
 from weavloader.store.embedded.errors import store_errors
 from weavloader.store.embedded.files import ImageFiles
@@ -171,7 +171,7 @@ class EmbeddedStore:
         """The connection, for one thread at a time."""
         with self._lock, store_errors():
             if self._closed:
-                raise PermanentError("the store is closed", reason="store_closed")
+                raise PermanentError("the store is closed", reason=Reason.STORE_CLOSED)
             yield self._connected()
 
     def _connected(self) -> apsw.Connection:
@@ -187,7 +187,7 @@ class EmbeddedStore:
             self._folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             message = f"EMBEDDED_STORE_PATH: cannot use {self._folder}: {error.strerror}"
-            raise ConfigError(message, reason="store_path") from error
+            raise ConfigError(message, reason=Reason.STORE_PATH) from error
         self._images.prepare()
         return open_database(self._database, self._timeout)
 
@@ -200,7 +200,7 @@ class EmbeddedStore:
         assert self._connection is not None  # noqa: S101 - for the type checker
         if self._opened is not None and self._opened[0] != os.getpid():
             message = "a store that was opened before a fork cannot be used after it"
-            raise PermanentError(message, reason="store_forked")
+            raise PermanentError(message, reason=Reason.STORE_FORKED)
         if self._opened != self._identity():
             self._connection.close()
             self._connection = None

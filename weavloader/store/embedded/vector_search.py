@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import apsw
 import numpy as np
 
-from weavloader.errors import PermanentError
+from weavloader.errors import PermanentError, Reason
 from weavloader.store.base import SearchQuery, Vector
 from weavloader.store.embedded.filters import condition
 from weavloader.store.embedded.schema import fetch, vector_dimension
@@ -74,4 +74,4 @@ def _unit_rows(vectors: Vector) -> Vector:
 def _check_dimension(name: str, stored: int, asked: int) -> None:
     if stored != asked:
         message = f"{name} has {stored} dimensions here, not {asked}"
-        raise PermanentError(message, reason="wrong_dimension")
+        raise PermanentError(message, reason=Reason.WRONG_DIMENSION)

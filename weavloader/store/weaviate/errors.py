@@ -10,7 +10,7 @@ from http import HTTPStatus
 import grpc  # type: ignore[import-untyped,unused-ignore]
 import httpx
 
-from weavloader.errors import ConfigError, PermanentError, TransientError, WeavloaderError
+from weavloader.errors import ConfigError, PermanentError, Reason, TransientError, WeavloaderError
 from weavloader.store.weaviate.client import exceptions as theirs
 
 _Code = grpc.StatusCode
@@ -78,9 +78,9 @@ def translated(error: Exception) -> WeavloaderError:
     if isinstance(error, _UNREACHABLE) or grpc_code(error) in _UNREACHABLE_CODES:
         detail = _one_line(_of_httpx(error))
         text = text if detail in text else f"{text} {detail}"
-        return TransientError(f"Weaviate is out of reach: {text}", reason="store_unreachable")
+        return TransientError(f"Weaviate is out of reach: {text}", reason=Reason.STORE_UNREACHABLE)
     if isinstance(error, _INVALID) or grpc_code(error) in _REFUSAL_CODES:
-        return PermanentError(f"Weaviate's client refuses: {text}", reason="store_refused")
+        return PermanentError(f"Weaviate's client refuses: {text}", reason=Reason.STORE_REFUSED)
     return from_text(str(error))
 
 
@@ -89,12 +89,12 @@ def from_text(text: str) -> WeavloaderError:
     message = f"Weaviate: {_one_line(text)}"
     if _NO_RERANKER_TEXT in text:
         ours = "Weaviate has no reranker for this collection: search without, or enable its module"
-        return ConfigError(ours, reason="no_reranker")
+        return ConfigError(ours, reason=Reason.NO_RERANKER)
     if _SCHEMA_TEXT.search(text):
-        return ConfigError(f"{message}: prepare the store", reason="store_schema")
+        return ConfigError(f"{message}: prepare the store", reason=Reason.STORE_SCHEMA)
     if _REFUSAL_TEXT.search(text):
-        return PermanentError(message, reason="store_refused")
-    return TransientError(message, reason="store_failed")
+        return PermanentError(message, reason=Reason.STORE_REFUSED)
+    return TransientError(message, reason=Reason.STORE_FAILED)
 
 
 def _by_status(status: int, text: str) -> WeavloaderError:
@@ -104,13 +104,13 @@ def _by_status(status: int, text: str) -> WeavloaderError:
         HTTPStatus.TOO_MANY_REQUESTS,
         HTTPStatus.REQUEST_TIMEOUT,
     ):
-        return TransientError(f"Weaviate: {text}", reason="store_failed")
-    return PermanentError(f"Weaviate: {text}", reason="store_refused")
+        return TransientError(f"Weaviate: {text}", reason=Reason.STORE_FAILED)
+    return PermanentError(f"Weaviate: {text}", reason=Reason.STORE_REFUSED)
 
 
 def _auth(text: str) -> TransientError:
     # Transient: a key that is being changed must not send images to the dead letters.
-    return TransientError(f"Weaviate refuses WEAVIATE_API_KEY: {text}", reason="store_auth")
+    return TransientError(f"Weaviate refuses WEAVIATE_API_KEY: {text}", reason=Reason.STORE_AUTH)
 
 
 def grpc_code(error: BaseException | None) -> grpc.StatusCode | None:

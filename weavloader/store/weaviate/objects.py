@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from weavloader.errors import PermanentError
+from weavloader.errors import PermanentError, Reason
 from weavloader.store.base import TEXT_PROPERTIES, ImageObject, Location, SearchResult, Vector
 from weavloader.store.weaviate.client import DataObject, GeoCoordinate
 
@@ -40,7 +40,7 @@ def to_image_object(
     """
     captured_at = moment_of(properties)
     if captured_at is None:
-        raise PermanentError("the object has no time of capture", reason="bad_object")
+        raise PermanentError("the object has no time of capture", reason=Reason.BAD_OBJECT)
     return ImageObject(
         text=_text(properties),
         captured_at=captured_at,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from weavloader.errors import ConfigError, PermanentError
+from weavloader.errors import ConfigError, PermanentError, Reason
 from weavloader.store.base import FILTER_PROPERTIES, KEYWORD_PROPERTIES, TEXT_PROPERTIES
 from weavloader.store.schema import SchemaReport
 from weavloader.store.validation import VectorRanks
@@ -57,7 +57,7 @@ def prepare(client: WeaviateClient, name: str, ranks: VectorRanks) -> None:
             _refuse(config, ranks)
             _complete(collection, config, ranks)
     except PermanentError as error:
-        raise ConfigError(f"collection {name}: {error}", reason="store_schema") from error
+        raise ConfigError(f"collection {name}: {error}", reason=Reason.STORE_SCHEMA) from error
 
 
 def _create_if_absent(client: WeaviateClient, name: str, ranks: VectorRanks) -> None:
@@ -156,7 +156,7 @@ def _vector(name: str, rank: int) -> Any:
 def _refuse(config: CollectionConfig, ranks: VectorRanks) -> None:
     if problems := _problems(config, ranks):
         message = f"collection {config.name} cannot be used: {'; '.join(problems)}: {REMEDY}"
-        raise ConfigError(message, reason="store_schema")
+        raise ConfigError(message, reason=Reason.STORE_SCHEMA)
 
 
 def _problems(config: CollectionConfig, ranks: VectorRanks) -> list[str]:

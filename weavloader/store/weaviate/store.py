@@ -10,7 +10,7 @@ from threading import Lock
 
 import httpx
 
-from weavloader.errors import PermanentError
+from weavloader.errors import PermanentError, Reason
 from weavloader.settings import Settings
 from weavloader.store.base import Filters, ImageObject, SearchQuery, SearchResult
 from weavloader.store.schema import SchemaReport
@@ -152,12 +152,12 @@ class WeaviateStore:
     def _connected(self) -> WeaviateClient:
         with self._lock:
             if self._closed:
-                raise PermanentError("the store is closed", reason="store_closed")
+                raise PermanentError("the store is closed", reason=Reason.STORE_CLOSED)
             if self._client is None:
                 self._client = connect(self._settings)
                 self._process = os.getpid()
             if self._process != os.getpid():
                 # A gRPC channel opened before a fork hangs in the child, past every deadline.
                 message = "a store that was opened before a fork cannot be used after it"
-                raise PermanentError(message, reason="store_forked")
+                raise PermanentError(message, reason=Reason.STORE_FORKED)
             return self._client
