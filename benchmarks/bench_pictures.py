@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from demo.canvas import Canvas
-from demo.pictures import SCENES
+from demo.pictures import SCENES, Canvas
 
 Size = tuple[int, int]
 """Width and height, pixels."""

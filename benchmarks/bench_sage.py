@@ -19,10 +19,9 @@ from typing import Any
 import httpx
 
 from benchmarks.bench_pictures import pictures
-from demo.nodes import NODES, manifests
-from demo.sage_replay.catalogue import SECOND, Catalogue, Entry, StoredObject
+from demo.dataset import NODES, manifests
+from demo.sage_replay.catalogue import SECOND, Catalogue, Entry, StoredObject, rfc3339
 from demo.sage_replay.server import Replay
-from demo.sage_replay.times import rfc3339
 from demo.servers.ports import HOST, free_ports
 from demo.servers.processes import end_with_parent
 from weavloader.images.job import ImageJob

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from demo.nodes import EXCLUDED_NODE, DemoNode
-
 STORED, EXCLUDED, REFUSED, DEAD, MISSING = "stored", "excluded", "refused", "dead", "missing"
 OUTCOMES = (STORED, EXCLUDED, REFUSED, DEAD, MISSING)
 
@@ -37,7 +35,7 @@ class Part:
     Attributes:
         fate: What should become of it; ``None`` when nobody can know.
         age: Seconds from its capture to the start of the demo, at least.
-        node: Where it was taken, when not by lot.
+        is_excluded: It was taken by the node whose images are not allowed.
         alter: Changes the file.
         spoil: Changes the record.
         has_file: Whether storage has the file at all.
@@ -48,7 +46,7 @@ class Part:
 
     fate: Fate | None = Fate(STORED)
     age: int = 5
-    node: DemoNode | None = None
+    is_excluded: bool = False
     alter: Callable[[bytes], bytes] = bytes
     spoil: Callable[[Record], Record] = dict
     has_file: bool = True
@@ -80,7 +78,7 @@ PARTS: dict[str, Part] = {
     "listed twice": Part(times=2),
     "nameless": Part(spoil=_nameless),
     "redirected": Part(is_redirected=True),
-    "excluded": Part(Fate(EXCLUDED), node=EXCLUDED_NODE),
+    "excluded": Part(Fate(EXCLUDED), is_excluded=True),
     "truncated": Part(Fate(DEAD, "not_an_image"), alter=_truncated),
     "web page": Part(Fate(DEAD, "not_an_image"), alter=lambda data: _WEB_PAGE),
     "empty": Part(Fate(DEAD, "empty"), alter=lambda data: b""),

@@ -1,7 +1,7 @@
-"""The demo's world: every image that will be published, in what way, and its expected fate.
+"""The demo's dataset: its nodes, every image that will be published, and its expected outcome.
 
-The same arguments give the same world, so that the replay and the account agree on it without
-a word between them.
+The same arguments give the same dataset, so that the replay and the outcome checker agree on it
+without exchanging anything.
 """
 
 from __future__ import annotations
@@ -12,13 +12,80 @@ from pathlib import Path
 
 from demo import pictures
 from demo.cases import PARTS, ROUND, Fate, Part, Record
-from demo.nodes import NODES, DemoNode, manifests, positions
-from demo.sage_replay.catalogue import SECOND, Catalogue, Entry, StoredObject
-from demo.sage_replay.times import rfc3339
+from demo.sage_replay.catalogue import SECOND, Catalogue, Entry, StoredObject, rfc3339
 
+_POSITION_STEP = 30
 SEED = 7
 TASK = "imagesampler-mobotix"
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+
+
+_POSITIONS_BEFORE, _POSITIONS_AFTER = 600, 3600
+
+
+@dataclass(frozen=True, slots=True)
+class DemoNode:
+    """A node of the network.
+
+    Attributes:
+        manifest: What SAGE knows of it; ``None`` when it has no manifest.
+        drives: It is mobile and reports its position.
+    """
+
+    vsn: str
+    node: str
+    camera: str
+    manifest: dict[str, object] | None
+    drives: bool = False
+
+
+NODES = (
+    DemoNode(
+        "W021",
+        "000048b02d15bc7c",
+        "top",
+        {"project": "Prairie", "address": "Lemont, IL", "gps_lat": 41.7016, "gps_lon": -87.9953},
+    ),
+    DemoNode(
+        "W07A",
+        "000048b02d3ae2e3",
+        "left",
+        {"project": "Wildfire", "address": None, "gps_lat": 40.0149, "gps_lon": -105.2705},
+    ),
+    DemoNode(
+        "W09B",
+        "000048b02d35a873",
+        "bottom",
+        {"project": None, "address": "Chicago, IL", "gps_lat": None, "gps_lon": None},
+    ),
+    DemoNode(
+        "V042", "000048b02dd3c3a2", "front", {"project": "Mobile", "address": ""}, drives=True
+    ),
+    DemoNode("W0EE", "000048b02df00d11", "right", None),
+)
+EXCLUDED_NODE = DemoNode("W0FF", "000048b02d0ff0ff", "top", {"project": "Private"})
+
+
+def manifests() -> dict[str, dict[str, object]]:
+    """Every manifest, by VSN."""
+    known = (*NODES, EXCLUDED_NODE)
+    return {node.vsn: {"vsn": node.vsn, **node.manifest} for node in known if node.manifest}
+
+
+def positions(began: int) -> Iterator[Entry]:
+    """Where the mobile nodes are around ``began`` (nanoseconds), twice a minute."""
+    for node in (node for node in NODES if node.drives):
+        meta = {"vsn": node.vsn, "node": node.node, "plugin": "gps"}
+        for seconds in range(-_POSITIONS_BEFORE, _POSITIONS_AFTER, _POSITION_STEP):
+            at = began + seconds * SECOND
+            for name, value in (("lat", 41.8 + seconds * 1e-5), ("lon", -87.6)):
+                record = {
+                    "timestamp": rfc3339(at),
+                    "name": f"sys.gps.{name}",
+                    "value": value,
+                    "meta": meta,
+                }
+                yield Entry(record, at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +161,7 @@ class World:
 
     def _image(self, index: int, kind: str, file: Path | None) -> PlannedImage:
         part = PARTS[kind]
-        node = part.node or _node(index, kind)
+        node = EXCLUDED_NODE if part.is_excluded else _node(index, kind)
         name = _name(index, file)
         at = _capture(self.began, index, kind)
         path = f"sage/sage-{TASK}-0.3.5/{node.node}/{at}-{name}"

@@ -15,11 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from client import connect_redis, open_store
-from demo.account import Entry, Witness, totals
 from demo.cases import DEAD, MISSING, STORED, Fate
-from demo.plan import Plan
-from demo.stack import Stack
-from demo.supervision import ROOT, log_of
+from demo.outcome_checker import Entry, Witness, totals
+from demo.stack import ROOT, Plan, Stack, log_of
 from weavloader.dlq.queue import DeadLetters
 from weavloader.errors import Reason, TransientError
 from weavloader.settings import Settings

@@ -16,13 +16,13 @@ from shutil import rmtree
 from types import FrameType
 
 from rich.console import Console
+from rich.table import Table
 
-from demo.output import show_account, show_addresses, show_verdict
-from demo.plan import Plan
+from demo.outcome_checker import show_account, show_verdict
 from demo.progress import Watch, follow
+from demo.servers.ports import HOST
 from demo.servers.processes import adopt_orphans, kill_descendants
-from demo.stack import Stack, fetch_servers
-from demo.supervision import ROOT
+from demo.stack import ROOT, USER, Plan, Stack, fetch_servers
 from weavloader.errors import Reason, TransientError, WeavloaderError
 from weavloader.settings import load_settings, publish_to_environment
 
@@ -111,7 +111,7 @@ def _demonstrate(console: Console, plan: Plan, stack: Stack, keep: bool) -> bool
         watch.close()
     show_account(console, account)
     _search(console)
-    show_addresses(console, plan, keep)
+    _show_addresses(console, plan, keep)
     console.print(f"{time.monotonic() - began:.0f} s from nothing to here.", highlight=False)
     return show_verdict(console, account, leaks)
 
@@ -143,6 +143,20 @@ def _output(command: Sequence[str]) -> str:
         said = done.stderr.strip()[-_LONGEST_COMPLAINT:]
         raise TransientError(f"{shlex.join(command)}: {said}", reason=Reason.DEMO_FAILED)
     return done.stdout
+
+
+def _show_addresses(console: Console, plan: Plan, keep: bool) -> None:
+    """Print where a person can look."""
+    console.print("\nServed on this machine" + ("" if keep else " until now (--keep stays)") + ":")
+    ports = plan.ports
+    table = Table.grid(padding=(0, 2))
+    table.add_row("search and dead letters", f"http://{HOST}:{ports.web}/")
+    table.add_row("metrics", f"http://{HOST}:{ports.metrics}/metrics")
+    table.add_row("health", f"http://{HOST}:{ports.metrics}/health")
+    table.add_row("Flower", f"http://{HOST}:{ports.flower}/  ({USER}, {plan.flower_password})")
+    table.add_row("Redis", f"redis://{HOST}:{ports.redis}/0")
+    table.add_row("logs", str(plan.folder / "log"))
+    console.print(table)
 
 
 def _wait(console: Console, stack: Stack) -> None:

@@ -1,28 +1,219 @@
-"""The running system of a demo: its programs under supervisord."""
+"""The running system of a demo: ports and settings, supervisord's configuration, its programs."""
 
 from __future__ import annotations
 
+import io
+import secrets
+import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from configparser import RawConfigParser
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 from xmlrpc.client import ServerProxy
 
 from supervisor.xmlrpc import SupervisorTransport
 
-from demo.dataset import World
-from demo.plan import USER, Plan
+from demo.dataset import EXCLUDED_NODE, World
 from demo.servers import redis as redis_server
 from demo.servers import triton, triton_install
+from demo.servers.ports import HOST, free_ports
 from demo.servers.processes import end_with_parent, kill_descendants
-from demo.supervision import demo_config, log_of, socket_of
 from weavloader.errors import Reason, TransientError
 
+USER = "demo"
+ROOT = Path(__file__).resolve().parent.parent
+PRODUCTION = ROOT / "supervisord.conf"
+# A demo's data is thrown away: nobody waits minutes for what a worker has begun.
+_PROGRAM_STOP_SECONDS = "5"
+_RETRIES = "3"
+# What production does not run here keeps nothing that a kill could harm.
+_ADDED = {
+    "priority": "11",
+    "autorestart": "true",
+    "redirect_stderr": "true",
+    "stopsignal": "KILL",
+    "stopasgroup": "true",
+    "killasgroup": "true",
+}
 _LOG_LINES = 20
 _STOP_SECONDS = 25.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where the parts of one demo listen, all on loopback."""
+
+    redis: int
+    triton_grpc: int
+    triton_http: int
+    triton_metrics: int
+    sage: int
+    other_host: int
+    metrics: int
+    flower: int
+    web: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one demo will run.
+
+    Attributes:
+        folder: Its own, for data, logs and sockets.
+        world: What is published.
+        sage_password: With :data:`USER`, what the replay's storage asks for.
+        flower_password: With :data:`USER`, what Flower asks for.
+    """
+
+    folder: Path
+    ports: Ports
+    world: World
+    sage_password: str
+    flower_password: str
+
+    @classmethod
+    def draw_up(
+        cls, folder: Path, images: int, publish_seconds: float, images_dir: Path | None
+    ) -> Plan:
+        """A plan on free ports, with new passwords."""
+        ports = Ports(*free_ports(9))
+        world = World(
+            storage=f"{HOST}:{ports.sage}",
+            other_host=f"{HOST}:{ports.other_host}",
+            began=time.time_ns(),
+            images=images,
+            publish_seconds=publish_seconds,
+            images_dir=images_dir,
+        )
+        return cls(folder, ports, world, secrets.token_urlsafe(12), secrets.token_urlsafe(9))
+
+    def environment(self, own_store: bool) -> dict[str, str]:
+        """The settings of every role.
+
+        Args:
+            own_store: Keep objects in an embedded store in the folder, not in the Weaviate
+                that the environment names.
+        """
+        redis = f"redis://{HOST}:{self.ports.redis}/0"
+        store = {"VECTOR_STORE": "weaviate"}
+        if own_store:
+            store = {"VECTOR_STORE": "embedded", "EMBEDDED_STORE_PATH": str(self.folder / "store")}
+        return {
+            **store,
+            **self._sage(),
+            **self._pages(),
+            "CELERY_BROKER_URL": redis,
+            "CELERY_RESULT_BACKEND": redis,
+            "TRITON_HOST": HOST,
+            "TRITON_PORT": str(self.ports.triton_grpc),
+            "POLL_MIN_SECONDS": "1",
+            "POLL_MAX_SECONDS": "3",
+            "RETRY_DELAY": "1",
+            "PROMETHEUS_MULTIPROC_DIR": str(self.folder / "metrics"),
+        }
+
+    def _sage(self) -> dict[str, str]:
+        return {
+            "SAGE_DATA_API": f"http://{self.world.storage}/api/v1/query",
+            "SAGE_STORAGE_HOSTS": self.world.storage,
+            "MANIFEST_API": f"http://{self.world.storage}/manifests/",
+            "SAGE_USER": USER,
+            "SAGE_PASS": self.sage_password,
+            "SAGE_FILTER": '{"name": "upload", "task": "imagesampler-.*"}',
+            "UNALLOWED_NODES": EXCLUDED_NODE.vsn,
+        }
+
+    def _pages(self) -> dict[str, str]:
+        return {
+            "METRICS_ADDRESS": HOST,
+            "METRICS_PORT": str(self.ports.metrics),
+            "FLOWER_ADDRESS": HOST,
+            "FLOWER_PORT": str(self.ports.flower),
+            "FLOWER_URL": f"http://{HOST}:{self.ports.flower}",
+            "FLOWER_BASIC_AUTH": f"{USER}:{self.flower_password}",
+            "WEB_ADDRESS": HOST,
+            "WEB_PORT": str(self.ports.web),
+        }
+
+    def triton_ports(self) -> triton.Ports:
+        """Where Triton listens."""
+        ports = self.ports
+        return triton.Ports(ports.triton_grpc, ports.triton_http, ports.triton_metrics)
+
+
+def demo_config(
+    folder: Path, commands: Mapping[str, Sequence[str]], production: Path = PRODUCTION
+) -> str:
+    """The configuration of a demo that lives in ``folder``.
+
+    Args:
+        folder: For supervisord's socket and a log of each program, ``log/<program>.log``.
+        commands: Command lines of programs that production does not have, or has otherwise.
+    """
+    config = RawConfigParser()
+    config.read_string(production.read_text())
+    _listen_in(folder, config)
+    for name, command in commands.items():
+        _set_command(config, name, command)
+    for section in config.sections():
+        if section.startswith("program:"):
+            _settle(config, section, folder)
+    text = io.StringIO()
+    config.write(text)
+    return text.getvalue()
+
+
+def log_of(folder: Path, program: str) -> Path:
+    """Where a program's output goes."""
+    return folder / "log" / f"{program}.log"
+
+
+def socket_of(folder: Path) -> Path:
+    """Where supervisord listens."""
+    return folder / "supervisord.sock"
+
+
+def _listen_in(folder: Path, config: RawConfigParser) -> None:
+    config["supervisord"]["pidfile"] = _literal(str(folder / "supervisord.pid"))
+    config["unix_http_server"]["file"] = _literal(str(socket_of(folder)))
+    config["supervisorctl"]["serverurl"] = _literal(f"unix://{socket_of(folder)}")
+
+
+def _set_command(config: RawConfigParser, name: str, command: Sequence[str]) -> None:
+    section = f"program:{name}"
+    if not config.has_section(section):
+        config[section] = _ADDED
+    config[section]["command"] = _literal(shlex.join(command))
+
+
+def _settle(config: RawConfigParser, section: str, folder: Path) -> None:
+    program = config[section]
+    words = shlex.split(program["command"])
+    if words[0] == "python":
+        program["command"] = shlex.join([sys.executable, *words[1:]])
+    log = log_of(folder, section.removeprefix("program:"))
+    program.update(
+        {
+            "autostart": "true",
+            "directory": _literal(str(ROOT)),
+            "stdout_logfile": _literal(str(log)),
+            "stdout_logfile_maxbytes": "0",
+            "stopwaitsecs": _PROGRAM_STOP_SECONDS,
+            "startretries": _RETRIES,
+        }
+    )
+
+
+def _literal(text: str) -> str:
+    """``text`` that supervisord does not expand."""
+    return text.replace("%", "%%")
 
 
 def fetch_servers() -> tuple[str, triton_install.Installation]:
@@ -56,7 +247,7 @@ class Stack:
         self._commands = {
             "redis": redis_server.command(redis_program, plan.ports.redis, plan.folder / "redis"),
             "triton": _triton_command(plan, installation),
-            "replay": _replay_command(plan.world),
+            "replay": replay_command(plan.world),
         }
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -132,7 +323,8 @@ def _triton_command(plan: Plan, installation: triton_install.Installation) -> li
     return ["env", "-i", *environment, *triton.command(installation, plan.triton_ports())]
 
 
-def _replay_command(world: World) -> list[str]:
+def replay_command(world: World) -> list[str]:
+    """The command line of the replay of a dataset."""
     yours = ["--images-dir", str(world.images_dir.resolve())] if world.images_dir else []
     return [
         sys.executable,

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 SECOND = 1_000_000_000
 
@@ -80,3 +81,9 @@ class Publication:
     def is_complete(self) -> bool:
         """Whether every record has appeared."""
         return sum(1 for _ in self.visible()) == len(self._entries)
+
+
+def rfc3339(at: int) -> str:
+    """A moment (nanoseconds since the epoch) with nine decimals, UTC."""
+    whole = datetime.fromtimestamp(at // SECOND, UTC)
+    return f"{whole:%Y-%m-%dT%H:%M:%S}.{at % SECOND:09d}Z"

@@ -11,11 +11,17 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, url
 
 from demo.sage_replay.catalogue import Catalogue
-from demo.sage_replay.control import FaultsHandler, StatsHandler
-from demo.sage_replay.data import ManifestHandler, QueryHandler
 from demo.sage_replay.faults import Fault, Ledger
-from demo.sage_replay.state import ReplayState
-from demo.sage_replay.storage import ForeignHandler, SignedHandler, StorageHandler
+from demo.sage_replay.handlers import (
+    FaultsHandler,
+    ForeignHandler,
+    ManifestHandler,
+    QueryHandler,
+    ReplayState,
+    SignedHandler,
+    StatsHandler,
+    StorageHandler,
+)
 
 HOST = "127.0.0.1"
 

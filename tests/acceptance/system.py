@@ -12,10 +12,9 @@ from time import time_ns
 import httpx
 import redis
 
-from demo.account import Entry, Witness
 from demo.cases import MISSING
-from demo.dataset import PlannedImage, World
-from demo.nodes import EXCLUDED_NODE
+from demo.dataset import EXCLUDED_NODE, PlannedImage, World
+from demo.outcome_checker import Entry, Witness
 from demo.sage_replay.catalogue import Catalogue
 from demo.sage_replay.server import Replay
 from demo.servers.ports import HOST, free_ports

@@ -8,7 +8,7 @@ from base64 import b64encode
 import pytest
 
 from demo.cases import PARTS, ROUND, STORED, Fate
-from demo.nodes import EXCLUDED_NODE
+from demo.dataset import EXCLUDED_NODE
 from demo.sage_replay.faults import DATA, MANIFESTS, OTHER_HOST
 from demo.sage_replay.faults import STORAGE as STORAGE_HOST
 from tests.acceptance.system import EXTRA, System

@@ -12,8 +12,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from demo.sage_replay.catalogue import SECOND, Catalogue, Entry, StoredObject
-from demo.sage_replay.times import rfc3339
+from demo.sage_replay.catalogue import SECOND, Catalogue, Entry, StoredObject, rfc3339
 from weavloader.store.base import image_id
 
 EXCLUDED_VSN = "W0FF"

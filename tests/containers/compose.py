@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from demo.nodes import EXCLUDED_NODE
+from demo.dataset import EXCLUDED_NODE
 from tests.containers.engine import Engine
 from tests.support.waiting import wait_until
 

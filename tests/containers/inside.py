@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
 from client import connect_redis, open_store
-from demo.account import Witness
 from demo.cases import ROUND
 from demo.dataset import World
+from demo.outcome_checker import Witness
 from tasks import celery_app
 from weavloader.dlq.queue import DeadLetters
 from weavloader.images.job import ImageJob

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from demo.nodes import EXCLUDED_NODE
+from demo.dataset import EXCLUDED_NODE
 from tests.containers import images
 from tests.containers.engine import ROOT, Engine
 from tests.containers.kube import CLIENT, NETWORK, SECRETS, Kube, Probe, probes, workloads

@@ -15,11 +15,10 @@ import httpx
 import pytest
 from celery import Celery
 
-from demo.sage_replay.catalogue import SECOND, Catalogue
+from demo.sage_replay.catalogue import SECOND, Catalogue, rfc3339
 from demo.sage_replay.catalogue import Entry as ReplayEntry
 from demo.sage_replay.faults import Fault
 from demo.sage_replay.server import Replay
-from demo.sage_replay.times import rfc3339
 from job_system import dependencies
 from job_system.broker.worker_registry import transport_options
 from job_system.publishing import publish

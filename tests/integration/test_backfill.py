@@ -17,9 +17,8 @@ import httpx
 import pytest
 from celery import Celery
 
-from demo.sage_replay.catalogue import SECOND, Catalogue, Entry
+from demo.sage_replay.catalogue import SECOND, Catalogue, Entry, rfc3339
 from demo.sage_replay.server import Replay
-from demo.sage_replay.times import rfc3339
 from job_system import dependencies
 from job_system.publishing import publish
 from main import main

@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 from tritonclient.grpc import InferenceServerClient
 
-from demo.canvas import Canvas
-from demo.pictures import SCENES
+from demo.pictures import SCENES, Canvas
 from inference import gemma3_run_model, get_align_embeddings, get_clip_embeddings, model_config
 from inference.images import RGBImage
 from inference.model_config import ImageLimit

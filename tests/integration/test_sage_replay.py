@@ -10,10 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from demo.sage_replay.catalogue import SECOND, Catalogue, Entry, StoredObject
+from demo.sage_replay.catalogue import SECOND, Catalogue, Entry, StoredObject, rfc3339
 from demo.sage_replay.faults import Fault
 from demo.sage_replay.server import Replay
-from demo.sage_replay.times import rfc3339
 from weavloader.errors import PermanentError, TransientError
 from weavloader.images.download import Downloader
 from weavloader.stream.sage_api import BadLine, DataApi

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from demo.sage_replay.catalogue import SECOND, Catalogue, Entry
+from demo.sage_replay.catalogue import SECOND, Catalogue, Entry, rfc3339
 from demo.sage_replay.server import Replay
-from demo.sage_replay.times import rfc3339
 from job_system import dependencies, publishing
 from job_system.stream_lock import LOCK_SECONDS, StreamLock
 from job_system.tasks import moderator

@@ -15,13 +15,11 @@ from pathlib import Path
 import httpx
 
 from client import connect_redis
-from demo.plan import USER, Plan
 from demo.progress import Watch
 from demo.servers.ports import HOST
 from demo.servers.processes import adopt_orphans
 from demo.servers.prometheus import Prometheus, running_prometheus
-from demo.stack import Stack, fetch_servers
-from demo.supervision import ROOT
+from demo.stack import ROOT, USER, Plan, Stack, fetch_servers
 from tests.support.waiting import wait_until
 from weavloader import redis_keys
 from weavloader.settings import load_settings

@@ -15,11 +15,10 @@ import httpx
 import redis as redis_py
 
 from demo.dataset import PlannedImage
-from demo.plan import Plan
 from demo.servers.processes import end_with_parent
 from demo.servers.redis import running_redis
 from demo.servers.triton import Triton
-from demo.supervision import ROOT
+from demo.stack import ROOT, Plan, replay_command
 from tests.support.waiting import wait_until
 from weavloader.dlq.queue import DeadLetters
 from weavloader.images.job import ImageJob
@@ -99,24 +98,8 @@ def whole_site(folder: Path, triton: Triton, images: int) -> Iterator[WholeSite]
             "TRITON_PORT": str(triton.ports.grpc),
         }
         world = plan.world
-        replay = [
-            "-m",
-            "demo.sage_replay",
-            "--port",
-            world.storage.rpartition(":")[2],
-            "--other-port",
-            world.other_host.rpartition(":")[2],
-            "--images",
-            str(images),
-            "--publish-seconds",
-            "0",
-            "--began",
-            str(world.began),
-            "--user",
-            environment["SAGE_USER"],
-        ]
         for name, arguments in {
-            "replay": replay,
+            "replay": replay_command(world)[1:],
             "processor": ["main.py", "processor", "--concurrency", "1"],
             "web": ["main.py", "web"],
         }.items():

@@ -13,11 +13,9 @@ import httpx
 import pytest
 from rich.console import Console
 
-from demo.account import Entry, Witness, totals
 from demo.cases import DEAD, MISSING, ROUND, STORED, Fate
-from demo.dataset import World
-from demo.nodes import EXCLUDED_NODE
-from demo.output import show_account, show_verdict
+from demo.dataset import EXCLUDED_NODE, World
+from demo.outcome_checker import Entry, Witness, show_account, show_verdict, totals
 from demo.sage_replay.server import Replay
 from weavloader.dlq.queue import DeadLetters, FailedTask
 from weavloader.errors import PermanentError, Reason

@@ -13,9 +13,8 @@ import pytest
 from supervisor.options import ServerOptions
 
 from commands.roles import ROLES
-from demo.plan import Plan
 from demo.servers.ports import free_ports
-from demo.supervision import PRODUCTION, demo_config
+from demo.stack import PRODUCTION, Plan, demo_config
 from weavloader.settings import Settings, load_settings
 
 # Starts a shell that starts a process of another session, and hands that one on to us.

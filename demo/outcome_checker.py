@@ -1,14 +1,18 @@
-"""The account of a demo: what became of every image that was published."""
+"""Checks what became of every image that a demo published, and prints it."""
 
 from __future__ import annotations
 
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from demo.cases import DEAD, EXCLUDED, MISSING, OUTCOMES, REFUSED, STORED, Fate
 from demo.dataset import PlannedImage
@@ -18,6 +22,9 @@ from weavloader.errors import PermanentError
 from weavloader.images.job import ImageJob
 from weavloader.store.base import Store, image_id
 from weavloader.stream.records import Refusal
+
+_COLOURS = {STORED: "green", EXCLUDED: "cyan", REFUSED: "yellow", DEAD: "magenta", MISSING: "red"}
+_MOST_ROWS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,3 +103,46 @@ def totals(account: Iterable[Entry]) -> dict[str, int]:
     """How many images have each outcome; every outcome is named."""
     counted = Counter(entry.found.outcome for entry in account)
     return {outcome: counted[outcome] for outcome in OUTCOMES}
+
+
+def show_account(console: Console, account: Sequence[Entry]) -> None:
+    """Print a line for each image, and the sum."""
+    shown = account
+    if len(account) > _MOST_ROWS:
+        shown = [entry for entry in account if entry.found.outcome != STORED]
+        console.print(f"{len(account)} images; those that were stored as they should are left out.")
+    table = Table("image", "node", "published as", "became", title="Every image published")
+    if not all(entry.is_as_expected for entry in shown):
+        table.add_column("", style="bold red")
+    for entry in shown:
+        table.add_row(*_row(entry)[: len(table.columns)])
+    console.print(table)
+    parts = (f"{outcome}: {amount}" for outcome, amount in totals(account).items())
+    console.print(f"published: {len(account)} = ", ", ".join(parts), sep="", highlight=False)
+
+
+def show_verdict(console: Console, account: Sequence[Entry], leaks: Mapping[str, int]) -> bool:
+    """Print whether everything is as it should be, and say so."""
+    wrong = [entry for entry in account if not entry.is_as_expected]
+    for entry in wrong:
+        console.print(f"{entry.image.name}: {entry.found}, expected {entry.image.expected}")
+    for header, times in leaks.items():
+        console.print(f"credentials reached a foreign host {times} times: {header}")
+    well = not wrong and not leaks
+    if well:
+        console.print("Every image is accounted for, each as it should be.", style="bold green")
+    else:
+        console.print("Not every image became what it should have.", style="bold red")
+    return well
+
+
+def _row(entry: Entry) -> tuple[Text | str, ...]:
+    image, found = entry.image, entry.found
+    verdict = "" if entry.is_as_expected else f"expected {image.expected or 'anything but that'}"
+    return (
+        Text(image.name),
+        image.vsn,
+        image.kind,
+        Text(str(found), _COLOURS[found.outcome]),
+        verdict,
+    )
