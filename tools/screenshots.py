@@ -20,7 +20,7 @@ from demo.servers.chromium import HOW_TO_GET_ONE, find_chromium, launch
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
 DESKTOP, PHONE = ViewportSize(width=1280, height=860), ViewportSize(width=390, height=844)
-MOST_BYTES = 300_000
+MAX_BYTES = 300_000
 _ADDRESS = re.compile(r"search and dead letters\s+(http://\S+?)/\s")
 _STOP_SECONDS = 60
 
@@ -104,10 +104,10 @@ def _save(page: Page, path: Path) -> None:
         # Grain of a photograph costs most; its last bits are not missed, unlike rare colours.
         mask = 256 - (1 << (8 - kept_bits))
         picture.point(lambda value, mask=mask: value & mask).save(path, optimize=True)
-        if (size := path.stat().st_size) <= MOST_BYTES:
+        if (size := path.stat().st_size) <= MAX_BYTES:
             print(f"{path.name} {size:,} bytes")
             return
-    raise SystemExit(f"{path} has {size:,} bytes, more than {MOST_BYTES:,}")
+    raise SystemExit(f"{path} has {size:,} bytes, more than {MAX_BYTES:,}")
 
 
 if __name__ == "__main__":

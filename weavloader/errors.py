@@ -246,5 +246,10 @@ class PermanentError(WeavloaderError):
 _BY_WORD = {str(reason): reason for reason in Reason}
 
 
+def find_reason(word: str) -> Reason | None:
+    """The reason with this word; ``None`` where this version has none such."""
+    return _BY_WORD.get(word)
+
+
 def _rebuild(kind: type[WeavloaderError], message: str, reason: str) -> WeavloaderError:
     return kind(message, reason=_BY_WORD[reason])

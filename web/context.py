@@ -7,21 +7,21 @@ from dataclasses import dataclass
 
 from weavloader.dlq.queue import DeadLetters
 from web.access import Access
-from web.image_service import Gallery
-from web.monitor import Monitor
+from web.image_service import ImageService
+from web.snapshot import Monitor
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """Built once in a process; every handler is given it.
+class AppContext:
+    """Built once per process and given to every handler.
 
     Attributes:
-        pool: Runs what would hold up other visitors.
+        pool: Runs what would block other requests.
         access: Who may see dead letters.
     """
 
     pool: Executor
-    gallery: Gallery
+    images: ImageService
     monitor: Monitor
-    letters: DeadLetters
+    dead_letters: DeadLetters
     access: Access

@@ -1,4 +1,4 @@
-"""What every page has in common: headers that limit the browser, and errors in clear words."""
+"""What every page has in common: security headers and error pages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from tornado.web import HTTPError, RequestHandler, StaticFileHandler
 
 from weavloader.errors import ConfigError, PermanentError, Reason, TransientError
-from web.context import Site
+from web.context import AppContext
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,7 +21,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 # Captions and metadata come from models and nodes: nothing in them may run or load anything.
-# With trusted types required, no script of ours can turn a text into markup by mistake.
+# With trusted types required, no script of these pages can turn a text into markup by mistake.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'; "
@@ -33,18 +33,18 @@ _STATUS = {ConfigError: 400, TransientError: 503, PermanentError: 502}
 class PageHandler(RequestHandler):
     """A handler whose errors are pages, or JSON under ``/api/``."""
 
-    def initialize(self, site: Site) -> None:
+    def initialize(self, context: AppContext) -> None:
         """Take what the pages are made from."""
-        self.site = site
+        self.context = context
 
     def set_default_headers(self) -> None:
-        """Limit what a browser does with the answer."""
-        _limit_browser(self)
+        """Set the security headers."""
+        _set_security_headers(self)
 
     async def on_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call ``function`` on a thread, so that no visitor holds up another."""
+        """Call ``function`` on a thread, so that no request blocks another."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.site.pool, lambda: function(*args, **kwargs))
+        return await loop.run_in_executor(self.context.pool, lambda: function(*args, **kwargs))
 
     def render(self, template_name: str, **kwargs: Any) -> Any:
         """Write a page; ``section`` names its place in the navigation."""
@@ -56,15 +56,15 @@ class PageHandler(RequestHandler):
         value: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        """Log errors of ours as one line, and others with their traceback."""
+        """Log the project's own errors as one line, and others with their traceback."""
         if isinstance(value, (*_STATUS, RedisError)):
             logger.warning("%s: %s", self.request.path, value)
         else:
             super().log_exception(typ, value, tb)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Say what is wrong and what to do."""
-        error = _translated(kwargs.get("exc_info", (None, None, None))[1])
+        """Answer with the error."""
+        error = _map_error(kwargs.get("exc_info", (None, None, None))[1])
         for kind, status in _STATUS.items():
             if isinstance(error, kind):
                 status_code = status
@@ -80,22 +80,22 @@ class PageHandler(RequestHandler):
 
 
 class StaticFiles(StaticFileHandler):
-    """Style and scripts, under the same limits."""
+    """Style sheet and scripts, with the same headers."""
 
     def set_default_headers(self) -> None:
-        """Limit what a browser does with the answer."""
-        _limit_browser(self)
+        """Set the security headers."""
+        _set_security_headers(self)
 
 
 class MissingPage(PageHandler):
-    """Any address that is none of ours."""
+    """Any other address."""
 
     def prepare(self) -> None:
-        """Refuse every method."""
+        """Answer every method with 404."""
         raise HTTPError(404, reason="There is no such page")
 
 
-def _limit_browser(handler: RequestHandler) -> None:
+def _set_security_headers(handler: RequestHandler) -> None:
     handler.set_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
     handler.set_header("X-Content-Type-Options", "nosniff")
     handler.set_header("Referrer-Policy", "no-referrer")
@@ -103,7 +103,7 @@ def _limit_browser(handler: RequestHandler) -> None:
     handler.set_header("Cross-Origin-Resource-Policy", "same-origin")
 
 
-def _translated(error: BaseException | None) -> BaseException | None:
+def _map_error(error: BaseException | None) -> BaseException | None:
     if isinstance(error, RedisError | OperationalError):
         return TransientError(f"Redis: {type(error).__name__}", reason=Reason.REDIS_UNREACHABLE)
     return error
@@ -111,9 +111,9 @@ def _translated(error: BaseException | None) -> BaseException | None:
 
 def _message(error: BaseException | None) -> str:
     if isinstance(error, TransientError):
-        return f"Something this page needs is out of reach just now ({error}). Try again soon."
+        return f"A service that this page needs is unavailable ({error}). Try again later."
     if isinstance(error, HTTPError):
         return error.reason or "There is no such page."
     if isinstance(error, tuple(_STATUS)):
         return str(error)
-    return "Something went wrong; the log has the details."
+    return "Internal error; see the log of the web role."

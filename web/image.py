@@ -17,7 +17,7 @@ DAY = 86400
 
 
 class ImageHandler(PageHandler):
-    """What is made from one image."""
+    """Anything about one image."""
 
     async def image(self, object_id: str) -> ImageObject:
         """The image of an id, which is not trusted.
@@ -25,33 +25,33 @@ class ImageHandler(PageHandler):
         Raises:
             HTTPError: There is none.
         """
-        image = await self.on_thread(self.site.gallery.image, parse_id(object_id))
+        image = await self.on_thread(self.context.images.image, parse_id(object_id))
         if image is None:
             raise HTTPError(404, reason="There is no such image")
         return image
 
 
 class ImagePage(ImageHandler):
-    """``/image/<id>``: the picture and all that is known about it."""
+    """``/image/<id>``: the picture and its details."""
 
     async def get(self, object_id: str) -> None:
         """Write the page."""
         image = await self.image(object_id)
-        neighbours = await self.on_thread(self.site.gallery.neighbours, image)
+        neighbours = await self.on_thread(self.context.images.neighbours, image)
         self.render(
             "image.html",
             image=Details.of(image),
             neighbours=[Card.of(result) for result in neighbours],
             map=draw_map(image.location) if image.location else None,
-            search_for=lambda words: PageQuery(text=words).address(),
+            search_for=lambda keyword: PageQuery(text=keyword).address(),
         )
 
 
 class ImageApi(ImageHandler):
-    """``/api/images/<id>``: all that is known about an image, as JSON."""
+    """``/api/images/<id>``: the details of an image as JSON."""
 
     async def get(self, object_id: str) -> None:
-        """Write it."""
+        """Write the details."""
         self.write(image_json(await self.image(object_id)))
 
 
@@ -60,15 +60,15 @@ class Thumbnail(ImageHandler):
 
     async def get(self, object_id: str) -> None:
         """Write the JPEG."""
-        await self._write_jpeg(self.site.gallery.thumbnail, object_id)
+        await self._write_jpeg(self.context.images.thumbnail, object_id)
 
     async def _write_jpeg(self, make: Callable[[str], bytes | None], object_id: str) -> None:
         try:
             jpeg = await self.on_thread(make, parse_id(object_id))
         except PermanentError as error:
-            raise HTTPError(404, reason="No readable picture") from error
+            raise HTTPError(404, reason="The picture cannot be read") from error
         if jpeg is None:
-            raise HTTPError(404, reason="No picture kept")
+            raise HTTPError(404, reason="There is no picture of this image")
         self.set_header("Content-Type", "image/jpeg")
         self.set_header("Cache-Control", f"private, max-age={DAY}")
         self.write(jpeg)
@@ -79,4 +79,4 @@ class Picture(Thumbnail):
 
     async def get(self, object_id: str) -> None:
         """Write the JPEG."""
-        await self._write_jpeg(self.site.gallery.picture, object_id)
+        await self._write_jpeg(self.context.images.picture, object_id)

@@ -1,39 +1,44 @@
-"""What the pages show, out of the store and with Triton's help."""
+"""Searches and pictures for the pages, from the store and Triton."""
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
 
+from cachetools import LRUCache
+from PIL import Image
+
 from client import connect_embedder, open_store
 from weavloader import search as searching
 from weavloader.errors import TransientError
+from weavloader.images.decode import decode
 from weavloader.settings import Settings
 from weavloader.store.base import Filters, ImageObject, SearchResult, Store, Vector
 from web.query import PageQuery
-from web.thumbnails import BoundedCache, as_jpeg
 
 logger = logging.getLogger(__name__)
 
-# A person waits: words alone now are better than looks in two minutes.
+# A person waits: results by text now are better than results by both in two minutes.
 EMBEDDING_TIMEOUT = 10.0
 THUMBNAIL_SIDE = 320
 PICTURE_SIDE = 1600
+JPEG_QUALITY = 80
 CACHE_BYTES = 64 * 1024 * 1024
 NEIGHBOURS = 6
-WORDS_ONLY = "The model that knows looks is out of reach: these results are by words alone."
+TEXT_ONLY = "The embedding model is unavailable: these results are by text only."
 
 Embedder = Callable[[str], Vector]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A page of results, best first, and what a visitor should know about them.
+class SearchPageResult:
+    """A page of results, best first.
 
     Attributes:
-        notice: What was left out of the search; empty when nothing.
+        notice: What the visitor should know about the search; empty for nothing.
         more: Whether there is a next page.
     """
 
@@ -42,7 +47,7 @@ class Found:
     more: bool = False
 
 
-class Gallery:
+class ImageService:
     """Searches and pictures; connects on first use and again after a failure.
 
     Args:
@@ -54,20 +59,21 @@ class Gallery:
         self._lock = Lock()
         self._store: Store | None = None
         self._embedder: Embedder | None = None
-        self._thumbnails = BoundedCache(CACHE_BYTES)
+        self._thumbnails: LRUCache[str, bytes] = LRUCache(CACHE_BYTES, getsizeof=len)
+        self._thumbnails_lock = Lock()
 
-    def search(self, query: PageQuery) -> Found:
-        """What a visitor asked for: a hybrid search, images like another, or the newest.
+    def search(self, query: PageQuery) -> SearchPageResult:
+        """A hybrid search, images similar to another, or the newest.
 
-        A search goes by words alone while Triton is out of reach.
+        While Triton is unavailable, a search is by text only.
 
         Raises:
-            ConfigError: There is no image to be like, or it has no vector.
-            TransientError: The store is out of reach.
+            ConfigError: The image to compare with does not exist or has no vector.
+            TransientError: The store is unavailable.
         """
         filters = _filters(query)
         if query.like:
-            return self._like(query, filters)
+            return self._similar(query, filters)
         if not query.text:
             newest = self._opened().newest(filters, query.limit + 1, query.offset)
             return _page(newest, query)
@@ -86,21 +92,21 @@ class Gallery:
         return _page(results, query, notice)
 
     def neighbours(self, image: ImageObject) -> list[SearchResult]:
-        """The images that look most like one, nearest first; none where it has no vector.
+        """The most similar images, nearest first; none where it has no vector.
 
         Raises:
-            TransientError: The store is out of reach.
+            TransientError: The store is unavailable.
         """
         if not image.vectors:
             return []
         query = PageQuery(like=image.id, limit=NEIGHBOURS)
-        return self._like(query, Filters()).results
+        return self._similar(query, Filters()).results
 
     def newest(self, limit: int) -> list[SearchResult]:
         """The images captured last.
 
         Raises:
-            TransientError: The store is out of reach.
+            TransientError: The store is unavailable.
         """
         return self._opened().newest(Filters(), limit)
 
@@ -108,46 +114,48 @@ class Gallery:
         """How many images are stored.
 
         Raises:
-            TransientError: The store is out of reach.
+            TransientError: The store is unavailable.
         """
         return self._opened().count()
 
     def image(self, object_id: str) -> ImageObject | None:
-        """One image with all that is known about it.
+        """One image with its metadata and vectors.
 
         Raises:
-            TransientError: The store is out of reach.
+            TransientError: The store is unavailable.
         """
         return self._opened().get(object_id)
 
     def thumbnail(self, object_id: str) -> bytes | None:
-        """A small JPEG of an image; ``None`` where no picture is kept.
+        """A small JPEG of an image; ``None`` where the store has no picture of it.
 
         Raises:
-            PermanentError: What is kept is not a readable image.
-            TransientError: The store is out of reach.
+            PermanentError: The stored bytes are not a readable image.
+            TransientError: The store is unavailable.
         """
-        small = self._thumbnails.get(object_id)
-        if small is None:
-            small = self.picture(object_id, THUMBNAIL_SIDE)
-            if small is not None:
-                self._thumbnails.put(object_id, small)
-        return small
+        with self._thumbnails_lock:
+            thumbnail = self._thumbnails.get(object_id)
+        if thumbnail is None:
+            thumbnail = self.picture(object_id, THUMBNAIL_SIDE)
+            if thumbnail is not None and len(thumbnail) <= self._thumbnails.maxsize:
+                with self._thumbnails_lock:
+                    self._thumbnails[object_id] = thumbnail
+        return thumbnail
 
     def picture(self, object_id: str, longest_side: int = PICTURE_SIDE) -> bytes | None:
         """A JPEG of an image; errors as :meth:`thumbnail`."""
         image = self.image(object_id)
         if image is None or not image.image:
             return None
-        most = self._settings.max_image_pixels
-        return as_jpeg(image.image, longest_side=longest_side, max_pixels=most)
+        max_pixels = self._settings.max_image_pixels
+        return as_jpeg(image.image, longest_side=longest_side, max_pixels=max_pixels)
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Close the store."""
         if self._store is not None:
             self._store.close()
 
-    def _like(self, query: PageQuery, filters: Filters) -> Found:
+    def _similar(self, query: PageQuery, filters: Filters) -> SearchPageResult:
         results = searching.like(
             self._opened(),
             query.like,
@@ -163,8 +171,8 @@ class Gallery:
         try:
             return self._connected()(query.text), ""
         except TransientError as error:
-            logger.warning("Search by words alone: %s", error)
-            return None, WORDS_ONLY
+            logger.warning("searching by text only: %s", error)
+            return None, TEXT_ONLY
 
     def _opened(self) -> Store:
         with self._lock:
@@ -175,15 +183,34 @@ class Gallery:
     def _connected(self) -> Embedder:
         with self._lock:
             if self._embedder is None:
-                hasty = self._settings.model_copy(update={"triton_timeout": EMBEDDING_TIMEOUT})
-                self._embedder = connect_embedder(hasty, hasty.embedding_models[0])
+                settings = self._settings.model_copy(update={"triton_timeout": EMBEDDING_TIMEOUT})
+                self._embedder = connect_embedder(settings, settings.embedding_models[0])
             return self._embedder
+
+
+def as_jpeg(data: bytes, *, longest_side: int, max_pixels: int) -> bytes:
+    """A picture encoded again as JPEG: nothing of the original file but its pixels remains.
+
+    Args:
+        data: An image file, not trusted.
+        longest_side: Pixels; a smaller picture keeps its size.
+        max_pixels: A larger picture is rejected before it is decoded.
+
+    Raises:
+        PermanentError: The file is not a readable image.
+    """
+    pixels = decode(data, max_pixels=max_pixels, wanted_pixels=longest_side**2)
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((longest_side, longest_side))
+    output = io.BytesIO()
+    picture.save(output, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    return output.getvalue()
 
 
 def _filters(query: PageQuery) -> Filters:
     return searching.filters(within=query.within, **query.filters)
 
 
-def _page(results: list[SearchResult], query: PageQuery, notice: str = "") -> Found:
-    """A page; one result more than it shows tells that there is another."""
-    return Found(results[: query.limit], notice, len(results) > query.limit)
+def _page(results: list[SearchResult], query: PageQuery, notice: str = "") -> SearchPageResult:
+    """A page of results; one result more than it shows means that there is a next page."""
+    return SearchPageResult(results[: query.limit], notice, len(results) > query.limit)

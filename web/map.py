@@ -1,22 +1,25 @@
-"""A small map around a point, drawn from the atlas in this package: no tiles, no other host."""
+"""A small map around a point, drawn from ``map.json`` beside it: no tiles, no other host."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from weavloader.store.base import Location
-from web.map_data import BORDERS, CITIES, LAND, WATER, Point
 
+DATA = Path(__file__).with_name("map.json")
 WIDTH, HEIGHT = 480, 300
 DEGREES_HIGH = 6.0
 EARTH_KM = 6371.0
 _KM_PER_DEGREE = math.pi * EARTH_KM / 180
 _SCALE_KM = 100
-_MOST_LABELS = 7
+_MAX_LABELS = 7
 _LABEL_APART = (90, 18)  # pixels across and down, between cities
-_PLACE_APART = (9, 9)  # and between a city and the place itself
+_POINT_APART = (9, 9)  # and between a city and the point itself
 _COMPASS = (
     "north",
     "north-east",
@@ -27,6 +30,26 @@ _COMPASS = (
     "west",
     "north-west",
 )
+
+Point = tuple[float, float]  # longitude, latitude in degrees
+
+
+@dataclass(frozen=True, slots=True)
+class MapData:
+    """Outlines and borders as longitude and latitude, and the location of each city."""
+
+    land: Sequence[Sequence[Point]]
+    water: Sequence[Sequence[Point]]
+    borders: Sequence[Sequence[Point]]
+    cities: Mapping[str, Location]
+
+
+@cache
+def map_data() -> MapData:
+    """What maps are drawn from, read at the first map."""
+    data = json.loads(DATA.read_text(encoding="utf-8"))
+    cities = {name: Location(*city) for name, city in data["cities"].items()}
+    return MapData([*data["land"].values()], [*data["water"].values()], data["borders"], cities)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +69,7 @@ class Map:
         land: Outlines as SVG's ``points``, as are ``water`` and ``borders``.
         x: Where the point itself lies, as is ``y``.
         scale_px: How long :attr:`scale_km` is.
-        words: Where it is, in words.
+        description: Where the point lies: ``36 km south-west of Chicago``.
     """
 
     width: int
@@ -59,35 +82,35 @@ class Map:
     y: float
     scale_km: int
     scale_px: float
-    words: str
+    description: str
 
 
-def draw_map(place: Location) -> Map:
-    """The map with a place in its middle."""
-    view = _View(place)
+def draw_map(center: Location) -> Map:
+    """The map around a point."""
+    data, view = map_data(), _View(center)
     return Map(
         width=WIDTH,
         height=HEIGHT,
-        land=view.outlines(LAND),
-        water=view.outlines(WATER),
-        borders=view.outlines(BORDERS),
-        cities=view.labels(),
+        land=view.outlines(data.land),
+        water=view.outlines(data.water),
+        borders=view.outlines(data.borders),
+        cities=view.labels(data.cities),
         x=WIDTH / 2,
         y=HEIGHT / 2,
         scale_km=_SCALE_KM,
         scale_px=round(_SCALE_KM / _KM_PER_DEGREE * HEIGHT / DEGREES_HIGH, 1),
-        words=whereabouts(place),
+        description=describe(center),
     )
 
 
-def whereabouts(place: Location) -> str:
-    """Where a place is, by the nearest city of the atlas: ``35 km south-west of Chicago``."""
-    name = min(CITIES, key=lambda city: distance_km(place, Location(*CITIES[city])))
-    city = Location(*CITIES[name])
-    away = distance_km(place, city)
+def describe(location: Location) -> str:
+    """Where a location is, by the nearest city: ``35 km south-west of Chicago``."""
+    cities = map_data().cities
+    name = min(cities, key=lambda city: distance_km(location, cities[city]))
+    away = distance_km(location, cities[name])
     if away < 10:
-        return f"in or beside {name}"
-    return f"{away:,.0f} km {_direction(city, place)} of {name}"
+        return f"in or near {name}"
+    return f"{away:,.0f} km {_direction(cities[name], location)} of {name}"
 
 
 def distance_km(one: Location, other: Location) -> float:
@@ -109,33 +132,36 @@ def _direction(start: Location, end: Location) -> str:
 
 
 class _View:
-    """From degrees to pixels: equirectangular, true to shape at the place in the middle."""
+    """From degrees to pixels: equirectangular, true to shape at the center."""
 
-    def __init__(self, place: Location) -> None:
-        self._place = place
+    def __init__(self, center: Location) -> None:
+        self._center = center
         self._down = HEIGHT / DEGREES_HIGH
         # Near a pole a degree of longitude has no width to speak of.
-        self._across = self._down * max(math.cos(math.radians(place.latitude)), 0.05)
+        self._across = self._down * max(math.cos(math.radians(center.latitude)), 0.05)
 
     def outlines(self, shapes: Iterable[Sequence[Point]]) -> list[str]:
         """Those shapes that may be seen, as SVG's ``points``."""
         drawn = ([self._pixels(*point) for point in shape] for shape in shapes)
         return [" ".join(f"{x:g},{y:g}" for x, y in each) for each in drawn if _visible(each)]
 
-    def labels(self) -> list[Label]:
-        """Cities within the view, the nearest first, none over another or over the place."""
-        place = Label("", WIDTH / 2, HEIGHT / 2)
-        found = [Label(name, *self._pixels(lon, lat)) for name, (lat, lon) in CITIES.items()]
+    def labels(self, cities: Mapping[str, Location]) -> list[Label]:
+        """Cities within the view, the nearest first, none over another or over the center."""
+        center = Label("", WIDTH / 2, HEIGHT / 2)
+        found = [
+            Label(name, *self._pixels(city.longitude, city.latitude))
+            for name, city in cities.items()
+        ]
         kept: list[Label] = []
-        for label in sorted(filter(_inside, found), key=lambda label: _distance(label, place)):
+        for label in sorted(filter(_inside, found), key=lambda label: _distance(label, center)):
             clear = all(_apart(label, other, _LABEL_APART) for other in kept)
-            if clear and _apart(label, place, _PLACE_APART):
+            if clear and _apart(label, center, _POINT_APART):
                 kept.append(label)
-        return kept[:_MOST_LABELS]
+        return kept[:_MAX_LABELS]
 
     def _pixels(self, longitude: float, latitude: float) -> tuple[float, float]:
-        x = WIDTH / 2 + (longitude - self._place.longitude) * self._across
-        y = HEIGHT / 2 - (latitude - self._place.latitude) * self._down
+        x = WIDTH / 2 + (longitude - self._center.longitude) * self._across
+        y = HEIGHT / 2 - (latitude - self._center.latitude) * self._down
         return round(x, 1), round(y, 1)
 
 

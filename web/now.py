@@ -1,4 +1,4 @@
-"""What the system is doing now: a page that keeps itself up to date, and the same as JSON."""
+"""The current state of the system: a page that refreshes itself, and the same as JSON."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from typing import Any
 
 from metrics.workers import OTHER_ROLE
 from web.handler import PageHandler
-from web.monitor import Look, StreamWord
+from web.snapshot import Snapshot, StreamStatus
 from web.view_models import Card, duration, iso
 
 
 class NowHandler(PageHandler):
-    """What is made from the monitor's last look."""
+    """What is made from the monitor's last snapshot."""
 
     def status(self) -> dict[str, Any]:
-        """The status as JSON has it."""
-        look = self.site.monitor.look()
-        history = self.site.monitor.history()
+        """The status as in the JSON."""
+        snapshot = self.context.monitor.snapshot()
+        history = self.context.monitor.history()
         return {
-            "at": iso(look.at),
-            "components": {name: ailment or "ok" for name, ailment in look.ailments.items()},
+            "at": iso(snapshot.at),
+            "components": {name: error or "ok" for name, error in snapshot.failures.items()},
             "images_per_minute": _rounded(history[-1].per_minute) if history else None,
-            "images_queued": look.images_queued,
-            "images_stored": look.stored,
-            "queues": look.queues,
-            "dead_letters": look.dead_letters,
-            "stream": _stream(look.stream),
-            "workers": _workers(look.workers),
-            "newest": _newest(look),
+            "images_queued": snapshot.images_queued,
+            "images_stored": snapshot.stored,
+            "queues": snapshot.queues,
+            "dead_letters": snapshot.dead_letters,
+            "stream": _stream(snapshot.stream),
+            "workers": _workers(snapshot.workers),
+            "newest": _newest(snapshot),
             "history": {
-                "at": [iso(moment.at) for moment in history],
-                "images_per_minute": [_rounded(moment.per_minute) for moment in history],
-                "images_queued": [moment.queued for moment in history],
+                "at": [iso(sample.at) for sample in history],
+                "images_per_minute": [_rounded(sample.per_minute) for sample in history],
+                "images_queued": [sample.queued for sample in history],
             },
         }
 
 
 class NowPage(NowHandler):
-    """``/now``: rendered once here, then kept up to date by a script that asks the API."""
+    """``/now``: rendered once, then refreshed by a script from the API."""
 
     def get(self) -> None:
         """Write the page."""
@@ -50,21 +50,21 @@ class StatusApi(NowHandler):
     """``/api/status``: the same as JSON."""
 
     def get(self) -> None:
-        """Write it."""
+        """Write the status."""
         self.set_header("Cache-Control", "no-store")
         self.write(self.status())
 
 
-def _stream(word: StreamWord | None) -> dict[str, Any] | None:
-    if word is None:
+def _stream(stream: StreamStatus | None) -> dict[str, Any] | None:
+    if stream is None:
         return None
     return {
-        "last_look": iso(word.at),
-        "last_look_seconds": _seconds_since(word.at),
-        "newest_capture": iso(word.newest),
-        "lag_seconds": _seconds_since(word.newest),
-        "taken": word.taken,
-        "waiting": word.waiting,
+        "last_poll": iso(stream.at),
+        "last_poll_seconds": _seconds_since(stream.at),
+        "newest_capture": iso(stream.newest),
+        "lag_seconds": _seconds_since(stream.newest),
+        "received": stream.received,
+        "waiting": stream.waiting,
     }
 
 
@@ -75,12 +75,12 @@ def _workers(workers: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, int]
     }
 
 
-def _newest(look: Look) -> list[dict[str, Any]]:
-    cards = [Card.of(result) for result in look.newest]
+def _newest(snapshot: Snapshot) -> list[dict[str, Any]]:
+    cards = [Card.of(result) for result in snapshot.newest]
     return [
         {
             "id": card.id,
-            "caption": card.caption.words,
+            "caption": card.caption.description,
             "is_preview": card.caption.is_preview,
             "vsn": card.vsn,
             "time": card.time,

@@ -1,4 +1,4 @@
-"""What a visitor asks for, checked before anything else sees it."""
+"""A visitor's search, validated."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from weavloader.search import WITHIN_KM, parse_moment, parse_point
 from weavloader.store.base import DEFAULT_ALPHA
 from weavloader.store.validation import HALF_AROUND_KM, MOST_RESULTS
 
-LONGEST_TEXT = 500
-LONGEST_NAME = 256
+MAX_TEXT_LENGTH = 500
+MAX_NAME_LENGTH = 256
 PAGE_SIZE = 24  # fills rows of two, three, four and six
-LARGEST_PAGE = 100
+MAX_PAGE_SIZE = 100
 _NODE = re.compile(r"[A-Za-z0-9]{1,16}")
 _DEFAULT = {"within": WITHIN_KM, "alpha": DEFAULT_ALPHA, "page": 1, "limit": PAGE_SIZE}
 _ARGUMENTS = {"text": "q"}
@@ -28,8 +28,8 @@ class PageQuery:
     """A search as the address holds it.
 
     Attributes:
-        text: What to look for; empty shows what is newest.
-        like: Id of an image whose likes are wanted.
+        text: What to search for; empty shows the newest images.
+        like: Id of an image to find similar ones of.
         vsn: Only images of this node; empty for all.
         camera: Only images of this camera; empty for all.
         project: Only images of this project's nodes; empty for all.
@@ -37,7 +37,7 @@ class PageQuery:
         until: Only images captured until; empty for all.
         near: Only images taken around this ``latitude, longitude``; empty for everywhere.
         within: Kilometres around it.
-        alpha: 0 searches by words, 1 by looks.
+        alpha: Weight of the visual match: 0 searches by text only, 1 by vector only.
         page: From 1.
         limit: Results on a page.
     """
@@ -57,30 +57,30 @@ class PageQuery:
 
     @property
     def offset(self) -> int:
-        """How many results stand before this page."""
+        """Number of results before this page."""
         return (self.page - 1) * self.limit
 
     @property
     def filters(self) -> dict[str, str]:
-        """What is filtered by, as it was given."""
+        """The filters that are set, as given."""
         names = ("vsn", "camera", "project", "since", "until", "near")
         return {name: value for name in names if (value := getattr(self, name))}
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is asked for, as on a first visit."""
+        """Whether nothing is searched or filtered, as on a first visit."""
         return self.address() == PageQuery().address()
 
     def address(self, **changes: Any) -> str:
         """The address of this search with some of it changed; a change shows its first page."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         given |= {"page": 1, **changes} if changes else {}
-        told = {
+        arguments = {
             _ARGUMENTS.get(name, name): value if isinstance(value, str) else f"{value:g}"
             for name, value in given.items()
             if value != _DEFAULT.get(name, "")
         }
-        return f"/?{urlencode(told)}" if told else "/"
+        return f"/?{urlencode(arguments)}" if arguments else "/"
 
 
 def parse_query(argument: Callable[[str, str], str]) -> PageQuery:
@@ -90,20 +90,20 @@ def parse_query(argument: Callable[[str, str], str]) -> PageQuery:
         argument: Gives the argument of a name, or the default handed to it.
 
     Raises:
-        ConfigError: An argument is wrong; the message says which and how.
+        ConfigError: An argument is invalid; the message says which and what is expected.
     """
 
-    def text(name: str, longest: int = LONGEST_NAME) -> str:
+    def text(name: str, max_length: int = MAX_NAME_LENGTH) -> str:
         value = argument(name, "").strip()
-        if len(value) > longest:
-            raise _wrong(name, f"at most {longest} characters")
+        if len(value) > max_length:
+            raise _invalid(name, f"at most {max_length} characters")
         return value
 
-    limit = int(_number("limit", argument("limit", str(PAGE_SIZE)), 1, LARGEST_PAGE))
-    # One more is asked of the store, to know whether there is a next page.
+    limit = int(_number("limit", argument("limit", str(PAGE_SIZE)), 1, MAX_PAGE_SIZE))
+    # One more result is requested, to know whether there is a next page.
     last_page = (MOST_RESULTS - 1) // limit
     return PageQuery(
-        text=text("q", LONGEST_TEXT),
+        text=text("q", MAX_TEXT_LENGTH),
         like=parse_id(text("like"), "like") if text("like") else "",
         vsn=_node(text("vsn")),
         camera=text("camera"),
@@ -119,7 +119,7 @@ def parse_query(argument: Callable[[str, str], str]) -> PageQuery:
 
 
 def parse_id(text: str, name: str = "id") -> str:
-    """An image's id in its one spelling.
+    """An image's id in canonical form.
 
     Raises:
         ConfigError: It is not a UUID; the message names the argument.
@@ -127,12 +127,12 @@ def parse_id(text: str, name: str = "id") -> str:
     try:
         return str(uuid.UUID(text))
     except ValueError:
-        raise _wrong(name, "an image's id") from None
+        raise _invalid(name, "an image's id") from None
 
 
 def _node(text: str) -> str:
     if text and not _NODE.fullmatch(text):
-        raise _wrong("vsn", "the name of a node, such as W021")
+        raise _invalid("vsn", "the name of a node, such as W021")
     return text
 
 
@@ -141,7 +141,7 @@ def _moment(name: str, text: str) -> str:
         if text:
             parse_moment(text)
     except ConfigError:
-        raise _wrong(name, "a time such as 24h, 7d or 2026-01-31") from None
+        raise _invalid(name, "a time such as 24h, 7d or 2026-01-31") from None
     return text
 
 
@@ -150,19 +150,19 @@ def _point(text: str) -> str:
         if text:
             parse_point(text)
     except ConfigError:
-        raise _wrong("near", "latitude, longitude such as 41.88, -87.63") from None
+        raise _invalid("near", "latitude, longitude such as 41.88, -87.63") from None
     return text
 
 
-def _number(name: str, text: str, least: float, most: float) -> float:
+def _number(name: str, text: str, minimum: float, maximum: float) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise _wrong(name, "a number") from None
-    if not least <= value <= most:
-        raise _wrong(name, f"a number from {least:g} to {most:g}")
+        raise _invalid(name, "a number") from None
+    if not minimum <= value <= maximum:
+        raise _invalid(name, f"a number from {minimum:g} to {maximum:g}")
     return value
 
 
-def _wrong(name: str, expected: str) -> ConfigError:
+def _invalid(name: str, expected: str) -> ConfigError:
     return ConfigError(f"{name}: expected {expected}", reason=Reason.BAD_ARGUMENT)

@@ -1,4 +1,4 @@
-"""Searching: a page for people and the same as JSON."""
+"""Search: the page and the same as JSON."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 from weavloader.search_output import as_json
 from weavloader.store.base import SearchResult
 from web.handler import PageHandler
-from web.image_service import Found
+from web.image_service import SearchPageResult
 from web.query import PageQuery, parse_query
 from web.view_models import Card, facets
 
 
 class SearchPage(PageHandler):
-    """``/``: a box, filters and what was found; the address holds the search."""
+    """``/``: a search box, filters and results; the address holds the search."""
 
     async def get(self) -> None:
         """Write the page."""
@@ -26,18 +26,19 @@ class SearchPage(PageHandler):
             found=found,
             cards=[Card.of(result) for result in found.results],
             facets=facets(found.results, query),
-            model=await self._model(query),
+            reference=await self._reference(query),
         )
 
-    async def _found(self, query: PageQuery) -> Found:
+    async def _found(self, query: PageQuery) -> SearchPageResult:
         if query.is_empty:
-            # What is known already: a first visit, or a health check, waits for no store.
-            return Found(self.site.monitor.look().newest, self.site.monitor.look().ailing("store"))
-        return await self.on_thread(self.site.gallery.search, query)
+            # From the last snapshot: a first visit, or a health check, does not query the store.
+            snapshot = self.context.monitor.snapshot()
+            return SearchPageResult(snapshot.newest, snapshot.notice("store"))
+        return await self.on_thread(self.context.images.search, query)
 
-    async def _model(self, query: PageQuery) -> Card | None:
-        """The image that the results are like."""
-        image = await self.on_thread(self.site.gallery.image, query.like) if query.like else None
+    async def _reference(self, query: PageQuery) -> Card | None:
+        """The image that the results are compared with."""
+        image = await self.on_thread(self.context.images.image, query.like) if query.like else None
         if image is None:
             return None
         return Card.of(SearchResult(image.id, 0, image.text, image.captured_at, image.location))
@@ -49,7 +50,7 @@ class SearchApi(PageHandler):
     async def get(self) -> None:
         """Write the results."""
         query = parse_query(self.get_query_argument)
-        found = await self.on_thread(self.site.gallery.search, query)
+        found = await self.on_thread(self.context.images.search, query)
         answer: dict[str, Any] = {
             "query": query.text,
             "notice": found.notice,

@@ -1,4 +1,4 @@
-"""The pages people look at, put together: search, images, what happens now, dead letters."""
+"""The web pages: search, images, the state of the system, dead letters."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ from metrics.http import serve_until_signal
 from weavloader.dlq.queue import DeadLetters
 from weavloader.settings import Settings
 from web.access import Access
-from web.context import Site
-from web.dead_letters.pages import LetterApi, LetterPage, LettersAction, LettersApi, LettersPage
+from web.context import AppContext
+from web.dead_letters import (
+    DeadLetterApi,
+    DeadLetterPage,
+    DeadLettersAction,
+    DeadLettersApi,
+    DeadLettersPage,
+)
 from web.handler import MissingPage, StaticFiles
 from web.image import ImageApi, ImagePage, Picture, Thumbnail
-from web.image_service import Gallery
-from web.monitor import Monitor
+from web.image_service import ImageService
 from web.now import NowPage, StatusApi
 from web.search import SearchApi, SearchPage
+from web.snapshot import Monitor
 
 HERE = Path(__file__).parent
 THREADS = 4
@@ -34,14 +40,14 @@ ROUTES = {
     r"/thumbnail/([^/]+)\.jpg": Thumbnail,
     r"/picture/([^/]+)\.jpg": Picture,
     r"/now": NowPage,
-    r"/dead-letters": LettersPage,
-    r"/dead-letters/all": LettersAction,
-    r"/dead-letters/letter/([^/]+)": LetterPage,
+    r"/dead-letters": DeadLettersPage,
+    r"/dead-letters/all": DeadLettersAction,
+    r"/dead-letters/letter/([^/]+)": DeadLetterPage,
     r"/api/search": SearchApi,
     r"/api/images/([^/]+)": ImageApi,
     r"/api/status": StatusApi,
-    r"/api/dlq": LettersApi,
-    r"/api/dlq/([^/]+)": LetterApi,
+    r"/api/dlq": DeadLettersApi,
+    r"/api/dlq/([^/]+)": DeadLetterApi,
 }
 
 
@@ -51,35 +57,38 @@ def serve(settings: Settings) -> None:
     Raises:
         ConfigError: The address cannot be bound.
     """
-    with closing(Gallery(settings)) as gallery:
-        monitor = Monitor(settings, gallery)
-        with monitor.running(), application(settings, gallery, monitor) as app:
+    with closing(ImageService(settings)) as images:
+        monitor = Monitor(settings, images)
+        with monitor.running(), application(settings, images, monitor) as app:
             asyncio.run(serve_until_signal(app, settings.web_address, settings.web_port))
 
 
 @contextmanager
-def application(settings: Settings, gallery: Gallery, monitor: Monitor) -> Iterator[Application]:
-    """The pages' routes, with Redis and threads behind them."""
+def application(
+    settings: Settings, images: ImageService, monitor: Monitor
+) -> Iterator[Application]:
+    """The application with its routes, a Redis connection and a thread pool."""
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="pages")
     try:
         with redis_session(settings) as redis:
-            letters = DeadLetters(redis, settings.dlq_ttl)
-            site = Site(pool, gallery, monitor, letters, Access.of(settings))
-            routes = [url(pattern, handler, {"site": site}) for pattern, handler in ROUTES.items()]
-            yield Application(routes, **_options(site))
+            dead_letters = DeadLetters(redis, settings.dlq_ttl)
+            context = AppContext(pool, images, monitor, dead_letters, Access.of(settings))
+            arguments = {"context": context}
+            routes = [url(pattern, handler, arguments) for pattern, handler in ROUTES.items()]
+            yield Application(routes, **_options(context))
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _options(site: Site) -> dict[str, Any]:
+def _options(context: AppContext) -> dict[str, Any]:
     return {
         "template_path": str(HERE / "templates"),
         "static_path": str(HERE / "static"),
         "static_handler_class": StaticFiles,
         "default_handler_class": MissingPage,
-        "default_handler_args": {"site": site},
+        "default_handler_args": {"context": context},
         "log_function": lambda handler: None,
-        # A request that changes something must come from a form of ours.
+        # A request that changes something must come from a form of these pages.
         "xsrf_cookies": True,
         "xsrf_cookie_kwargs": {"httponly": True, "samesite": "Strict"},
         "cookie_secret": secrets.token_hex(32),

@@ -15,11 +15,13 @@ from weavloader.search_output import as_json
 from weavloader.store.base import Explanation, ImageObject, Location, SearchResult
 from web.query import PageQuery
 
-# As the preview models begin theirs; their package runs in Triton and is not installed here.
+# How captions of the preview models begin; their package runs in Triton and is not installed here.
 PREVIEW_PREFIX = "Preview caption:"
-MOST_FACETS = 8
+MAX_FACETS = 8
 AROUND = timedelta(minutes=30)
-_LABELLED = re.compile(r"(?:DESCRIPTION: )?(?P<words>.*?)(?: LABELS: (?P<labels>.*))?", re.DOTALL)
+_LABELLED = re.compile(
+    r"(?:DESCRIPTION: )?(?P<description>.*?)(?: LABELS: (?P<labels>.*))?", re.DOTALL
+)
 _FACTS = {
     "vsn": "Node",
     "camera": "Camera",
@@ -31,33 +33,34 @@ _FACTS = {
     "plugin": "Plugin",
     "host": "Host",
     "zone": "Zone",
-    "node": "Node's id",
+    "node": "Node id",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A caption as its model wrote it, taken apart.
+    """A parsed caption.
 
     Attributes:
-        words: The description alone.
-        keywords: Labels, where the model gave some.
-        is_preview: Whether a preview model wrote it, which knows colours and little else.
+        description: The caption without labels.
+        keywords: Its labels; empty where the model gives none.
+        is_preview: Whether a preview model wrote it, which describes little but colours.
     """
 
-    words: str
+    description: str
     keywords: tuple[str, ...] = ()
     is_preview: bool = False
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """Take a caption apart: ``Preview caption: …`` or ``DESCRIPTION: … LABELS: a, b``."""
+        """Parse ``Preview caption: …`` or ``DESCRIPTION: … LABELS: a, b``."""
         match = _LABELLED.fullmatch(text.strip())
-        words, labels = (match["words"], match["labels"] or "") if match else (text, "")
+        description, labels = text, ""
+        if match:
+            description, labels = match["description"], match["labels"] or ""
         keywords = tuple(filter(None, (label.strip() for label in labels.split(","))))
-        return cls(
-            words.removeprefix(PREVIEW_PREFIX).strip(), keywords, words.startswith(PREVIEW_PREFIX)
-        )
+        is_preview = description.startswith(PREVIEW_PREFIX)
+        return cls(description.removeprefix(PREVIEW_PREFIX).strip(), keywords, is_preview)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +69,9 @@ class Card:
 
     Attributes:
         vsn: The node; empty where unknown, as is ``camera``.
-        time: Moment of capture for people; ``iso`` for machines.
-        score: 0 to 1; 0 where nothing was searched for.
-        shares: What words and looks gave to it, by each half that found it.
+        time: Time of capture for people; ``iso`` for machines.
+        score: 0 to 1; 0 without a search text.
+        score_parts: How text and visual match contribute to it: ``0.60 text + 0.40 visual``.
     """
 
     id: str
@@ -78,7 +81,7 @@ class Card:
     time: str
     iso: str
     score: float
-    shares: str
+    score_parts: str
 
     @classmethod
     def of(cls, result: SearchResult) -> Self:
@@ -91,35 +94,33 @@ class Card:
             time=readable(result.captured_at) or result.text.get("timestamp", ""),
             iso=iso(result.captured_at) or "",
             score=round(result.score, 4),
-            shares=_shares(result.explanation),
+            score_parts=_score_parts(result.explanation),
         )
 
 
 def facets(results: Sequence[SearchResult], query: PageQuery) -> dict[str, list[tuple[str, int]]]:
-    """What a search could be narrowed to: names among its results, the most frequent first.
+    """Values to filter a search by: those among its results, the most frequent first.
 
-    A filter that is set, or would leave all of them, is no choice and is left out.
+    A filter that is set, or would keep all results, is omitted.
     """
     counts = {
         name: Counter(filter(None, (known(result.text.get(name, "")) for result in results)))
         for name in ("vsn", "camera", "project")
         if name not in query.filters
     }
-    return {
-        name: count.most_common(MOST_FACETS) for name, count in counts.items() if len(count) > 1
-    }
+    return {name: count.most_common(MAX_FACETS) for name, count in counts.items() if len(count) > 1}
 
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """An image with all its metadata, for its page.
+    """An image with its metadata, for its page.
 
     Attributes:
-        facts: Value by name, as people read them.
+        facts: Value by label.
         vectors: Shape by model, such as ``1024``.
-        original: Link to the file it was made from; empty where that is no web address.
-        around: Address of what its camera saw half an hour before and after.
-        nearby: Address of what was seen around its place; empty where that is not known.
+        original: Link to the original file; empty where that is not a web address.
+        around: Address of the images of its camera within half an hour.
+        nearby: Address of the images near its location; empty where that is not known.
     """
 
     id: str
@@ -134,25 +135,25 @@ class Details:
     @classmethod
     def of(cls, image: ImageObject) -> Self:
         """The details of a stored image."""
-        place = image.location
+        location = image.location
         return cls(
             id=image.id,
             caption=Caption.read(image.text.get("caption", "")),
             has_picture=bool(image.image),
             facts=_facts(image),
             vectors=_shapes(image),
-            original=_safe_link(image.text),
+            original=_web_link(image.text),
             around=_around(image),
-            nearby=PageQuery(near=_degrees(place)).address() if place else "",
+            nearby=PageQuery(near=_degrees(location)).address() if location else "",
         )
 
 
 def image_json(image: ImageObject) -> dict[str, Any]:
-    """An image as ``/api/images/<id>`` gives it: as in a search, with its vectors' shapes."""
-    told = as_json(SearchResult(image.id, 0.0, image.text, image.captured_at, image.location))
-    del told["score"]
+    """An image as ``/api/images/<id>`` gives it: as in a search, with the shapes of its vectors."""
+    fields = as_json(SearchResult(image.id, 0.0, image.text, image.captured_at, image.location))
+    del fields["score"]
     return {
-        **told,
+        **fields,
         "vectors": {name: list(vector.shape) for name, vector in image.vectors.items()},
         "picture": f"/picture/{image.id}.jpg" if image.image else None,
         "thumbnail": f"/thumbnail/{image.id}.jpg" if image.image else None,
@@ -160,7 +161,7 @@ def image_json(image: ImageObject) -> dict[str, Any]:
 
 
 def known(name: str) -> str:
-    """The name, or nothing where it only says that it is unknown."""
+    """The name; empty for the placeholder of an unknown one."""
     return "" if name == UNKNOWN else name
 
 
@@ -185,15 +186,15 @@ def duration(seconds: float | None) -> str:
 
 
 def _facts(image: ImageObject) -> dict[str, str]:
-    place = image.location
+    location = image.location
     first = {"Captured": f"{image.captured_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"}
     named = {_FACTS[name]: known(image.text.get(name, "")) for name in _FACTS}
-    last = {"Place": _degrees(place)} if place else {}
+    last = {"Location": _degrees(location)} if location else {}
     return {name: value for name, value in {**first, **named, **last}.items() if value}
 
 
-def _degrees(place: Location) -> str:
-    return f"{place.latitude:.5f}, {place.longitude:.5f}"
+def _degrees(location: Location) -> str:
+    return f"{location.latitude:.5f}, {location.longitude:.5f}"
 
 
 def _shapes(image: ImageObject) -> dict[str, str]:
@@ -201,7 +202,7 @@ def _shapes(image: ImageObject) -> dict[str, str]:
     return {name: " × ".join(f"{n:,}" for n in shape) for name, shape in sorted(shapes.items())}
 
 
-def _safe_link(text: Mapping[str, str]) -> str:
+def _web_link(text: Mapping[str, str]) -> str:
     link = text.get("link", "")
     try:
         scheme = urlsplit(link).scheme
@@ -217,8 +218,8 @@ def _around(image: ImageObject) -> str:
     return PageQuery(vsn=vsn, camera=camera, since=since, until=until).address()
 
 
-def _shares(explanation: Explanation | None) -> str:
+def _score_parts(explanation: Explanation | None) -> str:
     if explanation is None:
         return ""
-    halves = {"words": explanation.words, "looks": explanation.looks}
-    return " + ".join(f"{half.share:.2f} {name}" for name, half in halves.items() if half)
+    parts = {"text": explanation.words, "visual": explanation.looks}
+    return " + ".join(f"{part.share:.2f} {name}" for name, part in parts.items() if part)

@@ -37,7 +37,7 @@ PAGES = (
     "/?q=nothing-at-all&alpha=0",
     "/now",
     "/dead-letters",
-    "/dead-letters/all?action=drop",
+    "/dead-letters/all?action=discard",
     f"/image/{ATTACK.id}",
     NOWHERE,
 )
@@ -112,18 +112,18 @@ def test_filters_narrow_a_search_and_can_be_removed(site: WholeSite, page: Page)
     expect(page.locator(".card")).to_have_count(everything)
 
 
-def test_the_slider_goes_from_words_to_looks(site: WholeSite, page: Page) -> None:
+def test_the_slider_goes_from_text_to_visual(site: WholeSite, page: Page) -> None:
     page.goto(f"{site.url}/?q=hostile")
-    slider = page.get_by_role("slider", name="looks")
+    slider = page.get_by_role("slider", name="visual")
     slider.focus()
     page.keyboard.press("Home")
-    expect(page.locator("output")).to_have_text("0 % looks")
+    expect(page.locator("output")).to_have_text("0 % visual")
     page.get_by_role("button", name="Search", exact=True).click()
     expect(page).to_have_url(re.compile("alpha=0"))
     assert cards(page) == [f"/image/{ATTACK.id}"]
 
 
-def test_an_image_opens_with_all_that_is_known_and_its_likes(site: WholeSite, page: Page) -> None:
+def test_an_image_opens_with_its_details_and_similar_images(site: WholeSite, page: Page) -> None:
     page.goto(f"{site.url}/?q=picture&alpha=0")
     opened = cards(page)[0]
     page.locator("a.view").first.click()
@@ -131,16 +131,16 @@ def test_an_image_opens_with_all_that_is_known_and_its_likes(site: WholeSite, pa
     expect(page.locator(".picture")).to_have_js_property("complete", True)
     assert page.locator(".picture").evaluate("picture => picture.naturalWidth") > 320
     expect(page.locator("dl")).to_contain_text("imagesampler-mobotix")
-    expect(page.get_by_role("heading", name="Looks like this")).to_be_visible()
+    expect(page.get_by_role("heading", name="Similar images")).to_be_visible()
     page.get_by_role("link", name="More like this", exact=True).click()
-    expect(page.get_by_role("heading", name="Images that look like this one")).to_be_visible()
+    expect(page.get_by_role("heading", name="Images similar to this one")).to_be_visible()
     assert opened not in cards(page)
 
 
-def test_an_image_shows_its_place_on_a_map(site: WholeSite, page: Page) -> None:
+def test_an_image_shows_its_location_on_a_map(site: WholeSite, page: Page) -> None:
     page.goto(f"{site.url}/image/{ATTACK.id}")
     expect(page.get_by_role("img", name="Map: 37 km south-west of Chicago")).to_be_visible()
-    page.get_by_role("link", name="Images near here").click()
+    page.get_by_role("link", name="Images nearby").click()
     assert f"/image/{ATTACK.id}" in cards(page)
     expect(page.get_by_role("link", name="Remove filter 41.70000, -88.00000")).to_be_visible()
 
@@ -196,34 +196,34 @@ def test_a_page_has_no_serious_fault_of_accessibility_in_light_and_dark(
     assert serious_faults(page) == []
 
 
-def test_what_happens_now_is_kept_up_to_date(site: WholeSite, page: Page) -> None:
+def test_the_status_page_refreshes_itself(site: WholeSite, page: Page) -> None:
     page.goto(f"{site.url}/now")
-    expect(page.get_by_text("Keeps itself up to date.")).to_be_visible()
+    expect(page.get_by_text("Refreshes itself.")).to_be_visible()
     expect(page.locator("[data-show=images_stored]")).to_have_text(str(site.stored()))
     expect(page.locator("[data-list=components]")).to_contain_text("triton ok")
     expect(page.locator("[data-list=workers]")).to_contain_text("processor")
-    expect(page.get_by_role("img", name=re.compile("Images waiting since"))).to_be_visible()
+    expect(page.get_by_role("img", name=re.compile("Images queued since"))).to_be_visible()
 
 
-def test_a_dead_letter_that_is_retried_is_stored(site: WholeSite, page: Page) -> None:
+def test_a_reprocessed_dead_letter_is_stored(site: WholeSite, page: Page) -> None:
     before = site.stored()
     page.goto(f"{site.url}/dead-letters?reason=not_found")
     page.locator("td.error a").click()
     expect(page.get_by_role("heading", name="not_found")).to_be_visible()
     expect(page.locator("pre").last).to_contain_text("Traceback")
-    page.get_by_role("button", name="Retry").click()
-    expect(page.get_by_role("status")).to_contain_text("1 dead letter on the queue again")
+    page.get_by_role("button", name="Reprocess").click()
+    expect(page.get_by_role("status")).to_contain_text("1 dead letter queued again")
     wait_until(lambda: site.stored() == before + 1, "the image in the store", 60)
     wait_until(lambda: "not_found" not in site.dead(), "the end of the dead letter")
     page.goto(f"{site.url}/dead-letters")
     expect(page.locator("tbody tr")).to_have_count(SPOILT)
 
 
-def test_dead_letters_are_dropped_by_a_filter_once_confirmed(site: WholeSite, page: Page) -> None:
+def test_dead_letters_are_discarded_by_a_filter_once_confirmed(site: WholeSite, page: Page) -> None:
     page.goto(f"{site.url}/dead-letters")
     page.get_by_role("link", name=re.compile("^empty")).click()
-    page.get_by_role("button", name="Drop all…").click()
-    expect(page.get_by_role("heading", name=re.compile("Drop 1 dead letter"))).to_be_visible()
-    page.get_by_role("button", name="Drop for good").click()
-    expect(page.get_by_role("status")).to_contain_text("1 dead letter dropped")
+    page.get_by_role("button", name="Discard all…").click()
+    expect(page.get_by_role("heading", name=re.compile("Discard 1 dead letter"))).to_be_visible()
+    page.get_by_role("button", name="Discard").click()
+    expect(page.get_by_role("status")).to_contain_text("1 dead letter discarded")
     assert "empty" not in site.dead()

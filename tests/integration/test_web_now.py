@@ -1,4 +1,4 @@
-"""What the pages tell of the system, seen with a real Redis and a real store."""
+"""The state of the system on the pages, with a real Redis and a real store."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.support.pages import SNOW, an_image, keep, served
 from tests.support.waiting import wait_until
 from weavloader import redis_keys
 from weavloader.settings import Settings, load_settings
-from web.image_service import Gallery
-from web.monitor import Monitor
+from web.image_service import ImageService
+from web.snapshot import Monitor
 
 
 @pytest.fixture
@@ -38,14 +38,14 @@ def settings(tmp_path: Path, redis_url: str) -> Settings:
 
 @pytest.fixture
 def site(settings: Settings) -> Iterator[httpx.Client]:
-    """The pages, with a monitor that looks five times a second."""
-    with closing(Gallery(settings)) as gallery:
-        monitor = Monitor(settings, gallery, interval=0.2)
+    """The pages, with five snapshots a second."""
+    with closing(ImageService(settings)) as images:
+        monitor = Monitor(settings, images, interval=0.2)
         with monitor.running(), served(settings, monitor) as client:
             yield client
 
 
-def test_the_status_tells_what_is_stored_queued_dead_and_ailing(
+def test_the_status_has_stored_queued_dead_and_failed_parts(
     settings: Settings, redis_url: str, site: httpx.Client
 ) -> None:
     keep(settings, [an_image("one", "snow", SNOW), an_image("two", "ice", SNOW, minutes_ago=1)])
@@ -67,10 +67,10 @@ def test_the_status_tells_what_is_stored_queued_dead_and_ailing(
         )
         return told if complete and told["stream"] else None
 
-    status = wait_until(seen, "a look at all of it")
+    status = wait_until(seen, "a complete snapshot")
     assert status["dead_letters"] == 1
     assert status["images_queued"] == 5
-    assert status["stream"]["taken"] == 7 and status["stream"]["waiting"] is True
+    assert status["stream"]["received"] == 7 and status["stream"]["waiting"] is True
     assert 90 <= status["stream"]["lag_seconds"] < 180
     assert [image["caption"] for image in status["newest"]] == ["ice", "snow"]
     assert status["components"]["redis"] == status["components"]["store"] == "ok"
@@ -84,22 +84,22 @@ def test_the_front_page_shows_the_newest_without_a_search(
 ) -> None:
     image = an_image("one", "snow on a ridge", SNOW)
     keep(settings, [image])
-    wait_until(lambda: "No image yet" not in site.get("/").text, "images")
+    wait_until(lambda: "No images yet" not in site.get("/").text, "images")
     page = site.get("/").text
     assert "Newest images" in page and f"/image/{image.id}" in page
 
 
-def test_charts_have_a_point_for_each_look(site: httpx.Client) -> None:
-    def looked() -> Any:
+def test_charts_have_a_point_for_each_snapshot(site: httpx.Client) -> None:
+    def sampled() -> Any:
         history = site.get("/api/status").json()["history"]
         return history if len(history["at"]) >= 3 else None
 
-    history = wait_until(looked, "three looks")
+    history = wait_until(sampled, "three snapshots")
     assert len(history["at"]) == len(history["images_per_minute"]) == len(history["images_queued"])
     assert history["at"] == sorted(history["at"])
 
 
-def test_a_worker_is_seen_by_its_heartbeats(job_system: Celery, site: httpx.Client) -> None:
+def test_a_worker_is_shown_by_its_heartbeats(job_system: Celery, site: httpx.Client) -> None:
     def online() -> object:
         with job_system.events.default_dispatcher(hostname="processor@here") as dispatcher:
             dispatcher.send("worker-heartbeat", active=2, processed=5)
@@ -109,7 +109,7 @@ def test_a_worker_is_seen_by_its_heartbeats(job_system: Celery, site: httpx.Clie
     wait_until(online, "the worker on the page")
 
 
-def test_before_the_first_look_nothing_is_claimed(settings: Settings) -> None:
+def test_before_the_first_snapshot_no_value_is_shown(settings: Settings) -> None:
     with served(settings) as site:
         status = site.get("/api/status").json()
         page = site.get("/now").text

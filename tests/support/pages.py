@@ -17,9 +17,9 @@ from tornado.httpserver import HTTPServer
 from weavloader.settings import Settings
 from weavloader.store import open_store
 from weavloader.store.base import TEXT_PROPERTIES, ImageObject, Location, Vector
-from web.image_service import Gallery
-from web.monitor import Monitor
+from web.image_service import ImageService
 from web.server import application
+from web.snapshot import Monitor
 
 NOW = datetime.now(UTC)
 SNOW, STREET = np.eye(4, dtype=np.float32)[:2]
@@ -64,16 +64,16 @@ def served(
     """A client of the pages, which a thread serves.
 
     Args:
-        monitor: One that runs; by default one that never looked.
+        monitor: One that runs; by default one without a snapshot.
         host: What the client calls the server.
     """
     port: list[int] = []
     ready, loop_of = Event(), list[tuple[asyncio.AbstractEventLoop, asyncio.Event]]()
 
     async def serve() -> None:
-        gallery = Gallery(settings)
-        shown = monitor or Monitor(settings, gallery)
-        with closing(gallery), application(settings, gallery, shown) as app:
+        images = ImageService(settings)
+        shown = monitor or Monitor(settings, images)
+        with closing(images), application(settings, images, shown) as app:
             server = HTTPServer(app)
             server.listen(0, "127.0.0.1")
             port.extend(sock.getsockname()[1] for sock in server._sockets.values())

@@ -16,7 +16,7 @@ from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.settings import Settings, load_settings
 from weavloader.store.base import Location, Vector
 from web import image_service
-from web.thumbnails import BoundedCache, as_jpeg
+from web.image_service import ImageService, as_jpeg
 
 LEMONT = Location(41.7016, -87.9953)
 HILLS = an_image(
@@ -59,7 +59,7 @@ def test_the_first_visit_shows_a_search_box_and_searches_nothing(site: httpx.Cli
     page = site.get("/")
     assert page.status_code == 200
     assert 'type="search"' in page.text
-    assert "No image yet" in page.text
+    assert "No images yet" in page.text
 
 
 def test_a_search_shows_thumbnail_caption_node_time_and_score(site: httpx.Client) -> None:
@@ -70,9 +70,9 @@ def test_a_search_shows_thumbnail_caption_node_time_and_score(site: httpx.Client
     assert re.search(r"Score </span>[01]\.\d\d", page)
 
 
-def test_a_score_is_taken_apart_into_words_and_looks(site: httpx.Client) -> None:
+def test_a_score_is_shown_with_its_text_and_visual_parts(site: httpx.Client) -> None:
     query = {"q": "ridge", "alpha": "0.4"}
-    assert "<span>0.60 words + 0.40 looks</span>" in site.get("/", params=query).text
+    assert "<span>0.60 text + 0.40 visual</span>" in site.get("/", params=query).text
     best = site.get("/api/search", params=query).json()["results"][0]
     assert best["explanation"]["words"]["share"] == pytest.approx(0.6)
     assert best["explanation"]["looks"]["share"] == pytest.approx(0.4)
@@ -88,7 +88,7 @@ def test_the_best_match_comes_first(site: httpx.Client) -> None:
     assert found(site, q="ridge")[0] == HILLS.id
 
 
-def test_alpha_0_goes_by_words_and_1_by_looks(site: httpx.Client) -> None:
+def test_alpha_0_searches_by_text_and_1_by_vector(site: httpx.Client) -> None:
     assert found(site, q="street", alpha="0")[0] == ROAD.id
     assert found(site, q="street", alpha="1")[0] == HILLS.id
 
@@ -103,7 +103,7 @@ def test_a_search_can_be_limited_to_a_time(site: httpx.Client) -> None:
 
 
 def test_a_search_without_results_says_what_to_try(site: httpx.Client) -> None:
-    assert "Nothing was found" in site.get("/", params={"q": "snow", "vsn": "W999"}).text
+    assert "No results" in site.get("/", params={"q": "snow", "vsn": "W999"}).text
 
 
 def test_a_hostile_caption_is_shown_as_text(site: httpx.Client) -> None:
@@ -210,7 +210,7 @@ def test_a_wrong_argument_is_named(site: httpx.Client, query: dict[str, str]) ->
 def test_what_is_not_there_is_a_clear_message(site: httpx.Client, path: str, status: int) -> None:
     response = site.get(path)
     assert response.status_code == status
-    assert "That did not work" in response.text
+    assert f"Error {status}" in response.text
     assert "Traceback" not in response.text
 
 
@@ -219,7 +219,7 @@ def test_a_hostile_address_leads_nowhere(site: httpx.Client) -> None:
         assert site.get(path).status_code in (400, 403, 404), path
 
 
-def test_without_words_the_newest_are_shown(site: httpx.Client) -> None:
+def test_without_a_text_the_newest_are_shown(site: httpx.Client) -> None:
     assert found(site) == [image.id for image in (ROAD, HILLS, ATTACK, SCRIPTED)]
     assert found(site, vsn="W021", since="100m") == [HILLS.id, ATTACK.id]
     assert "Newest first" in site.get("/", params={"vsn": "W021"}).text
@@ -230,7 +230,7 @@ def test_a_search_can_be_limited_to_a_camera_and_a_project(site: httpx.Client) -
     assert found(site, q="snow", project="prairie") == [HILLS.id]
 
 
-def test_a_search_can_be_limited_to_a_place(site: httpx.Client) -> None:
+def test_a_search_can_be_limited_to_an_area(site: httpx.Client) -> None:
     assert found(site, q="snow", near="41.88, -87.63", within="40") == [HILLS.id]
     assert found(site, q="snow", near="41.88, -87.63", within="30") == []
     page = site.get(f"/image/{HILLS.id}").text
@@ -252,15 +252,15 @@ def test_a_page_leads_to_the_next_and_back(site: httpx.Client) -> None:
     assert 'rel="prev"' in site.get(address[1].replace("&amp;", "&")).text
 
 
-def test_more_like_this_leaves_the_image_itself_out(site: httpx.Client) -> None:
+def test_similar_images_do_not_include_the_image_itself(site: httpx.Client) -> None:
     likes = found(site, like=ROAD.id)
     assert ROAD.id not in likes
     assert set(likes[:2]) == {ATTACK.id, SCRIPTED.id}
     page = site.get("/", params={"like": ROAD.id}).text
-    assert "Images that look like this one" in page
+    assert "Images similar to this one" in page
 
 
-def test_likes_of_an_image_that_is_not_there_are_a_clear_message(site: httpx.Client) -> None:
+def test_more_like_an_unknown_image_is_a_clear_message(site: httpx.Client) -> None:
     missing = "00000000-0000-0000-0000-000000000000"
     answer = site.get("/", params={"like": missing})
     assert answer.status_code == 400
@@ -278,11 +278,11 @@ def test_a_first_visit_waits_for_no_store(
         assert client.get("/").status_code == 200
 
 
-def test_an_image_page_says_where_it_was_and_what_looks_like_it(site: httpx.Client) -> None:
+def test_an_image_page_has_a_map_and_similar_images(site: httpx.Client) -> None:
     page = site.get(f"/image/{HILLS.id}").text
     assert "km south-west of Chicago" in page
     assert "<svg" in page and "Chicago</text>" in page
-    assert "Looks like this" in page
+    assert "Similar images" in page
     assert f'href="/image/{ROAD.id}"' in page
     assert "<svg" not in site.get(f"/image/{ROAD.id}").text
 
@@ -302,12 +302,12 @@ def test_results_can_be_narrowed_to_what_they_hold(site: httpx.Client) -> None:
     assert "Remove filter" in narrowed
 
 
-def test_without_triton_words_are_searched_and_the_visitor_is_told(
+def test_without_triton_the_search_is_by_text_and_says_so(
     site: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_service, "connect_embedder", embedder(out_of_reach))
     page = site.get("/", params={"q": "street"}).text
-    assert image_service.WORDS_ONLY in page
+    assert image_service.TEXT_ONLY in page
     assert f"/image/{ROAD.id}" in page
     assert f"/image/{HILLS.id}" not in page
 
@@ -332,33 +332,36 @@ def test_bytes_that_are_no_image_are_refused() -> None:
         as_jpeg(b"<svg onload=alert(1)>", longest_side=320, max_pixels=10**6)
 
 
-def test_the_cache_never_holds_more_than_its_bound() -> None:
-    cache = BoundedCache(most_bytes=100)
-    for number in range(50):
-        cache.put(str(number), bytes(30))
-        assert cache.held_bytes <= 100
-    assert cache.get("0") is None
-    assert cache.get("49") == bytes(30)
+@pytest.fixture
+def bounded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> tuple[ImageService, list[str]]:
+    """A service that caches 100 bytes, each JPEG being its id; and the ids of those made."""
+    monkeypatch.setattr(image_service, "CACHE_BYTES", 100)
+    service = ImageService(settings)
+    made: list[str] = []
+
+    def picture(object_id: str, longest_side: int) -> bytes:
+        made.append(object_id)
+        return object_id.encode()
+
+    monkeypatch.setattr(service, "picture", picture)
+    return service, made
 
 
-def test_the_cache_drops_what_was_not_used_for_longest() -> None:
-    cache = BoundedCache(most_bytes=2)
-    cache.put("a", b"1")
-    cache.put("b", b"2")
-    cache.get("a")
-    cache.put("c", b"3")
-    assert cache.get("b") is None
-    assert cache.get("a") == b"1"
+def test_the_thumbnails_used_last_are_cached_up_to_a_number_of_bytes(
+    bounded: tuple[ImageService, list[str]],
+) -> None:
+    service, made = bounded
+    a, b, c = (letter * 40 for letter in "abc")
+    for name in (a, b, a, c, a, b):
+        assert service.thumbnail(name) == name.encode()
+    # c took the place of b, which was not used for longest.
+    assert made == [a, b, c, b]
 
 
-def test_the_cache_counts_a_replaced_value_once() -> None:
-    cache = BoundedCache(most_bytes=10)
-    cache.put("a", b"12345")
-    cache.put("a", b"123")
-    assert cache.held_bytes == 3
-
-
-def test_a_value_larger_than_the_bound_is_not_kept() -> None:
-    cache = BoundedCache(most_bytes=2)
-    cache.put("a", b"123")
-    assert cache.held_bytes == 0
+def test_a_thumbnail_larger_than_the_cache_is_returned_but_not_cached(
+    bounded: tuple[ImageService, list[str]],
+) -> None:
+    service, made = bounded
+    for _ in range(2):
+        assert service.thumbnail("x" * 101) == b"x" * 101
+    assert len(made) == 2

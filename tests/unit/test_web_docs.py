@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from web.dead_letters.query import parse_letter_query
+from web.dead_letters import parse_dead_letter_query
 from web.query import PageQuery, parse_query
 from web.server import ROUTES
 
 DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "pages.md").read_text()
-MOST_BYTES = 300_000
+MAX_BYTES = 300_000
 
 
 @pytest.mark.parametrize("pattern", [pattern for pattern in ROUTES if "/api/" in pattern])
@@ -46,7 +46,7 @@ def test_every_argument_of_the_dead_letters_is_described() -> None:
         names.add(name)
         return default
 
-    parse_letter_query(argument)
+    parse_dead_letter_query(argument)
     assert asked("/api/dlq") == names
 
 
@@ -54,4 +54,4 @@ def test_every_screenshot_is_there_and_small() -> None:
     shown = re.findall(r"\(images/([^)]+)\)", TEXT)
     assert len(shown) >= 6
     for name in shown:
-        assert 0 < (DOCS / "images" / name).stat().st_size <= MOST_BYTES, name
+        assert 0 < (DOCS / "images" / name).stat().st_size <= MAX_BYTES, name

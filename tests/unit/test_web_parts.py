@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import base64
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 
 import pytest
 
 from inference.preview.captions import PREFIX
 from weavloader.store.base import Location
 from web.access import FORWARDED, Access, is_loopback
-from web.map import HEIGHT, WIDTH, distance_km, draw_map, whereabouts
-from web.map_data import CITIES
-from web.monitor import Look, _rate
+from web.map import HEIGHT, WIDTH, describe, distance_km, draw_map, map_data
 from web.query import PageQuery, parse_query
+from web.snapshot import Snapshot, images_per_minute
 from web.view_models import PREVIEW_PREFIX, Caption, duration
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -57,9 +57,9 @@ def test_an_address_reads_as_the_query_it_was_made_from() -> None:
     assert parse_query(lambda name, default: given.get(name, default)) == query
 
 
-def test_places_are_told_by_the_nearest_city() -> None:
-    assert whereabouts(Location(41.7016, -87.9953)) == "36 km south-west of Chicago"
-    assert whereabouts(Location(40.0149, -105.2705)) == "in or beside Boulder"
+def test_a_location_is_described_by_the_nearest_city() -> None:
+    assert describe(Location(41.7016, -87.9953)) == "36 km south-west of Chicago"
+    assert describe(Location(40.0149, -105.2705)) == "in or near Boulder"
     assert distance_km(Location(0, 0), Location(0, 180)) == pytest.approx(20015, abs=1)
 
 
@@ -72,7 +72,7 @@ def test_a_map_can_be_drawn_anywhere(place: Location) -> None:
     drawn = draw_map(place)
     assert (drawn.x, drawn.y) == (WIDTH / 2, HEIGHT / 2)
     assert all(0 < city.x < WIDTH and 0 < city.y < HEIGHT for city in drawn.cities)
-    assert drawn.words
+    assert drawn.description
 
 
 def test_a_map_shows_land_lakes_and_the_cities_around() -> None:
@@ -81,9 +81,12 @@ def test_a_map_shows_land_lakes_and_the_cities_around() -> None:
     assert {"Chicago", "Milwaukee"} <= {city.name for city in drawn.cities}
 
 
-def test_every_city_of_the_atlas_is_on_earth() -> None:
-    assert len(CITIES) > 100
-    assert all(abs(lat) <= 90 and abs(lon) <= 180 for lat, lon in CITIES.values())
+def test_every_point_of_the_map_data_is_on_earth() -> None:
+    data = map_data()
+    assert len(data.cities) > 100
+    assert all(abs(at.latitude) <= 90 and abs(at.longitude) <= 180 for at in data.cities.values())
+    for lon, lat in chain(*data.land, *data.water, *data.borders):
+        assert abs(lat) <= 90 and abs(lon) <= 180
 
 
 def test_who_sits_at_this_machine_needs_no_password() -> None:
@@ -138,23 +141,24 @@ def test_other_names_are_not_this_machine(host: str) -> None:
     assert not is_loopback(host)
 
 
-def looks(*stored: int | None, every: float = 30) -> list[Look]:
+def snapshots(*stored: int | None, every: float = 30) -> list[Snapshot]:
     return [
-        Look(NOON + timedelta(seconds=every * n), stored=count) for n, count in enumerate(stored)
+        Snapshot(NOON + timedelta(seconds=every * n), stored=count)
+        for n, count in enumerate(stored)
     ]
 
 
 def test_images_per_minute_are_counted_over_the_last_minute() -> None:
-    assert _rate(looks(0, 100, 110, 115, 130)) == 20
-    assert _rate(looks(0, 5)) == 10
+    assert images_per_minute(snapshots(0, 100, 110, 115, 130)) == 20
+    assert images_per_minute(snapshots(0, 5)) == 10
 
 
 def test_images_per_minute_are_unknown_rather_than_wrong() -> None:
-    assert _rate([]) is None
-    assert _rate(looks(5)) is None
-    assert _rate(looks(5, None)) is None
-    assert _rate(looks(None, 5)) is None
-    assert _rate(looks(10, 0)) == 0
+    assert images_per_minute([]) is None
+    assert images_per_minute(snapshots(5)) is None
+    assert images_per_minute(snapshots(5, None)) is None
+    assert images_per_minute(snapshots(None, 5)) is None
+    assert images_per_minute(snapshots(10, 0)) == 0
 
 
 def test_spans_are_told_in_their_largest_unit() -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from weavloader.dlq.index import Label
-from weavloader.errors import PermanentError, WeavloaderError
+from weavloader.errors import PermanentError, WeavloaderError, find_reason
 from weavloader.images.job import META_FIELDS, clean_name
 
 _REASON = re.compile(r"[a-z0-9_]+(?=: )")
@@ -62,6 +62,12 @@ class DeadLetter:
     def is_permanent(self) -> bool:
         """Whether trying again is known to give the same answer."""
         return self.exc_type == PermanentError.__name__
+
+    @property
+    def remedy(self) -> str:
+        """What the operator can do, by the reason; empty for an error without one."""
+        reason = find_reason(self.reason)
+        return reason.remedy if reason else ""
 
     @property
     def label(self) -> Label:

@@ -14,7 +14,7 @@ function number(value) {
   return value === null || value === undefined ? "–" : whole.format(value);
 }
 
-// Texts become text nodes, never markup: captions and errors come from outside.
+// Texts become text nodes, never markup: captions and errors are not trusted.
 function element(tag, content, attributes = {}) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
@@ -31,19 +31,19 @@ function row(name, ...values) {
   return element("tr", [element("th", name, { scope: "row" }), ...cells]);
 }
 
-function component([name, words]) {
-  const kind = words === "ok" ? "ok" : "ailing";
-  return element("li", [element("strong", name), ` ${words}`], { class: kind });
+function component([name, state]) {
+  const kind = state === "ok" ? "ok" : "failed";
+  return element("li", [element("strong", name), ` ${state}`], { class: kind });
 }
 
-function image(shown) {
-  const address = encodeURIComponent(shown.id);
+function image(card) {
+  const address = encodeURIComponent(card.id);
   const picture = element("img", [], {
     src: `/thumbnail/${address}.jpg`, alt: "", width: 320, height: 240,
   });
-  const caption = element("span", shown.caption || "No caption", { class: "caption" });
+  const caption = element("span", card.caption || "No caption", { class: "caption" });
   const link = element("a", [picture, caption], { href: `/image/${address}` });
-  return element("li", [link, element("span", `${shown.vsn} ${shown.time}`, { class: "quiet" })]);
+  return element("li", [link, element("span", `${card.vsn} ${card.time}`, { class: "quiet" })]);
 }
 
 function minutes(from, to) {
@@ -54,12 +54,12 @@ function chart(name, title, times, values) {
   if (!times.length) return;
   const svg = document.querySelector(`[data-chart="${name}"]`);
   const axis = svg.nextElementSibling;
-  const most = Math.max(1, ...values.filter((value) => value !== null));
+  const max = Math.max(1, ...values.filter((value) => value !== null));
   const start = new Date(times[0]).getTime();
   const span = new Date(times[times.length - 1]).getTime() - start || 1;
-  const points = values.flatMap((value, place) => {
-    const x = ((new Date(times[place]).getTime() - start) / span) * WIDTH;
-    const y = HEIGHT - 2 - ((value ?? 0) / most) * (HEIGHT - 6);
+  const points = values.flatMap((value, index) => {
+    const x = ((new Date(times[index]).getTime() - start) / span) * WIDTH;
+    const y = HEIGHT - 2 - ((value ?? 0) / max) * (HEIGHT - 6);
     return value === null ? [] : [`${x.toFixed(1)},${y.toFixed(1)}`];
   });
   const line = points.length ? `M${points.join("L")}` : "";
@@ -68,9 +68,9 @@ function chart(name, title, times, values) {
   svg.querySelector(".area").setAttribute("d", line && `${line}V${HEIGHT}H${first}Z`);
   const ago = `${minutes(times[0], times[times.length - 1])} min ago`;
   axis.querySelector("[data-from]").textContent = ago;
-  axis.querySelector("[data-most]").textContent = `most ${number(most)}`;
+  axis.querySelector("[data-most]").textContent = `max ${number(max)}`;
   const last = number(values[values.length - 1]);
-  svg.setAttribute("aria-label", `${title} since ${ago}: now ${last}, at most ${number(most)}`);
+  svg.setAttribute("aria-label", `${title} since ${ago}: now ${last}, maximum ${number(max)}`);
 }
 
 function duration(seconds) {
@@ -81,11 +81,11 @@ function duration(seconds) {
   return `${Math.max(0, Math.round(seconds))} s`;
 }
 
-function stream(word) {
-  if (!word) return "No word of the moderator yet.";
-  const waits = word.waiting ? "; it waits for the queue to drain" : "";
-  const looked = duration(word.last_look_seconds);
-  return `since the newest capture; looked ${looked} ago, took ${number(word.taken)}${waits}`;
+function stream(status) {
+  if (!status) return "The moderator has not polled the stream yet.";
+  const waits = status.waiting ? "; paused until the queue drains" : "";
+  const polled = duration(status.last_poll_seconds);
+  return `since the newest capture; polled ${polled} ago, received ${number(status.received)}${waits}`;
 }
 
 function render(status) {
@@ -102,7 +102,7 @@ function render(status) {
   list("newest", status.newest.map(image));
   const { at, images_per_minute: rate, images_queued: queued } = status.history;
   chart("images_per_minute", "Images per minute", at, rate);
-  chart("images_queued", "Images waiting", at, queued);
+  chart("images_queued", "Images queued", at, queued);
 }
 
 let shownAt = null;
@@ -115,11 +115,11 @@ async function refresh() {
     if (status.at !== shownAt) render(status);
     shownAt = status.at;
     const time = new Date(status.at).toISOString().slice(11, 19);
-    if (state.dataset.lost !== "no") state.textContent = "Keeps itself up to date.";
+    if (state.dataset.lost !== "no") state.textContent = "Refreshes itself.";
     state.dataset.lost = "no";
-    state.title = `Last look at ${time} UTC`;
+    state.title = `Last snapshot at ${time} UTC`;
   } catch {
-    state.textContent = "The server does not answer; what you see is old. Trying again.";
+    state.textContent = "The server does not respond; the values shown are old. Trying again.";
     state.dataset.lost = "yes";
   }
 }

@@ -1,4 +1,4 @@
-"""The dead-letter pages over a real Redis, with the real way of putting tasks back."""
+"""The dead-letter pages over a real Redis, with tasks really queued again."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,13 @@ def site(settings: Settings, letters: DeadLetters, job_system: Celery) -> Iterat
         yield client
 
 
-def listed(site: httpx.Client, **query: str) -> list[str]:
+def listing(site: httpx.Client, **query: str) -> list[dict[str, Any]]:
     found = site.get("/api/dlq", params=query).raise_for_status().json()
-    return [each["task_id"] for each in found["letters"]]
+    return list(found["dead_letters"])
+
+
+def listed(site: httpx.Client, **query: str) -> list[str]:
+    return [each["task_id"] for each in listing(site, **query)]
 
 
 def post(site: httpx.Client, path: str, **fields: str) -> httpx.Response:
@@ -77,6 +82,10 @@ def post(site: httpx.Client, path: str, **fields: str) -> httpx.Response:
     token = re.search(r'name="_xsrf" value="([^"]+)"', site.get("/dead-letters").text)
     assert token
     return site.post(path, data={"_xsrf": token[1], **fields}, follow_redirects=True)
+
+
+def discard(site: httpx.Client, task_id: str) -> httpx.Response:
+    return post(site, f"/dead-letters/letter/{task_id}", action="discard")
 
 
 def waiting(redis: Any) -> int:
@@ -91,7 +100,7 @@ def test_the_list_shows_reason_node_age_and_error_newest_first(site: httpx.Clien
         assert shown in page
 
 
-def test_letters_are_found_by_reason_node_and_age(site: httpx.Client) -> None:
+def test_dead_letters_are_found_by_reason_node_and_age(site: httpx.Client) -> None:
     assert listed(site) == [C, B, A]
     assert listed(site, reason=Reason.NOT_FOUND) == [B, A]
     assert listed(site, vsn="W021") == [C, A]
@@ -102,46 +111,55 @@ def test_letters_are_found_by_reason_node_and_age(site: httpx.Client) -> None:
     assert counts["nodes"] == {"W021": 2, "W07A": 1}
 
 
-def test_one_letter_is_shown_whole_and_as_text(site: httpx.Client) -> None:
+def test_a_dead_letter_is_shown_whole_and_as_text(site: httpx.Client) -> None:
     page = site.get(f"/dead-letters/letter/{C}").text
     assert "&lt;script&gt;" in page and "<script>alert" not in page
     assert "&lt;b&gt;deep&lt;/b&gt; inside" in page and "&lt;i&gt;top" in page
     assert site.get(f"/api/dlq/{C}").json()["attempts"] == 4
 
 
-def test_a_letter_that_is_retried_is_on_the_queue_and_marked(
+def test_the_remedy_of_a_reason_is_shown(site: httpx.Client) -> None:
+    remedy = Reason.NOT_FOUND.remedy
+    assert escape(remedy) in site.get(f"/dead-letters/letter/{A}").text
+    assert site.get(f"/api/dlq/{A}").json()["remedy"] == remedy
+    remedies = {each["task_id"]: each["remedy"] for each in listing(site)}
+    assert remedies == {A: remedy, B: remedy, C: ""}  # "broker" is no reason of this version
+    assert "Remedy" not in site.get(f"/dead-letters/letter/{C}").text
+
+
+def test_a_reprocessed_dead_letter_is_queued_and_marked(
     site: httpx.Client, redis: Any, letters: DeadLetters
 ) -> None:
-    page = post(site, f"/dead-letters/letter/{A}", action="retry").text
+    page = post(site, f"/dead-letters/letter/{A}", action="reprocess").text
     assert waiting(redis) == 1
-    assert "1 dead letter on the queue again" in page
-    assert "on the queue again" in page and letters.get(A) is not None
-    post(site, f"/dead-letters/letter/{A}", action="retry")
+    assert "1 dead letter queued again." in page
+    assert ">queued again<" in page and letters.get(A) is not None
+    post(site, f"/dead-letters/letter/{A}", action="reprocess")
     assert waiting(redis) == 1
 
 
-def test_a_letter_that_is_dropped_is_gone_and_the_visitor_is_told_once(
+def test_a_discarded_dead_letter_is_gone_and_the_message_is_shown_once(
     site: httpx.Client, letters: DeadLetters
 ) -> None:
-    assert "1 dead letter dropped." in post(site, f"/dead-letters/letter/{B}", action="drop").text
+    assert "1 dead letter discarded." in discard(site, B).text
     assert letters.get(B) is None
-    assert "dropped" not in site.get("/dead-letters").text
+    assert "discarded" not in site.get("/dead-letters").text
 
 
-def test_a_filter_is_confirmed_then_retried(site: httpx.Client, redis: Any) -> None:
-    page = site.get("/dead-letters/all", params={"reason": "not_found", "action": "retry"}).text
-    assert "Retry 2 dead letters?" in page
+def test_reprocessing_by_a_filter_is_confirmed_first(site: httpx.Client, redis: Any) -> None:
+    page = site.get("/dead-letters/all", params={"reason": "not_found", "action": "reprocess"}).text
+    assert "Reprocess 2 dead letters?" in page
     assert waiting(redis) == 0
-    assert "2 dead letters on the queue again" in confirm(site, page).text
+    assert "2 dead letters queued again" in confirm(site, page).text
     assert waiting(redis) == 2
 
 
-def test_what_failed_after_the_question_is_not_meant_by_the_answer(
+def test_what_failed_after_the_confirmation_page_is_not_included(
     site: httpx.Client, letters: DeadLetters
 ) -> None:
-    page = site.get("/dead-letters/all", params={"reason": "not_found", "action": "drop"}).text
+    page = site.get("/dead-letters/all", params={"reason": "not_found", "action": "discard"}).text
     letters.put(letter("late", "not_found", "W021", hours=-1))
-    assert "2 dead letters dropped" in confirm(site, page).text
+    assert "2 dead letters discarded" in confirm(site, page).text
     assert listed(site) == ["late", C]
 
 
@@ -159,7 +177,7 @@ def test_another_site_can_change_nothing(
     site: httpx.Client, letters: DeadLetters, path: str, token: str | None
 ) -> None:
     site.get("/dead-letters")  # a visitor has the cookie; a foreign form cannot know its value
-    fields = {"action": "drop"} | ({} if token is None else {"_xsrf": token})
+    fields = {"action": "discard"} | ({} if token is None else {"_xsrf": token})
     assert site.post(path, data=fields).status_code == 403
     assert letters.count() == 3
 
@@ -171,7 +189,7 @@ def test_another_site_can_change_nothing(
         f"/dead-letters/letter/{A}",
         "/api/dlq",
         f"/api/dlq/{A}",
-        "/dead-letters/all?action=drop",
+        "/dead-letters/all?action=discard",
     ],
 )
 def test_beyond_this_machine_flowers_password_is_asked_for(
@@ -193,7 +211,7 @@ def test_a_foreign_page_that_takes_this_machines_address_is_asked_too(
 ) -> None:
     with served(settings, host="rebound.example") as site:
         assert site.get("/dead-letters").status_code == 401
-        assert site.post("/dead-letters/all", data={"action": "drop"}).status_code in (401, 403)
+        assert site.post("/dead-letters/all", data={"action": "discard"}).status_code in (401, 403)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +220,7 @@ def test_a_foreign_page_that_takes_this_machines_address_is_asked_too(
         ("/dead-letters/letter/unknown", 404, "no such dead letter"),
         ("/dead-letters?page=0", 400, "page"),
         ("/dead-letters?older=soon", 400, "older"),
-        ("/dead-letters/all?action=burn", 400, "retry or drop"),
+        ("/dead-letters/all?action=burn", 400, "reprocess or discard"),
         ("/api/dlq?page=x", 400, "page"),
     ],
 )
@@ -214,7 +232,7 @@ def test_what_is_wrong_is_a_clear_message(
     assert words in answer.text
 
 
-def test_many_letters_are_shown_page_by_page(site: httpx.Client, letters: DeadLetters) -> None:
+def test_many_dead_letters_are_shown_page_by_page(site: httpx.Client, letters: DeadLetters) -> None:
     for number in range(60):
         letters.put(letter(f"letter-{number:02}", "many", "W099", hours=number))
     first, second = listed(site, reason="many"), listed(site, reason="many", page="2")
@@ -231,4 +249,4 @@ def test_redis_out_of_reach_is_a_message_and_503(tmp_path: Path) -> None:
     with served(gone) as site:
         answer = site.get("/dead-letters")
     assert answer.status_code == 503
-    assert "out of reach" in answer.text
+    assert "unavailable" in answer.text

@@ -1,0 +1,298 @@
+"""The dead-letter pages: list, details, reprocessing and discarding, and the same as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from tornado.web import HTTPError
+
+from job_system.resubmission import BATCH, Resubmission, resubmit
+from weavloader.batches import batched
+from weavloader.dlq.queue import DeadLetter, DeadLetters, LetterFilter
+from weavloader.errors import ConfigError, Reason
+from weavloader.search import parse_moment
+from web.handler import PageHandler
+from web.view_models import duration, iso
+
+PAGE_SIZE = 50
+MAX_LENGTH = 256
+MAX_PAGE = 100_000
+_FILTERS = ("reason", "vsn", "older")
+_COOKIE = "weavloader_done"
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterQuery:
+    """Which dead letters a visitor asks for, as the address holds it.
+
+    Attributes:
+        reason: Only those with this reason; empty for all.
+        vsn: Only those of this node; empty for all.
+        older: Only those older than this, such as ``1h``; empty for all.
+        page: From 1.
+    """
+
+    reason: str = ""
+    vsn: str = ""
+    older: str = ""
+    page: int = 1
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is filtered out."""
+        return not (self.reason or self.vsn or self.older)
+
+    def filter(self) -> LetterFilter:
+        """The same for the dead-letter queue."""
+        return LetterFilter(
+            reason=self.reason or None,
+            vsn=self.vsn or None,
+            older_than=parse_moment(self.older) if self.older else None,
+        )
+
+    def address(self, **changes: str | int) -> str:
+        """The address of the list with some of it changed; a change shows its first page."""
+        given = {name: getattr(self, name) for name in (*_FILTERS, "page")}
+        values = {**given, **({"page": 1} if changes else {}), **changes}
+        arguments = {
+            name: value for name, value in values.items() if value and (name, value) != ("page", 1)
+        }
+        return f"/dead-letters?{urlencode(arguments)}" if arguments else "/dead-letters"
+
+
+def parse_dead_letter_query(argument: Callable[[str, str], str]) -> DeadLetterQuery:
+    """Read a query from a request's arguments.
+
+    Raises:
+        ConfigError: An argument is invalid; the message says which and what is expected.
+    """
+    given = {name: argument(name, "").strip()[:MAX_LENGTH] for name in _FILTERS}
+    page = argument("page", "1")
+    if not (page.isdecimal() and 1 <= int(page[:9]) <= MAX_PAGE):
+        raise ConfigError("page: expected a number from 1", reason=Reason.BAD_ARGUMENT)
+    query = DeadLetterQuery(page=int(page), **given)
+    try:
+        query.filter()
+    except ConfigError:
+        message = "older: expected a time such as 1h, 7d or 2026-01-31"
+        raise ConfigError(message, reason=Reason.BAD_ARGUMENT) from None
+    return query
+
+
+def list_page(dead_letters: DeadLetters, query: DeadLetterQuery) -> dict[str, Any]:
+    """A page of dead letters, newest first, with the counts to filter by.
+
+    Raises:
+        RedisError: Redis is unavailable.
+    """
+    wanted = query.filter()
+    shown = dead_letters.page((query.page - 1) * PAGE_SIZE, PAGE_SIZE, wanted)
+    return {
+        "dead_letters": shown,
+        "reprocessed": dead_letters.retried_at([letter.task_id for letter in shown]),
+        "count": dead_letters.count(wanted),
+        "total": dead_letters.count(),
+        "reasons": dead_letters.reasons(),
+        "nodes": dead_letters.nodes(),
+    }
+
+
+def reprocess(dead_letters: DeadLetters, task_ids: Iterable[str]) -> str:
+    """Queue the tasks of dead letters again, and return the outcome as a sentence.
+
+    Raises:
+        TransientError: The broker failed; what was not queued can be reprocessed at once.
+    """
+    done = Resubmission()
+    for batch in batched(task_ids, BATCH):
+        done += resubmit(dead_letters.get_many(batch), dead_letters)
+    sentences = [f"{_amount(len(done.submitted))} queued again."]
+    if done.already:
+        sentences.append(f"{len(done.already):,} skipped: already queued by an earlier run.")
+    if done.unknown:
+        sentences.append(f"{len(done.unknown):,} skipped: this version has no such task.")
+    return " ".join(sentences)
+
+
+def discard(dead_letters: DeadLetters, task_ids: Iterable[str]) -> str:
+    """Delete dead letters permanently, and return how many as a sentence.
+
+    Raises:
+        RedisError: Redis is unavailable.
+    """
+    return f"{_amount(dead_letters.drop(task_ids))} discarded."
+
+
+ACTIONS: dict[str, Callable[[DeadLetters, Iterable[str]], str]] = {
+    "reprocess": reprocess,
+    "discard": discard,
+}
+
+
+def parse_action(text: str) -> str:
+    """The name of one of :data:`ACTIONS`.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if text not in ACTIONS:
+        raise ConfigError("action: expected reprocess or discard", reason=Reason.BAD_ARGUMENT)
+    return text
+
+
+class DeadLetterHandler(PageHandler):
+    """Requires an account of Flower, unless the visitor sits at this machine."""
+
+    def prepare(self) -> None:
+        """Ask for a name and password where they are needed."""
+        self.set_header("Cache-Control", "no-store")
+        if not self.context.access.allows(self.request.host_name, self.request.headers):
+            self.set_header("WWW-Authenticate", 'Basic realm="Weavloader", charset="UTF-8"')
+            self.explain(401, "This page requires a user name and password of Flower")
+
+    async def dead_letter(self, task_id: str) -> DeadLetter:
+        """The dead letter of a task id, which is not trusted.
+
+        Raises:
+            HTTPError: There is none.
+        """
+        letter = await self.on_thread(self.context.dead_letters.get, task_id[:MAX_LENGTH])
+        if letter is None:
+            message = "There is no such dead letter; its image may have been stored since"
+            raise HTTPError(404, reason=message)
+        return letter
+
+    def set_message(self, message: str) -> None:
+        """Show a sentence at the top of the next page."""
+        self.set_signed_cookie(
+            _COOKIE, message, expires_days=None, httponly=True, samesite="Strict"
+        )
+
+    def take_message(self) -> str:
+        """The sentence to show, once."""
+        message = self.get_signed_cookie(_COOKIE)
+        self.clear_cookie(_COOKIE)
+        return message.decode() if message else ""
+
+
+class DeadLettersPage(DeadLetterHandler):
+    """``/dead-letters``: the list, newest first, with its filters."""
+
+    async def get(self) -> None:
+        """Write the page."""
+        query = parse_dead_letter_query(self.get_query_argument)
+        self.render(
+            "dead_letters.html",
+            section="dead-letters",
+            query=query,
+            message=self.take_message(),
+            now=datetime.now(UTC),
+            age=age,
+            text=error_text,
+            page_size=PAGE_SIZE,
+            **await self.on_thread(list_page, self.context.dead_letters, query),
+        )
+
+
+class DeadLettersAction(DeadLetterHandler):
+    """``/dead-letters/all``: an action on all that a filter matches, once it is confirmed."""
+
+    async def get(self) -> None:
+        """Ask for confirmation."""
+        asked = parse_dead_letter_query(self.get_query_argument)
+        # The visitor has not seen what fails from now on, so it is not included.
+        query = replace(asked, older=asked.older or datetime.now(UTC).isoformat())
+        self.render(
+            "confirm.html",
+            section="dead-letters",
+            asked=asked,
+            query=query,
+            action=parse_action(self.get_query_argument("action", "")),
+            back=asked.address(),
+            count=await self.on_thread(self.context.dead_letters.count, query.filter()),
+        )
+
+    async def post(self) -> None:
+        """Carry it out."""
+        query = parse_dead_letter_query(self.get_body_argument)
+        act = ACTIONS[parse_action(self.get_body_argument("action", ""))]
+        dead_letters = self.context.dead_letters
+        self.set_message(await self.on_thread(act, dead_letters, dead_letters.ids(query.filter())))
+        self.redirect("/dead-letters")
+
+
+class DeadLetterPage(DeadLetterHandler):
+    """``/dead-letters/letter/<id>``: one dead letter with its details and actions."""
+
+    async def get(self, task_id: str) -> None:
+        """Write the page."""
+        letter = await self.dead_letter(task_id)
+        reprocessed = await self.on_thread(self.context.dead_letters.retried_at, [letter.task_id])
+        self.render(
+            "dead_letter.html",
+            section="dead-letters",
+            letter=letter,
+            names=letter.image_names(),
+            task_message=json.dumps({"args": letter.args, "kwargs": letter.kwargs}, indent=2),
+            reprocessed=reprocessed.get(letter.task_id),
+            message=self.take_message(),
+            now=datetime.now(UTC),
+            age=age,
+            text=error_text(letter),
+        )
+
+    async def post(self, task_id: str) -> None:
+        """Reprocess or discard it."""
+        letter = await self.dead_letter(task_id)
+        action = parse_action(self.get_body_argument("action", ""))
+        dead_letters = self.context.dead_letters
+        self.set_message(await self.on_thread(ACTIONS[action], dead_letters, [letter.task_id]))
+        self.redirect("/dead-letters" if action == "discard" else self.request.path)
+
+
+class DeadLettersApi(DeadLetterHandler):
+    """``/api/dlq``: the list as JSON."""
+
+    async def get(self) -> None:
+        """Write the list."""
+        query = parse_dead_letter_query(self.get_query_argument)
+        found = await self.on_thread(list_page, self.context.dead_letters, query)
+        reprocessed = found["reprocessed"]
+        dead_letters = [
+            {**as_json(letter), "reprocessed_at": iso(reprocessed.get(letter.task_id))}
+            for letter in found["dead_letters"]
+        ]
+        self.write({**found, "dead_letters": dead_letters, "reprocessed": len(reprocessed)})
+
+
+class DeadLetterApi(DeadLetterHandler):
+    """``/api/dlq/<id>``: one dead letter as JSON."""
+
+    async def get(self, task_id: str) -> None:
+        """Write the dead letter."""
+        self.write(as_json(await self.dead_letter(task_id)))
+
+
+def as_json(letter: DeadLetter) -> dict[str, Any]:
+    """A dead letter as ``redis-cli GET dlq:<id>`` gives it, with its ``remedy``."""
+    return {**asdict(letter), "remedy": letter.remedy}
+
+
+def error_text(letter: DeadLetter) -> str:
+    """The error message without the reason, which is shown beside it."""
+    return letter.exc_message.removeprefix(f"{letter.reason}: ") or letter.exc_type
+
+
+def age(moment: str | datetime, now: datetime) -> str:
+    """How long ago something was, in its largest unit: ``3 h``."""
+    then = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+    return duration((now - then).total_seconds())
+
+
+def _amount(count: int) -> str:
+    return f"{count:,} dead letter{'' if count == 1 else 's'}"
