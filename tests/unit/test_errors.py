@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tools import reasons_table
 from weavloader.errors import ConfigError, Kind, PermanentError, Reason, TransientError
 
 ROOT = Path(__file__).parents[2]
@@ -64,3 +65,9 @@ def test_an_error_keeps_its_reason_between_processes(kind: type[TransientError])
     error = kind("why", reason=Reason.EMPTY)
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy), copy.reason) == (kind, "why", Reason.EMPTY)
+
+
+def test_the_table_in_the_docs_is_made_from_the_reasons() -> None:
+    page = reasons_table.PAGE.read_text()
+    assert reasons_table.with_table(page) == page, "run .venv/bin/python -m tools.reasons_table"
+    assert "| `store_refused` | store | permanent |" in page
