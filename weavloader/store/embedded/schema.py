@@ -8,6 +8,7 @@ from ``vectors``.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,6 @@ import sqlite_vec
 
 from weavloader.errors import ConfigError, Reason
 from weavloader.store.base import KEYWORD_PROPERTIES
-from weavloader.store.occurrences import column_totals, occurrences
 
 SCHEMA_VERSION = 2
 _PAGES_BEFORE_CHECKPOINT = 1000  # 4 MB, SQLite's own choice
@@ -148,6 +148,23 @@ def create_vector_index(connection: apsw.Connection, name: str, dimension: int) 
         f"CREATE VIRTUAL TABLE nearest_{name} USING vec0("
         f"embedding float[{dimension}] distance_metric=cosine)"
     )
+
+
+def occurrences(api: apsw.FTS5ExtensionApi, *_: object) -> str:
+    """``[[[word, column, times], …], [length, …]]``: where the query's words stand in a row, and
+    how many words its columns have."""
+    found = [
+        (word, column, len(offsets))
+        for word in range(api.phrase_count)
+        for column, offsets in enumerate(api.phrase_locations(word))
+        if offsets
+    ]
+    return json.dumps([found, [api.column_size(i) for i in range(api.column_count)]])
+
+
+def column_totals(api: apsw.FTS5ExtensionApi, *_: object) -> str:
+    """``[words, …]``: how many each column has in all rows together."""
+    return json.dumps([api.column_total_size(i) for i in range(api.column_count)])
 
 
 def _load_vectors(connection: apsw.Connection) -> None:

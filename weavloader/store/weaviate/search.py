@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import reduce
 from operator import and_
 from typing import Any
 
-from weavloader.store.base import Filters, Fusion, SearchQuery, SearchResult
+from weavloader.store.base import Explanation, Filters, Fusion, SearchQuery, SearchResult, Share
 from weavloader.store.fusion import steep_falls
 from weavloader.store.tokenize import same_text, words
 from weavloader.store.validation import MOST_RESULTS
@@ -21,7 +22,6 @@ from weavloader.store.weaviate.client import (
     Rerank,
     Sort,
 )
-from weavloader.store.weaviate.explanation import read_explanation
 from weavloader.store.weaviate.geo import around, lies_within
 from weavloader.store.weaviate.objects import to_result
 
@@ -29,6 +29,13 @@ _FUSIONS: Mapping[Fusion, HybridFusion] = {
     "relative": HybridFusion.RELATIVE_SCORE,
     "ranked": HybridFusion.RANKED,
 }
+# Of ``explainScore`` in a hybrid search, as of Weaviate 1.38.
+_NUMBER = r"(-?[\d.]+(?:e[+-]?\d+)?)"
+_LINE = re.compile(
+    rf"\(Result Set (?P<half>keyword|vector)\b[^)]*\) Document \S+?"
+    rf"(?:: original score (?P<score>{_NUMBER}), normalized score: | contributed )"
+    rf"(?P<share>{_NUMBER})"
+)
 
 
 def hybrid(collection: Collection, query: SearchQuery) -> list[SearchResult]:
@@ -95,7 +102,7 @@ def _result(hit: Any, query: SearchQuery) -> SearchResult:
     result = to_result(str(hit.uuid), float(hit.metadata.score or 0.0), hit.properties)
     if query.explain:
         rank = 1 if query.vector is None else query.vector.ndim
-        explanation = read_explanation(hit.metadata.explain_score or "", rank)
+        explanation = _explanation(hit.metadata.explain_score or "", rank)
         result = replace(result, explanation=explanation)
     return replace(result, rerank_score=hit.metadata.rerank_score if query.rerank else None)
 
@@ -119,3 +126,23 @@ def _matches(hit: SearchResult, filters: Filters) -> bool:
     if filters.near is not None and not lies_within(filters.near, hit.location):
         return False
     return all(same_text(hit.text[name], value) for name, value in filters.text().items())
+
+
+def _explanation(text: str, rank: int) -> Explanation:
+    """Parse ``explainScore``; ranked fusion omits a half's own score. What cannot be parsed is
+    left out.
+
+    Args:
+        rank: Of the query's vector.
+    """
+    halves = {match["half"]: match for match in _LINE.finditer(text)}
+    # The server counts 1 - distance, which for several vectors is minus the sum of cosines.
+    surplus = 1 if rank == 2 else 0
+    return Explanation(_share(halves.get("keyword"), 0), _share(halves.get("vector"), surplus))
+
+
+def _share(match: re.Match[str] | None, surplus: float) -> Share | None:
+    if match is None:
+        return None
+    score = match["score"]
+    return Share(float(match["share"]), None if score is None else float(score) - surplus)

@@ -25,8 +25,7 @@ from weavloader.store.validation import (
 from weavloader.store.weaviate.client import Collection, WeaviateClient, connect
 from weavloader.store.weaviate.errors import store_errors
 from weavloader.store.weaviate.objects import STORED_PROPERTIES, to_image_object
-from weavloader.store.weaviate.read import LINKS_PER_REQUEST, stored_links
-from weavloader.store.weaviate.scan import page_after
+from weavloader.store.weaviate.read import LINKS_PER_REQUEST, page_after, stored_links
 from weavloader.store.weaviate.schema import prepare, report
 from weavloader.store.weaviate.search import hybrid, newest
 from weavloader.store.weaviate.write import write
