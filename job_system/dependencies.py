@@ -118,7 +118,7 @@ def _ask_triton() -> None:
 
 
 def _ask_store() -> None:
-    # Not ready(), which no key is asked for.
+    # A read, so that the key is checked too.
     store().get(NOBODY)
 
 

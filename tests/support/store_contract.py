@@ -57,7 +57,6 @@ class StoreContract:
         store.close()
 
     def test_an_empty_store_answers(self, store: Store) -> None:
-        assert store.ready()
         assert store.count() == 0
         assert store.existing(["https://x/1.jpg", "", "?!"]) == set()
         assert store.get(image_id("x")) is None
@@ -241,7 +240,6 @@ class StoreContract:
 
     def test_a_store_out_of_reach_says_so(self, gone: Settings) -> None:
         store = open_store(gone)
-        assert not store.ready()
         for call in (store.prepare, store.count, lambda: store.upsert([an_image()])):
             with pytest.raises(WeavloaderError) as caught:
                 call()

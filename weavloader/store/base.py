@@ -221,9 +221,6 @@ class Store(Protocol):
     def schema(self) -> SchemaReport:
         """What the schema is, and what :meth:`prepare` would do about it; changes nothing."""
 
-    def ready(self) -> bool:
-        """Whether the store answers now; never raises."""
-
     def existing(self, links: Iterable[str]) -> set[str]:
         """Those of ``links`` whose image is stored, under its own id or another program's."""
 

@@ -50,8 +50,6 @@ def _answer(state: State, method: str, path: str, body: Any, key: str) -> Answer
         state.calls.append(f"{method} {path}")
         if state.faults.unavailable:
             return HTTPStatus.SERVICE_UNAVAILABLE, None
-        if path == "/.well-known/ready":
-            return HTTPStatus.OK, None
         if not state.lets_in(key):
             return HTTPStatus.UNAUTHORIZED, {
                 "code": 401,

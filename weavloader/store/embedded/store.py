@@ -16,7 +16,7 @@ from threading import RLock
 
 import apsw
 
-from weavloader.errors import ConfigError, PermanentError, Reason, WeavloaderError
+from weavloader.errors import ConfigError, PermanentError, Reason
 from weavloader.store.base import Filters, ImageObject, SearchQuery, SearchResult, image_id
 from weavloader.store.embedded.errors import store_errors
 from weavloader.store.embedded.files import ImageFiles
@@ -72,15 +72,6 @@ class EmbeddedStore:
     def schema(self) -> SchemaReport:
         """See :meth:`Store.schema`."""
         return report(self._database)
-
-    def ready(self) -> bool:
-        """See :meth:`Store.ready`."""
-        try:
-            with self._using() as connection:
-                fetch(connection, "SELECT number FROM images LIMIT 1")
-        except WeavloaderError:
-            return False
-        return True
 
     def existing(self, links: Iterable[str]) -> set[str]:
         """See :meth:`Store.existing`; here every id follows from its link."""

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from itertools import islice
 from threading import Lock
 
-import httpx
-
 from weavloader.errors import PermanentError, Reason
 from weavloader.settings import Settings
 from weavloader.store.base import Filters, ImageObject, SearchQuery, SearchResult
@@ -29,8 +27,6 @@ from weavloader.store.weaviate.read import LINKS_PER_REQUEST, page_after, stored
 from weavloader.store.weaviate.schema import prepare, report
 from weavloader.store.weaviate.search import hybrid, newest
 from weavloader.store.weaviate.write import write
-
-READY_TIMEOUT = 5.0
 
 
 class WeaviateStore:
@@ -64,17 +60,6 @@ class WeaviateStore:
         with store_errors():
             client = self._connected()
         return report(client, self._settings.weaviate_collection, self._configured())
-
-    def ready(self) -> bool:
-        """See :meth:`Store.ready`."""
-        # Not the client's own is_ready(), which prints what went wrong.
-        scheme = "https" if self._settings.weaviate_secure else "http"
-        address = f"{scheme}://{self._settings.weaviate_host}:{self._settings.weaviate_port}"
-        try:
-            url = f"{address}/v1/.well-known/ready"
-            return httpx.get(url, timeout=READY_TIMEOUT, trust_env=False).is_success
-        except httpx.HTTPError:
-            return False
 
     def existing(self, links: Iterable[str]) -> set[str]:
         """See :meth:`Store.existing`; one request for each hundred links."""
