@@ -82,7 +82,7 @@ def test_opposite_vectors_do_not_cancel() -> None:
 def test_an_unusable_vector_is_a_failed_inference(image: Tensor) -> None:
     with pytest.raises(TransientError) as caught:
         get_clip_embeddings(client_of(row(1024, _0=1.0), image), "snow", IMAGE, timeout=1)
-    assert caught.value.reason == "bad_vector"
+    assert caught.value.reason == "bad_embedding"
 
 
 def tokens(rows: Tensor, length: object) -> StandInClient:
@@ -114,7 +114,7 @@ def test_colbert_gives_a_row_a_token_without_the_padding() -> None:
 def test_unusable_token_vectors_are_a_failed_inference(client: StandInClient) -> None:
     with pytest.raises(TransientError) as caught:
         get_colbert_embedding(client, "snow", timeout=1)
-    assert caught.value.reason == "bad_vector"
+    assert caught.value.reason == "bad_embedding"
 
 
 def test_colbert_needs_a_text() -> None:

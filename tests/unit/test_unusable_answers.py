@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from inference import CAPTIONERS, EMBEDDERS, captioner, embedder, required_models
+from job_system.circuit_breaker import Outages
 from job_system.tasks import processor
 from processing import Pipeline
 from tests.support.stand_in_triton import StandInResult, Tensor, text
@@ -123,6 +124,8 @@ def site(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Sit
     monkeypatch.setattr(processor, "pipeline", lambda: made.pipeline)
     monkeypatch.setattr(processor, "dead_letters", lambda: made.letters)
     monkeypatch.setattr(processor, "redis_client", lambda: made.redis)
+    # Triton answers the probe: it is the model that is at fault.
+    monkeypatch.setattr(processor, "outages", lambda: Outages({"triton": bool}, bool))
     # Celery's own record of a failure, which needs a server.
     monkeypatch.setattr(processor.process_image_task, "store_errors_even_if_ignored", False)
     return made
@@ -216,7 +219,7 @@ def test_an_unusable_answer_is_retried_then_a_dead_letter_and_never_stored(
     assert site.stored == {}
     letter = site.letters.get(JOB.id)
     assert letter is not None
-    assert letter.reason in {"model_error", "bad_answer", "bad_vector"}
+    assert letter.reason in {"model_error", "bad_answer", "bad_embedding"}
     assert model in letter.exc_message
     assert letter.retries == load_settings().max_retries
     assert site.models.asked.count(model) == letter.retries + 1
