@@ -31,11 +31,10 @@ from inference import (
     get_align_embeddings,
     get_clip_embeddings,
     get_colbert_embedding,
-    model_config,
     qwen2_5_run_model,
 )
 from inference.images import RGBImage, reduce_image
-from inference.model_config import ImageLimit
+from inference.model_config import ImageLimit, model_config
 from inference.models.florence import CAPTION_TASK
 from tests.models.server import make_weights, serve
 

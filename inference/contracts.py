@@ -13,8 +13,8 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from inference.model_config import model_config
-from inference.triton import translated
-from weavloader.errors import ConfigError, Reason
+from inference.triton import map_error
+from weavloader.errors import ConfigError, Reason, TransientError
 
 Tensor = tuple[str, tuple[int, ...]]
 """Triton's datatype, and the shape, in which -1 is any length."""
@@ -36,17 +36,32 @@ def contracts() -> dict[str, Contract]:
     """By name in Triton, for the lengths of vectors that are configured."""
     config = model_config()
     return {
-        "gemma3": _answering("UINT8"),
-        "qwen2_5_vl": _answering("UINT8"),
-        "florence2base": _answering(
+        "gemma3": _text_output("UINT8"),
+        "qwen2_5_vl": _text_output("UINT8"),
+        "florence2base": _text_output(
             "FP32", text_input=_TEXT, image_width=_NUMBER, image_height=_NUMBER
         ),
-        "clip": _joint(config.clip_dimension),
-        "align": _joint(config.align_dimension),
+        "clip": _dual_encoder(config.clip_dimension),
+        "align": _dual_encoder(config.align_dimension),
         "colbert": Contract(
             {"text": _TEXT}, {"embedding": ("FP32", (1, -1)), "token_lengths": _NUMBER}
         ),
     }
+
+
+def require_models(client: InferenceServerClient, names: Iterable[str], *, timeout: float) -> None:
+    """Ask Triton for each model; nothing is inferred.
+
+    Args:
+        names: Their names in Triton.
+        timeout: Seconds, for each.
+
+    Raises:
+        TransientError: Triton does not answer, or a model is not ready.
+    """
+    missing = [name for name in names if not _is_ready(client, name, timeout)]
+    if missing:
+        raise TransientError(f"not ready: {', '.join(missing)}", reason=Reason.MODEL_MISSING)
 
 
 def require_contracts(
@@ -69,11 +84,18 @@ def require_contracts(
             raise ConfigError(message, reason=Reason.MODEL_CONTRACT)
 
 
-def _answering(pixels: str, **more: Tensor) -> Contract:
+def _is_ready(client: InferenceServerClient, name: str, timeout: float) -> bool:
+    try:
+        return bool(client.is_model_ready(name, client_timeout=timeout))
+    except InferenceServerException as error:
+        raise map_error(error, name) from error
+
+
+def _text_output(pixels: str, **more: Tensor) -> Contract:
     return Contract({"image": (pixels, _PIXELS), "prompt": _TEXT, **more}, {"answer": _TEXT})
 
 
-def _joint(dimension: int) -> Contract:
+def _dual_encoder(dimension: int) -> Contract:
     vector: Tensor = ("FP32", (1, dimension))
     return Contract(
         {"text": _TEXT, "image": ("FP32", _PIXELS)},
@@ -85,7 +107,7 @@ def _served(client: InferenceServerClient, name: str, timeout: float) -> Contrac
     try:
         metadata = client.get_model_metadata(name, client_timeout=timeout)
     except InferenceServerException as error:
-        raise translated(error, name) from error
+        raise map_error(error, name) from error
     return Contract(_tensors(metadata.inputs), _tensors(metadata.outputs))
 
 

@@ -8,7 +8,7 @@ from typing import Literal, Protocol, TypeVar
 from tritonclient.grpc import InferenceServerClient
 
 from inference.images import RGBImage
-from inference.vectors import Vector
+from inference.outputs import Vector
 from weavloader.errors import ConfigError, Reason
 
 

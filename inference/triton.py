@@ -93,7 +93,7 @@ def _call(
             parameters=parameters,
         )
     except InferenceServerException as error:
-        raise translated(error, model) from error
+        raise map_error(error, model) from error
     return {name: _output(result, name, model) for name in outputs}
 
 
@@ -121,7 +121,7 @@ def _output(result: InferResult, name: str, model: str) -> Tensor:
     return tensor
 
 
-def translated(error: InferenceServerException, model: str) -> WeavloaderError:
+def map_error(error: InferenceServerException, model: str) -> WeavloaderError:
     """The project's error for one of the Triton client."""
     message = f"{model}: {(error.message() or 'no message')[:_SHOWN_CHARACTERS]}"
     status = error.status()

@@ -7,8 +7,7 @@ from itertools import islice
 
 from client import connect_redis, connect_sage, connect_triton, open_store
 from inference import required_models
-from inference.contracts import require_contracts
-from inference.readiness import require_models
+from inference.contracts import require_contracts, require_models
 from job_system.dependencies import downloader
 from job_system.findings import Probe
 from weavloader.errors import ConfigError, Reason, WeavloaderError

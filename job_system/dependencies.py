@@ -61,7 +61,8 @@ def store() -> Store:
 def pipeline() -> Pipeline:
     """All that one image passes through."""
     # Imported here, since only processors should pay for it.
-    from inference import captioner, embedder, model_config
+    from inference import captioner, embedder
+    from inference.model_config import model_config
 
     settings = get_settings()
     triton = triton_client()
@@ -112,7 +113,7 @@ def _nodes(settings: Settings) -> Nodes:
 
 
 def _ask_triton() -> None:
-    from inference.readiness import require_models
+    from inference.contracts import require_models
 
     require_models(triton_client(), _models(get_settings()), timeout=PROBE_TIMEOUT)
 

@@ -7,9 +7,9 @@ from tritonclient.grpc import InferenceServerClient
 
 from inference.images import RGBImage
 from inference.model_config import model_config
+from inference.outputs import Vector, bad_vector, checked_vector
 from inference.registry import embedding_model
 from inference.triton import Tensors, infer, text_tensor
-from inference.vectors import Vector, bad_vector, checked
 from weavloader.errors import PermanentError, Reason
 
 
@@ -67,7 +67,7 @@ def _read(outputs: Tensors) -> Vector:
         raise bad_vector(f"lengths {lengths.dtype} {list(lengths.shape)}, not int32 [1]")
     if rest or not 1 <= lengths[0] <= capacity:
         raise bad_vector(f"{lengths[0]} tokens of {dimension} in {list(padded.shape)}")
-    rows = checked(padded, (1, padded.size)).reshape(capacity, dimension)
+    rows = checked_vector(padded, (1, padded.size)).reshape(capacity, dimension)
     tokens = rows[: int(lengths[0])].copy()
     if not tokens.any(axis=1).all():
         raise bad_vector("a token of norm zero")

@@ -9,9 +9,9 @@ from tritonclient.grpc import InferenceServerClient
 
 from inference.images import RGBImage, reduce_image
 from inference.model_config import ImageLimit, model_config
+from inference.outputs import Vector, checked_vector, fuse_embeddings, unit_vector
 from inference.registry import embedding_model
 from inference.triton import Tensors, infer, text_tensor
-from inference.vectors import Vector, checked, fuse_embeddings, unit
 from weavloader.errors import PermanentError, Reason
 
 # How the contract spells "none".
@@ -98,5 +98,5 @@ def embed(
 
 
 def _read(dimension: int, outputs: Tensors) -> Vector:
-    vectors = [checked(tensor, (1, dimension))[0] for tensor in outputs.values()]
-    return unit(vectors[0]) if len(vectors) == 1 else fuse_embeddings(vectors[0], vectors[1])
+    vectors = [checked_vector(tensor, (1, dimension))[0] for tensor in outputs.values()]
+    return unit_vector(vectors[0]) if len(vectors) == 1 else fuse_embeddings(vectors[0], vectors[1])

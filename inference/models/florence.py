@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import numpy as np
 from tritonclient.grpc import InferenceServerClient
 
-from inference.answers import bad_answer, bounded, checked_text, clean_text, read_answer
 from inference.images import RGBImage, reduce_image
 from inference.model_config import ImageLimit, model_config
+from inference.outputs import bad_answer, bounded, checked_text, clean_text, read_text_output
 from inference.registry import caption_model
 from inference.triton import Tensors, infer, text_tensor
 
@@ -119,7 +119,7 @@ def _inputs(image: RGBImage, task: str, text_input: str) -> Tensors:
 
 
 def _answer(task: str, outputs: Tensors) -> Any:
-    answer = read_answer(outputs["answer"])
+    answer = read_text_output(outputs["answer"])
     try:
         return json.loads(answer, strict=False)[task]
     except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -1,9 +1,16 @@
-"""Captions of preview models: plain statements about colour, brightness and texture."""
+"""Texts of preview models: plain statements about colour, brightness and texture.
+
+:func:`describe` is a caption; :func:`answer` is a task of Florence-2, in its form.
+"""
 
 from __future__ import annotations
 
-from .picture_features import Scene
-from .vocabulary import COLOURS
+from typing import Any
+
+import numpy as np
+
+from .picture_features import COLUMNS, ROWS, Mask, PictureFeatures
+from .vocabulary import COLOURS, concepts_of, words_of
 
 PREFIX = "Preview caption:"
 
@@ -24,37 +31,94 @@ _STATEMENTS = (
     ("building", 0.5, "grey shapes with sharp edges such as buildings"),
 )
 
+_CAPTION_TASKS = ("<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
+_GROUNDING_TASK = "<CAPTION_TO_PHRASE_GROUNDING>"
+_REGION_TASK = "<DENSE_REGION_CAPTION>"
 
-def describe(scene: Scene) -> str:
-    """A caption of ``scene``; it begins with :data:`PREFIX`."""
-    sentences = [_first(scene), _seen(scene), _horizon(scene)]
+
+class UnknownTaskError(ValueError):
+    """The prompt is none of the tasks the preview has."""
+
+
+def describe(features: PictureFeatures) -> str:
+    """A caption of a picture; it begins with :data:`PREFIX`."""
+    sentences = [_first(features), _contents(features), _horizon(features)]
     return f"{PREFIX} {' '.join(filter(None, sentences))}"
 
 
-def labels(scene: Scene) -> dict[str, str]:
-    """What is worth naming in ``scene``: words by concept, what stands out first."""
-    return {name: words for name, sure, words in _STATEMENTS if scene.scores[name] >= sure}
+def labels(features: PictureFeatures) -> dict[str, str]:
+    """The concepts to name, most salient first, each with its words."""
+    return {name: words for name, sure, words in _STATEMENTS if features.scores[name] >= sure}
 
 
-def _first(scene: Scene) -> str:
-    shares = {name: float(scene.places[name].mean()) for name in COLOURS}
+def _first(features: PictureFeatures) -> str:
+    shares = {name: float(features.places[name].mean()) for name in COLOURS}
     first, second = sorted(shares, key=lambda name: -shares[name])[:2]
     colours = first if shares[second] < 0.1 else f"{first} and {second}"
-    return f"a {_light(scene)} picture, mostly {colours}."
+    return f"a {_light(features)} picture, mostly {colours}."
 
 
-def _light(scene: Scene) -> str:
-    if scene.scores["night"] > 0.5:
+def _light(features: PictureFeatures) -> str:
+    if features.scores["night"] > 0.5:
         return "dark night"
-    return "bright day" if scene.scores["day"] > 0.5 else "dim"
+    return "bright day" if features.scores["day"] > 0.5 else "dim"
 
 
-def _seen(scene: Scene) -> str:
-    named = list(labels(scene).values())
+def _contents(features: PictureFeatures) -> str:
+    named = list(labels(features).values())
     return f"It shows {'; '.join(named)}." if named else ""
 
 
-def _horizon(scene: Scene) -> str:
-    if scene.horizon is None:
+def _horizon(features: PictureFeatures) -> str:
+    if features.horizon is None:
         return ""
-    return f"A horizon crosses at {round(scene.horizon * 100)} % of the height."
+    return f"A horizon crosses at {round(features.horizon * 100)} % of the height."
+
+
+def answer(
+    features: PictureFeatures, task: str, text: str, size: tuple[int, int]
+) -> dict[str, Any]:
+    """Florence-2's answer to ``task``, keyed by it.
+
+    Args:
+        features: Of the picture.
+        task: The task's prompt.
+        text: For grounding, the caption whose phrases are sought.
+        size: Width and height in whose pixels boxes are given.
+
+    Raises:
+        UnknownTaskError: ``task`` is not known.
+    """
+    if task in _CAPTION_TASKS:
+        return {task: describe(features)}
+    if task == _REGION_TASK:
+        return {task: _regions(features, labels(features), size)}
+    if task == _GROUNDING_TASK:
+        return {task: _regions(features, _named_in(features, text), size)}
+    raise UnknownTaskError(f"unknown task {task[:80]!r}")
+
+
+def _named_in(features: PictureFeatures, text: str) -> dict[str, str]:
+    words = {concept: word for word in words_of(text) for concept in concepts_of(word)}
+    return {concept: words[concept] for concept in labels(features) if concept in words}
+
+
+def _regions(
+    features: PictureFeatures, named: dict[str, str], size: tuple[int, int]
+) -> dict[str, Any]:
+    everywhere = np.ones((ROWS, COLUMNS), dtype=np.bool_)
+    boxes = [_box(features.places.get(concept, everywhere), size) for concept in named]
+    return {"bboxes": boxes, "labels": list(named.values())}
+
+
+def _box(place: Mask, size: tuple[int, int]) -> list[float]:
+    """x1, y1, x2, y2 around ``place``, in pixels of a picture of ``size``."""
+    rows, columns = np.nonzero(place)
+    across, down = size[0] / COLUMNS, size[1] / ROWS
+    corners = (
+        columns.min() * across,
+        rows.min() * down,
+        (columns.max() + 1) * across,
+        (rows.max() + 1) * down,
+    )
+    return [round(float(corner), 2) for corner in corners]

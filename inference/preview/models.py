@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from serving.requests import read_image, read_text, respond, text_tensor
 
 from .captions import describe
-from .picture_features import see
+from .picture_features import extract
 from .vectors import image_vector, text_vector
 
 
@@ -34,10 +34,10 @@ class CaptionPreview(Preview):
     def answer(self, request: Any) -> dict[str, Any]:
         """The contract of gemma3."""
         read_text(request, "prompt")
-        return {"answer": text_tensor(describe(see(read_image(request))))}
+        return {"answer": text_tensor(describe(extract(read_image(request))))}
 
 
-class JointPreview(Preview):
+class DualEncoderPreview(Preview):
     """Vectors of colours, brightness and the words for them, of length ``dimension``."""
 
     dimension: ClassVar[int]
@@ -47,5 +47,5 @@ class JointPreview(Preview):
         text, image = read_text(request, "text"), read_image(request)
         return {
             "text_embedding": text_vector(text, self.dimension)[None],
-            "image_embedding": image_vector(see(image), self.dimension)[None],
+            "image_embedding": image_vector(extract(image), self.dimension)[None],
         }

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from .picture_features import Scene
+from .picture_features import PictureFeatures
 from .vocabulary import WEIGHTS, concepts_of, words_of
 
 Vector = NDArray[np.float32]
@@ -25,10 +25,12 @@ _WORD_WEIGHT = 0.25
 _MAX_TOKENS = 180
 
 
-def image_vector(scene: Scene, dimension: int) -> Vector:
+def image_vector(features: PictureFeatures, dimension: int) -> Vector:
     """The vector of a picture, shape [dimension], not normalised."""
-    concepts = [(f"concept {name}", score * WEIGHTS[name]) for name, score in scene.scores.items()]
-    cells = [(f"cell {i}", value * _LAYOUT_WEIGHT) for i, value in enumerate(scene.layout)]
+    concepts = [
+        (f"concept {name}", score * WEIGHTS[name]) for name, score in features.scores.items()
+    ]
+    cells = [(f"cell {i}", value * _LAYOUT_WEIGHT) for i, value in enumerate(features.layout)]
     return _sum([*concepts, *cells], dimension)
 
 

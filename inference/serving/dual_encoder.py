@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from transformers import AlignModel, CLIPModel
 
 from .errors import InputError
-from .pictures import read_picture
-from .requests import Tensors, read_text
+from .requests import Tensors, read_picture, read_text
 from .settings import Settings
 from .special_tokens import special_tokens, stripper
 from .weights import load_model, load_processor, to_model
@@ -30,21 +29,21 @@ class Pair:
     image: dict[str, Any] | None
 
 
-def load_clip(settings: Settings) -> JointModel:
+def load_clip(settings: Settings) -> DualEncoderModel:
     """CLIP; texts are cut where it ends, at 77 tokens."""
     model = load_model(CLIPModel, settings)
     tokens = model.config.text_config.max_position_embeddings
-    return JointModel(model, load_processor(settings), settings, tokens)
+    return DualEncoderModel(model, load_processor(settings), settings, tokens)
 
 
-def load_align(settings: Settings) -> JointModel:
+def load_align(settings: Settings) -> DualEncoderModel:
     """ALIGN; texts are cut at 64 tokens."""
-    return JointModel(
+    return DualEncoderModel(
         load_model(AlignModel, settings), load_processor(settings), settings, _ALIGN_TOKENS
     )
 
 
-class JointModel:
+class DualEncoderModel:
     """A vector for a text, an image, or each of both; zeros for what was not given.
 
     Args:
@@ -61,7 +60,7 @@ class JointModel:
     def prepare(self, request: Any) -> Pair:
         """As :meth:`serving.backend.Model.prepare`."""
         text = read_text(request, "text", self._settings.max_characters)
-        picture = read_picture(request, self._settings)
+        picture = read_picture(request, self._settings.max_pixels)
         return Pair(
             self._tokens(text) if text.strip() else None,
             None

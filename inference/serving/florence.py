@@ -12,8 +12,7 @@ from PIL import Image
 from transformers import Florence2ForConditionalGeneration
 
 from .errors import InputError
-from .pictures import read_picture
-from .requests import Tensors, read_size, read_text, text_tensor
+from .requests import Tensors, read_picture, read_size, read_text, text_tensor
 from .settings import Settings
 from .special_tokens import special_tokens, stripper
 from .weights import load_model, load_processor, to_model
@@ -63,7 +62,7 @@ class FlorenceModel:
 
     def prepare(self, request: Any) -> Task:
         """As :meth:`serving.backend.Model.prepare`."""
-        image = read_picture(request, self._settings)
+        image = read_picture(request, self._settings.max_pixels)
         task = read_text(request, "prompt", self._settings.max_characters).strip()
         text = self._strip(read_text(request, "text_input", self._settings.max_characters))
         if image is None:

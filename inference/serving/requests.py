@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
+from PIL import Image
 
 from .errors import AbandonedError, InputError, OutputError
 
@@ -78,6 +79,20 @@ def read_image(request: Any, max_pixels: int = _NO_LIMIT) -> Tensor:
     if not ((image >= 0) & (image <= 255)).all():
         raise InputError("image: expected values from 0 to 255")
     return np.asarray(image)
+
+
+def read_picture(request: Any, max_pixels: int = _NO_LIMIT) -> Image.Image | None:
+    """The input ``image``, copied, for a processor; ``None`` for one black pixel: no image.
+
+    A processor cannot mistake the axes of a picture, as it can those of an array of 3x3x3.
+
+    Raises:
+        InputError: As :func:`read_image`.
+    """
+    image = read_image(request, max_pixels)
+    if image.shape == (1, 1, 3) and not image.any():
+        return None
+    return Image.fromarray(np.rint(image).astype(np.uint8))
 
 
 def read_text(request: Any, name: str, max_characters: int = _NO_LIMIT) -> str:

@@ -11,8 +11,7 @@ from PIL import Image
 from transformers import Gemma3ForConditionalGeneration, Qwen2_5_VLForConditionalGeneration
 
 from .errors import InputError
-from .pictures import read_picture
-from .requests import Tensors, read_text, text_tensor
+from .requests import Tensors, read_picture, read_text, text_tensor
 from .settings import Settings
 from .special_tokens import special_tokens, stripper
 from .weights import load_model, load_processor, to_model
@@ -61,7 +60,7 @@ class VisionLanguageModel:
 
     def prepare(self, request: Any) -> Question:
         """As :meth:`serving.backend.Model.prepare`."""
-        image = read_picture(request, self._settings)
+        image = read_picture(request, self._settings.max_pixels)
         prompt = self._strip(read_text(request, "prompt", self._settings.max_characters))
         if image is None:
             raise InputError("image: one black pixel")

@@ -84,9 +84,9 @@ def _inference_cache() -> None:
 
 
 def _error_answers() -> None:
-    from inference import answers
+    from inference import outputs
 
-    answers._FAILURE_PREFIXES = ()  # type: ignore[assignment]
+    outputs._FAILURE_PREFIXES = ()  # type: ignore[assignment]
 
 
 def _vetting() -> None:

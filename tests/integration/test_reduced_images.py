@@ -11,9 +11,9 @@ from PIL import Image
 from tritonclient.grpc import InferenceServerClient
 
 from demo.pictures import SCENES, Canvas
-from inference import gemma3_run_model, get_align_embeddings, get_clip_embeddings, model_config
+from inference import gemma3_run_model, get_align_embeddings, get_clip_embeddings
 from inference.images import RGBImage
-from inference.model_config import ImageLimit
+from inference.model_config import ImageLimit, model_config
 from inference.models.dual_encoder import embed
 from inference.models.vision_language import ask
 from weavloader.images.decode import decode

@@ -10,9 +10,9 @@ import pytest
 from inference import (
     florence2_gen_caption,
     gemma3_run_model,
-    model_config,
     qwen2_5_run_model,
 )
+from inference.model_config import model_config
 from tests.support.stand_in_triton import StandInClient, Tensor, text
 from weavloader.errors import TransientError
 

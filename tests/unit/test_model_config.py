@@ -15,9 +15,8 @@ from inference import (
     get_align_embeddings,
     get_clip_embeddings,
     get_colbert_embedding,
-    model_config,
 )
-from inference.model_config import ModelConfig
+from inference.model_config import ModelConfig, model_config
 from tests.support.stand_in_triton import StandInClient, text
 from weavloader.errors import ConfigError
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[3]))
 
-from preview.models import JointPreview
+from preview.models import DualEncoderPreview
 
 
-class TritonPythonModel(JointPreview):
+class TritonPythonModel(DualEncoderPreview):
     """What Triton's Python backend runs."""
 
     dimension = 1024

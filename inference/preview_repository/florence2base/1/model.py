@@ -7,9 +7,9 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[3]))
 
-from preview.florence import UnknownTaskError, answer
+from preview.captions import UnknownTaskError, answer
 from preview.models import Preview
-from preview.picture_features import see
+from preview.picture_features import extract
 from serving.errors import InputError
 from serving.requests import read_image, read_size, read_text, text_tensor
 
@@ -19,9 +19,9 @@ class TritonPythonModel(Preview):
 
     def answer(self, request: Any) -> dict[str, Any]:
         """The contract of florence2base."""
-        scene, size = see(read_image(request)), read_size(request)
+        features, size = extract(read_image(request)), read_size(request)
         task, text = read_text(request, "prompt"), read_text(request, "text_input")
         try:
-            return {"answer": text_tensor(json.dumps(answer(scene, task, text, size)))}
+            return {"answer": text_tensor(json.dumps(answer(features, task, text, size)))}
         except UnknownTaskError as error:
             raise InputError(str(error)) from error
