@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """The command line: every role and tool of Weavloader. ``python main.py --help``."""
 
 from __future__ import annotations

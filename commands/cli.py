@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
+from weavloader import __version__
 from weavloader.errors import ConfigError, WeavloaderError
 from weavloader.logs import configure_logging
 from weavloader.settings import Settings, get_settings, publish_to_environment
@@ -24,12 +25,14 @@ class Cli(click.Group):
             args = args[1:]
         elif args[:1] and args[0].startswith("--worker_type="):
             args = [args[0].partition("=")[2], *args[1:]]
-        elif not args or (args[0].startswith("--log-level")):
-            args = ["stream", *args]
+        elif not args or args[0].startswith("--log-level"):
+            if not ctx.resilient_parsing:  # which the shell's completion of a command's name is
+                args = ["stream", *args]
         return super().parse_args(ctx, args)
 
 
 @click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="weavloader", message="%(prog)s %(version)s")
 def cli() -> None:
     """Weavloader: the images of the SAGE sensor network, made searchable."""
 

@@ -12,6 +12,7 @@ import pytest
 
 from commands.cli import cli
 from tests.support import commands_page
+from weavloader import __version__
 
 ROOT = Path(__file__).parents[2]
 REAL = commands_page.real()
@@ -94,6 +95,29 @@ def test_a_bad_setting_ends_any_role_with_one_line_and_exit_code_2(role: str) ->
 
 def test_help_needs_no_setting_to_be_right() -> None:
     assert run(["--help"], TRITON_PORT="none").returncode == 0
+
+
+def test_the_version_is_one_line() -> None:
+    done = run(["--version"])
+    assert (done.returncode, done.stdout) == (0, f"weavloader {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("main.py se", "search"),
+        ("main.py --log-level ", "search"),
+        ("main.py search --al", "--alpha"),
+    ],
+)
+def test_the_shell_completes_commands_and_options(words: str, completed: str) -> None:
+    done = run(
+        [],
+        COMP_WORDS=words,
+        COMP_CWORD=str(words.count(" ")),
+        _MAIN_PY_COMPLETE="bash_complete",
+    )
+    assert f"plain,{completed}" in done.stdout.splitlines()
 
 
 def run(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
