@@ -1,7 +1,8 @@
-"""Fixtures that tests of several kinds share: real servers on free ports."""
+"""Fixtures that tests of several kinds share: real servers on free ports; and when they skip."""
 
 from tests.support.job_system_fixture import job_system
 from tests.support.log_fixture import own_log
+from tests.support.missing_parts import pytest_fixture_setup, pytest_pyfunc_call
 from tests.support.redis_fixture import own_redis, redis_of_bytes, redis_server, redis_url
 from tests.support.triton_fixture import triton, triton_client
 from tests.support.weaviate_fixture import weaviate_server, weaviate_settings
@@ -10,6 +11,8 @@ __all__ = [
     "job_system",
     "own_log",
     "own_redis",
+    "pytest_fixture_setup",
+    "pytest_pyfunc_call",
     "redis_of_bytes",
     "redis_server",
     "redis_url",

@@ -12,6 +12,7 @@ import pytest
 
 from demo.servers.prometheus import ARTIFACTS, Prometheus
 from tests.support.eventful_run import Addresses, eventful_run
+from tests.support.missing_parts import skip_without
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -21,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 def run() -> Iterator[Addresses]:
     """A run with failures, shared by the tests of this module."""
     if shutil.which("prometheus") is None:
-        pytest.skip("prometheus is missing: apt-get install prometheus")
+        skip_without("prometheus is missing: apt-get install prometheus")
     with eventful_run() as addresses:
         yield addresses
 

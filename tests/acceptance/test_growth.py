@@ -13,6 +13,7 @@ import pytest
 from tests.acceptance.growth_workers import Workers, WorkersOn
 from tests.acceptance.older_version import older_version, unpack
 from tests.chaos.dataset import Published
+from tests.support.missing_parts import skip_without
 from tests.support.waiting import wait_until
 
 ANOTHER = ("-m", "celery", "-A", "tasks", "worker", "--concurrency=2")
@@ -30,7 +31,7 @@ def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout of the version before."""
     version = older_version()
     if not version:
-        pytest.skip("no older version in this checkout's history: git fetch --unshallow --tags")
+        skip_without("no older version in this checkout's history: git fetch --unshallow --tags")
     folder = tmp_path_factory.mktemp("older")
     unpack(version, folder)
     return folder
@@ -68,7 +69,7 @@ def test_workers_of_two_versions_share_a_queue_and_the_olds_kill_loses_nothing(
 ) -> None:
     workers.migrate_store()
     if not workers.serves(older):
-        pytest.skip("an embedded store serves one version: put a weaviate binary on PATH")
+        skip_without("an embedded store serves one version: put a weaviate binary on PATH")
     workers.start("old", "main.py", "processor", root=older)
     workers.publish(pictures[:8], root=older)
     workers.publish(pictures[8:16])

@@ -18,6 +18,7 @@ from demo.servers.ports import HOST, free_ports
 from demo.servers.redis import command, find_server
 from tests.acceptance.growth_workers import WorkersOn
 from tests.chaos.dataset import Published
+from tests.support.missing_parts import skip_without
 from tests.support.redis_fixture import listens
 from tests.support.waiting import wait_until
 from weavloader.redis_connection import open_redis
@@ -46,7 +47,7 @@ def running(words: Sequence[str], folder: Path, port: int) -> Iterator[subproces
     try:
         wait_until(lambda: process.poll() is not None or listens(port), f"port {port}")
         if process.poll() is not None and "tls" in log.read_text():
-            pytest.skip("this Redis was built without TLS")
+            skip_without("this Redis was built without TLS")
         assert process.poll() is None, log.read_text()
         yield process
     finally:
@@ -58,7 +59,7 @@ def running(words: Sequence[str], folder: Path, port: int) -> Iterator[subproces
 def over_tls(tmp_path: Path) -> Iterator[str]:
     """URL of a Redis with a certificate of an authority that only the URL names."""
     if shutil.which("openssl") is None:
-        pytest.skip("openssl is missing: apt-get install openssl")
+        skip_without("openssl is missing: apt-get install openssl")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subprocess.run(
         [

@@ -18,6 +18,7 @@ import pytest
 from demo.servers.ports import HOST, free_ports
 from tests.support.flower_stand_in import flower_stand_in
 from tests.support.metrics_endpoint import FLOWER_AUTH, ROOT, metrics_server, running
+from tests.support.missing_parts import skip_without
 from tests.support.redis_fixture import StoppableRedis
 from tests.support.waiting import wait_until
 from weavloader import redis_keys
@@ -88,7 +89,7 @@ def test_the_seeds_greps_print_something_on_a_fresh_system(
 def test_promtool_accepts_the_page(tmp_path: Path, own_redis: StoppableRedis) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
-        pytest.skip("promtool is missing: apt-get install prometheus")
+        skip_without("promtool is missing: apt-get install prometheus")
     with (
         flower_stand_in() as (url, _),
         metrics_server(tmp_path, own_redis, FLOWER_URL=url) as server,

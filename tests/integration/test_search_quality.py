@@ -10,6 +10,7 @@ from benchmarks.quality_report import ALPHAS, agreement, answers, quality
 from benchmarks.quality_set import described, drawn, queries
 from benchmarks.search_quality import embedders, stores
 from demo.servers.weaviate import HOW_TO_GIVE_ONE
+from tests.support.missing_parts import skip_without
 
 # With the preview models: 0.61, 0.85 and 0.65 as of November 2026.
 LEAST_RECALL = {"keyword": 0.55, "hybrid": 0.8, "vector": 0.6}
@@ -37,7 +38,7 @@ def test_both_stores_find_what_was_drawn(
         for way, least in LEAST_RECALL.items():
             assert quality(by_way[way], asked, images).recall >= least
     if "weaviate" not in found:
-        pytest.skip(f"agreement was not looked at: {HOW_TO_GIVE_ONE}")
+        skip_without(f"agreement was not looked at: {HOW_TO_GIVE_ONE}")
     for way in ALPHAS:
         ours, theirs = (found[name][way] for name in ("embedded", "weaviate"))
         assert agreement(ours, theirs) >= 0.95

@@ -11,6 +11,7 @@ import pytest
 from weaviate.backup.backup import BackupStorage
 
 from demo.servers.weaviate import HOW_TO_GIVE_ONE, started
+from tests.support.missing_parts import skip_without
 from tests.support.store_contract import EAST, an_image, found
 from weavloader.settings import Settings, load_settings
 from weavloader.store import open_store
@@ -27,7 +28,7 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
     }
     with started(tmp_path, environment) as server:
         if server is None:
-            pytest.skip(HOW_TO_GIVE_ONE)
+            skip_without(HOW_TO_GIVE_ONE)
         yield load_settings(
             vector_store="weaviate", embedding_models="clip,colbert", **server.settings
         )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from demo.servers.weaviate import HOW_TO_GIVE_ONE, LocalWeaviate, started
+from tests.support.missing_parts import skip_without
 from tests.support.store_contract import an_image
 from tests.support.waiting import wait_until
 from weavloader.batches import batched
@@ -28,7 +29,7 @@ def server(tmp_path: Path) -> Iterator[LocalWeaviate]:
     """A server that may be killed."""
     with started(tmp_path) as server:
         if server is None:
-            pytest.skip(HOW_TO_GIVE_ONE)
+            skip_without(HOW_TO_GIVE_ONE)
         yield server
 
 

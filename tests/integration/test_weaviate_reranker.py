@@ -9,6 +9,7 @@ import pytest
 
 from demo.servers.weaviate import HOW_TO_GIVE_ONE, started
 from tests.support.local_server import Answer, LocalServer, Request, local_server
+from tests.support.missing_parts import skip_without
 from tests.support.store_contract import EAST, an_image
 from weavloader.errors import TransientError
 from weavloader.settings import Settings, load_settings
@@ -40,7 +41,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory, model: LocalServer) -> It
     environment = {**ENABLED, "RERANKER_INFERENCE_API": model.url}
     with started(tmp_path_factory.mktemp("weaviate"), environment) as server:
         if server is None:
-            pytest.skip(HOW_TO_GIVE_ONE)
+            skip_without(HOW_TO_GIVE_ONE)
         yield load_settings(vector_store="weaviate", store_timeout="10", **server.settings)
 
 

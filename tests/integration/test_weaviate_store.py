@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from demo.servers.weaviate import free_ports, named_by_environment
+from tests.support.missing_parts import skip_without
 from tests.support.ranking_contract import RankingContract
 from tests.support.store_contract import EAST, NORTH, an_image, found
 from tests.support.weaviate_contract import REFERENCE_PLACE, WeaviateContract, fill_as_the_reference
@@ -76,7 +77,7 @@ class TestWeaviateStore(WeaviateContract, RankingContract):
         self, store: Store, settings: Settings, client: WeaviateClient
     ) -> None:
         if named_by_environment():
-            pytest.skip("only our own server is known to run with AUTOSCHEMA_ENABLED=false")
+            skip_without("only our own server is known to run with AUTOSCHEMA_ENABLED=false")
         store.upsert([an_image("1")])
         client.collections.delete(settings.weaviate_collection)
         with pytest.raises(ConfigError):

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from demo.servers.weaviate import free_ports
+from tests.support.missing_parts import skip_without
 from tests.support.processes import in_processes
 from tests.support.store_contract import EAST, NORTH, an_image, found
 from weavloader.errors import ConfigError, TransientError
@@ -64,7 +65,7 @@ class WeaviateContract:
 
     def test_a_wrong_key_is_transient(self, settings: Settings) -> None:
         if not settings.weaviate_api_key.get_secret_value():
-            pytest.skip("this Weaviate asks for no key: put a weaviate binary on PATH")
+            skip_without("this Weaviate asks for no key: put a weaviate binary on PATH")
         wrong = load_settings(**settings.model_dump() | {"weaviate_api_key": "wrong"})
         store = open_store(wrong)
         with pytest.raises(TransientError) as caught:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from demo.servers.weaviate import HOW_TO_GIVE_ONE, named_by_environment, started
+from tests.support.missing_parts import skip_without
 from weavloader.settings import Settings, load_settings
 
 
@@ -20,7 +21,7 @@ def weaviate_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[s
         return
     with started(tmp_path_factory.mktemp("weaviate")) as own:
         if own is None:
-            pytest.skip(HOW_TO_GIVE_ONE)
+            skip_without(HOW_TO_GIVE_ONE)
         yield own.settings
 
 

@@ -26,6 +26,7 @@ from tests.support.deployment_files import (
     pod_specs,
     served,
 )
+from tests.support.missing_parts import skip_without
 
 NOT_IN_THE_IMAGE = {
     "benchmarks",
@@ -211,7 +212,7 @@ def test_prometheus_scrapes_services_of_compose() -> None:
 def test_docker_compose_accepts_the_file_only_with_credentials(given: bool, tmp_path: Path) -> None:
     client = shutil.which("docker-compose")
     if client is None:
-        pytest.skip("docker-compose is missing: apt-get install docker-compose")
+        skip_without("docker-compose is missing: apt-get install docker-compose")
     (tmp_path / "empty").write_text("")  # instead of a developer's own .env
     credentials = {"SAGE_USER": "a", "SAGE_PASS": "b"} if given else {}
     done = subprocess.run(

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.missing_parts import skip_without
+
 ROOT = Path(__file__).parents[2]
 ARTIFACTS = ROOT / "metrics" / "artifacts"
 ALERTS = (ARTIFACTS / "alerts.yml").read_text()
@@ -94,7 +96,7 @@ def test_panels_do_not_overlap() -> None:
 def test_promtool_accepts(arguments: list[str]) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
-        pytest.skip("promtool is missing: apt-get install prometheus")
+        skip_without("promtool is missing: apt-get install prometheus")
     done = subprocess.run(
         [promtool, *arguments], cwd=ARTIFACTS, capture_output=True, text=True, timeout=60
     )
