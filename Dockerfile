@@ -3,8 +3,9 @@
 
 FROM python:3.11-slim AS packages
 RUN python -m venv /opt/venv
-COPY requirements.txt /requirements.txt
-RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check -r /requirements.txt \
+COPY requirements.lock /requirements.lock
+RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes \
+        -r /requirements.lock \
     && /opt/venv/bin/pip uninstall --yes pip setuptools
 
 # Triton with the preview models, which need neither a GPU nor weights; not the default target.

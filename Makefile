@@ -1,26 +1,41 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Each sets itself up.
-PYTHON ?= python3.11
+
+# The newest Python that can make an environment; PYTHON=/path/to/python names another. Each is
+# run, not looked up: a shim on PATH may stand for a version that is not installed.
+USABLE = import ensurepip, ssl, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	$$python -c '$(USABLE)' 2>/dev/null && echo $$python && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 DOCKERFILES = Dockerfile $(wildcard inference/Dockerfile.*)
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
+	--generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: bench chaos chaos-quick demo test test-all test-containers test-models validate lint format clean help
+BEGAN := $(shell date +%s)
+TOOK = @seconds=$$(($$(date +%s) - $(BEGAN))); \
+	echo "make $@ took $$((seconds / 60)) min $$((seconds % 60)) s"
+
+.PHONY: audit bench chaos chaos-quick clean demo format help lint lock test test-all \
+	test-containers test-models validate
 
 help:  ## List what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 17
 
 demo: $(VENV)/run.stamp  ## Run the whole system on this machine (ARGS="--images 60 --keep")
 	$(BIN)/python main.py demo $(ARGS)
+	$(TOOK)
 
 test: lint validate  ## Lint, then run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not models and not containers" $(ARGS)
+	$(TOOK)
 
 test-models: $(VENV)/dev.stamp  ## Serve the real models with tiny weights (installs torch, 6 GB)
 	$(BIN)/python -m pytest -m models $(ARGS)
 
-test-all: lint validate  ## As test, with the slow ones and the real models
-	$(BIN)/python -m pytest $(ARGS)
+test-all: lint validate  ## As test, with the slow ones and the real models; reports coverage
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-report=html $(ARGS)
+	$(TOOK)
 
 test-containers: $(VENV)/dev.stamp  ## Run the image, compose and Kubernetes files (root, podman)
 	$(BIN)/python -m pytest -m containers tests/containers $(ARGS)
@@ -49,14 +64,27 @@ format: $(VENV)/dev.stamp  ## Rewrite the code as ruff would have it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:  ## Remove the environment, caches and what was built
-	rm -rf $(VENV) .cache build data .mypy_cache .pytest_cache .ruff_cache
+lock: $(VENV)/dev.stamp  ## Write the locks from requirements*.txt (ARGS=--upgrade for newer versions)
+	$(LOCK) $(ARGS) requirements.txt -o requirements.lock
+	$(LOCK) $(ARGS) requirements-dev.txt -c requirements.lock -o requirements-dev.lock
 
-$(VENV)/run.stamp: requirements.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -r requirements.txt
-	touch $@
+audit: $(VENV)/dev.stamp  ## Look up known vulnerabilities of the locked packages (asks a service)
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes -r requirements-dev.lock $(ARGS)
 
-$(VENV)/dev.stamp: requirements-dev.txt requirements.txt $(VENV)/run.stamp
-	$(BIN)/pip install --quiet -r requirements-dev.txt
-	touch $@
+clean:  ## Remove the environment, caches and what was built; data/ stays
+	rm -rf $(VENV) .cache build .coverage .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Weavloader needs Python 3.11, 3.12 or 3.13 with venv;" \
+		"none was found on PATH. Name one: make PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "using $(PYTHON): $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+# The environment is made once: a newer lock is installed with the Python that is in it.
+$(VENV)/run.stamp: requirements.lock | $(BIN)/python
+	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
+	@touch $@
+
+$(VENV)/dev.stamp: requirements-dev.lock $(VENV)/run.stamp
+	$(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock
+	@touch $@
