@@ -90,7 +90,7 @@ def _deafen() -> None:
 
 
 def _run(console: Console, plan: Plan, keep: bool) -> int:
-    with console.status("Fetching Redis and Triton (the first time only)"):
+    with console.status("Fetching Redis and Triton (only the first time; minutes on Python 3.13)"):
         servers = fetch_servers()
     own_store = "weaviate_host" not in load_settings().model_fields_set
     for name, value in plan.environment(own_store).items():

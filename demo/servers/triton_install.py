@@ -7,7 +7,9 @@ find there (Triton 2.51):
 - beside its Python backend, the ``triton_python_backend_stub`` of the models' Python version,
   which needs that Python's shared library;
 - as the first ``python3`` of ``PATH``, the environment whose packages the models import, with
-  NumPy 1: the stub misreads text made by NumPy 2 and dies.
+  NumPy 1: the stub takes the item size of NumPy 2's arrays for zero and dies of a text. NumPy 1
+  has no wheel for Python 3.13, where pip builds it once, in minutes, if there is a C compiler;
+  so a Python 3.12 or 3.11 on this machine is taken first.
 """
 
 from __future__ import annotations
@@ -30,12 +32,19 @@ DEFAULT_CACHE = Path(__file__).resolve().parents[2] / ".cache" / "triton"
 SERVER = "nvidia-pytriton==0.7.0"
 PREVIEW_PACKAGES = ("numpy==1.26.4", "pillow==13.0.0")
 """What the models of the previews import."""
-_MODEL_PYTHONS = ("3.11", "3.12")  # the project's, as far as NumPy 1 has wheels for them
+NEEDS = (
+    "the Triton wheel needs Linux on x86-64 or aarch64 with glibc 2.35 or later, and Python 3.11,"
+    " 3.12 or 3.13 with its shared library (libpython)"
+)
+_WITH_WHEELS = ("3.11", "3.12")  # of NumPy 1
+_MODEL_PYTHONS = (*_WITH_WHEELS, "3.13")
+_SYSTEM_PYTHON = "/usr/bin/python3"
 _STUB = "triton_python_backend_stub"
 _PIP = (sys.executable, "-m", "pip", "--no-input", "--quiet")
-_STEP_SECONDS = 900.0
+_STEP_SECONDS = 1800.0
 _DESCRIBE = (
-    "import sys, sysconfig; print('%d.%d' % sys.version_info[:2],"
+    "import os, sys, sysconfig; print(os.path.realpath(sys.executable),"
+    " '%d.%d' % sys.version_info[:2],"
     " sysconfig.get_config_var('LIBDIR'), sys.base_prefix + '/lib', sep='\\n')"
 )
 
@@ -125,12 +134,17 @@ def _locked(cache: Path) -> Iterator[None]:
 
 
 def _find_interpreter() -> Interpreter:
-    for executable in (sys.executable, "/usr/bin/python3"):
+    on_path = (shutil.which(f"python{version}") for version in reversed(_MODEL_PYTHONS))
+    others = []
+    for executable in (sys.executable, *filter(None, on_path), _SYSTEM_PYTHON):
         if (found := _describe(executable)) is not None:
-            return found
+            if found.version in _WITH_WHEELS:
+                return found
+            others.append(found)
+    if others:
+        return others[0]
     raise ConfigError(
-        f"Triton needs Python {' or '.join(_MODEL_PYTHONS)} with its shared library (libpython), "
-        "which this machine lacks; on Debian and Ubuntu: apt-get install libpython3-dev",
+        f"{NEEDS}, which this machine lacks; on Debian and Ubuntu: apt-get install libpython3-dev",
         reason=Reason.INSTALL_FAILED,
     )
 
@@ -138,12 +152,15 @@ def _find_interpreter() -> Interpreter:
 def _describe(executable: str) -> Interpreter | None:
     if not os.access(executable, os.X_OK):
         return None
-    version, *folders = _run(executable, "-c", _DESCRIBE).split()
+    try:
+        real, version, *folders = _run(executable, "-c", _DESCRIBE).splitlines()
+    except ConfigError:  # such as a shim for a Python that is not installed
+        return None
     if version not in _MODEL_PYTHONS:
         return None
     for folder in folders:
         if (Path(folder) / f"libpython{version}.so.1.0").exists():
-            return Interpreter(os.path.realpath(executable), version, folder)
+            return Interpreter(real, version, folder)
     return None
 
 
@@ -155,11 +172,24 @@ def _install_into(root: Path, interpreter: Interpreter, packages: Sequence[str])
     shutil.rmtree(root, ignore_errors=True)
     _run(*_PIP, "install", "--no-deps", "--target", str(root / "server"), SERVER)
     _run(interpreter.executable, "-m", "venv", "--without-pip", str(root / "models"))
-    python = str(root / "models" / "bin" / "python3")
-    _run(*_PIP, "--python", python, "install", *packages)
+    _install_packages(root / "models" / "bin" / "python3", interpreter, packages)
     # Beside the backend it finds the server's libraries by the relative path written in it.
     stub = _tritonserver(root) / "python_backend_stubs" / interpreter.version / _STUB
     shutil.copy(stub, _tritonserver(root) / "backends" / "python" / _STUB)
+
+
+def _install_packages(python: Path, interpreter: Interpreter, packages: Sequence[str]) -> None:
+    try:
+        _run(*_PIP, "--python", str(python), "install", *packages)
+    except ConfigError as error:
+        if interpreter.version in _WITH_WHEELS:
+            raise
+        raise ConfigError(
+            f"NumPy 1 for Triton could not be built for Python {interpreter.version}: install a C++"
+            " compiler and Python's headers (Debian and Ubuntu: apt-get install g++ python3-dev)"
+            f" or Python 3.12 ({error})",
+            reason=Reason.INSTALL_FAILED,
+        ) from error
 
 
 def _run(*command: str) -> str:
@@ -169,7 +199,7 @@ def _run(*command: str) -> str:
         ).stdout
     except subprocess.CalledProcessError as error:
         last = (error.stderr.strip() or error.stdout.strip()).rpartition("\n")[2]
-        message = f"Triton (Linux x86-64 only) could not be installed: {last}"
+        message = f"Triton could not be installed ({NEEDS}): {last}"
         raise ConfigError(message, reason=Reason.INSTALL_FAILED) from error
     except (OSError, subprocess.TimeoutExpired) as error:
         message = f"Triton could not be installed: {error}"

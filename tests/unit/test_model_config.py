@@ -39,7 +39,7 @@ def override(monkeypatch: pytest.MonkeyPatch) -> Iterator[Override]:
 
 def test_every_hyperparameter_says_what_it_is() -> None:
     for name in ModelConfig.model_fields:
-        assert f"        {name}: " in (ModelConfig.__doc__ or "")
+        assert f"\n    {name}: " in cleandoc(ModelConfig.__doc__ or "")
 
 
 def test_a_prompt_of_the_operator_is_asked(override: Override) -> None:

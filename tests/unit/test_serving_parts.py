@@ -46,7 +46,7 @@ def test_every_setting_is_documented() -> None:
     page = (ROOT / "docs" / "models.md").read_text()
     for field in fields(Settings):
         assert f"| `{field.name.upper()}` |" in page
-        assert f"        {field.name}: " in (Settings.__doc__ or "")
+        assert f"\n    {field.name}: " in cleandoc(Settings.__doc__ or "")
 
 
 @pytest.mark.parametrize(
