@@ -74,14 +74,15 @@ audit: $(VENV)/dev.stamp  ## Look up known vulnerabilities of the locked package
 clean:  ## Remove the environment, caches and what was built; data/ stays
 	rm -rf $(VENV) .cache build .coverage .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
-$(BIN)/python:
+# The file that venv makes last.
+$(BIN)/pip:
 	@test -n "$(PYTHON)" || { echo "Weavloader needs Python 3.11, 3.12 or 3.13 with venv;" \
 		"none was found on PATH. Name one: make PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "using $(PYTHON): $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
 
 # The environment is made once: a newer lock is installed with the Python that is in it.
-$(VENV)/run.stamp: requirements.lock | $(BIN)/python
+$(VENV)/run.stamp: requirements.lock | $(BIN)/pip
 	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
 	@touch $@
 

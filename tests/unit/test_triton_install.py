@@ -49,6 +49,6 @@ def test_one_for_which_numpy_1_has_wheels_is_taken_before_the_projects_own(
 
 def test_without_a_shared_library_one_line_says_what_triton_needs(machine: Path) -> None:
     make_python(machine, "3.12", shared=False)
-    with pytest.raises(ConfigError, match="Linux on x86-64 or aarch64.*libpython") as error:
+    with pytest.raises(ConfigError, match=r"Linux on x86-64 or aarch64.*libpython") as error:
         triton_install._find_interpreter()
     assert "\n" not in str(error.value)
