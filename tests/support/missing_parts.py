@@ -10,6 +10,7 @@ import pytest
 
 from weavloader.errors import ConfigError, Reason
 
+
 def skip_without(reason: str, *, in_package: bool = False) -> NoReturn:
     """Skip the test for ``reason``: the part that is missing, and where to get it.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import fields
+from inspect import cleandoc
 from pathlib import Path
 
 import pytest
