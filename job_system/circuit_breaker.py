@@ -13,13 +13,15 @@ import time
 from collections.abc import Callable, Mapping
 
 from metrics import metrics
-from weavloader.errors import Component, ConfigError, TransientError, WeavloaderError
+from weavloader.errors import Component, ConfigError, Reason, TransientError, WeavloaderError
 
 # Within the soft time limit of a task, with room for the image itself after the wait.
 MOST_SECONDS = 240.0
 PROBE_SECONDS = 2.0
 # What can be waited for: its probe tells when it is back.
 _COMPONENTS = (Component.TRITON, Component.STORE)
+# The model answered, so its server is up.
+_ANSWERED = (Reason.MODEL_ERROR, Reason.BAD_ANSWER, Reason.BAD_EMBEDDING)
 
 logger = logging.getLogger(__name__)
 
@@ -83,5 +85,6 @@ class Outages:
 
 def component_of(error: WeavloaderError) -> str | None:
     """The dependency that an error speaks of, where it is one that can be waited for."""
-    component = error.reason.component
-    return component if component in _COMPONENTS else None
+    if error.reason in _ANSWERED or error.reason.component not in _COMPONENTS:
+        return None
+    return error.reason.component

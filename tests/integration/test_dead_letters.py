@@ -77,7 +77,7 @@ def test_a_letter_reads_with_redis_cli_as_it_was_promised(redis: Any, letters: D
         "worker",
     ]
     assert (shown["retries"], shown["attempts"], shown["exc_type"]) == (3, 2, "TransientError")
-    assert shown["exc_message"].startswith("broker: ") and "secret" not in str(shown)
+    assert shown["exc_message"].startswith("redis_unreachable: ") and "secret" not in str(shown)
     assert 0 < redis.ttl("dlq:t1") <= 3600
 
 

@@ -77,7 +77,7 @@ def test_a_schema_that_the_operator_must_mend_is_waited_for() -> None:
         ("triton_unavailable", "triton"),
         ("model_missing", "triton"),
         ("store_locked", "store"),
-        ("model_error", "triton"),
+        ("model_error", None),
         ("storage_unreachable", None),
         ("manifest_unreachable", None),
     ],
