@@ -33,9 +33,10 @@ from demo.pictures import draw
 from demo.servers.ports import HOST, free_ports
 from demo.servers.redis import running_redis
 from demo.servers.triton import Triton
+from weavloader.geo import Location
 from weavloader.settings import load_settings
 from weavloader.store import open_store
-from weavloader.store.base import TEXT_PROPERTIES, ImageObject, Location
+from weavloader.store.base import TEXT_PROPERTIES, ImageObject
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "build" / "bench-web.json"

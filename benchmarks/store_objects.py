@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from weavloader.store.base import TEXT_PROPERTIES, ImageObject, Location
+from weavloader.geo import Location
+from weavloader.store.base import TEXT_PROPERTIES, ImageObject
 
 Vectors = NDArray[np.float32]
 SEED = 7

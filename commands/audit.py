@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 def audit(since: str, republish: bool, as_json: bool) -> None:
     """Say of every image that the stream held where it is; exit 1 when any is missing."""
     settings = begin_tool("audit")
-    from weavloader.search import parse_moment
     from weavloader.stream.audit import State
+    from weavloader.times import parse_moment
 
     report = _account(settings, parse_moment(since))
     if as_json:
@@ -51,7 +51,7 @@ def _account(settings: Settings, since: datetime) -> AuditReport:
     from weavloader.dlq.queue import DeadLetters
     from weavloader.stream.audit import Audit
     from weavloader.stream.sage_api import DataApi
-    from weavloader.stream.stream import utc_now
+    from weavloader.times import utc_now
 
     with (
         redis_session(settings) as redis,
@@ -81,8 +81,8 @@ def _print(report: AuditReport) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from weavloader.logs import printable
     from weavloader.stream.audit import State
-    from weavloader.times import printable
 
     console = Console()
     table = Table(box=None, pad_edge=False)

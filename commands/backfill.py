@@ -48,10 +48,9 @@ def backfill(start: str, end: str, query_filter: str | None, restart: bool) -> N
 
 
 def _span(settings: Settings, start: str, end: str, query_filter: str | None) -> Span:
-    from weavloader.search import parse_moment
     from weavloader.settings import parse_filter
     from weavloader.stream.backfill import Span, span_name
-    from weavloader.stream.stream import utc_now
+    from weavloader.times import parse_moment, utc_now
 
     chosen = parse_filter(query_filter) if query_filter else settings.sage_filter
     first, last = parse_moment(start), min(parse_moment(end), utc_now())

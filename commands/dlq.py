@@ -131,7 +131,7 @@ def _dead_letters() -> Iterator[DeadLetters]:
 
 def _wanted(filters: Filters) -> LetterFilter:
     from weavloader.dlq.queue import LetterFilter
-    from weavloader.search import parse_moment
+    from weavloader.times import parse_moment
 
     older, newer = filters["older"], filters["newer"]
     return LetterFilter(

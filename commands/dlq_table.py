@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from weavloader.dlq.queue import DeadLetter
-from weavloader.stream.stream import utc_now
-from weavloader.times import duration, printable
+from weavloader.logs import printable
+from weavloader.times import duration, utc_now
 
 MOST_REASONS = 12
 

@@ -19,8 +19,8 @@ from demo.dataset import PlannedImage
 from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetters
 from weavloader.errors import PermanentError
-from weavloader.images.job import ImageJob
-from weavloader.store.base import Store, image_id
+from weavloader.images.job import ImageJob, image_id
+from weavloader.store.base import Store
 from weavloader.stream.records import Refusal
 
 _COLOURS = {STORED: "green", EXCLUDED: "cyan", REFUSED: "yellow", DEAD: "magenta", MISSING: "red"}

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from weavloader.errors import ConfigError, PermanentError, Reason
-from weavloader.store.base import ImageObject, Location, Vector
+from weavloader.geo import Location
+from weavloader.store.base import ImageObject, Vector
 
 
 class ExportWriter:

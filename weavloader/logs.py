@@ -46,6 +46,11 @@ def mask(text: str) -> str:
     return _URL_PASSWORD.sub(rf"\1{_MASK}", text) if "://" in text else text
 
 
+def printable(text: str) -> str:
+    """``text`` on one line, without characters that could control a terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 class TextFormatter(logging.Formatter):
     """A line for people: when, who, how bad, what; a traceback below it."""
 

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from weavloader.errors import ConfigError, Reason
-from weavloader.images.nodes import location
-from weavloader.settings import parse_duration
+from weavloader.geo import Area, parse_point
 from weavloader.store.base import (
     DEFAULT_LIMIT,
-    Area,
     Filters,
     ImageObject,
-    Location,
     SearchQuery,
     SearchResult,
     Store,
     Vector,
 )
 from weavloader.store.validation import MOST_RESULTS, VECTOR_RANKS
+from weavloader.times import parse_moment
 
 WITHIN_KM = 50.0
 
@@ -104,38 +101,6 @@ def filters(
         until=None if until is None else parse_moment(until),
         near=None if near is None else Area(parse_point(near), within),
     )
-
-
-def parse_moment(text: str) -> datetime:
-    """A moment from ``24h`` (so long ago), ``2026-01-31`` or ``2026-01-31T12:00:00Z``.
-
-    Without an offset it is UTC.
-
-    Raises:
-        ConfigError: The text is none of these.
-    """
-    try:
-        if text.strip()[-1:].lower() in tuple("smhdw"):
-            return datetime.now(UTC) - timedelta(seconds=parse_duration(text))
-        moment = datetime.fromisoformat(text.strip())
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        message = f"expected a time such as 24h, 2026-01-31 or 2026-01-31T12:00:00Z, not {text!r}"
-        raise ConfigError(message, reason=Reason.BAD_ARGUMENT) from None
-
-
-def parse_point(text: str) -> Location:
-    """A point from ``latitude, longitude`` in degrees, such as ``41.88, -87.63``.
-
-    Raises:
-        ConfigError: The text is no such point.
-    """
-    latitude, _, longitude = text.partition(",")
-    point = location(latitude.strip(), longitude.strip())
-    if point is None:
-        message = f"expected latitude, longitude such as 41.88, -87.63, not {text!r}"
-        raise ConfigError(message, reason=Reason.BAD_ARGUMENT)
-    return point
 
 
 def _vector_of(image: ImageObject, name: str | None) -> str:

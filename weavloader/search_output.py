@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
+from weavloader.logs import printable
 from weavloader.store.base import SearchResult, Share
-from weavloader.times import printable
 
 _Column = Callable[[SearchResult], str]
 

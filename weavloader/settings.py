@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
@@ -17,22 +16,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from weavloader.errors import ConfigError, Reason
+from weavloader.times import parse_duration
 
 DEFAULT_FLOWER_AUTH = "admin:weavloader123"
-_UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.ASCII)
-
-
-def parse_duration(value: object) -> float:
-    """Seconds from ``"90"``, ``"90s"``, ``"10m"``, ``"24h"``, ``"30d"`` or ``"1w"``.
-
-    Raises:
-        ValueError: The text is none of these.
-    """
-    match = _DURATION.fullmatch(str(value).strip().lower())
-    if match is None:
-        raise ValueError("expected a duration such as 90s, 10m, 24h or 30d")
-    return float(match[1]) * _UNIT_SECONDS[match[2]]
 
 
 def _split(value: object) -> object:

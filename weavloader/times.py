@@ -1,18 +1,82 @@
-"""Text for a person's terminal."""
+"""Durations and moments: how they are read, and how they are written."""
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime, timedelta
 
-def printable(text: str) -> str:
-    """Text on one line that cannot steer the terminal it is shown on."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
+from weavloader.errors import ConfigError, Reason
+
+_UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.ASCII)
 
 
-def duration(seconds: float) -> str:
-    """A stretch of time in its two largest units, such as ``3d 4h``, ``5m 10s`` or ``8s``."""
+def utc_now() -> datetime:
+    """The current time, timezone-aware."""
+    return datetime.now(UTC)
+
+
+def parse_duration(value: object) -> float:
+    """Seconds from ``"90"``, ``"90s"``, ``"10m"``, ``"24h"``, ``"30d"`` or ``"1w"``.
+
+    Raises:
+        ValueError: The text is none of these.
+    """
+    match = _DURATION.fullmatch(str(value).strip().lower())
+    if match is None:
+        raise ValueError("expected a duration such as 90s, 10m, 24h or 30d")
+    return float(match[1]) * _UNIT_SECONDS[match[2]]
+
+
+def duration(seconds: float | None) -> str:
+    """A duration in its two largest units, such as ``3d 4h``, ``5m 10s`` or ``8s``.
+
+    A dash stands for ``None``, a negative duration counts as zero.
+    """
+    if seconds is None:
+        return "–"
     rest, parts = max(0, int(seconds)), []
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
         amount, rest = divmod(rest, length)
         if amount:
             parts.append(f"{amount}{unit}")
     return " ".join(parts[:2]) or "0s"
+
+
+def rfc3339(moment: datetime, timespec: str = "auto") -> str:
+    """A timezone-aware moment as RFC 3339, in UTC.
+
+    Args:
+        timespec: Precision, as :meth:`datetime.isoformat` takes it.
+    """
+    return moment.astimezone(UTC).isoformat(timespec=timespec)
+
+
+def parse_timestamp(text: str) -> datetime:
+    """UTC from RFC 3339; nanoseconds are cut to microseconds.
+
+    Raises:
+        ValueError: The text is no time, or lacks an offset.
+    """
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("no UTC offset")
+    return moment.astimezone(UTC)
+
+
+def parse_moment(text: str) -> datetime:
+    """A moment from ``24h`` (so long ago), ``2026-01-31`` or ``2026-01-31T12:00:00Z``.
+
+    Without an offset it is UTC.
+
+    Raises:
+        ConfigError: The text is none of these.
+    """
+    try:
+        if text.strip()[-1:].lower() in tuple("smhdw"):
+            return utc_now() - timedelta(seconds=parse_duration(text))
+        moment = datetime.fromisoformat(text.strip())
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        message = f"expected a time such as 24h, 2026-01-31 or 2026-01-31T12:00:00Z, not {text!r}"
+        raise ConfigError(message, reason=Reason.BAD_ARGUMENT) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -15,9 +15,8 @@ from job_system.resubmission import BATCH, Resubmission, resubmit
 from weavloader.batches import batched
 from weavloader.dlq.queue import DeadLetter, DeadLetters, LetterFilter
 from weavloader.errors import ConfigError, Reason
-from weavloader.search import parse_moment
+from weavloader.times import duration, parse_moment, rfc3339, utc_now
 from web.handler import PageHandler
-from web.view_models import duration, iso
 
 PAGE_SIZE = 50
 MAX_LENGTH = 256
@@ -191,7 +190,7 @@ class DeadLettersPage(DeadLetterHandler):
             section="dead-letters",
             query=query,
             message=self.take_message(),
-            now=datetime.now(UTC),
+            now=utc_now(),
             age=age,
             text=error_text,
             page_size=PAGE_SIZE,
@@ -206,7 +205,7 @@ class DeadLettersAction(DeadLetterHandler):
         """Ask for confirmation."""
         asked = parse_dead_letter_query(self.get_query_argument)
         # The visitor has not seen what fails from now on, so it is not included.
-        query = replace(asked, older=asked.older or datetime.now(UTC).isoformat())
+        query = replace(asked, older=asked.older or utc_now().isoformat())
         self.render(
             "confirm.html",
             section="dead-letters",
@@ -241,7 +240,7 @@ class DeadLetterPage(DeadLetterHandler):
             task_message=json.dumps({"args": letter.args, "kwargs": letter.kwargs}, indent=2),
             reprocessed=reprocessed.get(letter.task_id),
             message=self.take_message(),
-            now=datetime.now(UTC),
+            now=utc_now(),
             age=age,
             text=error_text(letter),
         )
@@ -262,9 +261,9 @@ class DeadLettersApi(DeadLetterHandler):
         """Write the list."""
         query = parse_dead_letter_query(self.get_query_argument)
         found = await self.on_thread(list_page, self.context.dead_letters, query)
-        reprocessed = found["reprocessed"]
+        reprocessed = {task_id: rfc3339(at) for task_id, at in found["reprocessed"].items()}
         dead_letters = [
-            {**as_json(letter), "reprocessed_at": iso(reprocessed.get(letter.task_id))}
+            {**as_json(letter), "reprocessed_at": reprocessed.get(letter.task_id)}
             for letter in found["dead_letters"]
         ]
         self.write({**found, "dead_letters": dead_letters, "reprocessed": len(reprocessed)})
@@ -289,7 +288,7 @@ def error_text(letter: DeadLetter) -> str:
 
 
 def age(moment: str | datetime, now: datetime) -> str:
-    """How long ago something was, in its largest unit: ``3 h``."""
+    """How long ago something was, such as ``3h 5m``."""
     then = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
     return duration((now - then).total_seconds())
 

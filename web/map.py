@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from weavloader.store.base import Location
+from weavloader.geo import KM_PER_DEGREE, Location, distance_km
 
 DATA = Path(__file__).with_name("map.json")
 WIDTH, HEIGHT = 480, 300
 DEGREES_HIGH = 6.0
-EARTH_KM = 6371.0
-_KM_PER_DEGREE = math.pi * EARTH_KM / 180
 _SCALE_KM = 100
 _MAX_LABELS = 7
 _LABEL_APART = (90, 18)  # pixels across and down, between cities
@@ -98,7 +96,7 @@ def draw_map(center: Location) -> Map:
         x=WIDTH / 2,
         y=HEIGHT / 2,
         scale_km=_SCALE_KM,
-        scale_px=round(_SCALE_KM / _KM_PER_DEGREE * HEIGHT / DEGREES_HIGH, 1),
+        scale_px=round(_SCALE_KM / KM_PER_DEGREE * HEIGHT / DEGREES_HIGH, 1),
         description=describe(center),
     )
 
@@ -111,15 +109,6 @@ def describe(location: Location) -> str:
     if away < 10:
         return f"in or near {name}"
     return f"{away:,.0f} km {_direction(cities[name], location)} of {name}"
-
-
-def distance_km(one: Location, other: Location) -> float:
-    """Kilometres along a great circle (haversine)."""
-    lat1, lat2 = math.radians(one.latitude), math.radians(other.latitude)
-    across = math.radians(other.longitude - one.longitude)
-    half = math.sin((lat2 - lat1) / 2) ** 2
-    half += math.cos(lat1) * math.cos(lat2) * math.sin(across / 2) ** 2
-    return 2 * EARTH_KM * math.asin(min(1.0, math.sqrt(half)))
 
 
 def _direction(start: Location, end: Location) -> str:

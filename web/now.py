@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from metrics.workers import OTHER_ROLE
+from weavloader.times import duration, rfc3339, utc_now
 from web.handler import PageHandler
 from web.snapshot import Snapshot, StreamStatus
-from web.view_models import Card, duration, iso
+from web.view_models import Card
 
 
 class NowHandler(PageHandler):
@@ -20,7 +21,7 @@ class NowHandler(PageHandler):
         snapshot = self.context.monitor.snapshot()
         history = self.context.monitor.history()
         return {
-            "at": iso(snapshot.at),
+            "at": rfc3339(snapshot.at),
             "components": {name: error or "ok" for name, error in snapshot.failures.items()},
             "images_per_minute": _rounded(history[-1].per_minute) if history else None,
             "images_queued": snapshot.images_queued,
@@ -31,7 +32,7 @@ class NowHandler(PageHandler):
             "workers": _workers(snapshot.workers),
             "newest": _newest(snapshot),
             "history": {
-                "at": [iso(sample.at) for sample in history],
+                "at": [rfc3339(sample.at) for sample in history],
                 "images_per_minute": [_rounded(sample.per_minute) for sample in history],
                 "images_queued": [sample.queued for sample in history],
             },
@@ -59,9 +60,9 @@ def _stream(stream: StreamStatus | None) -> dict[str, Any] | None:
     if stream is None:
         return None
     return {
-        "last_poll": iso(stream.at),
+        "last_poll": rfc3339(stream.at),
         "last_poll_seconds": _seconds_since(stream.at),
-        "newest_capture": iso(stream.newest),
+        "newest_capture": rfc3339(stream.newest) if stream.newest else None,
         "lag_seconds": _seconds_since(stream.newest),
         "received": stream.received,
         "waiting": stream.waiting,
@@ -90,7 +91,7 @@ def _newest(snapshot: Snapshot) -> list[dict[str, Any]]:
 
 
 def _seconds_since(moment: datetime | None) -> float | None:
-    return None if moment is None else round((datetime.now(UTC) - moment).total_seconds(), 1)
+    return None if moment is None else round((utc_now() - moment).total_seconds(), 1)
 
 
 def _rounded(number: float | None) -> float | None:

@@ -10,9 +10,11 @@ from typing import Any
 from urllib.parse import urlencode
 
 from weavloader.errors import ConfigError, Reason
-from weavloader.search import WITHIN_KM, parse_moment, parse_point
+from weavloader.geo import parse_point
+from weavloader.search import WITHIN_KM
 from weavloader.store.base import DEFAULT_ALPHA
 from weavloader.store.validation import HALF_AROUND_KM, MOST_RESULTS
+from weavloader.times import parse_moment
 
 MAX_TEXT_LENGTH = 500
 MAX_NAME_LENGTH = 256

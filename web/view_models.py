@@ -10,9 +10,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from weavloader.geo import Location
 from weavloader.images.job import UNKNOWN
 from weavloader.search_output import as_json
-from weavloader.store.base import Explanation, ImageObject, Location, SearchResult
+from weavloader.store.base import Explanation, ImageObject, SearchResult
+from weavloader.times import rfc3339
 from web.query import PageQuery
 
 # How captions of the preview models begin; their package runs in Triton and is not installed here.
@@ -92,7 +94,7 @@ class Card:
             vsn=known(result.text.get("vsn", "")),
             camera=known(result.text.get("camera", "")),
             time=readable(result.captured_at) or result.text.get("timestamp", ""),
-            iso=iso(result.captured_at) or "",
+            iso=rfc3339(result.captured_at) if result.captured_at else "",
             score=round(result.score, 4),
             score_parts=_score_parts(result.explanation),
         )
@@ -165,24 +167,9 @@ def known(name: str) -> str:
     return "" if name == UNKNOWN else name
 
 
-def iso(moment: datetime | None) -> str | None:
-    """RFC 3339 UTC."""
-    return moment.astimezone(UTC).isoformat() if moment else None
-
-
 def readable(moment: datetime | None) -> str:
     """For people, in UTC to the minute."""
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC") if moment else ""
-
-
-def duration(seconds: float | None) -> str:
-    """A time span to its largest unit, such as ``3 h``; a dash where it is not known."""
-    if seconds is None:
-        return "–"
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds // length:.0f} {unit}"
-    return f"{max(0.0, seconds):.0f} s"
 
 
 def _facts(image: ImageObject) -> dict[str, str]:

@@ -15,7 +15,7 @@ from weavloader import redis_keys
 from weavloader.errors import TransientError
 from weavloader.settings import get_settings
 from weavloader.stream.audit import Audit, State
-from weavloader.stream.stream import utc_now
+from weavloader.times import utc_now
 
 WINDOW = timedelta(days=1)
 # As many links of missing images as a person reads.

@@ -20,7 +20,7 @@ from weavloader.batches import batched
 from weavloader.dlq.queue import DeadLetter, LetterFilter
 from weavloader.dlq.retry_policy import is_due, is_hopeless
 from weavloader.settings import get_settings
-from weavloader.stream.stream import utc_now
+from weavloader.times import utc_now
 
 REPROCESS_AT_MOST = 5000
 BATCH = 500

@@ -16,7 +16,8 @@ from metrics import metrics
 from weavloader import redis_keys
 from weavloader.errors import TransientError
 from weavloader.settings import get_settings
-from weavloader.stream.stream import Stream, TickReport, utc_now
+from weavloader.stream.stream import Stream, TickReport
+from weavloader.times import utc_now
 
 # The next health check is half an hour away, so this one waits for a tick to end.
 HEALTH_CHECK_WAITS = 60.0

@@ -13,8 +13,7 @@ from demo.sage_replay.faults import DATA, MANIFESTS, OTHER_HOST
 from demo.sage_replay.faults import STORAGE as STORAGE_HOST
 from tests.acceptance.system import EXTRA, System
 from tests.support.waiting import wait_until
-from weavloader.images.job import META_FIELDS, UNKNOWN
-from weavloader.store.base import image_id
+from weavloader.images.job import META_FIELDS, UNKNOWN, image_id
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -15,7 +15,7 @@ from demo.servers.triton import Triton
 from tests.support.pages import an_image, keep
 from tests.support.waiting import wait_until
 from tests.support.whole_site import WholeSite, whole_site
-from weavloader.store.base import Location
+from weavloader.geo import Location
 
 __all__ = ["browser", "page"]
 

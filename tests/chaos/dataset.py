@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from demo.sage_replay.catalogue import SECOND, Catalogue, Entry, StoredObject, rfc3339
-from weavloader.store.base import image_id
+from weavloader.images.job import image_id
 
 EXCLUDED_VSN = "W0FF"
 _MANIFESTS = {

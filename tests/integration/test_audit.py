@@ -34,7 +34,7 @@ from weavloader.settings import get_settings, load_settings
 from weavloader.stream.audit import Audit, AuditReport
 from weavloader.stream.records import member
 from weavloader.stream.sage_api import DataApi
-from weavloader.stream.stream import utc_now
+from weavloader.times import utc_now
 
 
 @dataclass

@@ -17,7 +17,7 @@ from job_system.tasks import cleaner
 from metrics.metrics import Metrics
 from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetter, DeadLetters
-from weavloader.stream.stream import utc_now
+from weavloader.times import utc_now
 
 IMAGE_TASK = "job_system.tasks.process_image_task"
 DAY = timedelta(days=1)

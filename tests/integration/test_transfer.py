@@ -18,9 +18,11 @@ from tests.support.store_contract import WHEN, an_image
 from tests.support.waiting import wait_until
 from tests.support.weaviate_contract import fill_as_the_reference
 from tests.support.weaviate_stand_in import StandIn
+from weavloader.geo import Location
+from weavloader.images.job import image_id
 from weavloader.settings import Settings, load_settings
 from weavloader.store import open_store
-from weavloader.store.base import ImageObject, Location, image_id
+from weavloader.store.base import ImageObject
 from weavloader.store.weaviate.client import connect
 
 __all__ = ["run_command"]

@@ -15,9 +15,10 @@ from tests.support.weaviate_contract import WeaviateContract
 from tests.support.weaviate_stand_in import StandIn
 from tests.support.weaviate_stand_in.schema import Schema, add_vectors
 from weavloader.errors import ConfigError, PermanentError, TransientError, WeavloaderError
+from weavloader.images.job import image_id
 from weavloader.settings import Settings, load_settings
 from weavloader.store import open_store
-from weavloader.store.base import Store, image_id
+from weavloader.store.base import Store
 from weavloader.store.weaviate import write
 
 BAD_TEXT = "invalid text property 'vsn' on class 'Test': not a string, but float64"

@@ -11,9 +11,10 @@ from tests.support.ranking_contract import RankingContract
 from tests.support.store_contract import EAST, NORTH, an_image, found
 from tests.support.weaviate_contract import REFERENCE_PLACE, WeaviateContract, fill_as_the_reference
 from weavloader.errors import ConfigError, TransientError
+from weavloader.geo import Area, Location
 from weavloader.settings import Settings
 from weavloader.store import open_store
-from weavloader.store.base import Area, Filters, Location, SearchQuery, Store
+from weavloader.store.base import Filters, SearchQuery, Store
 from weavloader.store.weaviate.client import WeaviateClient
 
 

@@ -14,9 +14,10 @@ import numpy as np
 from PIL import Image
 from tornado.httpserver import HTTPServer
 
+from weavloader.geo import Location
 from weavloader.settings import Settings
 from weavloader.store import open_store
-from weavloader.store.base import TEXT_PROPERTIES, ImageObject, Location, Vector
+from weavloader.store.base import TEXT_PROPERTIES, ImageObject, Vector
 from web.image_service import ImageService
 from web.server import application
 from web.snapshot import Monitor

@@ -8,6 +8,7 @@ import pytest
 from tests.support.search_contract import SearchContract
 from tests.support.store_contract import EAST, NORTH, an_image, found
 from weavloader.errors import ConfigError, PermanentError
+from weavloader.images.job import image_id
 from weavloader.search import like
 from weavloader.store.base import (
     KEYWORD_PROPERTIES,
@@ -20,7 +21,6 @@ from weavloader.store.base import (
     Share,
     Store,
     Vector,
-    image_id,
 )
 
 CAPTIONS = {

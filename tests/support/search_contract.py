@@ -9,7 +9,8 @@ import pytest
 
 from tests.support.store_contract import EAST, NORTH, WHEN, StoreContract, an_image, found
 from weavloader.errors import PermanentError
-from weavloader.store.base import Area, Filters, Location, SearchQuery, Store, Vector
+from weavloader.geo import Area, Location
+from weavloader.store.base import Filters, SearchQuery, Store, Vector
 
 HOSTILE_TEXTS = [
     "",

@@ -11,18 +11,17 @@ import pytest
 
 from tests.support.processes import in_processes
 from weavloader.errors import PermanentError, WeavloaderError
+from weavloader.geo import Area, Location
+from weavloader.images.job import image_id
 from weavloader.settings import Settings
 from weavloader.store import open_store
 from weavloader.store.base import (
     TEXT_PROPERTIES,
-    Area,
     Filters,
     ImageObject,
-    Location,
     SearchQuery,
     Store,
     Vector,
-    image_id,
 )
 from weavloader.store.validation import VECTOR_RANKS
 

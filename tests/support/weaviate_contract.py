@@ -16,15 +16,15 @@ from tests.support.missing_parts import skip_without
 from tests.support.processes import in_processes
 from tests.support.store_contract import EAST, NORTH, an_image, found
 from weavloader.errors import ConfigError, TransientError
+from weavloader.geo import Location
+from weavloader.images.job import image_id
 from weavloader.settings import Settings, load_settings
 from weavloader.store import open_store
 from weavloader.store.base import (
     TEXT_PROPERTIES,
     Filters,
-    Location,
     SearchQuery,
     Store,
-    image_id,
 )
 from weavloader.store.weaviate.client import (
     Collection,

@@ -22,7 +22,8 @@ from weavloader.errors import PermanentError, Reason
 from weavloader.images.job import ImageJob
 from weavloader.settings import load_settings
 from weavloader.stream.sage_api import DataApi
-from weavloader.stream.stream import Stream, TickReport, utc_now
+from weavloader.stream.stream import Stream, TickReport
+from weavloader.times import utc_now
 
 
 class Shelf:

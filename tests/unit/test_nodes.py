@@ -15,9 +15,9 @@ import pytest
 from tests.support.local_server import Answer, LocalServer, Request, local_server
 from weavloader import redis_keys
 from weavloader.errors import TransientError
+from weavloader.geo import Location
 from weavloader.images import nodes
-from weavloader.images.nodes import Node, Nodes, location
-from weavloader.store.base import Location
+from weavloader.images.nodes import Node, Nodes
 from weavloader.stream.sage_api import DataApi
 
 MANIFEST = {
@@ -252,28 +252,3 @@ def test_positions_out_of_reach_stop_no_image_and_are_left_in_peace_for_a_while(
         assert lookup.describe("W021", ago(minutes=1)) == LEMONT
     assert asked(server, "/query") == 1
     assert 0 < redis.ttl(redis_keys.position("W021")) <= nodes.PAUSE
-
-
-@pytest.mark.parametrize(
-    ("latitude", "longitude", "expected"),
-    [
-        (90, -180, Location(90, -180)),
-        ("41.7", " -87.9 ", Location(41.7, -87.9)),
-        (0, 0, Location(0, 0)),
-        (90.1, 0, None),
-        (0, 180.1, None),
-        (float("nan"), 0, None),
-        (0, float("-inf"), None),
-        (True, False, None),
-        (None, None, None),
-        ("", "", None),
-        ([], {}, None),
-        (10**400, 0, None),
-        ("1e400", 0, None),
-        (41.7, None, None),
-    ],
-)
-def test_a_place_is_two_finite_numbers_on_the_globe(
-    latitude: object, longitude: object, expected: Location | None
-) -> None:
-    assert location(latitude, longitude) == expected

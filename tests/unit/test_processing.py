@@ -15,17 +15,16 @@ from PIL import Image
 
 from processing import Outcome, Pipeline, Pixels, Stages, process_image
 from weavloader.errors import PermanentError, Reason, TransientError
+from weavloader.geo import Location
 from weavloader.images.download import Downloader
 from weavloader.images.inference_cache import InferenceCache
-from weavloader.images.job import ImageJob
+from weavloader.images.job import ImageJob, image_id
 from weavloader.images.nodes import Node, Nodes
 from weavloader.store.base import (
     TEXT_PROPERTIES,
     ImageObject,
-    Location,
     Store,
     Vector,
-    image_id,
 )
 
 JOB = ImageJob(

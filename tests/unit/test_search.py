@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, cast, get_args
 
 import numpy as np
@@ -12,17 +12,16 @@ import pytest
 
 from commands import search as command
 from weavloader.errors import ConfigError
-from weavloader.search import WITHIN_KM, filters, parse_moment, search
+from weavloader.geo import Area, Location
+from weavloader.search import WITHIN_KM, filters, search
 from weavloader.search_output import print_json, print_table
 from weavloader.store import validation
 from weavloader.store.base import (
     KEYWORD_PROPERTIES,
     TEXT_PROPERTIES,
-    Area,
     Explanation,
     Filters,
     Fusion,
-    Location,
     SearchQuery,
     SearchResult,
     Share,
@@ -88,27 +87,6 @@ def test_where_only_words_count_no_model_is_asked(text: str, alpha: float) -> No
         raise AssertionError("asked")
 
     assert asked(text, embed, alpha=alpha).vector is None
-
-
-@pytest.mark.parametrize(
-    ("text", "age"),
-    [("24h", timedelta(hours=24)), ("7d", timedelta(days=7)), (" 90S ", timedelta(seconds=90))],
-)
-def test_so_long_ago_is_understood(text: str, age: timedelta) -> None:
-    assert abs(datetime.now(UTC) - age - parse_moment(text)) < timedelta(minutes=1)
-
-
-@pytest.mark.parametrize(
-    ("text", "moment"),
-    [
-        ("2026-01-31", datetime(2026, 1, 31, tzinfo=UTC)),
-        ("2026-01-31T12:00:00Z", datetime(2026, 1, 31, 12, tzinfo=UTC)),
-        ("2026-01-31 12:00", datetime(2026, 1, 31, 12, tzinfo=UTC)),
-        ("2026-01-31T12:00:00-06:00", datetime(2026, 1, 31, 18, tzinfo=UTC)),
-    ],
-)
-def test_dates_and_times_are_understood_utc_by_default(text: str, moment: datetime) -> None:
-    assert parse_moment(text) == moment
 
 
 @pytest.mark.parametrize(

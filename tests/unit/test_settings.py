@@ -6,37 +6,9 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from weavloader.errors import ConfigError
-from weavloader.settings import Settings, get_settings, load_settings, parse_duration
+from weavloader.settings import Settings, get_settings, load_settings
 
 SECRETS = {name for name, field in Settings.model_fields.items() if field.annotation is SecretStr}
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("90", 90),
-        ("90s", 90),
-        ("10m", 600),
-        ("24h", 86400),
-        ("30d", 2592000),
-        ("1w", 604800),
-        ("1.5h", 5400),
-        (" 10 M ", 600),
-        (15, 15),
-        (0.5, 0.5),
-        ("0", 0),
-    ],
-)
-def test_a_duration_is_read_in_every_unit(text: object, seconds: float) -> None:
-    assert parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize(
-    "text", ["", "m", "10 minutes", "-5m", "1e3", "nan", "inf", "10m5s", "٣m", None, "1..5s"]
-)
-def test_what_is_no_duration_is_refused(text: object) -> None:
-    with pytest.raises(ValueError, match="expected a duration"):
-        parse_duration(text)
 
 
 @pytest.mark.parametrize(

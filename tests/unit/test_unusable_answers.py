@@ -22,10 +22,10 @@ from tests.support.stand_in_triton import StandInResult, Tensor, text
 from weavloader.dlq.queue import DeadLetters
 from weavloader.images.download import Downloader
 from weavloader.images.inference_cache import InferenceCache
-from weavloader.images.job import ImageJob
+from weavloader.images.job import ImageJob, image_id
 from weavloader.images.nodes import Node, Nodes
 from weavloader.settings import load_settings
-from weavloader.store.base import ImageObject, Store, image_id
+from weavloader.store.base import ImageObject, Store
 
 JOB = ImageJob(
     url="https://storage.sagecontinuum.org/a.jpg", timestamp="2026-11-24T01:57:56Z", vsn="W021"

@@ -13,8 +13,9 @@ from PIL import Image
 
 from tests.support.pages import HOSTILE, SNOW, STREET, an_image, keep, served
 from weavloader.errors import PermanentError, Reason, TransientError
+from weavloader.geo import Location
 from weavloader.settings import Settings, load_settings
-from weavloader.store.base import Location, Vector
+from weavloader.store.base import Vector
 from web import image_service
 from web.image_service import ImageService, as_jpeg
 

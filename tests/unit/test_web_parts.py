@@ -9,12 +9,12 @@ from itertools import chain
 import pytest
 
 from inference.preview.captions import PREFIX
-from weavloader.store.base import Location
+from weavloader.geo import Location
 from web.access import FORWARDED, Access, is_loopback
-from web.map import HEIGHT, WIDTH, describe, distance_km, draw_map, map_data
+from web.map import HEIGHT, WIDTH, describe, draw_map, map_data
 from web.query import PageQuery, parse_query
 from web.snapshot import Snapshot, images_per_minute
-from web.view_models import PREVIEW_PREFIX, Caption, duration
+from web.view_models import PREVIEW_PREFIX, Caption
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -60,7 +60,6 @@ def test_an_address_reads_as_the_query_it_was_made_from() -> None:
 def test_a_location_is_described_by_the_nearest_city() -> None:
     assert describe(Location(41.7016, -87.9953)) == "36 km south-west of Chicago"
     assert describe(Location(40.0149, -105.2705)) == "in or near Boulder"
-    assert distance_km(Location(0, 0), Location(0, 180)) == pytest.approx(20015, abs=1)
 
 
 @pytest.mark.parametrize(
@@ -159,14 +158,3 @@ def test_images_per_minute_are_unknown_rather_than_wrong() -> None:
     assert images_per_minute(snapshots(5, None)) is None
     assert images_per_minute(snapshots(None, 5)) is None
     assert images_per_minute(snapshots(10, 0)) == 0
-
-
-def test_spans_are_told_in_their_largest_unit() -> None:
-    assert [duration(n) for n in (None, -1, 5, 90, 7200, 200_000)] == [
-        "–",
-        "0 s",
-        "5 s",
-        "1 min",
-        "2 h",
-        "2 d",
-    ]

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any, Self
 
 from weavloader.dlq.index import Label
@@ -97,8 +96,3 @@ def describe(error: BaseException) -> str:
     if isinstance(error, WeavloaderError):
         return f"{error.reason}: {error}"
     return str(error)
-
-
-def rfc3339(unix_seconds: float) -> str:
-    """A moment in UTC, to the second."""
-    return datetime.fromtimestamp(unix_seconds, UTC).isoformat(timespec="seconds")

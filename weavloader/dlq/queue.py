@@ -11,8 +11,9 @@ from typing import Any
 from weavloader import redis_keys
 from weavloader.batches import batched
 from weavloader.dlq.index import BATCH, LetterFilter, LetterIndex
-from weavloader.dlq.letter import DeadLetter, FailedTask, describe, rfc3339
+from weavloader.dlq.letter import DeadLetter, FailedTask, describe
 from weavloader.logs import mask
+from weavloader.times import rfc3339, utc_now
 
 __all__ = ["DeadLetter", "DeadLetters", "FailedTask", "LetterFilter", "describe"]
 
@@ -65,8 +66,8 @@ class DeadLetters:
             exc_message=mask(exc_message)[:MAX_TEXT],
             traceback=mask(traceback)[-MAX_TEXT:],
             retries=failed.retries,
-            failed_at=rfc3339(time.time()),
-            first_seen=rfc3339(first_seen),
+            failed_at=rfc3339(utc_now(), "seconds"),
+            first_seen=rfc3339(datetime.fromtimestamp(first_seen, UTC), "seconds"),
             attempts=int(history.get(b"attempts", 1)),
             worker=failed.worker,
         )

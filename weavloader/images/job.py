@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import re
 import reprlib
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import lru_cache
 from typing import Self
 from urllib.parse import urlsplit
 
 from weavloader.errors import PermanentError, Reason
 from weavloader.logs import mask
-from weavloader.store.base import image_id
+from weavloader.times import parse_timestamp
 
 UNKNOWN = "unknown"
 META_FIELDS = ("vsn", "filename", "camera", "host", "job", "node", "plugin", "task", "zone")
 MAX_NAME = 256
 MAX_URL = 2048
+# A poll computes the ids of a batch of 1,000 several times.
+_MAX_CACHED_IDS = 1024
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+
+
+@lru_cache(_MAX_CACHED_IDS)
+def image_id(link: str) -> str:
+    """Id of the image behind ``link``: its object id, its task id and its dead letter's id.
+
+    ``uuid5(NAMESPACE_URL, link)``, so that writing an image twice gives one object.
+    """
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, link))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,18 +118,6 @@ def clean_name(value: object) -> str:
     # Nearly all are printable, which is seen sooner than that nothing matches.
     line = start if start.isprintable() else _CONTROL.sub(" ", start)
     return line.strip()[:MAX_NAME] or UNKNOWN
-
-
-def parse_timestamp(text: str) -> datetime:
-    """RFC 3339, as UTC to the microsecond; finer digits are cut off.
-
-    Raises:
-        ValueError: It is not such a time, or names no offset.
-    """
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        raise ValueError("no UTC offset")
-    return moment.astimezone(UTC)
 
 
 def _checked_timestamp(value: object) -> str:

@@ -9,16 +9,17 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
 
 from weavloader import redis_keys
 from weavloader.errors import Reason, TransientError
+from weavloader.geo import Location, to_location
 from weavloader.images.job import UNKNOWN, clean_name
-from weavloader.store.base import Location
 from weavloader.stream.sage_api import DataApi
+from weavloader.times import utc_now
 
 POSITION_NAMES = "sys.gps.lat|sys.gps.lon"
 # A live position says where the node is now, which tells nothing of an image taken before.
@@ -79,7 +80,7 @@ class Nodes:
         if not _VSN.fullmatch(vsn) or vsn == UNKNOWN.upper():
             return Node()
         node = _node(self._manifest(vsn))
-        live = self._position(vsn) if datetime.now(UTC) - captured_at < LIVE_FOR else None
+        live = self._position(vsn) if utc_now() - captured_at < LIVE_FOR else None
         return Node(node.project, node.address, live or node.location)
 
     def _manifest(self, vsn: str) -> object:
@@ -118,7 +119,7 @@ class Nodes:
         key = redis_keys.position(vsn)
         cached = self._redis.get(key)
         if cached is not None:
-            return location(*json.loads(cached))
+            return to_location(*json.loads(cached))
         try:
             query = {"vsn": vsn, "name": POSITION_NAMES}
             found = _lat_lon(self._api.records(query, "-5m", tail=1))
@@ -127,23 +128,7 @@ class Nodes:
             self._redis.set(key, json.dumps((None, None)), ex=PAUSE)
             return None
         self._redis.set(key, json.dumps(found), ex=math.ceil(self._position_ttl))
-        return location(*found)
-
-
-def location(latitude: object, longitude: object) -> Location | None:
-    """A point, when both numbers are finite degrees; text that holds a number will do."""
-    lat, lon = _degrees(latitude, 90), _degrees(longitude, 180)
-    return None if lat is None or lon is None else Location(lat, lon)
-
-
-def _degrees(value: object, limit: float) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) and abs(number) <= limit else None
+        return to_location(*found)
 
 
 def _known_part(manifest: object) -> dict[str, object] | None:
@@ -158,7 +143,7 @@ def _node(manifest: object) -> Node:
     return Node(
         project=clean_name(manifest.get("project")),
         address=clean_name(manifest.get("address")),
-        location=location(manifest.get("gps_lat"), manifest.get("gps_lon")),
+        location=to_location(manifest.get("gps_lat"), manifest.get("gps_lon")),
     )
 
 

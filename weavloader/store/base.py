@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import lru_cache
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from weavloader.geo import Area, Location
+from weavloader.images.job import image_id
 from weavloader.store.schema import SchemaReport
 
 Vector = NDArray[np.float32]
@@ -46,34 +46,7 @@ KEYWORD_PROPERTIES = (
 FILTER_PROPERTIES = ("vsn", "node", "job", "task", "camera", "project")
 DEFAULT_ALPHA = 0.4
 DEFAULT_LIMIT = 25
-# A tick asks for the ids of a batch of 1,000 several times.
-_IDS_REMEMBERED = 1024
 Fusion = Literal["relative", "ranked"]
-
-
-@lru_cache(_IDS_REMEMBERED)
-def image_id(link: str) -> str:
-    """Id of the image behind ``link``: its object id, its task id and its dead letter's id.
-
-    ``uuid5(NAMESPACE_URL, link)``, so that writing an image twice gives one object.
-    """
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, link))
-
-
-@dataclass(frozen=True, slots=True)
-class Location:
-    """A point on Earth, in degrees (WGS 84)."""
-
-    latitude: float
-    longitude: float
-
-
-@dataclass(frozen=True, slots=True)
-class Area:
-    """All that lies within ``kilometres`` of a point, along great circles."""
-
-    center: Location
-    kilometres: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,13 @@ from typing import get_args
 import numpy as np
 
 from weavloader.errors import PermanentError, Reason
+from weavloader.geo import Area, Location
 from weavloader.store.base import (
     KEYWORD_PROPERTIES,
     TEXT_PROPERTIES,
-    Area,
     Filters,
     Fusion,
     ImageObject,
-    Location,
     SearchQuery,
     Vector,
 )

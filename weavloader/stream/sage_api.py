@@ -15,6 +15,7 @@ from datetime import datetime
 import httpx
 
 from weavloader.errors import Reason, TransientError
+from weavloader.times import rfc3339
 
 MAX_LINE = 1 << 20
 
@@ -57,9 +58,9 @@ class DataApi:
             TransientError: The API is out of reach, refused, or its answer ended early; what
                 was yielded until then is good.
         """
-        body: dict[str, object] = {"start": _rfc3339(start), "filter": dict(query_filter)}
+        body: dict[str, object] = {"start": _range_end(start), "filter": dict(query_filter)}
         if end is not None:
-            body["end"] = _rfc3339(end)
+            body["end"] = _range_end(end)
         if tail is not None:
             body["tail"] = tail
         try:
@@ -72,8 +73,8 @@ class DataApi:
             ) from error
 
 
-def _rfc3339(moment: datetime | str) -> str:
-    return moment if isinstance(moment, str) else moment.isoformat().replace("+00:00", "Z")
+def _range_end(moment: datetime | str) -> str:
+    return moment if isinstance(moment, str) else rfc3339(moment).replace("+00:00", "Z")
 
 
 def _check_status(answer: httpx.Response) -> None:

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from weavloader import redis_keys
@@ -185,11 +185,6 @@ def next_interval(previous: float, taken: int, settings: Settings) -> float:
     if taken:
         return settings.poll_min_seconds
     return min(previous * 2, settings.poll_max_seconds)
-
-
-def utc_now() -> datetime:
-    """The present moment, timezone-aware."""
-    return datetime.now(UTC)
 
 
 def _count(items: Iterable[ImageJob | Refusal], report: TickReport) -> None:

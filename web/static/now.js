@@ -75,10 +75,13 @@ function chart(name, title, times, values) {
 
 function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
-  for (const [unit, length] of [["d", 86400], ["h", 3600], ["min", 60]]) {
-    if (seconds >= length) return `${Math.floor(seconds / length)} ${unit}`;
+  let rest = Math.max(0, Math.floor(seconds));
+  const parts = [];
+  for (const [unit, length] of [["d", 86400], ["h", 3600], ["m", 60], ["s", 1]]) {
+    if (rest >= length) parts.push(`${Math.floor(rest / length)}${unit}`);
+    rest %= length;
   }
-  return `${Math.max(0, Math.round(seconds))} s`;
+  return parts.slice(0, 2).join(" ") || "0s";
 }
 
 function stream(status) {

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from datetime import datetime
 from itertools import chain
 
-from weavloader.store.base import Area, Filters
+from weavloader.geo import EARTH_KM, KM_PER_DEGREE, Area
+from weavloader.store.base import Filters
 from weavloader.store.embedded.rows import to_microseconds
 from weavloader.store.tokenize import fold
-
-EARTH_KM = 6371.0
-KM_PER_DEGREE = math.pi * EARTH_KM / 180
 
 Value = str | int | float
 

@@ -9,11 +9,11 @@ import apsw
 import numpy as np
 
 from weavloader.errors import PermanentError, Reason
+from weavloader.geo import Location
 from weavloader.store.base import (
     FILTER_PROPERTIES,
     KEYWORD_PROPERTIES,
     ImageObject,
-    Location,
     Vector,
 )
 from weavloader.store.embedded.schema import (

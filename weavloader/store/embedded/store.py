@@ -17,7 +17,8 @@ from threading import RLock
 import apsw
 
 from weavloader.errors import ConfigError, PermanentError, Reason
-from weavloader.store.base import Filters, ImageObject, SearchQuery, SearchResult, image_id
+from weavloader.images.job import image_id
+from weavloader.store.base import Filters, ImageObject, SearchQuery, SearchResult
 from weavloader.store.embedded.errors import store_errors
 from weavloader.store.embedded.files import ImageFiles
 from weavloader.store.embedded.rows import (

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 
-from weavloader.store.base import Area, Location
-from weavloader.store.embedded.filters import EARTH_KM, KM_PER_DEGREE
+from weavloader.geo import KM_PER_DEGREE, Area, Location, distance_km
 from weavloader.store.weaviate.client import Collection, Filter, FilterReturn, GeoCoordinate
 
 _ROUNDING = 1e-6  # degrees; 11 cm
@@ -32,15 +31,8 @@ def around(collection: Collection, area: Area) -> FilterReturn:
 
 
 def lies_within(area: Area, place: Location | None) -> bool:
-    """Whether a place lies in an area, by the haversine formula."""
-    if place is None:
-        return False
-    here, there = math.radians(area.center.latitude), math.radians(place.latitude)
-    north, east = there - here, math.radians(place.longitude - area.center.longitude)
-    half_chord = (
-        math.sin(north / 2) ** 2 + math.cos(here) * math.cos(there) * math.sin(east / 2) ** 2
-    )
-    return 2 * EARTH_KM * math.asin(min(1, math.sqrt(half_chord))) <= area.kilometres
+    """Whether a place lies in an area."""
+    return place is not None and distance_km(area.center, place) <= area.kilometres
 
 
 def _in_boxes(area: Area) -> FilterReturn:

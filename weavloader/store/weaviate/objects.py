@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from weavloader.errors import PermanentError, Reason
-from weavloader.store.base import TEXT_PROPERTIES, ImageObject, Location, SearchResult, Vector
+from weavloader.geo import Location
+from weavloader.store.base import TEXT_PROPERTIES, ImageObject, SearchResult, Vector
 from weavloader.store.weaviate.client import DataObject, GeoCoordinate
 
 STORED_PROPERTIES = [*TEXT_PROPERTIES, "image", "location", "latitude", "longitude", "captured_at"]

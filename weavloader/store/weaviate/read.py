@@ -7,7 +7,8 @@ from collections.abc import Collection as SomeOf
 import grpc  # type: ignore[import-untyped,unused-ignore]
 
 from weavloader.errors import PermanentError
-from weavloader.store.base import ImageObject, image_id
+from weavloader.images.job import image_id
+from weavloader.store.base import ImageObject
 from weavloader.store.tokenize import words
 from weavloader.store.weaviate.client import Collection, Filter, exceptions
 from weavloader.store.weaviate.errors import grpc_code

@@ -1,0 +1,98 @@
+"""Durations and moments, read and written."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from weavloader.times import duration, parse_duration, parse_moment, parse_timestamp, rfc3339
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 90),
+        ("90s", 90),
+        ("10m", 600),
+        ("24h", 86400),
+        ("30d", 2592000),
+        ("1w", 604800),
+        ("1.5h", 5400),
+        (" 10 M ", 600),
+        (15, 15),
+        (0.5, 0.5),
+        ("0", 0),
+    ],
+)
+def test_a_duration_is_read_in_every_unit(text: object, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "m", "10 minutes", "-5m", "1e3", "nan", "inf", "10m5s", "٣m", None, "1..5s"]
+)
+def test_what_is_no_duration_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match="expected a duration"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "–"),
+        (-1, "0s"),
+        (0.9, "0s"),
+        (5, "5s"),
+        (90, "1m 30s"),
+        (7200, "2h"),
+        (200_000, "2d 7h"),
+        (86_405, "1d 5s"),
+    ],
+)
+def test_a_duration_is_written_in_its_two_largest_units(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_moment_is_written_as_rfc_3339_in_utc() -> None:
+    moment = datetime(2026, 1, 31, 6, 0, 0, 7, tzinfo=timezone(timedelta(hours=-6)))
+    assert rfc3339(moment) == "2026-01-31T12:00:00.000007+00:00"
+    assert rfc3339(moment, "seconds") == "2026-01-31T12:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("text", "age"),
+    [("24h", timedelta(hours=24)), ("7d", timedelta(days=7)), (" 90S ", timedelta(seconds=90))],
+)
+def test_so_long_ago_is_understood(text: str, age: timedelta) -> None:
+    assert abs(datetime.now(UTC) - age - parse_moment(text)) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-01-31", datetime(2026, 1, 31, tzinfo=UTC)),
+        ("2026-01-31T12:00:00Z", datetime(2026, 1, 31, 12, tzinfo=UTC)),
+        ("2026-01-31 12:00", datetime(2026, 1, 31, 12, tzinfo=UTC)),
+        ("2026-01-31T12:00:00-06:00", datetime(2026, 1, 31, 18, tzinfo=UTC)),
+    ],
+)
+def test_dates_and_times_are_understood_utc_by_default(text: str, moment: datetime) -> None:
+    assert parse_moment(text) == moment
+
+
+@pytest.mark.parametrize(
+    ("text", "microsecond"),
+    [
+        ("2026-11-24T01:57:56.713832936Z", 713832),
+        ("2026-11-24T01:57:56.713832Z", 713832),
+        ("2026-11-24T01:57:56.7Z", 700000),
+        ("2026-11-24T01:57:56.999999999Z", 999999),
+        ("2026-11-24T01:57:56Z", 0),
+        ("2026-11-24T02:57:56.000000001+01:00", 0),
+    ],
+)
+def test_times_are_read_to_the_microsecond_in_utc(text: str, microsecond: int) -> None:
+    expected = datetime(2026, 11, 24, 1, 57, 56, microsecond, tzinfo=UTC)
+    assert parse_timestamp(text) == expected
+    assert parse_timestamp(text).tzinfo is UTC
