@@ -22,7 +22,7 @@ import tritonclient.grpc as triton
 from PIL import Image
 
 from benchmarks.bench_pictures import CAMERA_SIZE, pictures
-from job_system.memory import keep_freed_buffers
+from job_system.worker_process import keep_freed_buffers
 from weavloader.settings import load_settings
 from weavloader.store import open_store
 from weavloader.store.base import TEXT_PROPERTIES, ImageObject

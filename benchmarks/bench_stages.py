@@ -121,7 +121,7 @@ def _per_image(
 
 def _work(profile: str | None) -> None:
     from job_system.dependencies import dead_letters, pipeline  # settings of this process
-    from job_system.memory import keep_freed_buffers
+    from job_system.worker_process import keep_freed_buffers
     from processing import process_image
 
     keep_freed_buffers()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -94,16 +95,15 @@ def retry(task_ids: tuple[str, ...], everything: bool, yes: bool, **filters: str
     """
     wanted = _wanted(filters)
     with _dead_letters() as letters:
-        from job_system.resubmission import Resubmission, resubmit
+        from job_system.publishing import reprocess
 
-        done = Resubmission()
-        for ids in _chosen(letters, task_ids, everything, wanted, "Retry", yes):
-            done += resubmit(letters.get_many(ids), letters)
-    click.echo(f"{len(done.submitted)} put back on their queue")
-    if done.already:
-        click.echo(f"{len(done.already)} already on their way since an earlier retry")
-    if done.unknown:
-        click.echo(f"{len(done.unknown)} left: this version has no such task")
+        chosen = _chosen(letters, task_ids, everything, wanted, "Retry", yes)
+        report = reprocess(chain.from_iterable(map(letters.get_many, chosen)), letters)
+    click.echo(f"{report.queued} put back on their queue")
+    if report.already_queued:
+        click.echo(f"{report.already_queued} already on their way since an earlier retry")
+    if report.unknown:
+        click.echo(f"{report.unknown} left: this version has no such task")
 
 
 @command("drop", dlq)

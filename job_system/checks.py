@@ -1,38 +1,88 @@
-"""Reaching every dependency in earnest, down to fetching an image from SAGE."""
+"""The checks of ``python main.py check``: of every dependency, or of one role on this host.
+
+The check of a role is light enough to run every minute: what only a dependency's check needs,
+such as the client of Triton, is imported there.
+"""
 
 from __future__ import annotations
 
+import json
+import socket
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
 
-from client import connect_redis, connect_sage, connect_triton, open_store
-from inference import required_models
-from inference.contracts import require_contracts, require_models
-from job_system.dependencies import downloader
-from job_system.findings import Probe
-from weavloader.errors import ConfigError, Reason, WeavloaderError
+import httpx
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from job_system.app import celery_app
+from metrics.health import builtin_probes
+from metrics.redis_state import connect
+from weavloader import redis_keys
+from weavloader.errors import ConfigError, Reason, TransientError, WeavloaderError
 from weavloader.images.job import ImageJob
 from weavloader.settings import Settings
-from weavloader.stream.sage_api import DataApi
 
-TIMEOUT = 5.0
+TRITON_TIMEOUT = 5.0
+ROLE_TIMEOUT = 3.0
+# A poll may take a minute, and on an idle stream the next one comes two minutes later.
+MAX_MISSED_POLLS = 3
+
+Check = Callable[[Settings], str]
+"""Returns a detail such as a version when all is well, or raises why it is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """How one check went."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def run_checks(checks: Mapping[str, Check], settings: Settings) -> Iterator[CheckResult]:
+    """Run one check after another."""
+    for name, check in checks.items():
+        try:
+            yield CheckResult(name, True, check(settings))
+        except (WeavloaderError, RedisError, httpx.HTTPError) as error:
+            yield CheckResult(name, False, str(error) or type(error).__name__)
+
+
+def role_checks(role: str) -> dict[str, Check]:
+    """Checks that a role works: Redis, the role itself, and what it cannot work without."""
+    own = {"redis": _component("redis"), role: _ROLES.get(role) or _worker(role)}
+    if role != "processor":
+        return own
+    return {**own, **{name: _component(name) for name in ("triton", "store")}}
 
 
 def _redis(settings: Settings) -> str:
+    from client import connect_redis
+
     with closing(connect_redis(settings)) as redis:
-        redis.ping()
         return f"version {redis.info('server')['redis_version']}"
 
 
 def _triton(settings: Settings) -> str:
+    from client import connect_triton
+    from inference import required_models
+    from inference.contracts import require_contracts, require_models
+
     with closing(connect_triton(settings)) as triton:
         names = required_models(settings.caption_model, settings.embedding_models)
-        require_models(triton, names, timeout=TIMEOUT)
-        require_contracts(triton, names, timeout=TIMEOUT)
+        require_models(triton, names, timeout=TRITON_TIMEOUT)
+        require_contracts(triton, names, timeout=TRITON_TIMEOUT)
     return f"ready: {', '.join(names)}"
 
 
 def _store(settings: Settings) -> str:
+    from client import open_store
+
     with closing(open_store(settings)) as store:
         store.prepare()
         return f"{settings.vector_store} with {store.count()} images"
@@ -44,6 +94,8 @@ def _sage(settings: Settings) -> str:
 
 
 def _storage(settings: Settings) -> str:
+    from job_system.dependencies import downloader
+
     if not settings.sage_user:
         raise ConfigError("SAGE_USER and SAGE_PASS are not set", reason=Reason.NO_CREDENTIALS)
     job = _newest_image(settings)
@@ -54,6 +106,9 @@ def _storage(settings: Settings) -> str:
 
 
 def _newest_image(settings: Settings) -> ImageJob | None:
+    from client import connect_sage
+    from weavloader.stream.sage_api import DataApi
+
     with connect_sage(settings) as http:
         records = DataApi(settings.sage_data_api, http).records(settings.sage_filter, "-1h", tail=1)
         jobs = list(islice((job for record in records if (job := _job(record))), 100))
@@ -67,10 +122,77 @@ def _job(record: object) -> ImageJob | None:
         return None  # the stream counts and logs such records
 
 
-PROBES: dict[str, Probe] = {
+DEPENDENCY_CHECKS: dict[str, Check] = {
     "redis": _redis,
     "triton": _triton,
     "store": _store,
     "sage": _sage,
     "storage": _storage,
+}
+
+
+def _component(name: str) -> Check:
+    def check(settings: Settings) -> str:
+        with closing(connect(settings)) as redis:
+            builtin_probes(settings, redis)[name]()
+        return "answers"
+
+    return check
+
+
+def _worker(role: str) -> Check:
+    """Ask the worker's event loop through the broker, by which it gets its tasks too."""
+
+    def check(settings: Settings) -> str:
+        name = f"{role}@{socket.gethostname()}"
+        try:
+            answer = celery_app.control.inspect(destination=[name], timeout=ROLE_TIMEOUT).ping()
+        except (OperationalError, OSError) as error:
+            raise TransientError(f"broker: {error}", reason=Reason.REDIS_UNREACHABLE) from error
+        if not answer:
+            message = f"no answer from {name} within {ROLE_TIMEOUT:g} s"
+            raise TransientError(message, reason=Reason.NO_WORKER)
+        return f"{name} answers"
+
+    return check
+
+
+def _stream(settings: Settings) -> str:
+    with closing(connect(settings)) as redis:
+        last = redis.get(redis_keys.STREAM_LAST_TICK)
+    if last is None:
+        raise TransientError("the stream was never polled", reason=Reason.NO_POLL)
+    age = (datetime.now(UTC) - datetime.fromisoformat(json.loads(last)["at"])).total_seconds()
+    text = f"the stream was polled {age:.0f} s ago"
+    if age > MAX_MISSED_POLLS * settings.poll_max_seconds:
+        raise TransientError(text, reason=Reason.NO_POLL)
+    return text
+
+
+def _scheduler(settings: Settings) -> str:
+    with closing(connect(settings)) as redis:
+        held = redis.exists(redis_keys.BEAT_LOCK)
+    if not held:
+        raise TransientError("no beat holds the lock", reason=Reason.NO_SCHEDULER)
+    return "a beat holds the lock"
+
+
+def _page(address: str, port: int, path: str) -> str:
+    host = "127.0.0.1" if address == "0.0.0.0" else address  # noqa: S104 - a comparison
+    url = f"http://{host}:{port}{path}"
+    try:
+        status = httpx.get(url, timeout=ROLE_TIMEOUT).status_code
+    except httpx.HTTPError as error:
+        raise TransientError(f"{url}: {type(error).__name__}", reason=Reason.NO_PAGE) from error
+    if status != httpx.codes.OK:
+        raise TransientError(f"{url}: HTTP {status}", reason=Reason.NO_PAGE)
+    return f"{url} answers"
+
+
+_ROLES: dict[str, Check] = {
+    "stream": _stream,
+    "scheduler": _scheduler,
+    "metrics": lambda given: _page(given.metrics_address, given.metrics_port, "/health/live"),
+    "flower": lambda given: _page(given.flower_address, given.flower_port, "/healthcheck"),
+    "web": lambda given: _page(given.web_address, given.web_port, "/"),
 }

@@ -1,19 +1,26 @@
-"""Putting images on their queue, many at a time."""
+"""Putting images, and the tasks of dead letters, on their queues, many at a time."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from kombu.exceptions import BatchPublishError, OperationalError
 
 from job_system.app import celery_app, note_when_queued
 from job_system.celery_config import TASKS
+from metrics import metrics
 from weavloader import redis_keys
+from weavloader.batches import batched
+from weavloader.dlq.queue import DeadLetter, DeadLetters
 from weavloader.errors import Reason, TransientError
 from weavloader.images.job import ImageJob
 from weavloader.stream.stream import BATCH
+
+REPROCESS_BATCH = 500
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +34,46 @@ def publish(jobs: Sequence[ImageJob], priority: int = 0) -> None:
     Raises:
         TransientError: Redis failed; some of them may have been put there.
     """
-    try:
-        with celery_app.producer_or_acquire() as producer, producer.batch(BATCH):
-            for job in jobs:
-                _publish_one(producer, job, priority)
-    except (BatchPublishError, OperationalError) as error:
-        raise TransientError(f"broker: {error}", reason=Reason.REDIS_UNREACHABLE) from error
+    with _producer(BATCH) as producer:
+        for job in jobs:
+            _publish_one(producer, job, priority)
     for job in jobs:
         logger.info("image %s queued: vsn=%s", job.id, job.vsn, extra={"image": job.id})
+
+
+@dataclass(slots=True)
+class ReprocessReport:
+    """What became of dead letters that were to be reprocessed.
+
+    Attributes:
+        queued: Tasks put back on their queue.
+        already_queued: Tasks that an earlier call put there and that have not ended since.
+        unknown: Tasks that this version does not have.
+    """
+
+    queued: int = 0
+    already_queued: int = 0
+    unknown: int = 0
+
+
+def reprocess(letters: Iterable[DeadLetter], dead_letters: DeadLetters) -> ReprocessReport:
+    """Put dead letters' tasks back on their queue, behind all live ones, each under its own id.
+
+    A dead letter stays until its image is stored, so failing again loses nothing.
+
+    Raises:
+        TransientError: The broker failed; those not put back can be reprocessed at once.
+    """
+    celery_app.loader.import_default_modules()
+    report = ReprocessReport()
+    for batch in batched(letters, REPROCESS_BATCH):
+        known = [letter for letter in batch if letter.task in celery_app.tasks]
+        claimed = dead_letters.claim([letter.task_id for letter in known])
+        _send([letter for letter in known if letter.task_id in claimed], dead_letters)
+        report.queued += len(claimed)
+        report.already_queued += len(known) - len(claimed)
+        report.unknown += len(batch) - len(known)
+    return report
 
 
 def _publish_one(producer: Any, job: ImageJob, priority: int) -> None:
@@ -59,3 +98,39 @@ def _publish_one(producer: Any, job: ImageJob, priority: int) -> None:
         priority=priority,
         **task.properties,
     )
+
+
+def _send(letters: Sequence[DeadLetter], dead_letters: DeadLetters) -> None:
+    try:
+        with _producer(REPROCESS_BATCH) as producer:
+            for letter in letters:
+                celery_app.send_task(
+                    letter.task,
+                    letter.args,
+                    letter.kwargs,
+                    task_id=letter.task_id,
+                    priority=redis_keys.LOW_PRIORITY,
+                    ignore_result=True,
+                    producer=producer,
+                    retry=False,
+                )
+    except TransientError:
+        # Some may have been put there; one that is put there twice is stored once.
+        dead_letters.release([letter.task_id for letter in letters])
+        raise
+    for _ in letters:
+        metrics.count_reprocessed("submitted")
+
+
+@contextmanager
+def _producer(batch: int) -> Iterator[Any]:
+    """A producer that sends in batches.
+
+    Raises:
+        TransientError: Redis failed.
+    """
+    try:
+        with celery_app.producer_or_acquire() as producer, producer.batch(batch):
+            yield producer
+    except (BatchPublishError, OperationalError) as error:
+        raise TransientError(f"broker: {error}", reason=Reason.REDIS_UNREACHABLE) from error

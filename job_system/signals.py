@@ -13,8 +13,7 @@ from celery.worker import state as worker_state
 
 from job_system.broker.watchdog import watch_consumption
 from job_system.broker.worker_registry import new_worker_id, transport_options
-from job_system.memory import keep_freed_buffers
-from job_system.worker_process import stop
+from job_system.worker_process import keep_freed_buffers, share_stop_flag, stop
 from metrics import metrics
 from metrics.workers import role_of
 from weavloader import redis_keys
@@ -55,6 +54,7 @@ def _import_before_fork(sender: Any = None, **_: Any) -> None:
         importlib.import_module(f"weavloader.store.{get_settings().vector_store}.store")
         importlib.import_module("inference")
         keep_freed_buffers()
+    share_stop_flag()
     gc.freeze()
 
 

@@ -9,8 +9,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from tornado.httpclient import AsyncHTTPClient, HTTPError
 
-from metrics.families import gauges
-from metrics.metrics import PREFIX
+from metrics.metrics import PREFIX, gauges
 from metrics.workers import OTHER_ROLE, ROLES, role_of
 from weavloader.errors import Reason, TransientError
 from weavloader.settings import Settings

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-
-from metrics.labels import BoundedLabels
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 
 PREFIX = "weavloader_"
 # CLIP on a GPU answers in tens of milliseconds; a caption on a busy GPU takes tens of seconds,
@@ -33,7 +33,36 @@ TASKS = (
 ORIGIN = ("node_id", "job", "task", "camera")
 OUTCOMES = ("stored", "already_stored", "dead")
 RESTORED_FROM = ("dead_worker", "orphan")
+# Nodes, jobs and cameras are named by the stream.
+MAX_ORIGINS = 2000
+MAX_LABEL_LENGTH = 64
+OTHER = "other"
 TaskStatus = Literal["success", "failure"]
+
+
+class BoundedLabels:
+    """Admits a fixed number of label sets; a client library never forgets one it has seen.
+
+    Nodes, jobs and cameras are named by the stream, so without a bound a fleet of thousands,
+    or one node inventing names, would make each scrape larger for ever.
+
+    Args:
+        most: How many distinct label sets are kept apart in this process.
+    """
+
+    def __init__(self, most: int = MAX_ORIGINS) -> None:
+        self._most = most
+        self._seen: set[tuple[str, ...]] = set()
+
+    def within_bound(self, *values: str) -> tuple[str, ...]:
+        """The values, shortened; or ``other`` for each once the bound is reached."""
+        labels = tuple(value[:MAX_LABEL_LENGTH] for value in values)
+        if labels in self._seen:
+            return labels
+        if len(self._seen) >= self._most:
+            return (OTHER,) * len(values)
+        self._seen.add(labels)
+        return labels
 
 
 class Metrics:
@@ -234,3 +263,24 @@ class Metrics:
         self, name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]
     ) -> Histogram:
         return Histogram(PREFIX + name, text, labels, registry=self._registry, buckets=buckets)
+
+
+def gauge(name: str, text: str, value: float) -> Metric:
+    """A gauge without labels; ``name`` comes without the project's prefix."""
+    return GaugeMetricFamily(PREFIX + name, text, value=value)
+
+
+def gauges(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+    """A gauge with one label, from values by label value."""
+    family = GaugeMetricFamily(PREFIX + name, text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def counters(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+    """A counter with one label, from values by label value."""
+    family = CounterMetricFamily(PREFIX + name, text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family

@@ -17,8 +17,7 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from metrics.labels import BoundedLabels
-from metrics.metrics import ORIGIN, PREFIX
+from metrics.metrics import ORIGIN, PREFIX, BoundedLabels
 from weavloader.errors import ConfigError, Reason
 from weavloader.settings import publish_to_environment
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
 from redis import Redis
 
-from metrics.disk import disk_families
-from metrics.families import Snapshot, gauge, gauges
 from metrics.flower import FlowerPage
 from metrics.health import HealthChecks
+from metrics.metrics import gauge, gauges
 from metrics.multiprocess import SharedMetrics
 from metrics.redis_state import backlog_families, read_state, redis_families
 from metrics.workers import WorkerStates
 from weavloader import redis_keys
 from weavloader.errors import TransientError
+from weavloader.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -89,5 +91,41 @@ class MetricsPage:
     def _exposition(self, live: list[Metric]) -> bytes:
         registry = CollectorRegistry(auto_describe=False)
         here = disk_families(self._folders)
-        registry.register(Snapshot([*self._shared.collect(), *live, *here]))
+        registry.register(LiveFamilies([*self._shared.collect(), *live, *here]))
         return generate_latest(registry)
+
+
+class LiveFamilies(Collector):
+    """Families as they were at one moment; of two with one name the first is kept."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families: dict[str, Metric] = {}
+        for family in families:
+            self._families.setdefault(family.name, family)
+
+    def collect(self) -> Iterable[Metric]:
+        """The families."""
+        return self._families.values()
+
+
+def volumes(settings: Settings) -> dict[str, str]:
+    """Folders that this system fills, by a short name; Redis and Weaviate watch their own."""
+    folders = {"metrics": settings.prometheus_multiproc_dir}
+    if settings.vector_store == "embedded":
+        folders["store"] = settings.embedded_store_path
+    return folders
+
+
+def disk_families(folders: Mapping[str, str]) -> list[Metric]:
+    """Free and whole size of the file system under each folder; none for one that is away."""
+    free, size = {}, {}
+    for name, folder in folders.items():
+        try:
+            usage = shutil.disk_usage(folder)
+        except OSError:
+            continue  # component_health says so
+        free[name], size[name] = float(usage.free), float(usage.total)
+    return [
+        gauges("disk_free_bytes", "Bytes free where it is written", "volume", free),
+        gauges("disk_size_bytes", "Bytes in all where it is written", "volume", size),
+    ]

@@ -11,12 +11,11 @@ from tornado.routing import URLSpec
 from tornado.web import Application, RequestHandler, url
 
 from metrics import metrics
-from metrics.disk import volumes
 from metrics.flower import FlowerPage
 from metrics.health import HealthChecks, builtin_probes, well
 from metrics.http import serve_until_signal
 from metrics.multiprocess import SharedMetrics, share_values
-from metrics.page import CONTENT_TYPE, MetricsPage
+from metrics.page import CONTENT_TYPE, MetricsPage, volumes
 from metrics.redis_state import connect
 from metrics.workers import HeartbeatListener, WorkerStates
 from weavloader.settings import Settings

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from threading import Event, Lock, Thread
 from typing import Any
@@ -18,8 +18,7 @@ from celery import Celery
 from kombu.exceptions import KombuError
 from prometheus_client import Metric
 
-from metrics.families import counters, gauges
-from metrics.pace import Pace
+from metrics.metrics import counters, gauges
 from weavloader.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -31,6 +30,10 @@ IMAGE_ROLES = ("processor", OTHER_ROLE)
 # Celery sends a heartbeat every 2 s; a busy machine may delay several.
 SILENCE_SECONDS = 15.0
 RECONNECT_SECONDS = 2.0
+# Long enough to hold several images of the slowest models, short enough to see a stall.
+WINDOW_SECONDS = 300.0
+# Heartbeats come every 2 s from every worker; it needs no more points than these.
+STEP_SECONDS = 5.0
 EVENTS = ("worker-heartbeat", "worker-online", "worker-offline")
 
 
@@ -38,6 +41,46 @@ def role_of(worker: str) -> str:
     """The role in a worker's name such as ``processor@host``; one of a fixed few."""
     name = worker.partition("@")[0]
     return name if name in ROLES else OTHER_ROLE
+
+
+class Throughput:
+    """Tasks begun a second, over the last :data:`WINDOW_SECONDS`.
+
+    Heartbeats tell of the whole fleet, so that every server gives the same answer, and what a
+    worker did before it was first heard is not counted.
+    """
+
+    def __init__(self) -> None:
+        self._totals: dict[str, int] = {}
+        self._begun = 0
+        self._points: deque[tuple[float, int]] = deque()
+
+    def take(self, worker: str, total: int, now: float) -> None:
+        """Note that ``worker`` has begun ``total`` tasks since it started."""
+        before = self._totals.get(worker, total)
+        # Less than before: it was started anew.
+        self._begun += total - before if total >= before else total
+        self._totals[worker] = total
+        if not self._points or now - self._points[-1][0] >= STEP_SECONDS:
+            self._points.append((now, self._begun))
+        self._forget_old(now)
+
+    def forget(self, worker: str) -> None:
+        """Keep nothing of a worker that is gone, but what it did."""
+        self._totals.pop(worker, None)
+
+    def per_second(self, now: float) -> float | None:
+        """The pace; ``None`` before two points in time are known."""
+        self._forget_old(now)
+        if not self._points or now - self._points[0][0] < STEP_SECONDS:
+            return None
+        since, begun = self._points[0]
+        return (self._begun - begun) / (now - since)
+
+    def _forget_old(self, now: float) -> None:
+        """Drop points until the first lies at the window's beginning."""
+        while len(self._points) > 1 and self._points[1][0] <= now - WINDOW_SECONDS:
+            self._points.popleft()
 
 
 class WorkerStates:
@@ -52,7 +95,7 @@ class WorkerStates:
         self._lock = Lock()
         self._workers: dict[str, tuple[float, float]] = {}
         self._events = Counter(dict.fromkeys(EVENTS, 0))
-        self._image_pace = Pace()
+        self._throughput = Throughput()
 
     def take(self, event: Mapping[str, Any]) -> None:
         """Note a Celery worker event."""
@@ -64,12 +107,12 @@ class WorkerStates:
             else:
                 self._workers[worker] = (self._clock(), float(event.get("active") or 0))
                 if role_of(worker) in IMAGE_ROLES:
-                    self._image_pace.take(worker, int(event.get("processed") or 0), self._clock())
+                    self._throughput.take(worker, int(event.get("processed") or 0), self._clock())
 
     def images_per_second(self) -> float | None:
         """How many images the fleet begins in a second; ``None`` while that is unknown."""
         with self._lock:
-            return self._image_pace.per_second(self._clock())
+            return self._throughput.per_second(self._clock())
 
     def families(self) -> list[Metric]:
         """Workers online and tasks they run, by role, and how many events told so."""
@@ -95,7 +138,7 @@ class WorkerStates:
 
     def _drop(self, worker: str) -> None:
         self._workers.pop(worker, None)
-        self._image_pace.forget(worker)
+        self._throughput.forget(worker)
 
 
 class HeartbeatListener:

@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from itertools import chain
 from typing import Any
 from urllib.parse import urlencode
 
 from tornado.web import HTTPError
 
-from job_system.resubmission import BATCH, Resubmission, resubmit
+from job_system import publishing
 from weavloader.batches import batched
 from weavloader.dlq.queue import DeadLetter, DeadLetters, LetterFilter
 from weavloader.errors import ConfigError, Reason
@@ -107,14 +108,13 @@ def reprocess(dead_letters: DeadLetters, task_ids: Iterable[str]) -> str:
     Raises:
         TransientError: The broker failed; what was not queued can be reprocessed at once.
     """
-    done = Resubmission()
-    for batch in batched(task_ids, BATCH):
-        done += resubmit(dead_letters.get_many(batch), dead_letters)
-    sentences = [f"{_amount(len(done.submitted))} queued again."]
-    if done.already:
-        sentences.append(f"{len(done.already):,} skipped: already queued by an earlier run.")
-    if done.unknown:
-        sentences.append(f"{len(done.unknown):,} skipped: this version has no such task.")
+    found = map(dead_letters.get_many, batched(task_ids, publishing.REPROCESS_BATCH))
+    report = publishing.reprocess(chain.from_iterable(found), dead_letters)
+    sentences = [f"{_amount(report.queued)} queued again."]
+    if report.already_queued:
+        sentences.append(f"{report.already_queued:,} skipped: already queued by an earlier run.")
+    if report.unknown:
+        sentences.append(f"{report.unknown:,} skipped: this version has no such task.")
     return " ".join(sentences)
 
 

@@ -14,7 +14,7 @@ from job_system.app import celery_app
 from job_system.celery_config import TASKS
 from job_system.dependencies import dead_letters
 from job_system.failure_records import FailureRecord, failure_records, forget
-from job_system.resubmission import resubmit
+from job_system.publishing import reprocess
 from metrics import metrics
 from weavloader.batches import batched
 from weavloader.dlq.queue import DeadLetter, LetterFilter
@@ -22,7 +22,7 @@ from weavloader.dlq.retry_policy import is_due, is_hopeless
 from weavloader.settings import get_settings
 from weavloader.times import utc_now
 
-REPROCESS_AT_MOST = 5000
+MAX_REPROCESSED = 5000
 BATCH = 500
 # What any other task failed to do, its next run does.
 WORTH_A_LETTER = (TASKS + "process_image_task", TASKS + "handle_dlq")
@@ -67,11 +67,10 @@ def reprocess_dlq_tasks(only_due: bool = False) -> int:
     Args:
         only_due: Leave those whose wait of some days is not over; beat asks for that.
     """
-    letters, submitted = islice(_worth_a_try(only_due), REPROCESS_AT_MOST), 0
-    for batch in batched(letters, BATCH):
-        submitted += len(resubmit(batch, dead_letters()).submitted)
-    logger.info("%d dead letters are tried again", submitted)
-    return submitted
+    letters = islice(_worth_a_try(only_due), MAX_REPROCESSED)
+    report = reprocess(letters, dead_letters())
+    logger.info("%d dead letters are reprocessed", report.queued)
+    return report.queued
 
 
 @celery_app.task(name=TASKS + "process_dlq_message")
@@ -81,7 +80,7 @@ def process_dlq_message(task_id: str) -> bool:
     if letter is None:
         logger.warning("there is no dead letter %s", task_id)
         return False
-    return bool(resubmit([letter], dead_letters()).submitted)
+    return reprocess([letter], dead_letters()).queued == 1
 
 
 @celery_app.task(name=TASKS + "cleanup_failed_tasks")

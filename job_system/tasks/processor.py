@@ -17,13 +17,14 @@ from job_system.broker.poison import counted_start
 from job_system.celery_config import TASKS
 from job_system.circuit_breaker import StillDownError
 from job_system.dependencies import dead_letters, outages, pipeline, redis_client
-from job_system.image_log import log_image
 from metrics import metrics
 from processing import Outcome, Stages, process_image
 from weavloader.dlq.queue import FailedTask, describe
 from weavloader.errors import ConfigError, PermanentError, Reason, TransientError, WeavloaderError
 from weavloader.images.job import ImageJob
 from weavloader.settings import Settings, get_settings
+
+logger = logging.getLogger(__name__)
 
 
 @celery_app.task(
@@ -42,6 +43,23 @@ def process_image_task(self: Task, image_data: dict[str, Any]) -> None:
         raise Reject(error, requeue=True) from error
     except Exception as error:
         _after_failure(self, error, stages)
+
+
+def log_image(
+    level: int, image_id: str, outcome: str, stages: Stages, detail: str | None = None
+) -> None:
+    """Tell how a run ended: the image's id, which is its task's too, outcome and stage times.
+
+    Args:
+        level: Of :mod:`logging`.
+        outcome: One short word, or two.
+        detail: Why, or whose image.
+    """
+    times = " ".join(f"{stage}={seconds:.2f}s" for stage, seconds in stages.seconds.items())
+    text = " ".join(part for part in ("image", image_id, outcome, times) if part)
+    seconds = {stage: round(seconds, 3) for stage, seconds in stages.seconds.items()}
+    extra = {"image": image_id, "outcome": outcome, "seconds": seconds}
+    logger.log(level, "%s%s", text, f": {detail}" if detail else "", extra=extra)
 
 
 def retry_delay(retries: int, settings: Settings) -> float:

@@ -25,7 +25,7 @@ from job_system.publishing import publish
 from job_system.tasks.auditor import audit_images
 from job_system.tasks.processor import process_image_task
 from main import main
-from metrics.notes import audit_families
+from metrics.redis_state import audit_families
 from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetters, FailedTask
 from weavloader.errors import PermanentError, Reason, TransientError

@@ -12,7 +12,7 @@ from celery.app.task import Context
 from prometheus_client import CollectorRegistry
 
 from job_system import dependencies
-from job_system.resubmission import resubmit
+from job_system.publishing import reprocess
 from job_system.tasks import cleaner
 from metrics.metrics import Metrics
 from weavloader import redis_keys
@@ -151,7 +151,7 @@ def test_a_person_who_calls_the_task_does_not_wait_for_the_day(letters: DeadLett
 def test_a_run_is_bounded_and_takes_the_oldest_that_are_due(
     letters: DeadLetters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cleaner, "REPROCESS_AT_MOST", 2)
+    monkeypatch.setattr(cleaner, "MAX_REPROCESSED", 2)
     for one in (
         letter("hopeless", 6, 9, "PermanentError"),
         letter("oldest", 4),
@@ -174,7 +174,7 @@ def test_an_image_on_its_way_is_not_submitted_a_second_time(letters: DeadLetters
 def test_a_task_that_this_version_does_not_have_stays_a_letter(letters: DeadLetters) -> None:
     strange = letter("strange", task="someone.elses.task")
     letters.put(strange)
-    assert resubmit([strange], letters).unknown == ("strange",)
+    assert reprocess([strange], letters).unknown == 1
     assert letters.retried_at(["strange"]) == {} and in_lane("cleanup") == 0
 
 

@@ -102,11 +102,11 @@ def test_the_metrics_server_is_asked_for_its_page(
         wait_until(lambda: is_well("metrics", environment), "the metrics server", 60)
 
 
-def test_the_stream_is_well_while_it_is_looked_at(
+def test_the_stream_is_well_while_it_is_polled(
     own_redis: StoppableRedis, environment: dict[str, str]
 ) -> None:
     with own_redis.client() as redis:
-        assert "never looked at" in ask("stream", environment)[1]
+        assert "never polled" in ask("stream", environment)[1]
         redis.set(redis_keys.STREAM_LAST_TICK, '{"at": "2026-01-01T00:00:00+00:00"}')
         assert ask("stream", environment)[0] == 1
     assert "no beat" in ask("scheduler", environment)[1]

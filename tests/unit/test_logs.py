@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from job_system.image_log import log_image
+from job_system.tasks.processor import log_image
 from processing import Stages
 from weavloader import logs
 from weavloader.logs import configure_logging, mask, masker

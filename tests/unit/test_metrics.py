@@ -10,8 +10,15 @@ from prometheus_client import CollectorRegistry, values
 from prometheus_client.exposition import generate_latest
 
 from metrics import metrics as module_level
-from metrics.labels import LONGEST_VALUE, BoundedLabels
-from metrics.metrics import ORIGIN, OUTCOMES, RESTORED_FROM, TASKS, Metrics
+from metrics.metrics import (
+    MAX_LABEL_LENGTH,
+    ORIGIN,
+    OUTCOMES,
+    RESTORED_FROM,
+    TASKS,
+    BoundedLabels,
+    Metrics,
+)
 from weavloader.errors import Reason
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -137,7 +144,7 @@ def test_label_sets_seen_before_the_bound_keep_their_names_after_it() -> None:
 
 
 def test_a_long_label_value_is_cut() -> None:
-    assert BoundedLabels().within_bound("x" * 1000) == ("x" * LONGEST_VALUE,)
+    assert BoundedLabels().within_bound("x" * 1000) == ("x" * MAX_LABEL_LENGTH,)
 
 
 def test_the_module_level_instance_is_the_one_that_the_seed_promises() -> None:

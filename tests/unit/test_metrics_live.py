@@ -15,9 +15,10 @@ import pytest
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import generate_latest
 
-from metrics.families import Snapshot, gauge
 from metrics.flower import renamed_families, reserved_tasks
 from metrics.health import HealthChecks, Probe, builtin_probes, well
+from metrics.metrics import gauge
+from metrics.page import LiveFamilies
 from metrics.redis_state import connect
 from weavloader.errors import Reason, TransientError
 from weavloader.settings import load_settings
@@ -36,7 +37,7 @@ flower_worker_prefetched_tasks{task="t",worker="worker2@a"} 5.0
 
 def exposition(*families: Metric) -> str:
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(Snapshot(families))
+    registry.register(LiveFamilies(families))
     return generate_latest(registry).decode()
 
 

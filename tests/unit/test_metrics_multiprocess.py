@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from metrics.labels import MOST_ORIGINS
+from metrics.metrics import MAX_ORIGINS
 from metrics.multiprocess import SharedMetrics, forget_process, share_values
 from weavloader.errors import ConfigError
 
@@ -120,16 +120,16 @@ def test_the_counts_of_a_forked_child_are_its_own(tmp_path: Path) -> None:
 
 
 def test_new_processes_do_not_bring_the_page_new_nodes_without_limit(tmp_path: Path) -> None:
-    for first in (0, MOST_ORIGINS):
-        nodes = f"range({first}, {first} + {MOST_ORIGINS})"
+    for first in (0, MAX_ORIGINS):
+        nodes = f"range({first}, {first} + {MAX_ORIGINS})"
         code = f"for n in {nodes}: metrics.count_received(f'W{{n}}', 'j', 't', 'c')"
         with counting(tmp_path, code):
             pass
         (family,) = SharedMetrics(str(tmp_path)).collect()
     values = {sample.labels["node_id"]: sample.value for sample in family.samples}
-    assert len(values) == MOST_ORIGINS + 1
-    assert values["other"] == MOST_ORIGINS
-    assert sum(values.values()) == 2 * MOST_ORIGINS
+    assert len(values) == MAX_ORIGINS + 1
+    assert values["other"] == MAX_ORIGINS
+    assert sum(values.values()) == 2 * MAX_ORIGINS
 
 
 def test_other_libraries_metrics_in_the_files_are_left_out(tmp_path: Path) -> None:

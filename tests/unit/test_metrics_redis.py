@@ -9,8 +9,14 @@ from datetime import UTC, datetime
 import pytest
 from prometheus_client import Metric
 
-from metrics.notes import MOST_STATES, audit_families, stream_families
-from metrics.redis_state import RedisState, backlog_families, redis_families
+from metrics.redis_state import (
+    MAX_STATES,
+    RedisState,
+    audit_families,
+    backlog_families,
+    redis_families,
+    stream_families,
+)
 from weavloader import redis_keys
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()
@@ -95,7 +101,7 @@ def test_the_last_audit_is_told_by_state() -> None:
         {"at": "yesterday", "counts": {"stored": 1}},
         {"at": A_MINUTE_AGO},
         {"at": A_MINUTE_AGO, "counts": {}},
-        {"at": A_MINUTE_AGO, "counts": {f"s_{'x' * n}": 1 for n in range(MOST_STATES + 1)}},
+        {"at": A_MINUTE_AGO, "counts": {f"s_{'x' * n}": 1 for n in range(MAX_STATES + 1)}},
         {"at": A_MINUTE_AGO, "counts": {"http://a/b": 1}},
         {"at": A_MINUTE_AGO, "counts": {"stored": "1"}},
     ],

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from prometheus_client import Metric
 
-from metrics.pace import WINDOW_SECONDS, Pace
-from metrics.workers import SILENCE_SECONDS, WorkerStates
+from metrics.workers import SILENCE_SECONDS, WINDOW_SECONDS, Throughput, WorkerStates
 
 
 def by_label(family: Metric) -> dict[str, float]:
@@ -62,14 +61,14 @@ def test_a_worker_that_said_goodbye_is_not_online() -> None:
 
 
 def test_the_pace_is_unknown_until_two_moments_were_seen() -> None:
-    pace = Pace()
+    pace = Throughput()
     assert pace.per_second(0) is None
     pace.take("a", 100, 0)
     assert pace.per_second(0) is None
 
 
 def test_the_pace_adds_up_workers_and_not_what_they_did_before() -> None:
-    pace = Pace()
+    pace = Throughput()
     for second in range(0, 101, 2):
         pace.take("a", 1000 + second, second)
         pace.take("b", 5 + second, second)
@@ -77,7 +76,7 @@ def test_the_pace_adds_up_workers_and_not_what_they_did_before() -> None:
 
 
 def test_a_worker_started_anew_takes_nothing_away() -> None:
-    pace = Pace()
+    pace = Throughput()
     pace.take("a", 0, 0)
     pace.take("a", 10, 5)
     pace.take("a", 2, 10)
@@ -85,7 +84,7 @@ def test_a_worker_started_anew_takes_nothing_away() -> None:
 
 
 def test_a_pace_of_long_ago_is_forgotten() -> None:
-    pace = Pace()
+    pace = Throughput()
     pace.take("a", 0, 0)
     pace.take("a", 100, 10)
     assert pace.per_second(2 * WINDOW_SECONDS) == 0
