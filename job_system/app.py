@@ -25,11 +25,18 @@ TRANSPORT_ALIASES.update(
     sentinel="job_system.broker.transport:SentinelTransport",
 )
 celery_app = Celery("weavloader", include=["job_system.tasks", "job_system.signals"])
-_settings = get_settings()
-for _name in {"celery_broker_url", "celery_result_backend"} & _settings.model_fields_set:
-    # Celery ranks these variables above its configuration, and knows no default of ours.
-    publish_to_environment(_name.upper(), getattr(_settings, _name).get_secret_value())
-celery_app.conf.update(celery_config(_settings))
+
+
+def _configuration() -> dict[str, Any]:
+    settings = get_settings()
+    for name in {"celery_broker_url", "celery_result_backend"} & settings.model_fields_set:
+        # Celery ranks these variables above its configuration, and knows no default of ours.
+        publish_to_environment(name.upper(), getattr(settings, name).get_secret_value())
+    return celery_config(settings)
+
+
+# Read when Celery first needs it, not at import.
+celery_app.add_defaults(_configuration)
 # Named, not imported: only a worker needs it.
 celery_app.steps["consumer"].update(
     ("job_system.broker.recovery:Recovery", "job_system.broker.event_batching:EventGroups")

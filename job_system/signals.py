@@ -6,6 +6,7 @@ import gc
 import importlib
 import resource
 import time
+from dataclasses import dataclass, field
 from typing import Any
 
 from celery import signals, states
@@ -20,14 +21,26 @@ from weavloader import redis_keys
 from weavloader.logs import configure_logging
 from weavloader.settings import get_settings
 
-_role = "scheduler"
-_started: dict[str, float] = {}
+
+@dataclass(slots=True)
+class _Process:
+    """What the signals of one process have told.
+
+    Attributes:
+        role: The role whose process this is; Celery names only workers.
+        started: When each running task began, monotonic seconds, by task id.
+    """
+
+    role: str = "scheduler"
+    started: dict[str, float] = field(default_factory=dict)
+
+
+_process = _Process()
 
 
 @signals.celeryd_init.connect
 def _name_worker(sender: str = "", conf: Any = None, **_: Any) -> None:
-    global _role
-    _role = sender.partition("@")[0]
+    _process.role = sender.partition("@")[0]
     own_keys = transport_options(new_worker_id(sender))
     conf.broker_transport_options = {**conf.broker_transport_options, **own_keys}
 
@@ -44,7 +57,7 @@ def _tell_children(**_: Any) -> None:
 
 @signals.setup_logging.connect
 def _set_up_logging(**_: Any) -> None:
-    configure_logging(_role, get_settings())
+    configure_logging(_process.role, get_settings())
 
 
 @signals.worker_init.connect
@@ -60,21 +73,21 @@ def _import_before_fork(sender: Any = None, **_: Any) -> None:
 
 @signals.heartbeat_sent.connect
 def _tell_scheduled(**_: Any) -> None:
-    metrics.set_scheduled(role_of(_role), len(worker_state.scheduled_requests))
+    metrics.set_scheduled(role_of(_process.role), len(worker_state.scheduled_requests))
 
 
 @signals.task_prerun.connect
 def _begin(task_id: str = "", **_: Any) -> None:
-    _started[task_id] = time.monotonic()
+    _process.started[task_id] = time.monotonic()
 
 
 @signals.task_postrun.connect
 def _end(
     task_id: str = "", task: Any = None, state: str = "", retval: object = None, **_: Any
 ) -> None:
-    seconds = time.monotonic() - _started.pop(task_id, time.monotonic())
+    seconds = time.monotonic() - _process.started.pop(task_id, time.monotonic())
     if state == states.SUCCESS:
         metrics.observe_task(task.name, "success", seconds)
     elif state == states.FAILURE:
         metrics.observe_task(task.name, "failure", seconds, type(retval).__name__)
-    metrics.set_memory(_role, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    metrics.set_memory(_process.role, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

@@ -1,7 +1,8 @@
 """Metrics of all roles: ``from metrics import metrics`` and count.
 
-Importing connects to nothing. Each process keeps its values in files that the metrics server
-adds up, so what a worker's children count is seen, and outlives them.
+Importing reads no setting and writes nothing. At the first value each process begins to keep
+its values in files that the metrics server adds up, so what a worker's children count is seen,
+and outlives them.
 """
 
 from __future__ import annotations
@@ -28,10 +29,9 @@ def _share() -> None:
     try:
         share_values(directory)
     except ConfigError as error:
-        logging.getLogger(__name__).warning("Metrics stay in this process: %s", error)
+        logging.getLogger(__name__).warning("metrics stay in this process: %s", error)
         return
     atexit.register(lambda: forget_process(directory, os.getpid()))
 
 
-_share()
-metrics = Metrics(CollectorRegistry())
+metrics = Metrics(CollectorRegistry(), before_first_use=_share)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from threading import Lock
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
@@ -10,9 +11,9 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 PREFIX = "weavloader_"
 # CLIP on a GPU answers in tens of milliseconds; a caption on a busy GPU takes tens of seconds,
-# and a request is given up after two minutes.
+# and a request times out after two minutes.
 INFERENCE_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)
-# An embedded upsert takes milliseconds; a remote store is given up after half a minute.
+# An embedded upsert takes milliseconds; a remote store times out after half a minute.
 STORE_BUCKETS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 # A housekeeping task is over in a moment; an image may wait for two slow models in turn.
 TASK_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
@@ -65,12 +66,8 @@ class BoundedLabels:
         return labels
 
 
-class Metrics:
-    """The metric families of one process.
-
-    Args:
-        registry: Where the families are registered. The global one belongs to the libraries.
-    """
+class _Families:
+    """The families in a registry, made together."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -81,175 +78,105 @@ class Metrics:
 
     def _define_task_families(self) -> None:
         per_task = ("task",)
-        self._processed = self._counter("tasks_processed_total", "Task runs ended", per_task)
-        self._succeeded = self._counter("tasks_succeeded_total", "Task runs succeeded", per_task)
-        self._failed = self._counter(
-            "tasks_failed_total", "Task runs failed, by error", ("task", "error_type")
+        self.processed = self._counter("tasks_processed_total", "Task runs that ended", per_task)
+        self.succeeded = self._counter(
+            "tasks_succeeded_total", "Task runs that succeeded", per_task
         )
-        self._retried = self._counter(
-            "tasks_retried_total", "Task runs to be retried", ("task", "retry_reason")
+        self.failed = self._counter(
+            "tasks_failed_total", "Task runs that failed, by error type", ("task", "error_type")
         )
-        self._task_seconds = self._histogram(
-            "tasks_duration_seconds", "Seconds a task run took", per_task, TASK_BUCKETS
+        self.retried = self._counter(
+            "tasks_retried_total",
+            "Task runs that failed and will be retried",
+            ("task", "retry_reason"),
         )
-        self._restored = self._counter(
-            "tasks_restored_total", "Tasks put back on their queue, by who lost them", ("cause",)
+        self.task_seconds = self._histogram(
+            "tasks_duration_seconds", "Duration of a task run in seconds", per_task, TASK_BUCKETS
         )
-        self._memory = self._gauge(
-            "memory_usage_bytes", "Resident memory of live workers", ("worker_type",), "livesum"
+        self.restored = self._counter(
+            "tasks_restored_total", "Tasks put back on their queue, by cause", ("cause",)
         )
-        self._scheduled = self._gauge(
-            "celery_tasks_scheduled", "Tasks held until their time comes", ("role",), "livesum"
+        self.memory = self._gauge(
+            "memory_usage_bytes",
+            "Peak resident memory of live workers in bytes",
+            ("worker_type",),
+            "livesum",
+        )
+        self.scheduled = self._gauge(
+            "celery_tasks_scheduled",
+            "Tasks that live workers hold until their retry is due",
+            ("role",),
+            "livesum",
         )
 
     def _define_dead_letter_families(self) -> None:
-        self._thrown_away = self._counter(
-            "dlq_tasks_thrown_away_total", "Dead letters given up for good, by origin", ORIGIN
+        self.discarded = self._counter(
+            "dlq_tasks_thrown_away_total",
+            "Dead letters discarded because of their age, by origin",
+            ORIGIN,
         )
-        self._reprocessed = self._counter(
-            "dlq_tasks_reprocessed_total", "Dead letters tried again", ("status",)
+        self.reprocessed = self._counter(
+            "dlq_tasks_reprocessed_total", "Dead letters reprocessed", ("status",)
         )
-        self._thrown_away_labels = BoundedLabels()
+        self.discarded_labels = BoundedLabels()
 
     def _define_stream_families(self) -> None:
-        self._received = self._counter(
-            "sage_images_received_total", "Images taken from the stream, by origin", ORIGIN
+        self.received = self._counter(
+            "sage_images_received_total", "Images received from the SAGE stream, by origin", ORIGIN
         )
-        self._received_labels = BoundedLabels()
-        self._refused = self._counter(
-            "sage_records_refused_total", "Stream records that are no image of ours", ("reason",)
+        self.received_labels = BoundedLabels()
+        self.rejected = self._counter(
+            "sage_records_refused_total",
+            "Records of the SAGE stream that were rejected",
+            ("reason",),
         )
         # Of the live processes at most one reads the stream; the others stand at 0.
-        self._stream_health = self._gauge(
-            "sage_stream_health", "1 while the stream can be read, else 0", (), "livemax"
+        self.stream_health = self._gauge(
+            "sage_stream_health",
+            "1 if the last poll of the SAGE stream succeeded, else 0",
+            (),
+            "livemax",
         )
-        self._stream_waiting = self._gauge(
-            "stream_waiting", "1 while the stream waits for the queue to drain", (), "livemax"
+        self.stream_waiting = self._gauge(
+            "stream_waiting",
+            "1 while polling is paused because the image queue is full",
+            (),
+            "livemax",
         )
 
     def _define_dependency_families(self) -> None:
         inference = ("model_name", "operation", "status")
-        self._inferences = self._counter("model_inference_total", "Model calls", inference)
-        self._inference_seconds = self._histogram(
+        self.inferences = self._counter("model_inference_total", "Model calls", inference)
+        self.inference_seconds = self._histogram(
             "model_inference_duration_seconds",
-            "Seconds a model call took",
+            "Duration of a model call in seconds",
             inference,
             INFERENCE_BUCKETS,
         )
         operation = ("operation", "status")
-        self._operations = self._counter("weaviate_operations_total", "Store calls", operation)
-        self._operation_seconds = self._histogram(
+        self.operations = self._counter("weaviate_operations_total", "Store calls", operation)
+        self.operation_seconds = self._histogram(
             "weaviate_operation_duration_seconds",
-            "Seconds a store call took",
+            "Duration of a store call in seconds",
             operation,
             STORE_BUCKETS,
         )
-        self._images = self._counter("images_total", "Images by their end", ("outcome",))
-        self._stage_seconds = self._histogram(
+        self.images = self._counter("images_total", "Images by outcome", ("outcome",))
+        self.stage_seconds = self._histogram(
             "image_stage_seconds",
-            "Seconds an image spent in a stage of its processing",
+            "Duration of a processing stage of an image in seconds",
             ("stage",),
             STAGE_BUCKETS,
         )
-        self._circuit = self._gauge(
-            "circuit_open", "1 while work waits for a component", ("component",), "livemax"
+        self.circuit = self._gauge(
+            "circuit_open",
+            "1 while the circuit breaker of a component is open",
+            ("component",),
+            "livemax",
         )
-        self._errors = self._counter(
-            "errors_total", "Errors by where they arose", ("component", "error_type")
+        self.errors = self._counter(
+            "errors_total", "Errors by component and type", ("component", "error_type")
         )
-
-    def start_at_zero(self) -> None:
-        """Show the series known beforehand, so that alerts see their first increase."""
-        for name in TASKS:
-            task = f"job_system.tasks.{name}"
-            for family in (self._processed, self._succeeded, self._task_seconds):
-                family.labels(task)
-        for outcome in OUTCOMES:
-            self._images.labels(outcome)
-        for cause in RESTORED_FROM:
-            self._restored.labels(cause)
-        self._reprocessed.labels("submitted")
-
-    def observe_task(
-        self, task: str, status: TaskStatus, seconds: float, error_type: str = ""
-    ) -> None:
-        """Count the end of a task run; a run that will be retried is no end."""
-        self._processed.labels(task).inc()
-        self._task_seconds.labels(task).observe(seconds)
-        if status == "success":
-            self._succeeded.labels(task).inc()
-        else:
-            self._failed.labels(task, error_type).inc()
-
-    def count_retry(self, task: str, reason: str) -> None:
-        """Count a task run that failed and will be tried again."""
-        self._retried.labels(task, reason).inc()
-
-    def count_restored(self, cause: str, amount: int) -> None:
-        """Count tasks that went back to their queue: one of :data:`RESTORED_FROM`."""
-        self._restored.labels(cause).inc(amount)
-
-    def set_memory(self, worker_type: str, bytes_: float) -> None:
-        """Report this process's resident memory, in bytes."""
-        self._memory.labels(worker_type).set(bytes_)
-
-    def set_scheduled(self, role: str, amount: int) -> None:
-        """Report how many tasks this worker holds until their time, as between two tries."""
-        self._scheduled.labels(role).set(amount)
-
-    def count_thrown_away(self, node_id: str, job: str, task: str, camera: str) -> None:
-        """Count a dead letter that nobody will try again."""
-        labels = self._thrown_away_labels.within_bound(node_id, job, task, camera)
-        self._thrown_away.labels(*labels).inc()
-
-    def count_reprocessed(self, status: str) -> None:
-        """Count a dead letter that was tried again, by how that went."""
-        self._reprocessed.labels(status).inc()
-
-    def count_received(self, vsn: str, job: str, task: str, camera: str, amount: float = 1) -> None:
-        """Count images taken from the stream."""
-        labels = self._received_labels.within_bound(vsn, job, task, camera)
-        self._received.labels(*labels).inc(amount)
-
-    def count_refused(self, reason: str, amount: float = 1) -> None:
-        """Count stream records that were not taken; ``reason`` is a short constant word."""
-        self._refused.labels(reason).inc(amount)
-
-    def set_stream_health(self, healthy: bool) -> None:
-        """Say whether the stream could be read just now."""
-        self._stream_health.set(healthy)
-
-    def set_stream_waiting(self, waiting: bool) -> None:
-        """Say whether the stream waits above the high-water mark."""
-        self._stream_waiting.set(waiting)
-
-    def observe_inference(
-        self, model_name: str, operation: str, status: str, seconds: float
-    ) -> None:
-        """Count a model call and its duration."""
-        self._inferences.labels(model_name, operation, status).inc()
-        self._inference_seconds.labels(model_name, operation, status).observe(seconds)
-
-    def observe_store(self, operation: str, status: str, seconds: float) -> None:
-        """Count a store call and its duration."""
-        self._operations.labels(operation, status).inc()
-        self._operation_seconds.labels(operation, status).observe(seconds)
-
-    def set_circuit(self, component: str, is_open: bool) -> None:
-        """Say whether work waits for a component that does not answer."""
-        self._circuit.labels(component).set(is_open)
-
-    def count_outcome(self, outcome: str) -> None:
-        """Count an image's end: one of :data:`OUTCOMES`."""
-        self._images.labels(outcome).inc()
-
-    def observe_stage(self, stage: str, seconds: float) -> None:
-        """Record how long an image spent in a stage, such as download or store."""
-        self._stage_seconds.labels(stage).observe(seconds)
-
-    def count_error(self, component: str, error_type: str) -> None:
-        """Count an error; both words are short constants, never a message."""
-        self._errors.labels(component, error_type).inc()
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
         return Counter(PREFIX + name, text, labels, registry=self._registry)
@@ -263,6 +190,129 @@ class Metrics:
         self, name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]
     ) -> Histogram:
         return Histogram(PREFIX + name, text, labels, registry=self._registry, buckets=buckets)
+
+
+class Metrics:
+    """The metric families of one process, made when the first of them is used.
+
+    Args:
+        registry: Where the families are registered. The global one belongs to the libraries.
+        before_first_use: Called once, before the families are made.
+    """
+
+    def __init__(
+        self, registry: CollectorRegistry, before_first_use: Callable[[], None] = lambda: None
+    ) -> None:
+        self._registry = registry
+        self._before_first_use = before_first_use
+        self._lock = Lock()
+        self._made: _Families | None = None
+
+    @property
+    def _families(self) -> _Families:
+        if self._made is None:
+            with self._lock:
+                if self._made is None:
+                    self._before_first_use()
+                    self._made = _Families(self._registry)
+        return self._made
+
+    def start_at_zero(self) -> None:
+        """Show the series known beforehand, so that alerts see their first increase."""
+        for name in TASKS:
+            task = f"job_system.tasks.{name}"
+            for family in (
+                self._families.processed,
+                self._families.succeeded,
+                self._families.task_seconds,
+            ):
+                family.labels(task)
+        for outcome in OUTCOMES:
+            self._families.images.labels(outcome)
+        for cause in RESTORED_FROM:
+            self._families.restored.labels(cause)
+        self._families.reprocessed.labels("submitted")
+
+    def observe_task(
+        self, task: str, status: TaskStatus, seconds: float, error_type: str = ""
+    ) -> None:
+        """Count the end of a task run; a run that will be retried is no end."""
+        self._families.processed.labels(task).inc()
+        self._families.task_seconds.labels(task).observe(seconds)
+        if status == "success":
+            self._families.succeeded.labels(task).inc()
+        else:
+            self._families.failed.labels(task, error_type).inc()
+
+    def count_retry(self, task: str, reason: str) -> None:
+        """Count a task run that failed and will be retried."""
+        self._families.retried.labels(task, reason).inc()
+
+    def count_restored(self, cause: str, amount: int) -> None:
+        """Count tasks that went back to their queue: one of :data:`RESTORED_FROM`."""
+        self._families.restored.labels(cause).inc(amount)
+
+    def set_memory(self, worker_type: str, bytes_: float) -> None:
+        """Report this process's resident memory, in bytes."""
+        self._families.memory.labels(worker_type).set(bytes_)
+
+    def set_scheduled(self, role: str, amount: int) -> None:
+        """Report how many tasks this worker holds until their retry is due."""
+        self._families.scheduled.labels(role).set(amount)
+
+    def count_discarded(self, node_id: str, job: str, task: str, camera: str) -> None:
+        """Count a dead letter that was discarded because of its age."""
+        labels = self._families.discarded_labels.within_bound(node_id, job, task, camera)
+        self._families.discarded.labels(*labels).inc()
+
+    def count_reprocessed(self, status: str) -> None:
+        """Count a dead letter that was reprocessed, by how that went."""
+        self._families.reprocessed.labels(status).inc()
+
+    def count_received(self, vsn: str, job: str, task: str, camera: str, amount: float = 1) -> None:
+        """Count images received from the SAGE stream."""
+        labels = self._families.received_labels.within_bound(vsn, job, task, camera)
+        self._families.received.labels(*labels).inc(amount)
+
+    def count_rejected(self, reason: str, amount: float = 1) -> None:
+        """Count records of the SAGE stream that were rejected; ``reason`` is one of ``Reason``."""
+        self._families.rejected.labels(reason).inc(amount)
+
+    def set_stream_health(self, healthy: bool) -> None:
+        """Say whether the last poll of the stream succeeded."""
+        self._families.stream_health.set(healthy)
+
+    def set_stream_waiting(self, waiting: bool) -> None:
+        """Say whether polling is paused above the high-water mark."""
+        self._families.stream_waiting.set(waiting)
+
+    def observe_inference(
+        self, model_name: str, operation: str, status: str, seconds: float
+    ) -> None:
+        """Count a model call and its duration."""
+        self._families.inferences.labels(model_name, operation, status).inc()
+        self._families.inference_seconds.labels(model_name, operation, status).observe(seconds)
+
+    def observe_store(self, operation: str, status: str, seconds: float) -> None:
+        """Count a store call and its duration."""
+        self._families.operations.labels(operation, status).inc()
+        self._families.operation_seconds.labels(operation, status).observe(seconds)
+
+    def set_circuit(self, component: str, is_open: bool) -> None:
+        """Say whether the circuit breaker of a component is open."""
+        self._families.circuit.labels(component).set(is_open)
+
+    def count_outcome(self, outcome: str) -> None:
+        """Count an image's outcome: one of :data:`OUTCOMES`."""
+        self._families.images.labels(outcome).inc()
+
+    def observe_stage(self, stage: str, seconds: float) -> None:
+        """Record how long an image spent in a stage, such as download or store."""
+        self._families.stage_seconds.labels(stage).observe(seconds)
+
+    def count_error(self, component: str, error_type: str) -> None:
+        """Count an error; both labels are short constants, never a message."""
+        self._families.errors.labels(component, error_type).inc()
 
 
 def gauge(name: str, text: str, value: float) -> Metric:

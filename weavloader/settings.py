@@ -145,7 +145,10 @@ class Settings(Environment):
     flower_db: str = ""
     log_format: Literal["text", "json"] = "text"
     log_level: LogLevel = "INFO"
-    prometheus_multiproc_dir: str = os.path.join(tempfile.gettempdir(), "weavloader-metrics")
+    # A factory, since to find the folder for temporary files Python writes one.
+    prometheus_multiproc_dir: str = Field(
+        default_factory=lambda: os.path.join(tempfile.gettempdir(), "weavloader-metrics")
+    )
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -122,5 +122,5 @@ def _worth_a_try(only_due: bool) -> Iterator[DeadLetter]:
 
 def _count_thrown_away(letter: DeadLetter) -> None:
     names = letter.image_names()
-    metrics.count_thrown_away(*(names[name] for name in ("vsn", "job", "task", "camera")))
+    metrics.count_discarded(*(names[name] for name in ("vsn", "job", "task", "camera")))
     logger.warning("dead letter %s thrown away: %s", letter.task_id, letter.exc_message)

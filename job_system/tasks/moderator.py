@@ -80,7 +80,7 @@ def _record(now: datetime, report: TickReport) -> None:
     for origin, amount in report.received.items():
         metrics.count_received(*origin, amount=amount)
     for reason, amount in report.refused.items():
-        metrics.count_refused(reason, amount)
+        metrics.count_rejected(reason, amount)
     if report.newest:
         # A node whose clock is ahead must not hide that the stream falls behind.
         newest = min(report.newest, now).timestamp()

@@ -116,6 +116,7 @@ def test_series_known_beforehand_start_at_zero(
 def test_the_stream_is_unhealthy_until_it_was_read(
     registry: CollectorRegistry, counted: Metrics
 ) -> None:
+    counted.start_at_zero()
     assert value(registry, "sage_stream_health") == 0
     counted.set_stream_health(True)
     assert value(registry, "sage_stream_health") == 1
@@ -147,6 +148,17 @@ def test_a_long_label_value_is_cut() -> None:
     assert BoundedLabels().within_bound("x" * 1000) == ("x" * MAX_LABEL_LENGTH,)
 
 
+def test_families_are_made_once_and_not_before_the_first_use(registry: CollectorRegistry) -> None:
+    prepared: list[str] = []
+    counted = Metrics(registry, before_first_use=lambda: prepared.append("shared"))
+    assert prepared == []
+    assert list(registry.collect()) == []
+    counted.count_outcome("stored")
+    counted.count_outcome("stored")
+    assert prepared == ["shared"]
+    assert value(registry, "images_total", outcome="stored") == 2
+
+
 def test_the_module_level_instance_is_the_one_that_the_seed_promises() -> None:
     assert isinstance(module_level, Metrics)
 
@@ -157,10 +169,10 @@ def _use_everything(counted: Metrics) -> None:
     counted.count_retry("t", "r")
     counted.set_memory("processor", 1)
     counted.set_scheduled("processor", 1)
-    counted.count_thrown_away("n", "j", "t", "c")
+    counted.count_discarded("n", "j", "t", "c")
     counted.count_reprocessed("submitted")
     counted.count_received("n", "j", "t", "c")
-    counted.count_refused("not_an_image")
+    counted.count_rejected("not_an_image")
     counted.set_stream_waiting(False)
     counted.count_outcome("stored")
     counted.observe_stage("download", 1)
