@@ -64,26 +64,26 @@ MOST_RESULTS, MOST_KM, WITHIN_KM = 1000, 20_040, 50.0
     type=click.FloatRange(0, 1),
     default=0.4,
     show_default=True,
-    help="0 searches by words, 1 by looks.",
+    help="Weight of vector search, 0 to 1; the rest is keyword search.",
 )
 @click.option(
     "--vector",
     metavar="MODEL",
-    help="Whose vectors say what looks alike.  [default: the first of EMBEDDING_MODELS]",
+    help="Embedding model of the vector search.  [default: the first of EMBEDDING_MODELS]",
 )
 @click.option(
     "--fusion",
     type=click.Choice(FUSIONS),
     default="relative",
     show_default=True,
-    help="How words and looks become one score.",
+    help="How keyword and vector scores are combined.",
 )
 @click.option(
     "--property",
     "properties",
     type=click.Choice(PROPERTIES),
     multiple=True,
-    help="Look for words only there; may be repeated.",
+    help="Restrict keyword search to this property; may be repeated.",
 )
 @click.option(
     "--autocut",
@@ -93,7 +93,7 @@ MOST_RESULTS, MOST_KM, WITHIN_KM = 1000, 20_040, 50.0
     help="End where the score has fallen steeply N times.",
 )
 @click.option("--rerank", is_flag=True, help="Let Weaviate's reranker order the results.")
-@click.option("--explain", is_flag=True, help="Say what words and looks gave to each score.")
+@click.option("--explain", is_flag=True, help="Show the keyword and vector part of each score.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON array on standard output.")
 def search(text: str, as_json: bool, **options: Any) -> None:
     """Search the stored images for TEXT."""
@@ -145,7 +145,7 @@ def _like(store: Store, text: str, options: dict[str, Any], chosen: Filters) -> 
         raise ConfigError("search: either TEXT or --like, not both", reason=Reason.BAD_ARGUMENT)
     for name, option in ONLY_WITH_TEXT.items():
         if click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            message = f"search: {option} is for a TEXT; --like goes by looks alone"
+            message = f"search: {option} is for a TEXT; --like is a pure vector search"
             raise ConfigError(message, reason=Reason.BAD_ARGUMENT)
     page = {name: options[name] for name in ("limit", "offset")}
     return like(store, options["like"], filters=chosen, vector_name=options["vector"], **page)

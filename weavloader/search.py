@@ -17,7 +17,7 @@ from weavloader.store.base import (
     Store,
     Vector,
 )
-from weavloader.store.validation import MOST_RESULTS, VECTOR_RANKS
+from weavloader.store.validation import MAX_RESULTS, VECTOR_RANKS
 from weavloader.times import parse_moment
 
 WITHIN_KM = 50.0
@@ -70,7 +70,7 @@ def like(
     name = _vector_of(image, vector_name)
     # The image itself is among them, unless filtered out; so one more is asked for.
     wanted = offset + limit
-    asked = min(wanted + 1, max(wanted, MOST_RESULTS))
+    asked = min(wanted + 1, max(wanted, MAX_RESULTS))
     query = SearchQuery("", image.vectors[name], name, 1.0, asked, filters or Filters())
     others = [found for found in store.search(query) if found.id != object_id]
     return others[offset:wanted]

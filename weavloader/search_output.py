@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from weavloader.logs import printable
-from weavloader.store.base import SearchResult, Share
+from weavloader.store.base import ScorePart, SearchResult
 
 _Column = Callable[[SearchResult], str]
 
@@ -57,8 +57,8 @@ def _columns(results: Sequence[SearchResult]) -> dict[str, _Column]:
     if any(result.rerank_score is not None for result in results):
         columns["rerank"] = lambda result: f"{result.rerank_score or 0:.3f}"
     if any(result.explanation is not None for result in results):
-        columns["words"] = lambda result: _share(result, "words", digits)
-        columns["looks"] = lambda result: _share(result, "looks", digits)
+        columns["keyword"] = lambda result: _contribution(result, "keyword", digits)
+        columns["vector"] = lambda result: _contribution(result, "vector", digits)
     columns["captured"] = _captured
     for head, name in (("node", "vsn"), ("camera", "camera"), ("caption", "caption")):
         columns[head] = lambda result, name=name: printable(result.text[name])  # type: ignore[misc]
@@ -70,10 +70,9 @@ def _digits(results: Sequence[SearchResult]) -> int:
     return 2 if any(result.score >= 0.05 for result in results) else 4
 
 
-def _share(result: SearchResult, half: str, digits: int) -> str:
-    """What a half added to the score."""
-    share: Share | None = getattr(result.explanation, half, None)
-    return "" if share is None else f"{share.share:.{digits}f}"
+def _contribution(result: SearchResult, search: str, digits: int) -> str:
+    part: ScorePart | None = getattr(result.explanation, search, None)
+    return "" if part is None else f"{part.contribution:.{digits}f}"
 
 
 def _captured(result: SearchResult) -> str:

@@ -13,7 +13,7 @@ from weavloader.errors import ConfigError, Reason
 from weavloader.geo import parse_point
 from weavloader.search import WITHIN_KM
 from weavloader.store.base import DEFAULT_ALPHA
-from weavloader.store.validation import HALF_AROUND_KM, MOST_RESULTS
+from weavloader.store.validation import MAX_DISTANCE_KM, MAX_RESULTS
 from weavloader.times import parse_moment
 
 MAX_TEXT_LENGTH = 500
@@ -103,7 +103,7 @@ def parse_query(argument: Callable[[str, str], str]) -> PageQuery:
 
     limit = int(_number("limit", argument("limit", str(PAGE_SIZE)), 1, MAX_PAGE_SIZE))
     # One more result is requested, to know whether there is a next page.
-    last_page = (MOST_RESULTS - 1) // limit
+    last_page = (MAX_RESULTS - 1) // limit
     return PageQuery(
         text=text("q", MAX_TEXT_LENGTH),
         like=parse_id(text("like"), "like") if text("like") else "",
@@ -113,7 +113,7 @@ def parse_query(argument: Callable[[str, str], str]) -> PageQuery:
         since=_moment("since", text("since")),
         until=_moment("until", text("until")),
         near=_point(text("near")),
-        within=_number("within", argument("within", str(WITHIN_KM)), 0.1, HALF_AROUND_KM),
+        within=_number("within", argument("within", str(WITHIN_KM)), 0.1, MAX_DISTANCE_KM),
         alpha=_number("alpha", argument("alpha", str(DEFAULT_ALPHA)), 0.0, 1.0),
         page=int(_number("page", argument("page", "1"), 1, last_page)),
         limit=limit,

@@ -208,5 +208,5 @@ def _around(image: ImageObject) -> str:
 def _score_parts(explanation: Explanation | None) -> str:
     if explanation is None:
         return ""
-    parts = {"text": explanation.words, "visual": explanation.looks}
-    return " + ".join(f"{part.share:.2f} {name}" for name, part in parts.items() if part)
+    parts = {"text": explanation.keyword, "visual": explanation.vector}
+    return " + ".join(f"{part.contribution:.2f} {name}" for name, part in parts.items() if part)

@@ -17,7 +17,7 @@ import pytest
 import sqlite_vec
 
 from tests.support.processes import in_processes
-from tests.support.ranking_contract import RankingContract, foxes, of_words
+from tests.support.ranking_contract import RankingContract, captioned, foxes
 from tests.support.store_contract import EAST, an_image, found
 from tests.support.waiting import wait_until
 from weavloader.errors import ConfigError, PermanentError, TransientError
@@ -68,17 +68,17 @@ class TestEmbeddedStore(RankingContract):
             kill_a_writer(settings)
         assert_whole(store, settings)
 
-    def test_what_a_killed_writer_left_aside_is_cleared(
+    def test_staged_files_of_a_killed_writer_are_removed(
         self, settings: Settings, tmp_path: Path
     ) -> None:
-        aside = Path(settings.embedded_store_path) / "images" / "incoming"
-        aside.mkdir(parents=True)
+        staging = Path(settings.embedded_store_path) / "images" / "incoming"
+        staging.mkdir(parents=True)
         for name, age in (("old", 7200), ("new", 60)):
-            (aside / name).touch()
-            os.utime(aside / name, (time.time() - age,) * 2)
+            (staging / name).touch()
+            os.utime(staging / name, (time.time() - age,) * 2)
         store = open_store(settings)
         store.prepare()
-        assert [path.name for path in aside.iterdir()] == ["new"]
+        assert [path.name for path in staging.iterdir()] == ["new"]
         store.close()
 
     def test_a_newer_schema_is_refused(self, store: Store, settings: Settings) -> None:
@@ -93,7 +93,7 @@ class TestEmbeddedStore(RankingContract):
         self, store: Store, settings: Settings
     ) -> None:
         foxes(store)
-        store.upsert([of_words("accent", "Füchse")])
+        store.upsert([captioned("accent", "Füchse")])
         scores = [hit.score for hit in store.search(SearchQuery("fox hen"))]
         store.close()
         with database(settings) as connection:
@@ -201,7 +201,7 @@ def database(settings: Settings) -> closing[apsw.Connection]:
 
 
 def image_files(settings: Settings) -> set[str]:
-    """Names of the files under ``images``, those written aside included."""
+    """Names of the files under ``images``, those staged ones included."""
     images = Path(settings.embedded_store_path) / "images"
     return {path.name for path in images.rglob("*") if path.is_file()}
 

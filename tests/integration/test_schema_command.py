@@ -59,7 +59,7 @@ def test_an_embedded_store_of_a_newer_weavloader_is_left_alone(
     connection.close()
     for verb in ("check", "migrate"):
         code, said, _ = run_command("schema", verb)
-        assert code == 1 and said.startswith("PROBLEM") and "use a newer one" in said
+        assert code == 1 and said.startswith("PROBLEM") and "upgrade Weavloader" in said
 
 
 def test_a_collection_of_the_reference_lacks_something_until_it_is_migrated(

@@ -1,4 +1,4 @@
-"""How every store that searches ranks, and how it tells why, as tests to inherit."""
+"""How a store ranks results and explains scores, as tests to inherit."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from weavloader.store.base import (
     Explanation,
     Filters,
     ImageObject,
+    ScorePart,
     SearchQuery,
     SearchResult,
-    Share,
     Store,
     Vector,
 )
@@ -38,17 +38,17 @@ FOX_IN_CAPTION = {"a": 0.62120, "e": 0.45441, "b": 0.38177}
 FOX_IN_BOTH = {"a": 0.87404, "e": 0.63936, "b": 0.53716, "c": 0.52870}
 
 
-def of_words(link: str, caption: str, **changes: object) -> ImageObject:
-    """An image whose other properties hold no word, unless they are given."""
+def captioned(link: str, caption: str, **changes: object) -> ImageObject:
+    """An image whose other properties are empty, unless given."""
     blank = dict.fromkeys(set(TEXT_PROPERTIES) - {"link"}, "") | {"caption": caption}
     return an_image(link, **{**blank, **changes})
 
 
 def foxes(store: Store) -> None:
-    """Write the images that :data:`CAPTIONS` describes; what they look like turns north."""
+    """Write the images of :data:`CAPTIONS`; their vectors turn north one by one."""
     store.upsert(
         [
-            of_words(
+            captioned(
                 link,
                 caption,
                 camera="fox" if link == "c" else "top",
@@ -69,16 +69,16 @@ def searched(
 
 
 def explained(result: SearchResult) -> Explanation:
-    """How the score of a result came about."""
+    """The parts of a result's score."""
     assert result.explanation is not None
     return result.explanation
 
 
-def score(half: Share | None) -> float:
-    """What half a search found, which it must say."""
-    assert half is not None
-    assert half.score is not None
-    return half.score
+def score(part: ScorePart | None) -> float:
+    """The score before fusion, which must be reported."""
+    assert part is not None
+    assert part.score is not None
+    return part.score
 
 
 def tokens(*rows: int) -> Vector:
@@ -92,24 +92,24 @@ class RankingContract(SearchContract):
     @pytest.mark.parametrize(
         ("properties", "expected"), [(("caption",), FOX_IN_CAPTION), (BOTH, FOX_IN_BOTH)]
     )
-    def test_words_score_by_the_bm25_of_weaviate(
+    def test_keyword_scores_are_the_bm25_of_weaviate(
         self, store: Store, properties: tuple[str, ...], expected: dict[str, float]
     ) -> None:
         foxes(store)
         for _ in range(2):
             hits = searched(store, "fox", properties=properties)
-            scores = {link: score(explained(hit).words) for link, hit in hits.items()}
+            scores = {link: score(explained(hit).keyword) for link, hit in hits.items()}
             assert scores == pytest.approx(expected, abs=1e-5)
             assert list(scores) == list(expected)
 
     def test_a_word_has_its_accents(self, store: Store) -> None:
-        store.upsert([of_words("1", "Füchse"), of_words("2", "fuchse")])
+        store.upsert([captioned("1", "Füchse"), captioned("2", "fuchse")])
         assert found(store, "FÜCHSE") == ["Füchse"]
         assert found(store, "fuchse") == ["fuchse"]
 
-    def test_words_are_looked_for_where_the_query_says(self, store: Store) -> None:
+    def test_keyword_search_covers_the_properties_of_the_query(self, store: Store) -> None:
         values = {name: f"word{n}" for n, name in enumerate(KEYWORD_PROPERTIES)}
-        store.upsert([of_words("1", **values)])
+        store.upsert([captioned("1", **values)])
         for name, value in values.items():
             assert len(searched(store, value, properties=KEYWORD_PROPERTIES)) == 1
             assert len(searched(store, value, properties=(name,))) == 1
@@ -119,38 +119,39 @@ class RankingContract(SearchContract):
     def test_relative_fusion_adds_scaled_scores(self, store: Store) -> None:
         foxes(store)
         hits = searched(store, "fox", EAST, alpha=0.4)
-        for half, weight in (("words", 0.6), ("looks", 0.4)):
-            shares = {
-                link: share
+        for search, weight in (("keyword", 0.6), ("vector", 0.4)):
+            parts = {
+                link: part
                 for link, hit in hits.items()
-                if (share := getattr(explained(hit), half)) is not None
+                if (part := getattr(explained(hit), search)) is not None
             }
-            own = [score(share) for share in shares.values()]
-            for share in shares.values():
-                scaled = (score(share) - min(own)) / (max(own) - min(own))
-                assert share.share == pytest.approx(weight * scaled, abs=1e-4)
-        assert explained(hits["c"]).words is None
-        assert score(explained(hits["a"]).looks) == pytest.approx(1)
+            own = [score(part) for part in parts.values()]
+            for part in parts.values():
+                scaled = (score(part) - min(own)) / (max(own) - min(own))
+                assert part.contribution == pytest.approx(weight * scaled, abs=1e-4)
+        assert explained(hits["c"]).keyword is None
+        assert score(explained(hits["a"]).vector) == pytest.approx(1)
         self.assert_scores_are_explained(hits)
 
     def test_ranked_fusion_adds_reciprocal_ranks(self, store: Store) -> None:
         foxes(store)
         hits = searched(store, "fox", NORTH, alpha=0.4, fusion="ranked")
-        by_words = {"a": 0.6 / 60, "e": 0.6 / 61, "b": 0.6 / 62}
-        by_looks = {link: 0.4 / (60 + rank) for rank, link in enumerate("gfedcba")}
+        by_keyword = {"a": 0.6 / 60, "e": 0.6 / 61, "b": 0.6 / 62}
+        by_vector = {link: 0.4 / (60 + rank) for rank, link in enumerate("gfedcba")}
         for link, hit in hits.items():
-            words, looks = explained(hit).words, explained(hit).looks
-            assert (words.share if words else 0) == pytest.approx(by_words.get(link, 0), rel=1e-4)
-            assert looks is not None
-            assert looks.share == pytest.approx(by_looks[link], rel=1e-4)
+            keyword, vector = explained(hit).keyword, explained(hit).vector
+            contribution = keyword.contribution if keyword else 0
+            assert contribution == pytest.approx(by_keyword.get(link, 0), rel=1e-4)
+            assert vector is not None
+            assert vector.contribution == pytest.approx(by_vector[link], rel=1e-4)
         assert list(hits) == ["e", "a", "b", "g", "f", "d", "c"]
         self.assert_scores_are_explained(hits)
 
     def assert_scores_are_explained(self, hits: dict[str, SearchResult]) -> None:
-        """Each score is the sum of its shares, and they fall."""
+        """Each score is the sum of its parts, and scores are in descending order."""
         for hit in hits.values():
-            halves = explained(hit).words, explained(hit).looks
-            total = sum(half.share for half in halves if half)
+            parts = explained(hit).keyword, explained(hit).vector
+            total = sum(part.contribution for part in parts if part)
             assert hit.score == pytest.approx(total, abs=1e-5)
         scores = [hit.score for hit in hits.values()]
         assert scores == sorted(scores, reverse=True)
@@ -162,7 +163,7 @@ class RankingContract(SearchContract):
 
     def test_equal_scores_come_in_the_order_of_ids(self, store: Store) -> None:
         links = [str(n) for n in range(9)]
-        store.upsert([of_words(link, "fox") for link in links])
+        store.upsert([captioned(link, "fox") for link in links])
         for vector in (None, EAST):
             assert list(searched(store, "fox", vector)) == sorted(links, key=image_id)
 
@@ -181,7 +182,7 @@ class RankingContract(SearchContract):
     def test_a_page_of_a_filtered_search_skips_what_passes_the_filter(self, store: Store) -> None:
         store.upsert(
             [
-                of_words(str(n), "fox " * (n + 1), camera="top" if n % 2 else "the top one")
+                captioned(str(n), "fox " * (n + 1), camera="top" if n % 2 else "the top one")
                 for n in range(8)
             ]
         )
@@ -194,7 +195,7 @@ class RankingContract(SearchContract):
         turns = [0, 0.02, 0.04, 1, 1.02, 1.04, 3, 3.02]
         store.upsert(
             [
-                of_words(str(n), "fox", vectors={"clip": EAST + NORTH * np.float32(turn)})
+                captioned(str(n), "fox", vectors={"clip": EAST + NORTH * np.float32(turn)})
                 for n, turn in enumerate(turns)
             ]
         )
@@ -205,10 +206,10 @@ class RankingContract(SearchContract):
     def test_late_interaction_sums_the_best_match_of_each_token(self, store: Store) -> None:
         store.upsert(
             [
-                of_words("1", "one", vectors={"colbert": tokens(1, 2, 3)}),
-                of_words("2", "two", vectors={"colbert": tokens(1, 9), "clip": EAST}),
-                of_words("3", "three", vectors={"colbert": tokens(7, 8, 9, 7)}, camera="top"),
-                of_words("4", "four", vectors={"clip": EAST}),
+                captioned("1", "one", vectors={"colbert": tokens(1, 2, 3)}),
+                captioned("2", "two", vectors={"colbert": tokens(1, 9), "clip": EAST}),
+                captioned("3", "three", vectors={"colbert": tokens(7, 8, 9, 7)}, camera="top"),
+                captioned("4", "four", vectors={"clip": EAST}),
             ]
         )
 
@@ -216,7 +217,7 @@ class RankingContract(SearchContract):
             options |= {"vector_name": "colbert", "alpha": alpha}
             return searched(store, text, tokens(1, 2, 3), **options)
 
-        scores = {link: score(explained(hit).looks) for link, hit in late().items()}
+        scores = {link: score(explained(hit).vector) for link, hit in late().items()}
         assert scores == pytest.approx({"1": 3, "2": 1, "3": 0}, abs=1e-4)
         assert list(scores) == ["1", "2", "3"]
         assert next(iter(late("three", 0.1))) == "3"
@@ -224,11 +225,11 @@ class RankingContract(SearchContract):
         assert list(late(limit=1, offset=1)) == ["2"]
 
     def test_tokens_of_another_dimension_are_refused(self, store: Store) -> None:
-        store.upsert([of_words("1", "one", vectors={"colbert": tokens(1)})])
+        store.upsert([captioned("1", "one", vectors={"colbert": tokens(1)})])
         with pytest.raises(PermanentError):
             searched(store, "", tokens(1)[:, :64], vector_name="colbert")
 
-    def test_what_looks_like_an_image_is_found_without_it(self, store: Store) -> None:
+    def test_like_finds_similar_images_without_the_image_itself(self, store: Store) -> None:
         foxes(store)
         links = [hit.text["link"] for hit in like(store, image_id("a"))]
         assert links == list("bcdefg")
@@ -238,7 +239,7 @@ class RankingContract(SearchContract):
     def test_an_image_can_be_like_another_by_its_tokens(self, store: Store) -> None:
         store.upsert(
             [
-                of_words(str(n), "x", vectors={"colbert": tokens(*row)})
+                captioned(str(n), "x", vectors={"colbert": tokens(*row)})
                 for n, row in enumerate([(1, 2), (8, 9), (2, 3)])
             ]
         )
@@ -247,7 +248,7 @@ class RankingContract(SearchContract):
 
     @pytest.mark.parametrize("link", ["none such", "bare"])
     def test_nothing_is_like_what_has_no_vector(self, store: Store, link: str) -> None:
-        store.upsert([of_words("bare", "a fox", vectors={})])
+        store.upsert([captioned("bare", "a fox", vectors={})])
         with pytest.raises(ConfigError, match="like: "):
             like(store, image_id(link))
 

@@ -42,13 +42,13 @@ HOSTILE_TEXTS = [
 
 
 class SearchContract(StoreContract):
-    """The whole contract: order of results, filters, places, pages.
+    """The whole contract: order of results, filters, areas, pages.
 
     Only what finds and ranks by itself can show this: the embedded store and a real Weaviate,
     never the stand-in, whose order would be the tests' own.
     """
 
-    def test_words_looks_and_both_rank_as_they_should(self, store: Store) -> None:
+    def test_keyword_vector_and_hybrid_search_rank_as_they_should(self, store: Store) -> None:
         almost = EAST * 0.9 + NORTH * 0.1
         store.upsert(
             [

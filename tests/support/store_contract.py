@@ -189,21 +189,23 @@ class StoreContract:
     def test_vectors_of_a_model_that_a_site_added_are_kept_and_searched(
         self, settings: Settings
     ) -> None:
-        changed = settings.model_copy(update={"embedding_models": ("clip", "looks", "words")})
-        store = open_store(changed, {**VECTOR_RANKS, "looks": 1, "words": 2})
+        changed = settings.model_copy(
+            update={"embedding_models": ("clip", "site_clip", "site_colbert")}
+        )
+        store = open_store(changed, {**VECTOR_RANKS, "site_clip": 1, "site_colbert": 2})
         store.prepare()
-        vectors = {"clip": EAST, "looks": NORTH, "words": EAST.reshape(1, 3)}
+        vectors = {"clip": EAST, "site_clip": NORTH, "site_colbert": EAST.reshape(1, 3)}
         store.upsert([an_image("1", caption="fox", vectors=vectors)])
-        store.upsert([an_image("2", caption="hen", vectors={"clip": NORTH, "looks": EAST})])
+        store.upsert([an_image("2", caption="hen", vectors={"clip": NORTH, "site_clip": EAST})])
         read = store.get(image_id("1"))
         assert read is not None
         assert {name: each.tolist() for name, each in read.vectors.items()} == {
             name: each.tolist() for name, each in vectors.items()
         }
-        assert found(store, "", NORTH, vector_name="looks", alpha=1) == ["fox", "hen"]
-        assert found(store, "", EAST.reshape(1, 3), vector_name="words", alpha=1) == ["fox"]
+        assert found(store, "", NORTH, vector_name="site_clip", alpha=1) == ["fox", "hen"]
+        assert found(store, "", EAST.reshape(1, 3), vector_name="site_colbert", alpha=1) == ["fox"]
         with pytest.raises(PermanentError):
-            store.upsert([an_image("3", vectors={"looks": EAST.reshape(1, 3)})])
+            store.upsert([an_image("3", vectors={"site_clip": EAST.reshape(1, 3)})])
         store.close()
 
     def test_preparing_again_changes_nothing(self, store: Store, settings: Settings) -> None:

@@ -172,10 +172,13 @@ class WeaviateContract:
                         )
                     ]
                 },
-                "clip is not compared by cosine",
+                "clip does not use cosine distance",
             ),
-            ({"vector_config": [Configure.MultiVectors.self_provided(name="clip")]}, "clip holds"),
-            ({"multi_tenancy_config": Configure.multi_tenancy(True)}, "tenants"),
+            (
+                {"vector_config": [Configure.MultiVectors.self_provided(name="clip")]},
+                "clip is a multi-vector",
+            ),
+            ({"multi_tenancy_config": Configure.multi_tenancy(True)}, "multi-tenancy"),
         ],
     )
     def test_a_schema_that_would_break_search_is_refused_in_one_line(

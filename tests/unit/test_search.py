@@ -22,9 +22,9 @@ from weavloader.store.base import (
     Explanation,
     Filters,
     Fusion,
+    ScorePart,
     SearchQuery,
     SearchResult,
-    Share,
     Store,
     Vector,
 )
@@ -68,7 +68,7 @@ def result(**changes: object) -> SearchResult:
     return SearchResult(**whole)  # type: ignore[arg-type]
 
 
-def test_the_words_are_embedded_and_searched_with() -> None:
+def test_the_text_is_embedded_and_searched_with() -> None:
     embedded: list[str] = []
 
     def embed(text: str) -> Vector:
@@ -82,7 +82,7 @@ def test_the_words_are_embedded_and_searched_with() -> None:
 
 
 @pytest.mark.parametrize(("text", "alpha"), [("words", 0.0), ("", 0.4), ("   ", 1.0)])
-def test_where_only_words_count_no_model_is_asked(text: str, alpha: float) -> None:
+def test_a_keyword_search_asks_no_model(text: str, alpha: float) -> None:
     def embed(_: str) -> Vector:
         raise AssertionError("asked")
 
@@ -117,22 +117,27 @@ def test_the_command_offers_what_the_store_knows() -> None:
     assert command.FUSIONS == get_args(Fusion)
     assert command.PROPERTIES == KEYWORD_PROPERTIES
     assert (command.MOST_RESULTS, command.MOST_KM) == (
-        validation.MOST_RESULTS,
-        validation.HALF_AROUND_KM,
+        validation.MAX_RESULTS,
+        validation.MAX_DISTANCE_KM,
     )
     assert command.WITHIN_KM == WITHIN_KM
 
 
-def test_an_explanation_is_shown_by_halves(capsys: pytest.CaptureFixture[str]) -> None:
-    why = Explanation(Share(0.6, 1.25), None)
-    print_table([result(explanation=why), result(explanation=Explanation(None, Share(0.01, None)))])
+def test_an_explanation_shows_the_score_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    why = Explanation(ScorePart(0.6, 1.25), None)
+    print_table(
+        [result(explanation=why), result(explanation=Explanation(None, ScorePart(0.01, None)))]
+    )
     head, first, second = capsys.readouterr().out.splitlines()
-    assert head.split()[:3] == ["score", "words", "looks"]
+    assert head.split()[:3] == ["score", "keyword", "vector"]
     assert first.split()[:2] == ["0.88", "0.60"]
     assert second.split()[1] == "0.01"
     print_json([result(explanation=why, rerank_score=2.5)])
     (told,) = json.loads(capsys.readouterr().out)
-    assert told["explanation"] == {"words": {"share": 0.6, "score": 1.25}, "looks": None}
+    assert told["explanation"] == {
+        "keyword": {"contribution": 0.6, "score": 1.25},
+        "vector": None,
+    }
     assert told["rerank_score"] == 2.5
 
 

@@ -75,8 +75,8 @@ def test_a_score_is_shown_with_its_text_and_visual_parts(site: httpx.Client) -> 
     query = {"q": "ridge", "alpha": "0.4"}
     assert "<span>0.60 text + 0.40 visual</span>" in site.get("/", params=query).text
     best = site.get("/api/search", params=query).json()["results"][0]
-    assert best["explanation"]["words"]["share"] == pytest.approx(0.6)
-    assert best["explanation"]["looks"]["share"] == pytest.approx(0.4)
+    assert best["explanation"]["keyword"]["contribution"] == pytest.approx(0.6)
+    assert best["explanation"]["vector"]["contribution"] == pytest.approx(0.4)
 
 
 def test_the_address_holds_the_search(site: httpx.Client) -> None:

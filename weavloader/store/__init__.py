@@ -1,4 +1,4 @@
-"""Where images are kept: one protocol, an embedded store and Weaviate."""
+"""Storage of images: one protocol, implemented by an embedded store and by Weaviate."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from weavloader.store.validation import VECTOR_RANKS, VectorRanks
 
 
 def open_store(settings: Settings, ranks: VectorRanks = VECTOR_RANKS) -> Store:
-    """The store that ``VECTOR_STORE`` names; it connects on first use.
+    """Open the store selected by ``VECTOR_STORE``; it connects on first use.
 
-    Only the client of that store is imported: Weaviate's takes two seconds and 80 MB.
+    Imports only that store's client: Weaviate's takes two seconds and 80 MB.
 
     Args:
         ranks: The vectors that objects may carry.

@@ -1,4 +1,4 @@
-"""What a store is: the objects it keeps, the questions it answers, the promises it makes."""
+"""The store protocol and its data types."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ class ImageObject:
     Attributes:
         text: Every name of :data:`TEXT_PROPERTIES`; ``link`` decides the object's id and
             ``timestamp`` reads ``%y-%m-%d %H:%M Z``.
-        captured_at: Moment of capture, timezone-aware.
-        image: The image as it was downloaded; empty when it is not kept.
+        captured_at: Time of capture, timezone-aware.
+        image: The downloaded file; empty if it is not kept.
         vectors: By model name, shape [D] or [tokens, D], as ``clip`` and ``align`` or as
             ``colbert``; finite float32.
-        location: Where the node stood, if known.
+        location: Location of the node, if known.
     """
 
     text: Mapping[str, str]
@@ -77,10 +77,10 @@ class ImageObject:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Limits on what a search may return; ``None`` means no limit.
+    """Conditions that search results must meet; ``None`` means no condition.
 
-    Text is matched whole and without regard to case. ``since`` and ``until`` bound
-    ``captured_at`` (inclusive), timezone-aware. ``near`` leaves out images of unknown place.
+    Text must match as a whole, ignoring case. ``since`` and ``until`` bound ``captured_at``
+    (inclusive), timezone-aware. ``near`` excludes images without a location.
     """
 
     vsn: str | None = None
@@ -94,7 +94,7 @@ class Filters:
     near: Area | None = None
 
     def text(self) -> dict[str, str]:
-        """The filters on text properties that are set."""
+        """The text filters that are set, by property."""
         given = {name: getattr(self, name) for name in FILTER_PROPERTIES}
         return {name: value for name, value in given.items() if value is not None}
 
@@ -104,20 +104,21 @@ class SearchQuery:
     """A hybrid search.
 
     Attributes:
-        text: Words for the keyword half; may be empty.
-        vector: The query's embedding, [D], or [tokens, D] for ColBERT; ``None`` asks for
-            keywords only.
-        vector_name: Which named vector it is compared with: by cosine, or for ColBERT by late
+        text: Text for the keyword search; may be empty.
+        vector: The query's embedding, [D], or [tokens, D] for ColBERT; ``None`` searches by
+            keyword only.
+        vector_name: The named vector to compare it with: by cosine, or for ColBERT by late
             interaction, the sum over the query's tokens of their best match.
-        alpha: Weight of the vector half, 0 (words) to 1 (looks).
-        limit: Most results wanted.
-        offset: How many of the best are passed over first.
-        fusion: ``relative`` adds scores scaled to 0..1 over each half's candidates; ``ranked``
-            adds 1 / (rank + 60).
-        properties: Where the words are looked for, some of :data:`KEYWORD_PROPERTIES`.
-        autocut: End the results where their score has fallen steeply so many times; 0 does not.
-        rerank: Let the server's reranker order the results by their captions.
-        explain: Say how each score came about.
+        alpha: Weight of the vector search, 0 (keyword only) to 1 (vector only).
+        limit: Maximum number of results.
+        offset: Number of results to skip.
+        fusion: ``relative`` adds scores scaled to 0..1 over the candidates of each search;
+            ``ranked`` adds 1 / (rank + 60).
+        properties: Properties that the keyword search covers, some of
+            :data:`KEYWORD_PROPERTIES`.
+        autocut: Cut the results off after this many steep falls of the score; 0 disables it.
+        rerank: Order the results by the server's reranker, which compares captions.
+        explain: Add the parts of each score.
     """
 
     text: str
@@ -135,36 +136,36 @@ class SearchQuery:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """What one half of a hybrid search has to do with a score.
+class ScorePart:
+    """What keyword or vector search contributes to a fused score.
 
     Attributes:
-        share: What it added to the fused score.
-        score: Its own: BM25, the cosine, or ColBERT's sum of cosines. ``None`` where the store
-            does not tell.
+        contribution: The summand of the fused score.
+        score: The score before fusion: BM25, cosine, or ColBERT's sum of cosines. ``None`` if
+            the store does not report it.
     """
 
-    share: float
+    contribution: float
     score: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """How a score came about; ``None`` for a half whose candidates did not hold the image."""
+    """The parts of a score; ``None`` if that search did not find the image."""
 
-    words: Share | None = None
-    looks: Share | None = None
+    keyword: ScorePart | None = None
+    vector: ScorePart | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """One hit, best first in a list of them.
+    """One search result.
 
     Attributes:
-        score: Fusion of both halves, higher is better: 0 to 1 where it is relative, at most
-            1/60 where it is ranked.
-        explanation: Where it was asked for.
-        rerank_score: The reranker's, where it was asked for; it decides the order then.
+        score: The fused score, higher is better: 0 to 1 with relative fusion, at most 1/60 with
+            ranked fusion.
+        explanation: The parts of the score, if requested.
+        rerank_score: The reranker's score, if requested; it then determines the order.
     """
 
     id: str
@@ -177,56 +178,57 @@ class SearchResult:
 
 
 class Store(Protocol):
-    """A place that keeps images and finds them.
+    """Stores images and searches them.
 
-    Every method has a timeout. Each raises ``TransientError`` when the store is out of reach
-    or overloaded, and ``PermanentError`` when what was asked cannot succeed. A store is used
-    by the process that made it: never across a fork.
+    Every method has a timeout. Each raises ``TransientError`` if the store is unreachable or
+    overloaded, and ``PermanentError`` if the request can never succeed. A store must not be
+    used across a fork.
     """
 
     def prepare(self) -> None:
-        """Create the schema where it is absent; safe from many processes at once.
+        """Create or complete the schema; safe to call from many processes at once.
 
         Raises:
-            ConfigError: The schema that exists would lose data or break search.
+            ConfigError: The existing schema would lose data or break search.
         """
 
     def schema(self) -> SchemaReport:
-        """What the schema is, and what :meth:`prepare` would do about it; changes nothing."""
+        """Describe the schema and what :meth:`prepare` would change; changes nothing."""
 
     def existing(self, links: Iterable[str]) -> set[str]:
-        """Those of ``links`` whose image is stored, under its own id or another program's."""
+        """The ``links`` whose image is stored, whichever program stored it."""
 
     def upsert(self, objects: Sequence[ImageObject]) -> None:
-        """Write each object under its id, replacing what was there; all or an error."""
+        """Write each object under its id, replacing earlier versions; raises unless all are
+        written."""
 
     def get(self, object_id: str) -> ImageObject | None:
-        """One object with image and vectors."""
+        """One object with image and vectors, or ``None``."""
 
     def scan(
         self, *, after: str = "", images: bool = True
     ) -> Iterator[tuple[str, ImageObject | None]]:
-        """Every object with its id, in an order of ids that does not change.
+        """Every object with its id, in a stable order of ids.
 
         ``None`` stands for an object of another program that cannot be read.
 
         Args:
-            after: Pass over all up to this id.
-            images: Whether the objects carry their images.
+            after: Start after this id.
+            images: Whether to include the images.
         """
 
     def search(self, query: SearchQuery) -> list[SearchResult]:
         """The best matches, best first.
 
         Raises:
-            ConfigError: A reranker is asked for and there is none.
+            ConfigError: ``rerank`` is set but the store has no reranker.
         """
 
     def newest(self, filters: Filters, limit: int, offset: int = 0) -> list[SearchResult]:
-        """What passes the filters, by time of capture, newest first; every score is 0."""
+        """The images that match the filters, newest first by time of capture; every score is 0."""
 
     def count(self) -> int:
-        """How many objects are stored."""
+        """Number of stored objects."""
 
     def close(self) -> None:
         """Release connections and files; further calls are an error."""

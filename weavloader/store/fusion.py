@@ -1,4 +1,4 @@
-"""Fusion of the two halves of a hybrid search, as Weaviate does it.
+"""Combine keyword and vector scores of a hybrid search, as Weaviate does.
 
 Source of the formulas: Weaviate, "hybrid search", rankedFusion and relativeScoreFusion.
 """
@@ -8,47 +8,48 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from weavloader.store.base import Explanation, Fusion, Share
+from weavloader.store.base import Explanation, Fusion, ScorePart
 
-LEAST_CANDIDATES = 100
+MIN_CANDIDATES = 100
 _RANK_CONSTANT = 60
 _SAME_SCORE_DIGITS = 7
 
 Scores = Mapping[int, float]
-"""By the number of an image, best first, higher is better."""
+"""Scores by image number, best first; higher is better."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fused:
-    """A score and how it came about."""
+    """A fused score and its parts."""
 
     score: float
     explanation: Explanation
 
     @property
     def tie_break(self) -> float:
-        """What decides among equal scores, first: BM25, or without a word the cosine."""
-        half = self.explanation.words or self.explanation.looks
-        return half.score or 0.0 if half else 0.0
+        """Orders equal fused scores: the keyword score if there is one, else the vector score."""
+        part = self.explanation.keyword or self.explanation.vector
+        return part.score or 0.0 if part else 0.0
 
 
 def candidates(wanted: int) -> int:
-    """How many of its best each half brings."""
-    return max(LEAST_CANDIDATES, wanted)
+    """Number of candidates that each search contributes."""
+    return max(MIN_CANDIDATES, wanted)
 
 
-def fuse(words: Scores, looks: Scores, alpha: float, fusion: Fusion) -> dict[int, Fused]:
-    """Both halves as one, unordered; what only one half found has nothing from the other."""
-    shares = _relative if fusion == "relative" else _ranked
-    by_words, by_looks = shares(words, 1 - alpha), shares(looks, alpha)
+def fuse(keyword: Scores, vector: Scores, alpha: float, fusion: Fusion) -> dict[int, Fused]:
+    """Fuse keyword and vector scores, unordered; an image that only one search found gets
+    nothing from the other."""
+    parts = _relative if fusion == "relative" else _ranked
+    by_keyword, by_vector = parts(keyword, 1 - alpha), parts(vector, alpha)
     return {
-        number: _fused(by_words.get(number), by_looks.get(number))
-        for number in by_words.keys() | by_looks.keys()
+        number: _fused(by_keyword.get(number), by_vector.get(number))
+        for number in by_keyword.keys() | by_vector.keys()
     }
 
 
 def best_first(fused: Mapping[int, Fused], ids: Mapping[int, str]) -> list[int]:
-    """The numbers of images in order; of equals, by :attr:`Fused.tie_break`, then by id."""
+    """Image numbers, best first; equal scores by :attr:`Fused.tie_break`, then by id."""
 
     def key(number: int) -> tuple[float, float, str]:
         hit = fused[number]
@@ -57,11 +58,11 @@ def best_first(fused: Mapping[int, Fused], ids: Mapping[int, str]) -> list[int]:
     return sorted(fused, key=key)
 
 
-def steep_falls(scores: list[float], falls: int) -> int:
-    """How many results stand before the score has fallen steeply ``falls`` times.
+def autocut(scores: list[float], falls: int) -> int:
+    """Number of results to keep, up to the ``falls``-th steep fall of the score.
 
-    A fall is steep where the curve of scores, drawn from corner to corner of a square, turns
-    back towards the diagonal after having left it. Source: Weaviate, "autocut".
+    A steep fall is a local maximum of the distance between the normalized score curve and the
+    diagonal. Source: Weaviate, "autocut".
 
     Args:
         scores: Best first.
@@ -77,21 +78,21 @@ def steep_falls(scores: list[float], falls: int) -> int:
     return turns[falls - 1] if len(turns) >= falls else len(scores)
 
 
-def _fused(words: Share | None, looks: Share | None) -> Fused:
-    score = sum(half.share for half in (words, looks) if half)
-    return Fused(score, Explanation(words, looks))
+def _fused(keyword: ScorePart | None, vector: ScorePart | None) -> Fused:
+    score = sum(part.contribution for part in (keyword, vector) if part)
+    return Fused(score, Explanation(keyword, vector))
 
 
-def _relative(scores: Scores, weight: float) -> dict[int, Share]:
+def _relative(scores: Scores, weight: float) -> dict[int, ScorePart]:
     low, high = min(scores.values(), default=0.0), max(scores.values(), default=0.0)
     return {
-        number: Share(weight * ((score - low) / (high - low) if high > low else 1.0), score)
+        number: ScorePart(weight * ((score - low) / (high - low) if high > low else 1.0), score)
         for number, score in scores.items()
     }
 
 
-def _ranked(scores: Scores, weight: float) -> dict[int, Share]:
+def _ranked(scores: Scores, weight: float) -> dict[int, ScorePart]:
     return {
-        number: Share(weight / (rank + _RANK_CONSTANT), score)
+        number: ScorePart(weight / (rank + _RANK_CONSTANT), score)
         for rank, (number, score) in enumerate(scores.items())
     }

@@ -1,4 +1,4 @@
-"""A store's schema as it is found, beside what is needed."""
+"""The report on a store's schema."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class SchemaReport:
-    """What a look at a store found; nothing was changed.
+    """A store's schema, compared with the required one.
 
     Attributes:
-        name: What holds the objects, for a person: a collection, or a file.
-        fields: What each property and vector is, by name; empty before anything was created.
+        name: The collection or file, for people.
+        fields: Description of each property and vector, by name; empty if nothing exists yet.
         missing: What :meth:`Store.prepare` would add.
-        problems: What would lose data or break search, so that it refuses the store.
-        remedy: What an operator does about the problems.
-        advice: What works, but costs something.
+        problems: What would lose data or break search; :meth:`Store.prepare` raises on these.
+        remedy: How an operator fixes the problems.
+        advice: What works but is slow.
     """
 
     name: str

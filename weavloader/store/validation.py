@@ -1,4 +1,4 @@
-"""What no store takes: checked before anything is written or asked, so that all refuse alike."""
+"""Validation of objects and queries before they reach a store, the same for every store."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from weavloader.store.base import (
 )
 
 VectorRanks = Mapping[str, int]
-"""The vectors that objects may carry, by name: 1 for shape [D], 2 for [tokens, D]."""
+"""Rank of each named vector that objects may have: 1 for shape [D], 2 for [tokens, D]."""
 VECTOR_RANKS: VectorRanks = {"clip": 1, "align": 1, "colbert": 2}
-"""Those that the schema promises to everybody."""
-MOST_RESULTS = 1000
-HALF_AROUND_KM = 20_040
+"""The vectors of the public schema."""
+MAX_RESULTS = 1000
+MAX_DISTANCE_KM = 20_040  # half of the Earth's circumference
 
 
 def check_object(item: ImageObject, ranks: VectorRanks) -> None:
-    """Refuse an object that could not be read back as it is, or never be found.
+    """Reject an object that could not be read back unchanged, or never be found.
 
     Args:
-        ranks: The vectors that there are.
+        ranks: The vectors that objects may have.
 
     Raises:
         PermanentError: ``reason`` is ``bad_object`` or ``bad_vector``.
@@ -45,7 +45,7 @@ def check_object(item: ImageObject, ranks: VectorRanks) -> None:
         if not _is_unicode(value):
             raise PermanentError(f"{name} is not Unicode text", reason=Reason.BAD_OBJECT)
     if item.captured_at.tzinfo is None:
-        raise PermanentError("captured_at names no time zone", reason=Reason.BAD_OBJECT)
+        raise PermanentError("captured_at has no time zone", reason=Reason.BAD_OBJECT)
     if item.location is not None:
         _check_location(item.location, Reason.BAD_OBJECT)
     for name, vector in item.vectors.items():
@@ -53,18 +53,18 @@ def check_object(item: ImageObject, ranks: VectorRanks) -> None:
 
 
 def check_query(query: SearchQuery, ranks: VectorRanks) -> None:
-    """Refuse a search that has no answer.
+    """Reject an invalid search.
 
     Args:
-        ranks: The vectors that there are.
+        ranks: The vectors that objects may have.
 
     Raises:
         PermanentError: ``reason`` is ``bad_query`` or ``bad_vector``.
     """
     if not 0 <= query.alpha <= 1:
-        raise PermanentError("alpha lies between 0 and 1", reason=Reason.BAD_QUERY)
+        raise PermanentError("alpha must be between 0 and 1", reason=Reason.BAD_QUERY)
     if query.vector_name not in ranks:
-        raise PermanentError(f"no search by vector {query.vector_name!r}", reason=Reason.BAD_QUERY)
+        raise PermanentError(f"unknown vector {query.vector_name!r}", reason=Reason.BAD_QUERY)
     if query.vector is not None:
         _check_vector(query.vector_name, query.vector, ranks)
     check_page(query.filters, query.limit, query.offset)
@@ -72,34 +72,34 @@ def check_query(query: SearchQuery, ranks: VectorRanks) -> None:
 
 
 def check_page(filters: Filters, limit: int, offset: int) -> None:
-    """Refuse a page of a list that no store would give.
+    """Reject an invalid page of results.
 
     Raises:
         PermanentError: ``reason`` is ``bad_query``.
     """
-    if not (limit >= 1 and offset >= 0 and limit + offset <= MOST_RESULTS):
-        message = f"a page lies within the first {MOST_RESULTS} results"
+    if not (limit >= 1 and offset >= 0 and limit + offset <= MAX_RESULTS):
+        message = f"limit and offset must stay within the first {MAX_RESULTS} results"
         raise PermanentError(message, reason=Reason.BAD_QUERY)
     _check_filters(filters)
 
 
 def _check_options(query: SearchQuery) -> None:
     if query.fusion not in get_args(Fusion):
-        raise PermanentError(f"no fusion {query.fusion!r}", reason=Reason.BAD_QUERY)
+        raise PermanentError(f"unknown fusion {query.fusion!r}", reason=Reason.BAD_QUERY)
     if not query.properties or not set(query.properties) <= set(KEYWORD_PROPERTIES):
-        message = f"words are looked for in some of {', '.join(KEYWORD_PROPERTIES)}"
+        message = f"properties must be some of {', '.join(KEYWORD_PROPERTIES)}"
         raise PermanentError(message, reason=Reason.BAD_QUERY)
     if query.autocut < 0:
-        raise PermanentError("autocut is 0 or more", reason=Reason.BAD_QUERY)
+        raise PermanentError("autocut must be 0 or more", reason=Reason.BAD_QUERY)
     if query.rerank and query.autocut:
-        message = "autocut goes by the score and a reranker by its own: ask for one of them"
+        message = "autocut and rerank cannot be combined: each uses its own score"
         raise PermanentError(message, reason=Reason.BAD_QUERY)
     if query.rerank and not query.text.strip():
-        raise PermanentError("a reranker needs a text", reason=Reason.BAD_QUERY)
+        raise PermanentError("rerank needs a text", reason=Reason.BAD_QUERY)
 
 
 def is_id(text: str) -> bool:
-    """Whether an object can have this id; any other names nothing."""
+    """Whether this is a well-formed object id."""
     try:
         return str(uuid.UUID(text)) == text
     except ValueError:
@@ -110,8 +110,8 @@ def _check_filters(filters: Filters) -> None:
     for name, value in filters.text().items():
         if not _is_unicode(value):
             raise PermanentError(f"{name} is not Unicode text", reason=Reason.BAD_QUERY)
-    for moment in (filters.since, filters.until):
-        if moment is not None and moment.tzinfo is None:
+    for time in (filters.since, filters.until):
+        if time is not None and time.tzinfo is None:
             raise PermanentError("since and until need a time zone", reason=Reason.BAD_QUERY)
     if filters.near is not None:
         _check_area(filters.near)
@@ -119,15 +119,17 @@ def _check_filters(filters: Filters) -> None:
 
 def _check_area(area: Area) -> None:
     _check_location(area.center, Reason.BAD_QUERY)
-    if not 0 < area.kilometres <= HALF_AROUND_KM:
-        message = f"a distance lies between 0 and {HALF_AROUND_KM} km"
+    if not 0 < area.kilometres <= MAX_DISTANCE_KM:
+        message = f"a distance must be between 0 and {MAX_DISTANCE_KM} km"
         raise PermanentError(message, reason=Reason.BAD_QUERY)
 
 
 def _check_location(location: Location, reason: Reason) -> None:
-    # A comparison with NaN is false, so NaN is refused too.
+    # A comparison with NaN is false, so NaN is rejected too.
     if not (abs(location.latitude) <= 90 and abs(location.longitude) <= 180):
-        raise PermanentError("the location is not on Earth", reason=reason)
+        raise PermanentError(
+            "latitude must be within ±90 and longitude within ±180 degrees", reason=reason
+        )
 
 
 def _check_vector(name: str, vector: Vector, ranks: VectorRanks) -> None:
@@ -140,7 +142,7 @@ def _check_vector(name: str, vector: Vector, ranks: VectorRanks) -> None:
     length = float(np.linalg.norm(vector.astype(np.float64)))
     if not math.isfinite(length) or length == 0:
         raise PermanentError(
-            f"{name} has no direction: its length is {length}", reason=Reason.BAD_VECTOR
+            f"{name} cannot be normalized: its length is {length}", reason=Reason.BAD_VECTOR
         )
 
 

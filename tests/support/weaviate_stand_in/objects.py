@@ -83,16 +83,16 @@ class Collection:
     def _scored(self, kept: list[Kept], asked: Any) -> Hits:
         # Any order that finds what matches: a real server's is not imitated.
         alpha = asked.alpha_param
-        looks = self._looks(kept, asked) if alpha > 0 else {}
-        text = _words_found(kept, asked) if alpha < 1 else {}
+        vector = self._vector_scores(kept, asked) if alpha > 0 else {}
+        keyword = _keyword_scores(kept, asked) if alpha < 1 else {}
         hits = [
-            (each, alpha * looks.get(each.id, 0.0) + (1 - alpha) * text.get(each.id, 0.0))
+            (each, alpha * vector.get(each.id, 0.0) + (1 - alpha) * keyword.get(each.id, 0.0))
             for each in kept
-            if each.id in looks or each.id in text
+            if each.id in vector or each.id in keyword
         ]
         return sorted(hits, key=lambda hit: -hit[1])
 
-    def _looks(self, kept: list[Kept], asked: Any) -> dict[str, float]:
+    def _vector_scores(self, kept: list[Kept], asked: Any) -> dict[str, float]:
         name = asked.targets.target_vectors[0]
         if name not in self.schema["vectorConfig"]:
             raise Unknown(f"the collection does not have named vector {name} configured")
@@ -107,7 +107,7 @@ class Collection:
         }
 
 
-def _words_found(kept: list[Kept], asked: Any) -> dict[str, float]:
+def _keyword_scores(kept: list[Kept], asked: Any) -> dict[str, float]:
     wanted, found = words(asked.query), {}
     for each in kept:
         texts = " ".join(str(each.properties.get(name, "")) for name in asked.properties)

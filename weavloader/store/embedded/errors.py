@@ -1,4 +1,4 @@
-"""The one place where errors of SQLite and of the file system become ours."""
+"""Map errors of SQLite and of the file system to Weavloader's."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import apsw
 
 from weavloader.errors import PermanentError, Reason, TransientError, WeavloaderError
 
-# Everything about the machine may pass: a lock, a full disk, a volume that is not mounted yet.
-# A damaged file counts with them, since the image that met it is not at fault.
+# Everything about the machine is transient: a lock, a full disk, a volume that is not mounted.
+# So is a damaged file, because it is not the fault of the image being stored.
 _REASONS: dict[type[apsw.Error], Reason] = {
     apsw.BusyError: Reason.STORE_LOCKED,
     apsw.LockedError: Reason.STORE_LOCKED,
@@ -35,24 +35,24 @@ _REASONS: dict[type[apsw.Error], Reason] = {
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Translate what is raised inside.
+    """Map the errors raised inside.
 
     Raises:
         TransientError: The machine is at fault: locked, full, unreadable.
-        PermanentError: SQLite refuses the values or the statement.
+        PermanentError: SQLite rejects the values or the statement.
     """
     try:
         yield
     except apsw.Error as error:
-        raise translated(error) from error
+        raise map_error(error) from error
     except OSError as error:
-        message = f"the store's files: {error.strerror or type(error).__name__}"
+        message = f"embedded store files: {error.strerror or type(error).__name__}"
         raise TransientError(message, reason=Reason.STORE_IO) from error
 
 
-def translated(error: apsw.Error) -> WeavloaderError:
-    """Our error for one of SQLite's."""
-    message = f"the embedded store: {type(error).__name__}: {str(error)[:200]}"
+def map_error(error: apsw.Error) -> WeavloaderError:
+    """Weavloader's error for one of SQLite's."""
+    message = f"embedded store: {type(error).__name__}: {str(error)[:200]}"
     for kind, reason in _REASONS.items():
         if isinstance(error, kind):
             return TransientError(message, reason=reason)

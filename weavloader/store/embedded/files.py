@@ -1,6 +1,6 @@
 """The images of the embedded store, one file each: ``images/ab/<uuid>``.
 
-Files beat blobs by half again in writes, and keep the database small enough to copy.
+Writing files is 1.5 times as fast as writing blobs, and keeps the database small enough to copy.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ _ABANDONED_SECONDS = 3600.0
 
 
 class ImageFiles:
-    """Image files under one folder; every method may raise ``OSError``."""
+    """Image files in one folder; every method may raise ``OSError``."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._aside = folder / "incoming"
+        self._staging = folder / "incoming"
 
     def prepare(self) -> None:
-        """Create the folders, and clear what killed writers left aside."""
-        self._aside.mkdir(parents=True, exist_ok=True)
-        # Made once and in order, so that the last one says that all are there.
+        """Create the folders, and remove the staged files of killed writers."""
+        self._staging.mkdir(parents=True, exist_ok=True)
+        # Created in order, so that the last one implies all others.
         if not (self._folder / "ff").is_dir():
             for number in range(256):
                 (self._folder / f"{number:02x}").mkdir(exist_ok=True)
             _flush_folder(self._folder)
         oldest = time.time() - _ABANDONED_SECONDS
-        for path in self._aside.iterdir():
+        for path in self._staging.iterdir():
             _remove_if_older(path, oldest)
 
     @contextmanager
-    def written_aside(self, images: Mapping[str, bytes]) -> Iterator[dict[str, Path]]:
-        """Write each image, by object id, to a file of its own that is safely on disk.
+    def staged(self, images: Mapping[str, bytes]) -> Iterator[dict[str, Path]]:
+        """Write each image, by object id, to a staging file and flush it to disk.
 
-        What :meth:`put_in_place` has not moved is removed at the end.
+        Files that :meth:`commit` has not moved are removed at the end.
         """
-        paths = {name: self._aside / f"{name}.{secrets.token_hex(8)}" for name in images}
+        paths = {name: self._staging / f"{name}.{secrets.token_hex(8)}" for name in images}
         try:
             for name, path in paths.items():
                 _write(path, images[name])
@@ -49,11 +49,11 @@ class ImageFiles:
             for path in paths.values():
                 path.unlink(missing_ok=True)
 
-    def put_in_place(self, aside: Mapping[str, Path]) -> None:
-        """Move files written aside to where :meth:`read` finds them, safely on disk."""
-        for name, path in aside.items():
+    def commit(self, staged: Mapping[str, Path]) -> None:
+        """Move staged files to their final place and flush the folders to disk."""
+        for name, path in staged.items():
             path.rename(self._path(name))
-        for folder in {self._path(name).parent for name in aside}:
+        for folder in {self._path(name).parent for name in staged}:
             _flush_folder(folder)
 
     def read(self, object_id: str) -> bytes:
@@ -61,7 +61,7 @@ class ImageFiles:
         return self._path(object_id).read_bytes()
 
     def remove(self, object_id: str) -> None:
-        """Forget the image of an object, if there is one."""
+        """Delete the image of an object, if there is one."""
         self._path(object_id).unlink(missing_ok=True)
 
     def _path(self, object_id: str) -> Path:
@@ -76,7 +76,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """A rename is on disk only once its folder is."""
+    """Flush a folder: a rename is durable only after that."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -88,5 +88,5 @@ def _remove_if_older(path: Path, oldest: float) -> None:
     try:
         if path.stat().st_mtime < oldest:
             path.unlink()
-    except FileNotFoundError:  # its writer, or another cleaner, was faster
+    except FileNotFoundError:  # removed by its writer or another cleaner
         return

@@ -1,4 +1,4 @@
-"""The filters of a search as conditions of the embedded store's database."""
+"""Translate search filters to SQL conditions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from weavloader.store.tokenize import fold
 
 Value = str | int | float
 
-# Haversine; the band of latitudes before it spares most images the arithmetic.
+# Haversine; the latitude range before it excludes most images cheaply.
 _NEAR = f"""
     latitude BETWEEN ? AND ? AND {2 * EARTH_KM} * asin(min(1, sqrt(
         pow(sin(radians(latitude - ?) / 2), 2)
@@ -23,18 +23,18 @@ _NEAR = f"""
 
 
 def condition(filters: Filters, number: str) -> tuple[str, tuple[Value, ...]]:
-    """A condition to follow others, and the values it binds.
+    """A condition starting with ``AND``, or an empty text, and its bound values.
 
     Args:
-        number: The column that holds an image's number.
+        number: The column that holds the image number.
     """
     conditions: dict[str, tuple[Value, ...]] = {
         f"{name} = ?": (fold(value),) for name, value in filters.text().items()
     }
     bounds: Mapping[str, datetime | None] = {">=": filters.since, "<=": filters.until}
-    for sign, moment in bounds.items():
-        if moment is not None:
-            conditions[f"captured_at {sign} ?"] = (to_microseconds(moment),)
+    for sign, time in bounds.items():
+        if time is not None:
+            conditions[f"captured_at {sign} ?"] = (to_microseconds(time),)
     if filters.near is not None:
         conditions[_NEAR] = _near_values(filters.near)
     if not conditions:

@@ -1,8 +1,8 @@
-"""The keyword half of the embedded store's search: Weaviate's BM25 over FTS5.
+"""Keyword search of the embedded store: Weaviate's BM25 over FTS5.
 
-FTS5 finds the best few hundred by a BM25 of its own, which takes an object for one text.
-Weaviate's is a sum over properties, so that a word in a short one counts for more; by that the
-few hundred are scored anew. Source of the formula: Weaviate 1.38, measured; k1 1.2, b 0.75.
+FTS5 selects a few hundred candidates by its own BM25, which treats an object as one text.
+Weaviate sums BM25 over properties, so a word in a short property counts more; the candidates are
+rescored that way. Source of the formula: Weaviate 1.38, measured; k1 1.2, b 0.75.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ import apsw
 from weavloader.store.base import SearchQuery
 from weavloader.store.embedded.filters import condition
 from weavloader.store.embedded.schema import fetch
-from weavloader.store.tokenize import words
+from weavloader.store.tokenize import tokenize
 
 K1, B = 1.2, 0.75
-_LEAST_RESCORED = 400
+_MIN_RESCORED = 400
 
 Occurrences = Sequence[tuple[int, int, int]]
-"""Of the words of a query in an object: (word, property, times)."""
+"""Occurrences of a query's words in an object: (word, property, count)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """What a score depends on beside the object itself.
+    """Statistics over all objects that a BM25 score depends on.
 
     Attributes:
-        idf: For each word of the query.
-        mean_lengths: For each property, words in it, on average over the objects where it is
-            not empty.
+        idf: Inverse document frequency of each query word.
+        mean_lengths: Mean number of words of each property, over the objects where it is not
+            empty.
     """
 
     idf: Sequence[float]
     mean_lengths: Sequence[float]
 
     def score(self, found: Occurrences, lengths: Sequence[int]) -> float:
-        """BM25 summed over words and properties; ``lengths`` are those of the properties."""
+        """BM25 summed over words and properties; ``lengths`` are the property lengths in words."""
         return sum(
             self.idf[word]
             * times
@@ -49,11 +49,11 @@ class Corpus:
         )
 
 
-def by_words(connection: apsw.Connection, query: SearchQuery, most: int) -> dict[int, float]:
-    """The images whose properties hold a word of the query, best first, with their scores."""
-    wanted = words(query.text)
+def keyword_scores(connection: apsw.Connection, query: SearchQuery, limit: int) -> dict[int, float]:
+    """Scores of the images that contain a word of the query, best first."""
+    wanted = tokenize(query.text)
     match = _match(wanted, query.properties)
-    numbers = _probably_best(connection, match, query, max(_LEAST_RESCORED, 2 * most))
+    numbers = _candidates(connection, match, query, max(_MIN_RESCORED, 2 * limit))
     if not numbers:
         return {}
     corpus = _corpus(connection, wanted, query.properties, match)
@@ -64,26 +64,26 @@ def by_words(connection: apsw.Connection, query: SearchQuery, most: int) -> dict
     rows = fetch(connection, statement, (match, json.dumps(numbers)))
     scores = {number: corpus.score(*json.loads(found)) for number, found in rows}
     order = sorted(scores, key=lambda number: (-scores[number], number))
-    return {number: scores[number] for number in order[:most]}
+    return {number: scores[number] for number in order[:limit]}
 
 
 def _match(wanted: Sequence[str], properties: Sequence[str]) -> str:
-    # Quoted, a word is never an operator of FTS5.
+    # A quoted word is never an FTS5 operator.
     any_word = " OR ".join(f'"{word}"' for word in wanted)
     return f"{{{' '.join(properties)}}} : ({any_word})" if wanted else ""
 
 
-def _probably_best(
-    connection: apsw.Connection, match: str, query: SearchQuery, most: int
+def _candidates(
+    connection: apsw.Connection, match: str, query: SearchQuery, limit: int
 ) -> list[int]:
     if not match:
         return []
-    # The plus keeps SQLite from asking FTS5 once for each row of the filter: 38 ms, not 347.
+    # The plus stops SQLite from querying FTS5 once per filtered row: 38 ms instead of 347.
     where, values = condition(query.filters, "+rowid")
     statement = f"""
         SELECT rowid FROM words WHERE words MATCH ? {where} ORDER BY bm25(words), rowid LIMIT ?
     """  # noqa: S608 - values are bound
-    return [row[0] for row in fetch(connection, statement, (match, *values, most))]
+    return [row[0] for row in fetch(connection, statement, (match, *values, limit))]
 
 
 def _corpus(
@@ -104,7 +104,7 @@ def _corpus(
 def _holding(
     connection: apsw.Connection, wanted: Sequence[str], properties: Sequence[str]
 ) -> dict[str, int]:
-    """How many objects hold each word: on average over the properties where any does."""
+    """Number of objects that contain each word: the mean over the properties that contain it."""
     statement = f"""
         SELECT term, sum(doc) / count(*) FROM word_counts
         WHERE term IN (SELECT value FROM json_each(?)) AND col IN ({"?, " * len(properties)} '')

@@ -1,4 +1,4 @@
-"""Between an image object and its rows in the embedded store."""
+"""Conversion between image objects and rows of the embedded store."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def write_rows(connection: apsw.Connection, item: ImageObject) -> None:
-    """Replace everything the database knows of an object; runs inside a transaction.
+    """Replace all rows of an object; call it inside a transaction.
 
     Raises:
-        PermanentError: A vector's dimension is not that of the store.
+        PermanentError: A vector's dimension differs from the store's.
     """
     number = fetch(connection, _UPSERT, _values(item))[0][0]
     texts = (item.text[name] for name in KEYWORD_PROPERTIES)
@@ -52,7 +52,7 @@ def write_rows(connection: apsw.Connection, item: ImageObject) -> None:
         statement = "INSERT INTO vectors (number, name, dimension, data) VALUES (?, ?, ?, ?)"
         values = (number, name, vector.shape[-1], vector.astype("<f4").tobytes())
         connection.execute(statement, values)
-    # A matrix of vectors is searched without an index.
+    # ColBERT's matrices are searched without an index.
     searched = {name: vector for name, vector in item.vectors.items() if vector.ndim == 1}
     for name in indexed_vectors(connection) | searched.keys():
         _index_vector(connection, number, name, searched.get(name))
@@ -68,18 +68,18 @@ def read_vectors(connection: apsw.Connection, number: int) -> dict[str, Vector]:
     }
 
 
-def to_microseconds(moment: datetime) -> int:
-    """Microseconds since 1970, exactly."""
-    return (moment - _EPOCH) // _MICROSECOND
+def to_microseconds(time: datetime) -> int:
+    """Microseconds since 1970-01-01 UTC, exactly."""
+    return (time - _EPOCH) // _MICROSECOND
 
 
 def from_microseconds(count: int) -> datetime:
-    """The moment, in UTC."""
+    """The time in UTC."""
     return _EPOCH + count * _MICROSECOND
 
 
 def location(latitude: float | None, longitude: float | None) -> Location | None:
-    """A location, where the columns hold one."""
+    """A location, or ``None`` if the columns are null."""
     if latitude is None or longitude is None:
         return None
     return Location(latitude, longitude)
@@ -115,7 +115,7 @@ def _index_vector(
 
 
 def _put_vector(connection: apsw.Connection, number: int, name: str, data: bytes) -> None:
-    # vec0 knows no upsert, and leaves a hole where a row is deleted and inserted again.
+    # vec0 has no upsert, and deleting and reinserting a row leaves a hole.
     update = f"UPDATE nearest_{name} SET embedding = ? WHERE rowid = ?"  # noqa: S608
     connection.execute(update, (data, number))
     if connection.changes() == 0:

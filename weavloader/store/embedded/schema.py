@@ -1,9 +1,9 @@
-"""The embedded store's database: how it is opened and what its tables are.
+"""The embedded store's database: opening, tables, migrations.
 
-``images`` holds a row an object, ``words`` the keyword index (FTS5, without a copy of the
-text), ``vectors`` every vector as float32, and ``nearest_<name>`` a vec0 index of the vectors
-that can be searched. vec0 is younger than its version 1, so an index can always be rebuilt
-from ``vectors``.
+``images`` has one row per object, ``words`` is the keyword index (FTS5, without a copy of the
+text), ``vectors`` has every vector as float32, and ``nearest_<name>`` is a vec0 index of the
+vectors of rank 1. vec0 has no stable release yet, so an index can always be rebuilt from
+``vectors``.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from weavloader.errors import ConfigError, Reason
 from weavloader.store.base import KEYWORD_PROPERTIES
 
 SCHEMA_VERSION = 2
-_PAGES_BEFORE_CHECKPOINT = 1000  # 4 MB, SQLite's own choice
-_PAGES_BEFORE_WAITING = 16_000  # 64 MB: now readers must let a checkpoint finish
+_PAGES_BEFORE_CHECKPOINT = 1000  # 4 MB, SQLite's default
+_PAGES_BEFORE_WAITING = 16_000  # 64 MB: from here on a checkpoint waits for readers
 _CHECKPOINT_WAIT_MS = 500
 _WORDS = f"""
 CREATE VIRTUAL TABLE words USING fts5(
@@ -35,7 +35,7 @@ CREATE VIRTUAL TABLE words USING fts5(
 _BITS = (
     f"((json_extract(text, '$.{name}') <> '') << {i})" for i, name in enumerate(KEYWORD_PROPERTIES)
 )
-# A bit for each keyword property that is not empty, so that these are quickly counted.
+# One bit per keyword property that is not empty, to count these quickly.
 _FILLED = f"""
 ALTER TABLE images ADD COLUMN filled INTEGER AS ({" | ".join(_BITS)}) VIRTUAL;
 CREATE INDEX images_by_filled ON images (filled);
@@ -66,7 +66,7 @@ CREATE TABLE vector_indexes (name TEXT PRIMARY KEY, dimension INTEGER NOT NULL);
 {_WORDS}
 PRAGMA user_version = {SCHEMA_VERSION};
 """
-# Version 1 took ö for o, as Weaviate does not, and did not know which properties are empty.
+# Unlike Weaviate, version 1 folded ö to o, and it did not record which properties are empty.
 _FROM_VERSION_1 = f"""
 {_FILLED}
 DROP TABLE words;
@@ -76,17 +76,24 @@ SELECT number, {", ".join(f"json_extract(text, '$.{name}')" for name in KEYWORD_
 FROM images;
 PRAGMA user_version = 2;
 """  # noqa: S608 - made of constants
-# Of this connection alone: by word and property, in how many objects it stands.
+# Temporary: the number of objects that contain each word, by property.
 _COUNTS = "CREATE VIRTUAL TABLE temp.word_counts USING fts5vocab(main, words, col)"
+
+UPGRADE = "upgrade Weavloader"
 
 logger = logging.getLogger(__name__)
 
 
+def newer_schema(version: int) -> str:
+    """The problem of a database that a newer version wrote."""
+    return f"the store has schema version {version}, this Weavloader supports {SCHEMA_VERSION}"
+
+
 def open_database(path: Path, busy_seconds: float) -> apsw.Connection:
-    """Open the database, creating it and its tables where they are absent.
+    """Open the database; create or migrate its tables if necessary.
 
     Raises:
-        ConfigError: A newer Weavloader wrote it.
+        ConfigError: A newer version of Weavloader wrote it.
     """
     connection = apsw.Connection(str(path))
     busy_ms = int(busy_seconds * 1000)
@@ -94,9 +101,9 @@ def open_database(path: Path, busy_seconds: float) -> apsw.Connection:
         connection.set_busy_timeout(busy_ms)
         _load_vectors(connection)
         connection.execute("PRAGMA journal_mode = WAL")
-        # A task is acknowledged once its object is stored, so that must survive a power cut.
+        # A task is acknowledged once its object is stored, so the object must survive a power cut.
         connection.execute("PRAGMA synchronous = FULL")
-        connection.set_wal_hook(partial(_bound_the_log, busy_ms))
+        connection.set_wal_hook(partial(_limit_wal, busy_ms))
         _create_or_check(connection)
         connection.execute(_COUNTS)
         for function in (occurrences, column_totals):
@@ -109,11 +116,11 @@ def open_database(path: Path, busy_seconds: float) -> apsw.Connection:
 
 @contextmanager
 def transaction(connection: apsw.Connection, mode: str) -> Iterator[None]:
-    """Everything inside, or nothing.
+    """Run a transaction: all of it is committed, or nothing.
 
     Args:
-        mode: ``IMMEDIATE`` to write: a deferred transaction that reads first and then writes
-            fails at once when another process writes. ``DEFERRED`` to read one state.
+        mode: ``IMMEDIATE`` to write: a deferred transaction that reads and then writes fails
+            at once if another process writes. ``DEFERRED`` to read a consistent state.
     """
     connection.execute(f"BEGIN {mode}")
     try:
@@ -126,23 +133,23 @@ def transaction(connection: apsw.Connection, mode: str) -> Iterator[None]:
 
 
 def fetch(connection: apsw.Connection, query: str, values: Sequence[Any] = ()) -> list[Any]:
-    """Every row of a query, as tuples."""
+    """All rows of a query, as tuples."""
     return connection.execute(query, values).fetchall()
 
 
 def indexed_vectors(connection: apsw.Connection) -> set[str]:
-    """Names of the vectors that have an index: those of rank 1, and no other."""
+    """Names of the indexed vectors, which are those of rank 1."""
     return {name for (name,) in fetch(connection, "SELECT name FROM vector_indexes")}
 
 
 def vector_dimension(connection: apsw.Connection, name: str) -> int | None:
-    """Length of the vectors in an index; ``None`` before the first is written."""
+    """Length of the vectors in an index; ``None`` if none has been written."""
     rows = fetch(connection, "SELECT dimension FROM vector_indexes WHERE name = ?", (name,))
     return int(rows[0][0]) if rows else None
 
 
 def create_vector_index(connection: apsw.Connection, name: str, dimension: int) -> None:
-    """Create the index of a vector name that :mod:`weavloader.store.validation` knows."""
+    """Create the index of a validated vector name."""
     connection.execute("INSERT INTO vector_indexes VALUES (?, ?)", (name, dimension))
     connection.execute(
         f"CREATE VIRTUAL TABLE nearest_{name} USING vec0("
@@ -151,8 +158,8 @@ def create_vector_index(connection: apsw.Connection, name: str, dimension: int) 
 
 
 def occurrences(api: apsw.FTS5ExtensionApi, *_: object) -> str:
-    """``[[[word, column, times], …], [length, …]]``: where the query's words stand in a row, and
-    how many words its columns have."""
+    """SQL function: ``[[[word, column, count], …], [length, …]]`` as JSON, the occurrences of the
+    query's words in a row, and the length of each column in words."""
     found = [
         (word, column, len(offsets))
         for word in range(api.phrase_count)
@@ -163,7 +170,7 @@ def occurrences(api: apsw.FTS5ExtensionApi, *_: object) -> str:
 
 
 def column_totals(api: apsw.FTS5ExtensionApi, *_: object) -> str:
-    """``[words, …]``: how many each column has in all rows together."""
+    """SQL function: ``[length, …]`` as JSON, the total length of each column in words."""
     return json.dumps([api.column_total_size(i) for i in range(api.column_count)])
 
 
@@ -179,8 +186,7 @@ def _create_or_check(connection: apsw.Connection) -> None:
     with transaction(connection, "IMMEDIATE"):
         version = _version(connection)
         if version > SCHEMA_VERSION:
-            message = f"the store has schema {version}, this Weavloader knows {SCHEMA_VERSION}"
-            raise ConfigError(f"{message}: use a newer one", reason=Reason.STORE_SCHEMA)
+            raise ConfigError(f"{newer_schema(version)}: {UPGRADE}", reason=Reason.STORE_SCHEMA)
         if version < SCHEMA_VERSION:
             connection.execute(_FROM_VERSION_1 if version else _SCHEMA)
 
@@ -189,11 +195,11 @@ def _version(connection: apsw.Connection) -> int:
     return int(fetch(connection, "PRAGMA user_version")[0][0])
 
 
-def _bound_the_log(busy_ms: int, connection: apsw.Connection, name: str, pages: int) -> int:
-    """Checkpoint as SQLite would, but when readers have kept the log growing, wait for them.
+def _limit_wal(busy_ms: int, connection: apsw.Connection, name: str, pages: int) -> int:
+    """Checkpoint as SQLite does by default, but wait for readers once the log has grown large.
 
-    The passive kind never waits, and where some reader reads at any moment it never gets to
-    start the log again. New readers do not delay the waiting kind.
+    A passive checkpoint never waits, so it can never restart the log while there is always a
+    reader. New readers do not delay a waiting checkpoint.
     """
     if pages < _PAGES_BEFORE_CHECKPOINT:
         return apsw.SQLITE_OK
@@ -203,7 +209,10 @@ def _bound_the_log(busy_ms: int, connection: apsw.Connection, name: str, pages: 
     try:
         connection.wal_checkpoint(name, mode)
     except apsw.BusyError:
-        logger.debug("the log of the store has %d pages; a reader or writer holds it", pages)
+        logger.debug(
+            "checkpoint blocked by a reader or writer: the log of the store has %d pages",
+            pages,
+        )
     finally:
         connection.set_busy_timeout(busy_ms)
     return apsw.SQLITE_OK

@@ -11,31 +11,31 @@ import apsw
 from weavloader.errors import ConfigError, Reason
 from weavloader.store.base import Filters, SearchQuery, SearchResult
 from weavloader.store.embedded.filters import condition
-from weavloader.store.embedded.keyword_search import by_words
+from weavloader.store.embedded.keyword_search import keyword_scores
 from weavloader.store.embedded.rows import from_microseconds, location
 from weavloader.store.embedded.schema import fetch
-from weavloader.store.embedded.vector_search import by_looks
-from weavloader.store.fusion import Fused, best_first, candidates, fuse, steep_falls
+from weavloader.store.embedded.vector_search import vector_scores
+from weavloader.store.fusion import Fused, autocut, best_first, candidates, fuse
 
 
 def hybrid(connection: apsw.Connection, query: SearchQuery) -> list[SearchResult]:
-    """Answer a checked query from one state of the database.
+    """Answer a validated query; call it inside a transaction.
 
     Raises:
-        ConfigError: A reranker is asked for.
-        PermanentError: The vector's dimension is not that of the store.
+        ConfigError: ``rerank`` is set.
+        PermanentError: The vector's dimension differs from the store's.
     """
     if query.rerank:
-        message = "the embedded store has no reranker: search without, or use Weaviate"
+        message = "the embedded store has no reranker: search without reranking, or use Weaviate"
         raise ConfigError(message, reason=Reason.NO_RERANKER)
     alpha = 0.0 if query.vector is None else query.alpha
     wanted = query.offset + query.limit
-    most = candidates(wanted)
-    words = by_words(connection, query, most) if alpha < 1 else {}
-    looks = by_looks(connection, query, most) if alpha > 0 else {}
-    fused = fuse(words, looks, alpha, query.fusion)
+    limit = candidates(wanted)
+    keyword = keyword_scores(connection, query, limit) if alpha < 1 else {}
+    vector = vector_scores(connection, query, limit) if alpha > 0 else {}
+    fused = fuse(keyword, vector, alpha, query.fusion)
     order = best_first(fused, _ids(connection, fused))[:wanted]
-    kept = steep_falls([fused[number].score for number in order], query.autocut)
+    kept = autocut([fused[number].score for number in order], query.autocut)
     results = _rows(connection, order[query.offset : kept])
     return [_scored(results[number], fused[number], query.explain) for number in results]
 
@@ -43,7 +43,7 @@ def hybrid(connection: apsw.Connection, query: SearchQuery) -> list[SearchResult
 def newest(
     connection: apsw.Connection, filters: Filters, limit: int, offset: int
 ) -> list[SearchResult]:
-    """Images by time of capture, newest first, from one state of the database."""
+    """Images by time of capture, newest first; call it inside a transaction."""
     where, values = condition(filters, "number")
     statement = f"""
         SELECT number FROM images WHERE true {where}

@@ -1,4 +1,4 @@
-"""What the embedded store's schema is, without changing or creating anything."""
+"""Report the embedded store's schema without changing or creating anything."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import apsw
 
 from weavloader.store.base import FILTER_PROPERTIES, KEYWORD_PROPERTIES, TEXT_PROPERTIES
 from weavloader.store.embedded.errors import store_errors
-from weavloader.store.embedded.schema import SCHEMA_VERSION, fetch
+from weavloader.store.embedded.schema import SCHEMA_VERSION, UPGRADE, fetch, newer_schema
 from weavloader.store.schema import SchemaReport
 
 
 def report(path: Path) -> SchemaReport:
-    """Look at the database of a store.
+    """Inspect the database of a store.
 
     Raises:
-        TransientError: It cannot be read now, or is damaged.
+        TransientError: It cannot be read, or is damaged.
     """
     name = f"embedded store {path.parent}"
     if not path.exists():
@@ -28,9 +28,9 @@ def report(path: Path) -> SchemaReport:
         return SchemaReport(name, missing=("the tables",))
     fields = dict(_fields(version, dimensions))
     if version > SCHEMA_VERSION:
-        newer = f"it has schema {version}, this Weavloader knows {SCHEMA_VERSION}"
-        return SchemaReport(name, fields, problems=(newer,), remedy="use a newer one")
-    missing = () if version == SCHEMA_VERSION else (f"what came after schema {version}",)
+        problems = (newer_schema(version),)
+        return SchemaReport(name, fields, problems=problems, remedy=UPGRADE)
+    missing = () if version == SCHEMA_VERSION else (f"schema version {SCHEMA_VERSION}",)
     return SchemaReport(name, fields, missing)
 
 

@@ -1,7 +1,7 @@
 """The embedded store: one SQLite database and a folder of images, for one machine.
 
 Any number of processes may read and write at once, and any of them may be killed at any
-moment: an object is there whole or not at all.
+time: an object is stored completely or not at all.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ _IDS_PER_PAGE = 1000
 
 
 class EmbeddedStore:
-    """See :class:`weavloader.store.base.Store`, whose promises it keeps.
+    """Implements :class:`weavloader.store.base.Store` on local files.
 
-    Opens its files on first use, so it may be made before a fork and used after it. Threads
-    take turns.
+    Opens its files on first use, so it may be created before a fork and used after it. Calls
+    from several threads are serialized.
 
     Args:
-        folder: Where everything is kept; created where absent.
+        folder: Folder of the database and the images; created if absent.
         timeout: Seconds to wait for other writers.
-        ranks: The vectors that objects may carry.
+        ranks: The vectors that objects may have.
     """
 
     def __init__(self, folder: Path, timeout: float, ranks: VectorRanks = VECTOR_RANKS) -> None:
@@ -75,7 +75,7 @@ class EmbeddedStore:
         return report(self._database)
 
     def existing(self, links: Iterable[str]) -> set[str]:
-        """See :meth:`Store.existing`; here every id follows from its link."""
+        """See :meth:`Store.existing`."""
         by_id = {image_id(link): link for link in links}
         query = "SELECT uuid FROM images WHERE uuid IN (SELECT value FROM json_each(?))"
         with self._using() as connection:
@@ -83,17 +83,18 @@ class EmbeddedStore:
         return {by_id[row[0]] for row in found}
 
     def upsert(self, objects: Sequence[ImageObject]) -> None:
-        """See :meth:`Store.upsert`; all of them or none of them."""
+        """See :meth:`Store.upsert`; writes all objects or none."""
         for item in objects:
             check_object(item, self._ranks)
         latest = {item.id: item for item in objects}
         images = {name: item.image for name, item in latest.items() if item.image}
-        with self._using() as connection, self._images.written_aside(images) as aside:
+        with self._using() as connection, self._images.staged(images) as staged:
             with transaction(connection, "IMMEDIATE"):
                 for item in latest.values():
                     write_rows(connection, item)
-                # Inside, so that of two writers the one that commits last also has its image.
-                self._images.put_in_place(aside)
+                # Inside the transaction, so that of two writers the last to commit wins both
+                # the row and the image.
+                self._images.commit(staged)
             for name in latest.keys() - images.keys():
                 self._images.remove(name)
 
@@ -160,7 +161,7 @@ class EmbeddedStore:
 
     @contextmanager
     def _using(self) -> Iterator[apsw.Connection]:
-        """The connection, for one thread at a time."""
+        """Use the connection, one thread at a time."""
         with self._lock, store_errors():
             if self._closed:
                 raise PermanentError("the store is closed", reason=Reason.STORE_CLOSED)
@@ -168,7 +169,7 @@ class EmbeddedStore:
 
     def _connected(self) -> apsw.Connection:
         if self._connection is not None:
-            self._check_still_ours()
+            self._check_identity()
         if self._connection is None:
             self._connection = self._open()
             self._opened = self._identity()
@@ -183,15 +184,15 @@ class EmbeddedStore:
         self._images.prepare()
         return open_database(self._database, self._timeout)
 
-    def _check_still_ours(self) -> None:
-        """Never write into a database that others no longer see.
+    def _check_identity(self) -> None:
+        """Never write to a database file that was replaced or removed.
 
-        One that was replaced is opened anew; one that has vanished, as with an unmounted
-        volume, is an error, since creating it would hide that.
+        A replaced file is opened again. A missing file, as with an unmounted volume, is an
+        error: creating it would hide the problem.
         """
         assert self._connection is not None  # noqa: S101 - for the type checker
         if self._opened is not None and self._opened[0] != os.getpid():
-            message = "a store that was opened before a fork cannot be used after it"
+            message = "a store opened before a fork cannot be used after it"
             raise PermanentError(message, reason=Reason.STORE_FORKED)
         if self._opened != self._identity():
             self._connection.close()

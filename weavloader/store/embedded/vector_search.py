@@ -1,4 +1,4 @@
-"""The vector half of the embedded store's search."""
+"""Vector search of the embedded store."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from weavloader.store.embedded.filters import condition
 from weavloader.store.embedded.schema import fetch, vector_dimension
 
 
-def by_looks(connection: apsw.Connection, query: SearchQuery, most: int) -> dict[int, float]:
-    """The images nearest to the query's vector, nearest first, with their cosines.
+def vector_scores(connection: apsw.Connection, query: SearchQuery, limit: int) -> dict[int, float]:
+    """Scores of the images nearest to the query's vector, nearest first.
 
     Raises:
-        PermanentError: The vector's dimension is not that of the store.
+        PermanentError: The vector's dimension differs from the store's.
     """
     if query.vector is None:
         return {}
     if query.vector.ndim == 2:
-        return _by_late_interaction(connection, query, query.vector, most)
-    return _by_cosine(connection, query, query.vector, most)
+        return _by_late_interaction(connection, query, query.vector, limit)
+    return _by_cosine(connection, query, query.vector, limit)
 
 
 def _by_cosine(
-    connection: apsw.Connection, query: SearchQuery, vector: Vector, most: int
+    connection: apsw.Connection, query: SearchQuery, vector: Vector, limit: int
 ) -> dict[int, float]:
     dimension = vector_dimension(connection, query.vector_name)
     if dimension is None:
@@ -39,22 +39,26 @@ def _by_cosine(
         SELECT rowid, 1 - distance FROM nearest_{query.vector_name}
         WHERE embedding MATCH ? AND k = ? {where} ORDER BY distance
     """  # noqa: S608 - values are bound, the name is checked
-    return dict(fetch(connection, statement, (vector.astype("<f4").tobytes(), most, *values)))
+    return dict(fetch(connection, statement, (vector.astype("<f4").tobytes(), limit, *values)))
 
 
 def _by_late_interaction(
-    connection: apsw.Connection, query: SearchQuery, vectors: Vector, most: int
+    connection: apsw.Connection, query: SearchQuery, vectors: Vector, limit: int
 ) -> dict[int, float]:
-    """Every image's tokens are compared with every token of the query: exact, and as slow as
-    there are images. Source: ColBERT, MaxSim."""
-    asked = _unit_rows(vectors)
-    scores = ((_late_score(asked, tokens), number) for number, tokens in _tokens(connection, query))
-    best = heapq.nsmallest(most, ((-score, number) for score, number in scores))
+    """Compare every image's tokens with every token of the query: exact, in linear time.
+
+    Source: ColBERT, MaxSim.
+    """
+    query_tokens = _unit_rows(vectors)
+    scores = (
+        (_late_score(query_tokens, tokens), number) for number, tokens in _tokens(connection, query)
+    )
+    best = heapq.nsmallest(limit, ((-score, number) for score, number in scores))
     return {number: -score for score, number in best}
 
 
-def _late_score(asked: Vector, tokens: Vector) -> float:
-    return float((asked @ _unit_rows(tokens).T).max(axis=1).sum())
+def _late_score(query_tokens: Vector, tokens: Vector) -> float:
+    return float((query_tokens @ _unit_rows(tokens).T).max(axis=1).sum())
 
 
 def _tokens(connection: apsw.Connection, query: SearchQuery) -> Iterator[tuple[int, Vector]]:
@@ -71,7 +75,7 @@ def _unit_rows(vectors: Vector) -> Vector:
     return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
 
 
-def _check_dimension(name: str, stored: int, asked: int) -> None:
-    if stored != asked:
-        message = f"{name} has {stored} dimensions here, not {asked}"
+def _check_dimension(name: str, stored: int, given: int) -> None:
+    if stored != given:
+        message = f"{name} has {stored} dimensions in this store, not {given}"
         raise PermanentError(message, reason=Reason.WRONG_DIMENSION)

@@ -1,4 +1,4 @@
-"""weaviate-client: the names we use of it, and how it is connected."""
+"""weaviate-client: the names that Weavloader uses, and the connection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import grpc  # type: ignore[import-untyped,unused-ignore]
 
 from weavloader.settings import Settings
 
-# authlib, which weaviate-client brings, tells every process that httpx is deprecated.
+# authlib, a dependency of weaviate-client, warns in every process that httpx is deprecated.
 with warnings.catch_warnings(record=True):
     warnings.simplefilter("ignore")
     import weaviate
@@ -55,26 +55,26 @@ __all__ = [
     "exceptions",
 ]
 
-# On a partial failure it logs every refused object whole, image and vectors included.
+# On a partial failure it logs every rejected object in full, with image and vectors.
 logging.getLogger("weaviate-client").setLevel(logging.CRITICAL)
 
-# Without a connection a call waits for one until its deadline, instead of failing at once.
+# Without a connection, let a call wait for one until its deadline instead of failing at once.
 _WAIT_FOR_READY = json.dumps({"methodConfig": [{"name": [{}], "waitForReady": True}]})
 _CHANNEL_OPTIONS: list[tuple[str, str | int]] = [
     ("grpc.service_config", _WAIT_FOR_READY),
-    ("grpc.enable_http_proxy", 0),  # as over HTTP: the host that is configured, no other
+    ("grpc.enable_http_proxy", 0),  # as over HTTP: connect to the configured host only
     ("grpc.max_reconnect_backoff_ms", 2000),
-    # A peer that vanished without a word is found out within one call, not by TCP.
+    # Detect a peer that vanished without closing the connection within one call.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 ]
 
 
-class _OneMoreTry:
-    """How often the client asks a server that calls itself unavailable.
+class _RetryOnce:
+    """Replaces the client's retries of calls that a server answers with ``UNAVAILABLE``.
 
-    Its own way is six times within 63 seconds, whatever the timeout says: a page would hang, and
-    a worker hold an image that its queue tries again anyway.
+    The client retries six times within 63 seconds, whatever the timeout: a page would hang, and
+    a worker would hold an image that Celery retries anyway.
     """
 
     def __init__(self, _: float) -> None: ...
@@ -82,7 +82,7 @@ class _OneMoreTry:
     def with_exponential_backoff(
         self, count: int, error: str, f: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
-        """Call ``f``, and after a second once more where the server was unavailable."""
+        """Call ``f``, and once more after a second if the server is unavailable."""
         try:
             return f(*args, **kwargs)
         except grpc.RpcError as failure:
@@ -92,14 +92,14 @@ class _OneMoreTry:
         return f(*args, **kwargs)
 
 
-v4._Retry = _OneMoreTry  # type: ignore[attr-defined,assignment,misc,unused-ignore]
+v4._Retry = _RetryOnce  # type: ignore[attr-defined,assignment,misc,unused-ignore]
 
 
 def connect(settings: Settings) -> WeaviateClient:
-    """Connect to the server of the settings, and send nothing to any other host.
+    """Connect to the configured server, and to no other host.
 
     Raises:
-        weaviate.exceptions.WeaviateBaseError: It is out of reach or refuses the key.
+        weaviate.exceptions.WeaviateBaseError: It is unreachable or rejects the key.
     """
     key = settings.weaviate_api_key.get_secret_value()
     seconds = settings.store_timeout
@@ -111,7 +111,7 @@ def connect(settings: Settings) -> WeaviateClient:
         grpc_port=settings.weaviate_grpc_port,
         grpc_secure=settings.weaviate_secure,
         auth_credentials=Auth.api_key(key) if key else None,
-        # The initial checks would ask PyPI for the newest version of the client.
+        # The initial checks would query PyPI for the newest version of the client.
         skip_init_checks=True,
         additional_config=AdditionalConfig(
             timeout=Timeout(init=seconds, query=seconds, insert=seconds),

@@ -1,8 +1,9 @@
-"""Looking in Weaviate for what lies around a point.
+"""Search in Weaviate by area.
 
-Its own index of places is a graph of neighbours. Where many objects share a point it makes every
-write slow, and finds only some of them; and nodes do not move, so that thousands of images share
-one. Hence the degrees of an image are also numbers, and ``location`` is not indexed.
+Weaviate's geo index is a graph of neighbours. When many objects share a point, it slows down
+every write and finds only some of them; and nodes do not move, so thousands of images share a
+point. Therefore latitude and longitude are also stored as numbers, and ``location`` is not
+indexed.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ _WEST, _EAST = -180.0, 180.0
 
 
 def around(collection: Collection, area: Area) -> FilterReturn:
-    """A filter that lets all of an area pass, and some around it: see :func:`lies_within`.
+    """A filter that matches an area and some of its surroundings: see :func:`lies_within`.
 
-    Images that the reference deployment stored have no numbers. Its collections index their
-    places, so there the index is asked too.
+    Images stored by the reference deployment lack the numbers. Its collections have the geo
+    index, so the filter includes it there.
     """
     indexed = {each.name: each.index_filterable for each in collection.config.get().properties}
     if not indexed.get("location"):
@@ -43,9 +44,9 @@ def _in_boxes(area: Area) -> FilterReturn:
 
 
 def _longitudes(area: Area, degrees: float) -> list[tuple[float, float]]:
-    """From west to east, in two parts where an area lies across the antimeridian."""
+    """Ranges from west to east, two if the area crosses the antimeridian."""
     here = area.center
-    if abs(here.latitude) + degrees >= 90:  # around a pole lies every longitude
+    if abs(here.latitude) + degrees >= 90:  # every longitude at a pole
         return [(_WEST, _EAST)]
     ratio = math.sin(math.radians(degrees)) / math.cos(math.radians(here.latitude))
     half = math.degrees(math.asin(ratio)) + _ROUNDING

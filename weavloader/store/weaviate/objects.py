@@ -1,4 +1,4 @@
-"""Between an image object and what Weaviate keeps of it."""
+"""Conversion between image objects and objects of Weaviate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TIMESTAMP_FORMAT = "%y-%m-%d %H:%M Z"
 
 
 def to_weaviate(item: ImageObject) -> DataObject[Any, Any]:
-    """The object under its own id, everything of it given, so that nothing older survives."""
+    """The object to write: all properties are given, so nothing of an earlier version remains."""
     properties: dict[str, object] = {**item.text, "captured_at": item.captured_at}
     if item.image:
         properties["image"] = base64.b64encode(item.image).decode()
@@ -34,12 +34,12 @@ def to_weaviate(item: ImageObject) -> DataObject[Any, Any]:
 def to_image_object(
     properties: Mapping[str, Any], vectors: Mapping[str, Sequence[Any]]
 ) -> ImageObject:
-    """An object of ours or of the reference deployment.
+    """An object of Weavloader or of the reference deployment.
 
     Raises:
-        PermanentError: It does not say when it was captured.
+        PermanentError: It has no time of capture.
     """
-    captured_at = moment_of(properties)
+    captured_at = captured_at_of(properties)
     if captured_at is None:
         raise PermanentError("the object has no time of capture", reason=Reason.BAD_OBJECT)
     return ImageObject(
@@ -52,16 +52,16 @@ def to_image_object(
 
 
 def to_result(object_id: str, score: float, properties: Mapping[str, Any]) -> SearchResult:
-    """A hit of a search."""
+    """A search result."""
     text, place = _text(properties), _location(properties)
-    return SearchResult(object_id, score, text, moment_of(properties), place)
+    return SearchResult(object_id, score, text, captured_at_of(properties), place)
 
 
-def moment_of(properties: Mapping[str, Any]) -> datetime | None:
-    """Time of capture; to the minute where only the reference deployment's text holds it."""
-    moment = properties.get("captured_at")
-    if isinstance(moment, datetime):
-        return moment.astimezone(UTC)
+def captured_at_of(properties: Mapping[str, Any]) -> datetime | None:
+    """Time of capture; to the minute for objects of the reference deployment."""
+    value = properties.get("captured_at")
+    if isinstance(value, datetime):
+        return value.astimezone(UTC)
     try:
         text = str(properties.get("timestamp"))
         return datetime.strptime(text, _TIMESTAMP_FORMAT).replace(tzinfo=UTC)
@@ -81,7 +81,7 @@ def _location(properties: Mapping[str, Any]) -> Location | None:
     latitude, longitude = properties.get("latitude"), properties.get("longitude")
     if latitude is not None and longitude is not None:
         return Location(latitude, longitude)
-    place = properties.get("location")  # of the reference deployment, in single precision
+    place = properties.get("location")  # of the reference deployment, single precision
     if not isinstance(place, GeoCoordinate):
         return None
     return Location(place.latitude, place.longitude)

@@ -9,13 +9,13 @@ import grpc  # type: ignore[import-untyped,unused-ignore]
 from weavloader.errors import PermanentError
 from weavloader.images.job import image_id
 from weavloader.store.base import ImageObject
-from weavloader.store.tokenize import words
+from weavloader.store.tokenize import tokenize
 from weavloader.store.weaviate.client import Collection, Filter, exceptions
 from weavloader.store.weaviate.errors import grpc_code
 from weavloader.store.weaviate.objects import STORED_PROPERTIES, to_image_object
 
 LINKS_PER_REQUEST = 100
-_MOST_MATCHES = 10_000  # a server gives no more in one answer, unless told otherwise
+_MAX_MATCHES = 10_000  # the server's default limit of results
 _IMAGES_PER_PAGE = 8
 _OBJECTS_PER_PAGE = 100
 
@@ -23,7 +23,7 @@ Page = list[tuple[str, ImageObject | None]]
 
 
 def found_ids(collection: Collection, ids: SomeOf[str]) -> set[str]:
-    """Those of some ids that the server's index finds."""
+    """The ``ids`` that the server's index finds."""
     if not ids:
         return set()
     answer = collection.query.fetch_objects(
@@ -33,17 +33,17 @@ def found_ids(collection: Collection, ids: SomeOf[str]) -> set[str]:
 
 
 def stored_links(collection: Collection, links: SomeOf[str]) -> set[str]:
-    """Those of at most ``LINKS_PER_REQUEST`` links whose image is stored.
+    """The ``links``, at most ``LINKS_PER_REQUEST``, whose image is stored.
 
-    Our own objects are known by their id. The reference deployment gave random ids, so objects
-    are asked for by link too, in the same request. Its collections match a link by its words,
-    in any order and case, so what comes back is compared whole.
+    Weavloader's objects are found by id. The reference deployment assigned random ids, so the
+    same request also searches by link. Its collections match the words of a link in any order
+    and case, so the results are compared in full.
     """
     by_id = {image_id(link): link for link in links}
-    same_link = [Filter.by_property("link").equal(link) for link in links if words(link)]
+    same_link = [Filter.by_property("link").equal(link) for link in links if tokenize(link)]
     answer = collection.query.fetch_objects(
         filters=Filter.any_of([Filter.by_id().contains_any(list(by_id)), *same_link]),
-        limit=_MOST_MATCHES,
+        limit=_MAX_MATCHES,
         return_properties=["link"],
     )
     found = (by_id.get(str(hit.uuid), hit.properties.get("link")) for hit in answer.objects)
@@ -51,13 +51,13 @@ def stored_links(collection: Collection, links: SomeOf[str]) -> set[str]:
 
 
 def page_after(collection: Collection, after: str, images: bool) -> Page:
-    """The next objects in the server's own order of ids; none when there are no more."""
+    """The next objects in the server's order of ids; empty at the end."""
     size = _IMAGES_PER_PAGE if images else _OBJECTS_PER_PAGE
     while True:
         try:
             return _page(collection, after, size, images)
         except exceptions.WeaviateQueryError as error:
-            # An answer has at most 100 MB unless a server is told otherwise.
+            # A response is limited to 100 MB by default.
             if size == 1 or grpc_code(error) != grpc.StatusCode.RESOURCE_EXHAUSTED:
                 raise
             size //= 2

@@ -1,4 +1,4 @@
-"""The Weaviate collection: created where absent, checked and completed where present."""
+"""The Weaviate collection: create it if absent, otherwise check and complete it."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ PROPERTIES = {
     **dict.fromkeys(("latitude", "longitude"), DataType.NUMBER),
     "captured_at": DataType.DATE,
 }
-_BY_WORD = {*KEYWORD_PROPERTIES, *FILTER_PROPERTIES}
-_RERANKER = "reranker-transformers"  # the only one that sends nothing to a third party
-REMEDY = "name another collection in WEAVIATE_COLLECTION, or mend this one in Weaviate"
-_SLOW_PLACES = (
-    "location is indexed, which makes writes slow where many images share a place:"
+_WORD_TOKENIZED = {*KEYWORD_PROPERTIES, *FILTER_PROPERTIES}
+_RERANKER = "reranker-transformers"  # the only one that sends no data to a third party
+REMEDY = "name another collection in WEAVIATE_COLLECTION, or fix this one in Weaviate"
+_SLOW_GEO_INDEX = (
+    "location is indexed, which slows down writes when many images share a location:"
     " export them and import them into a collection of another name"
 )
-_TRIES = 5
+_ATTEMPTS = 5
 
 
 def prepare(client: WeaviateClient, name: str, ranks: VectorRanks) -> None:
-    """Bring the collection to what is needed, whoever else does so at the same time.
+    """Create or complete the collection; other processes may do so at the same time.
 
     Args:
-        ranks: The vectors that objects will carry.
+        ranks: The vectors that objects will have.
 
     Raises:
-        ConfigError: What exists would lose data or break search.
+        ConfigError: The existing collection would lose data or break search.
     """
     try:
         with store_errors():
             _create_if_absent(client, name, ranks)
             collection = client.collections.use(name)
             config = collection.config.get()
-            _refuse(config, ranks)
+            _check(config, ranks)
             _complete(collection, config, ranks)
     except PermanentError as error:
         raise ConfigError(f"collection {name}: {error}", reason=Reason.STORE_SCHEMA) from error
@@ -72,12 +72,12 @@ def _create_if_absent(client: WeaviateClient, name: str, ranks: VectorRanks) -> 
             reranker_config=Configure.Reranker.transformers() if _RERANKER in modules else None,
         )
     except exceptions.UnexpectedStatusCodeError:
-        if not client.collections.exists(name):  # nobody else was faster: it was refused
+        if not client.collections.exists(name):  # not created by another process: rejected
             raise
 
 
 def report(client: WeaviateClient, name: str, ranks: VectorRanks) -> SchemaReport:
-    """What the collection is, and what :func:`prepare` would do about it."""
+    """Describe the collection and what :func:`prepare` would change."""
     title = f"Weaviate collection {name}"
     with store_errors():
         if not client.collections.exists(name):
@@ -92,13 +92,13 @@ def report(client: WeaviateClient, name: str, ranks: VectorRanks) -> SchemaRepor
         ),
         problems=tuple(_problems(config, ranks)),
         remedy=REMEDY,
-        advice=(_SLOW_PLACES,) if _indexes_places(config) else (),
+        advice=(_SLOW_GEO_INDEX,) if _indexes_location(config) else (),
     )
 
 
 def _complete(collection: Collection, config: CollectionConfig, ranks: VectorRanks) -> None:
-    def lacks(look: Callable[[CollectionConfig], list[str]], name: str) -> bool:
-        return name in look(collection.config.get())
+    def lacks(missing: Callable[[CollectionConfig], list[str]], name: str) -> bool:
+        return name in missing(collection.config.get())
 
     for name in _missing_properties(config):
         add = partial(collection.config.add_property, _property(name))
@@ -110,19 +110,19 @@ def _complete(collection: Collection, config: CollectionConfig, ranks: VectorRan
 
 
 def _add(add: Callable[[], object], still_missing: Callable[[], bool]) -> None:
-    """Add something unless another process is faster, and again where one came in between.
+    """Add something unless another process adds it; retry on conflicts.
 
-    The client adds a vector by writing the whole schema back, which the server refuses when
-    another process has added one meanwhile.
+    The client adds a vector by writing the whole schema back, which the server rejects if
+    another process has added one in the meantime.
     """
-    for tries_left in reversed(range(_TRIES)):
+    for attempts_left in reversed(range(_ATTEMPTS)):
         try:
             add()
             return
         except (exceptions.UnexpectedStatusCodeError, exceptions.WeaviateInvalidInputError):
             if not still_missing():
                 return
-            if not tries_left:
+            if not attempts_left:
                 raise
 
 
@@ -140,7 +140,7 @@ def _property(name: str) -> Property:
     return Property(
         name=name,
         data_type=kind,
-        # Weaviate's index of places is not wanted: see weaviate_places.
+        # Weaviate's geo index is too slow: see weavloader.store.weaviate.geo.
         index_filterable=False if kind in (DataType.GEO_COORDINATES, DataType.NUMBER) else None,
         index_range_filters=True if kind in (DataType.DATE, DataType.NUMBER) else None,
     )
@@ -153,7 +153,7 @@ def _vector(name: str, rank: int) -> Any:
     return Configure.Vectors.self_provided(name=name, vector_index_config=cosine)
 
 
-def _refuse(config: CollectionConfig, ranks: VectorRanks) -> None:
+def _check(config: CollectionConfig, ranks: VectorRanks) -> None:
     if problems := _problems(config, ranks):
         message = f"collection {config.name} cannot be used: {'; '.join(problems)}: {REMEDY}"
         raise ConfigError(message, reason=Reason.STORE_SCHEMA)
@@ -161,10 +161,13 @@ def _refuse(config: CollectionConfig, ranks: VectorRanks) -> None:
 
 def _problems(config: CollectionConfig, ranks: VectorRanks) -> list[str]:
     problems = [*_property_problems(config), *_vector_problems(config, ranks)]
-    return [*problems, *(["it is split by tenants"] if config.multi_tenancy_config.enabled else [])]
+    return [
+        *problems,
+        *(["multi-tenancy is enabled"] if config.multi_tenancy_config.enabled else []),
+    ]
 
 
-def _indexes_places(config: CollectionConfig) -> bool:
+def _indexes_location(config: CollectionConfig) -> bool:
     return any(each.name == "location" and each.index_filterable for each in config.properties)
 
 
@@ -175,15 +178,15 @@ def _fields(config: CollectionConfig) -> Iterator[tuple[str, str]]:
             "filterable": each.index_filterable,
             "by range": each.index_range_filters,
         }
-        words = (each.data_type.value, *(use for use, is_so in uses.items() if is_so))
-        yield each.name, ", ".join(words)
+        enabled = (use for use, is_enabled in uses.items() if is_enabled)
+        yield each.name, ", ".join((each.data_type.value, *enabled))
     for name, vector in (config.vector_config or {}).items():
         index = vector.vector_index_config
         kind = f"{index.vector_index_type()}, {index.distance_metric.value}"
-        yield f"vector {name}", f"{kind}, several an object" if _holds_several(index) else kind
+        yield f"vector {name}", f"{kind}, multi-vector" if _is_multi_vector(index) else kind
 
 
-def _holds_several(index: Any) -> bool:
+def _is_multi_vector(index: Any) -> bool:
     return getattr(index, "multi_vector", None) is not None
 
 
@@ -196,7 +199,7 @@ def _property_problems(config: CollectionConfig) -> Iterator[str]:
             yield f"{each.name} is not searchable"
         elif each.name in FILTER_PROPERTIES and not each.index_filterable:
             yield f"{each.name} is not filterable"
-        elif each.name in _BY_WORD and each.tokenization != Tokenization.WORD:
+        elif each.name in _WORD_TOKENIZED and each.tokenization != Tokenization.WORD:
             yield f"{each.name} is not tokenized by word"
 
 
@@ -205,7 +208,7 @@ def _vector_problems(config: CollectionConfig, ranks: VectorRanks) -> Iterator[s
     for name in ranks.keys() & present.keys():
         index = present[name].vector_index_config
         if index.distance_metric != VectorDistances.COSINE:
-            yield f"vector {name} is not compared by cosine"
-        several = _holds_several(index)
-        if several != (ranks[name] == 2):
-            yield f"vector {name} holds {'several vectors' if several else 'one vector'}"
+            yield f"vector {name} does not use cosine distance"
+        is_multi = _is_multi_vector(index)
+        if is_multi != (ranks[name] == 2):
+            yield f"vector {name} {'is' if is_multi else 'is not'} a multi-vector"

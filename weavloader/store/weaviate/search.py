@@ -9,10 +9,10 @@ from functools import reduce
 from operator import and_
 from typing import Any
 
-from weavloader.store.base import Explanation, Filters, Fusion, SearchQuery, SearchResult, Share
-from weavloader.store.fusion import steep_falls
-from weavloader.store.tokenize import same_text, words
-from weavloader.store.validation import MOST_RESULTS
+from weavloader.store.base import Explanation, Filters, Fusion, ScorePart, SearchQuery, SearchResult
+from weavloader.store.fusion import autocut
+from weavloader.store.tokenize import same_text, tokenize
+from weavloader.store.validation import MAX_RESULTS
 from weavloader.store.weaviate.client import (
     Collection,
     Filter,
@@ -29,57 +29,57 @@ _FUSIONS: Mapping[Fusion, HybridFusion] = {
     "relative": HybridFusion.RELATIVE_SCORE,
     "ranked": HybridFusion.RANKED,
 }
-# Of ``explainScore`` in a hybrid search, as of Weaviate 1.38.
+# A line of ``explainScore`` of a hybrid search, as of Weaviate 1.38.
 _NUMBER = r"(-?[\d.]+(?:e[+-]?\d+)?)"
 _LINE = re.compile(
-    rf"\(Result Set (?P<half>keyword|vector)\b[^)]*\) Document \S+?"
+    rf"\(Result Set (?P<search>keyword|vector)\b[^)]*\) Document \S+?"
     rf"(?:: original score (?P<score>{_NUMBER}), normalized score: | contributed )"
-    rf"(?P<share>{_NUMBER})"
+    rf"(?P<contribution>{_NUMBER})"
 )
 
 
 def hybrid(collection: Collection, query: SearchQuery) -> list[SearchResult]:
-    """Answer a checked query.
+    """Answer a validated query.
 
-    Weaviate matches a text filter by its words, in any order and among others, and a place by
-    the square around it; what only matches so is dropped here, and more is asked for until
-    there is enough. Hence offset and autocut are ours too: the server would count what is
-    dropped.
+    Weaviate's text filters match words in any order and among others, and the filter by area
+    matches a bounding box. So results are filtered again here, and the search is repeated with a
+    higher limit until there are enough. Offset and autocut are applied here too, because the
+    server would count the excluded results.
     """
     wanted = query.offset + query.limit
-    hits = _enough(lambda asked: _ask(collection, query, asked), wanted, query.filters)
-    kept = steep_falls([hit.score for hit in hits], query.autocut)
+    hits = _fetch_enough(lambda limit: _query(collection, query, limit), wanted, query.filters)
+    kept = autocut([hit.score for hit in hits], query.autocut)
     return hits[query.offset : kept]
 
 
 def newest(collection: Collection, filters: Filters, limit: int, offset: int) -> list[SearchResult]:
     """Images by time of capture, newest first."""
 
-    def ask(asked: int) -> list[SearchResult]:
+    def fetch(limit: int) -> list[SearchResult]:
         answer = collection.query.fetch_objects(
-            limit=asked,
+            limit=limit,
             filters=_filters(collection, filters),
             sort=Sort.by_property("captured_at", ascending=False),
         )
         return [to_result(str(hit.uuid), 0.0, hit.properties) for hit in answer.objects]
 
-    return _enough(ask, offset + limit, filters)[offset:]
+    return _fetch_enough(fetch, offset + limit, filters)[offset:]
 
 
-def _enough(
-    ask: Callable[[int], list[SearchResult]], wanted: int, filters: Filters
+def _fetch_enough(
+    fetch: Callable[[int], list[SearchResult]], wanted: int, filters: Filters
 ) -> list[SearchResult]:
-    asked = wanted
+    limit = wanted
     while True:
-        hits = ask(asked)
+        hits = fetch(limit)
         matches = [hit for hit in hits if _matches(hit, filters)]
-        if len(matches) >= wanted or len(hits) < asked or asked == MOST_RESULTS:
+        if len(matches) >= wanted or len(hits) < limit or limit == MAX_RESULTS:
             return matches[:wanted]
-        asked = min(asked * 4, MOST_RESULTS)
+        limit = min(limit * 4, MAX_RESULTS)
 
 
-def _ask(collection: Collection, query: SearchQuery, limit: int) -> list[SearchResult]:
-    text = " ".join(words(query.text))
+def _query(collection: Collection, query: SearchQuery, limit: int) -> list[SearchResult]:
+    text = " ".join(tokenize(query.text))
     vector = None if query.alpha == 0 else query.vector
     if not text and vector is None:
         return []
@@ -111,7 +111,7 @@ def _filters(collection: Collection, filters: Filters) -> FilterReturn | None:
     parts: list[FilterReturn] = [
         Filter.by_property(name).equal(value)
         for name, value in filters.text().items()
-        if words(value)  # without a word to match, Weaviate refuses the filter
+        if tokenize(value)  # Weaviate rejects a filter without a word
     ]
     if filters.since is not None:
         parts.append(Filter.by_property("captured_at").greater_or_equal(filters.since))
@@ -129,20 +129,23 @@ def _matches(hit: SearchResult, filters: Filters) -> bool:
 
 
 def _explanation(text: str, rank: int) -> Explanation:
-    """Parse ``explainScore``; ranked fusion omits a half's own score. What cannot be parsed is
-    left out.
+    """Parse ``explainScore``; ranked fusion omits the score before fusion. Anything that cannot
+    be parsed is omitted.
 
     Args:
-        rank: Of the query's vector.
+        rank: Rank of the query's vector.
     """
-    halves = {match["half"]: match for match in _LINE.finditer(text)}
-    # The server counts 1 - distance, which for several vectors is minus the sum of cosines.
+    parts = {match["search"]: match for match in _LINE.finditer(text)}
+    # The server reports 1 - distance, and the distance of multi-vectors is minus the sum of
+    # cosines.
     surplus = 1 if rank == 2 else 0
-    return Explanation(_share(halves.get("keyword"), 0), _share(halves.get("vector"), surplus))
+    return Explanation(
+        _score_part(parts.get("keyword"), 0), _score_part(parts.get("vector"), surplus)
+    )
 
 
-def _share(match: re.Match[str] | None, surplus: float) -> Share | None:
+def _score_part(match: re.Match[str] | None, surplus: float) -> ScorePart | None:
     if match is None:
         return None
-    score = match["score"]
-    return Share(float(match["share"]), None if score is None else float(score) - surplus)
+    score = None if match["score"] is None else float(match["score"]) - surplus
+    return ScorePart(float(match["contribution"]), score)

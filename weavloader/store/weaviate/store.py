@@ -1,4 +1,4 @@
-"""The Weaviate store: a collection of a server that many machines share."""
+"""The Weaviate store: a collection on a server that many machines share."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from weavloader.store.weaviate.write import write
 
 
 class WeaviateStore:
-    """See :class:`weavloader.store.base.Store`, whose promises it keeps.
+    """Implements :class:`weavloader.store.base.Store` on Weaviate.
 
-    Connects on first use, so it may be made before a fork and used after it. Threads may
+    Connects on first use, so it may be created before a fork and used after it. Threads may
     share it.
 
     Args:
-        settings: The server, its key, the collection, and which vectors objects carry.
-        ranks: The vectors that objects may carry.
+        settings: The server, its key, the collection, and the vectors that objects have.
+        ranks: The vectors that objects may have.
     """
 
     def __init__(self, settings: Settings, ranks: VectorRanks = VECTOR_RANKS) -> None:
@@ -47,7 +47,7 @@ class WeaviateStore:
         self._client: WeaviateClient | None = None
         self._process: int | None = None
         self._closed = False
-        self._doubtful: set[str] = set()
+        self._unconfirmed: set[str] = set()
 
     def prepare(self) -> None:
         """See :meth:`Store.prepare`."""
@@ -62,7 +62,7 @@ class WeaviateStore:
         return report(client, self._settings.weaviate_collection, self._configured())
 
     def existing(self, links: Iterable[str]) -> set[str]:
-        """See :meth:`Store.existing`; one request for each hundred links."""
+        """See :meth:`Store.existing`; sends one request per hundred links."""
         remaining = iter(dict.fromkeys(links))
         found: set[str] = set()
         with self._using() as collection:
@@ -71,12 +71,12 @@ class WeaviateStore:
         return found
 
     def upsert(self, objects: Sequence[ImageObject]) -> None:
-        """See :meth:`Store.upsert`; on an error, those that were not refused are written."""
+        """See :meth:`Store.upsert`; on an error, the objects not rejected are written."""
         for item in objects:
             check_object(item, self._ranks)
         latest = {item.id: item for item in objects}
         with self._using() as collection:
-            write(collection, latest.values(), self._doubtful)
+            write(collection, latest.values(), self._unconfirmed)
 
     def get(self, object_id: str) -> ImageObject | None:
         """See :meth:`Store.get`."""
@@ -141,7 +141,7 @@ class WeaviateStore:
                 self._client = connect(self._settings)
                 self._process = os.getpid()
             if self._process != os.getpid():
-                # A gRPC channel opened before a fork hangs in the child, past every deadline.
-                message = "a store that was opened before a fork cannot be used after it"
+                # A gRPC channel opened before a fork hangs in the child beyond every deadline.
+                message = "a store opened before a fork cannot be used after it"
                 raise PermanentError(message, reason=Reason.STORE_FORKED)
             return self._client
