@@ -11,26 +11,24 @@ from contextlib import contextmanager
 from functools import partial
 
 import httpx
-import redis
 import tritonclient.grpc as triton
+from redis import RedisError
 
 from inference import VECTOR_RANKS, embedder
 from weavloader import store
 from weavloader.errors import Reason, TransientError
-from weavloader.redis_connection import open_redis
+from weavloader.redis_connection import RedisClient, connect_redis
 from weavloader.settings import Settings
 from weavloader.store.base import Store, Vector
 
 __all__ = [
     "connect_embedder",
-    "connect_redis",
     "connect_sage",
     "connect_triton",
     "open_store",
     "redis_session",
 ]
 
-REDIS_TIMEOUT = 10.0
 # gRPC's own arguments, all of them, since the client takes either these or its keep-alive options.
 _TRITON_CHANNEL = [
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
@@ -41,19 +39,9 @@ _TRITON_CHANNEL = [
 ]
 
 
-def connect_redis(settings: Settings) -> redis.Redis:
-    """A client of the broker's Redis; answers are bytes. Connects on first use."""
-    return open_redis(
-        settings,
-        socket_timeout=REDIS_TIMEOUT,
-        socket_connect_timeout=REDIS_TIMEOUT,
-        health_check_interval=30,
-    )
-
-
 @contextmanager
-def redis_session(settings: Settings) -> Iterator[redis.Redis]:
-    """A client as of :func:`connect_redis`, closed at the end.
+def redis_session(settings: Settings) -> Iterator[RedisClient]:
+    """A client of the broker's Redis, closed at the end.
 
     Raises:
         TransientError: Redis failed inside.
@@ -61,7 +49,7 @@ def redis_session(settings: Settings) -> Iterator[redis.Redis]:
     with connect_redis(settings) as client:
         try:
             yield client
-        except redis.RedisError as error:
+        except RedisError as error:
             raise TransientError(f"Redis: {error}", reason=Reason.REDIS_UNREACHABLE) from error
 
 

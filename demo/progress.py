@@ -14,12 +14,13 @@ from redis.exceptions import RedisError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from client import connect_redis, open_store
+from client import open_store
 from demo.cases import DEAD, MISSING, STORED, Fate
 from demo.outcome_checker import Entry, Witness, totals
 from demo.stack import ROOT, Plan, Stack, log_of
 from weavloader.dlq.queue import DeadLetters
 from weavloader.errors import Reason, TransientError
+from weavloader.redis_connection import connect_redis
 from weavloader.settings import Settings
 
 _BAR_WIDTH = 20

@@ -20,10 +20,11 @@ from redis.exceptions import RedisError
 
 from job_system.app import celery_app
 from metrics.health import builtin_probes
-from metrics.redis_state import connect
+from metrics.redis_state import TIMEOUT as REDIS_TIMEOUT
 from weavloader import redis_keys
 from weavloader.errors import ConfigError, Reason, TransientError, WeavloaderError
 from weavloader.images.job import ImageJob
+from weavloader.redis_connection import connect_redis
 from weavloader.settings import Settings
 
 TRITON_TIMEOUT = 5.0
@@ -62,8 +63,6 @@ def role_checks(role: str) -> dict[str, Check]:
 
 
 def _redis(settings: Settings) -> str:
-    from client import connect_redis
-
     with closing(connect_redis(settings)) as redis:
         return f"version {redis.info('server')['redis_version']}"
 
@@ -133,7 +132,7 @@ DEPENDENCY_CHECKS: dict[str, Check] = {
 
 def _component(name: str) -> Check:
     def check(settings: Settings) -> str:
-        with closing(connect(settings)) as redis:
+        with closing(connect_redis(settings, timeout=REDIS_TIMEOUT, retry=False)) as redis:
             builtin_probes(settings, redis)[name]()
         return "answers"
 
@@ -158,7 +157,7 @@ def _worker(role: str) -> Check:
 
 
 def _stream(settings: Settings) -> str:
-    with closing(connect(settings)) as redis:
+    with closing(connect_redis(settings, timeout=REDIS_TIMEOUT, retry=False)) as redis:
         last = redis.get(redis_keys.STREAM_LAST_TICK)
     if last is None:
         raise TransientError("the stream was never polled", reason=Reason.NO_POLL)
@@ -170,7 +169,7 @@ def _stream(settings: Settings) -> str:
 
 
 def _scheduler(settings: Settings) -> str:
-    with closing(connect(settings)) as redis:
+    with closing(connect_redis(settings, timeout=REDIS_TIMEOUT, retry=False)) as redis:
         held = redis.exists(redis_keys.BEAT_LOCK)
     if not held:
         raise TransientError("no beat holds the lock", reason=Reason.NO_SCHEDULER)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cache, partial
 from typing import Any
 
-from client import connect_redis, connect_sage, connect_triton, open_store
+from client import connect_sage, connect_triton, open_store
 from job_system.circuit_breaker import Outages
 from job_system.worker_process import is_stopping
 from processing import Pipeline
@@ -16,6 +16,7 @@ from weavloader.dlq.queue import DeadLetters
 from weavloader.images.download import Downloader
 from weavloader.images.inference_cache import InferenceCache
 from weavloader.images.nodes import Nodes
+from weavloader.redis_connection import RedisClient, connect_redis
 from weavloader.settings import Settings, get_settings
 from weavloader.store.base import Store
 from weavloader.stream.sage_api import DataApi
@@ -25,7 +26,7 @@ NOBODY = "00000000-0000-0000-0000-000000000000"
 
 
 @cache
-def redis_client() -> Any:
+def redis_client() -> RedisClient:
     """This process's client of the broker's Redis."""
     return connect_redis(get_settings())
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import grpc  # type: ignore[import-untyped]
 import httpx
-from redis import Redis
 
 from metrics.redis_state import ping
 from weavloader.errors import Reason, TransientError, WeavloaderError
+from weavloader.redis_connection import RedisClient
 from weavloader.settings import Settings
 
 PROBE_TIMEOUT = 2.0
@@ -29,7 +29,7 @@ _SQLITE = b"SQLite format 3\0"
 Probe = Callable[[], None]
 
 
-def builtin_probes(settings: Settings, redis: Redis) -> dict[str, Probe]:
+def builtin_probes(settings: Settings, redis: RedisClient) -> dict[str, Probe]:
     """A question for each component that returns when it is well.
 
     Each raises ``TransientError`` with the reason when it is not, within

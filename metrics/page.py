@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
-from redis import Redis
 
 from metrics.flower import FlowerPage
 from metrics.health import HealthChecks
@@ -20,6 +19,7 @@ from metrics.redis_state import backlog_families, read_state, redis_families
 from metrics.workers import WorkerStates
 from weavloader import redis_keys
 from weavloader.errors import TransientError
+from weavloader.redis_connection import RedisClient
 from weavloader.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class MetricsPage:
     def __init__(
         self,
         shared: SharedMetrics,
-        redis: Redis,
+        redis: RedisClient,
         workers: WorkerStates,
         flower: FlowerPage,
         health: HealthChecks,

@@ -11,15 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from prometheus_client import Metric
-from redis import Redis, RedisError
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from redis import RedisError
 
 from metrics.metrics import gauge, gauges
 from weavloader import redis_keys
 from weavloader.errors import Reason, TransientError
-from weavloader.redis_connection import open_redis
-from weavloader.settings import Settings
+from weavloader.redis_connection import RedisClient
 
 TIMEOUT = 2.0
 # The states of an image are few; a note that names more is not from our audit.
@@ -50,18 +47,7 @@ class RedisState:
     audit: bytes | None
 
 
-def connect(settings: Settings) -> Redis:
-    """A client of the broker whose every call ends within :data:`TIMEOUT` seconds."""
-    return open_redis(
-        settings,
-        socket_timeout=TIMEOUT,
-        socket_connect_timeout=TIMEOUT,
-        # By default redis-py tries again for seconds; the next scrape is our next try.
-        retry=Retry(NoBackoff(), 0),
-    )
-
-
-def ping(client: Redis) -> None:
+def ping(client: RedisClient) -> None:
     """Ask Redis for a sign of life.
 
     Raises:
@@ -73,7 +59,7 @@ def ping(client: Redis) -> None:
         raise _unreachable(error) from error
 
 
-def read_state(client: Redis) -> RedisState:
+def read_state(client: RedisClient) -> RedisState:
     """All that a page says of Redis, in one round trip of O(1) commands.
 
     Raises:

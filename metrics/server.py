@@ -16,8 +16,9 @@ from metrics.health import HealthChecks, builtin_probes, well
 from metrics.http import serve_until_signal
 from metrics.multiprocess import SharedMetrics, share_values
 from metrics.page import CONTENT_TYPE, MetricsPage, volumes
-from metrics.redis_state import connect
+from metrics.redis_state import TIMEOUT as REDIS_TIMEOUT
 from metrics.workers import HeartbeatListener, WorkerStates
+from weavloader.redis_connection import connect_redis
 from weavloader.settings import Settings
 
 
@@ -36,7 +37,7 @@ def application(settings: Settings) -> Iterator[Application]:
     """The server's routes, with the connections and threads behind them."""
     share_values(settings.prometheus_multiproc_dir)
     metrics.start_at_zero()
-    redis = connect(settings)
+    redis = connect_redis(settings, timeout=REDIS_TIMEOUT, retry=False)
     workers = WorkerStates()
     listener = HeartbeatListener(settings, workers)
     health = HealthChecks(builtin_probes(settings, redis))

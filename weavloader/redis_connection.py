@@ -2,17 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Protocol, Self, cast
 from urllib.parse import unquote, urlsplit
 
 from redis import Redis
+from redis.backoff import NoBackoff
+from redis.client import Pipeline
+from redis.commands.core import Script
+from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from weavloader.settings import Settings
 
 SENTINEL_SCHEME = "sentinel://"
+TIMEOUT = 10.0
 _SENTINEL_PORT = 26379
+_HEALTH_CHECK_SECONDS = 30
+
+_Name = str | bytes
+
+
+class RedisClient(Protocol):
+    """A :class:`redis.Redis` that answers in bytes, as far as this project uses it.
+
+    The annotations of redis-py allow for text in every answer, since a client may be told to
+    decode; ours never is.
+    """
+
+    def ping(self) -> bool: ...
+    def close(self) -> None: ...
+    def info(self, section: str) -> dict[str, Any]: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exc: object) -> None: ...
+    def pipeline(self, transaction: bool = True) -> Pipeline: ...
+    def register_script(self, script: str) -> Script: ...
+
+    def get(self, name: str) -> bytes | None: ...
+    def mget(self, keys: Iterable[str]) -> list[bytes | None]: ...
+    def set(
+        self, name: str, value: str | bytes | float, *, ex: int | None = None, nx: bool = False
+    ) -> bool | None: ...
+    def incr(self, name: str) -> int: ...
+    def delete(self, *names: str) -> int: ...
+    def exists(self, *names: str) -> int: ...
+    def expire(self, name: str, time: int) -> bool: ...
+    def pttl(self, name: str) -> int: ...
+    def scan_iter(self, match: str, count: int | None = None) -> Iterator[bytes]: ...
+
+    def hget(self, name: str, key: _Name) -> bytes | None: ...
+    def hgetall(self, name: str) -> dict[bytes, bytes]: ...
+    def hkeys(self, name: str) -> list[bytes]: ...
+    def hlen(self, name: str) -> int: ...
+    def hexists(self, name: str, key: _Name) -> bool: ...
+    def hmget(self, name: str, keys: Sequence[_Name]) -> list[bytes | None]: ...
+    def hscan_iter(self, name: str, count: int | None = None) -> Iterator[tuple[bytes, bytes]]: ...
+    def hset(self, name: str, key: _Name, value: _Name) -> int: ...
+    def hdel(self, name: str, *keys: _Name) -> int: ...
+
+    def llen(self, name: str) -> int: ...
+    def lrange(self, name: str, start: int, end: int) -> list[bytes]: ...
+
+    def zadd(self, name: str, mapping: Mapping[Any, float], *, gt: bool = False) -> int: ...
+    def zcard(self, name: str) -> int: ...
+    def zmscore(self, key: str, members: Sequence[_Name]) -> list[float | None]: ...
+    def zscore(self, name: str, value: _Name) -> float | None: ...
+    def zrange(
+        self,
+        name: str,
+        start: float | str,
+        end: float | str,
+        *,
+        byscore: bool = False,
+        desc: bool = False,
+    ) -> list[bytes]: ...
+    def zrem(self, name: str, *values: _Name) -> int: ...
+    def zremrangebyscore(self, name: str, min: float | str, max: float | str) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +110,28 @@ class SentinelAddress:
         )
 
 
-def open_redis(settings: Settings, **options: Any) -> Redis:
-    """A client that connects on first use; after a failover, to the new master.
+def connect_redis(
+    settings: Settings, *, timeout: float = TIMEOUT, retry: bool = True
+) -> RedisClient:
+    """A client of the broker's Redis; connects on first use and, after a failover, to the new
+    master.
 
     Args:
-        options: As :meth:`redis.Redis.from_url` takes them.
+        timeout: Seconds to connect, and seconds that each command may take.
+        retry: Whether a command that failed to reach Redis is tried again, for some seconds.
     """
+    options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+    if retry:
+        options["health_check_interval"] = _HEALTH_CHECK_SECONDS
+    else:
+        options["retry"] = Retry(NoBackoff(), 0)
     url = settings.celery_broker_url.get_secret_value()
-    if not url.startswith(SENTINEL_SCHEME):
-        return Redis.from_url(url, **options)
+    if url.startswith(SENTINEL_SCHEME):
+        return cast("RedisClient", _master(url, settings.redis_master_name, options))
+    return cast("RedisClient", Redis.from_url(url, **options))
+
+
+def _master(url: str, name: str, options: Mapping[str, Any]) -> Redis:
     address = SentinelAddress.from_url(url)
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
         address.hosts,
@@ -61,5 +140,5 @@ def open_redis(settings: Settings, **options: Any) -> Redis:
         password=address.password,
         **options,
     )
-    client: Redis = sentinel.master_for(settings.redis_master_name)  # type: ignore[no-untyped-call]
+    client: Redis = sentinel.master_for(name)  # type: ignore[no-untyped-call]
     return client

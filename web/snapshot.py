@@ -22,10 +22,12 @@ from prometheus_client import Metric
 from redis import RedisError
 
 from metrics.health import HealthChecks, builtin_probes
-from metrics.redis_state import RedisState, connect, read_state
+from metrics.redis_state import TIMEOUT as REDIS_TIMEOUT
+from metrics.redis_state import RedisState, read_state
 from metrics.workers import HeartbeatListener, WorkerStates
 from weavloader import redis_keys
 from weavloader.errors import WeavloaderError
+from weavloader.redis_connection import connect_redis
 from weavloader.settings import Settings
 from weavloader.store.base import SearchResult
 from web.image_service import ImageService
@@ -119,7 +121,7 @@ class Monitor:
         self._settings = settings
         self._images = images
         self._interval = interval
-        self._redis = connect(settings)
+        self._redis = connect_redis(settings, timeout=REDIS_TIMEOUT, retry=False)
         self._workers = WorkerStates()
         self._snapshots: deque[Snapshot] = deque(maxlen=MAX_SNAPSHOTS)
         self._samples: deque[Sample] = deque(maxlen=MAX_SNAPSHOTS)

@@ -18,7 +18,7 @@ from typing import Any
 from celery.worker import state
 from redis.exceptions import RedisError
 
-from client import connect_redis
+from weavloader.redis_connection import connect_redis
 from weavloader.settings import get_settings
 
 STALL_SECONDS = 90.0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from time import time_ns
+from typing import Any
 
 import httpx
 import redis
@@ -51,7 +52,7 @@ class System:
         return open_store(load_settings(vector_store="embedded", embedded_store_path=path))
 
     @cached_property
-    def redis(self) -> redis.Redis:
+    def redis(self) -> Any:
         """The Redis of the system."""
         return redis.Redis.from_url(self.environment["CELERY_BROKER_URL"], socket_timeout=10)
 

@@ -21,7 +21,7 @@ from tests.chaos.dataset import Published
 from tests.support.missing_parts import skip_without
 from tests.support.redis_fixture import listens
 from tests.support.waiting import wait_until
-from weavloader.redis_connection import open_redis
+from weavloader.redis_connection import connect_redis
 from weavloader.settings import load_settings
 
 PASSWORD = "of-redis"
@@ -108,7 +108,7 @@ class Watched:
     def __init__(self, sentinels: Sequence[int], master: subprocess.Popen[bytes]) -> None:
         hosts = (f"sentinel://:{PASSWORD}@{HOST}:{port}/0" for port in sentinels)
         self.url = ";".join(hosts)
-        self._sentinel = Sentinel([(HOST, sentinels[0])], socket_timeout=5)  # type: ignore[no-untyped-call]
+        self._sentinel = Sentinel([(HOST, sentinels[0])], timeout=5)  # type: ignore[no-untyped-call]
         self._master = master
 
     def kill_master(self) -> None:
@@ -216,7 +216,7 @@ def test_a_password_that_is_wrong_is_not_told_either(
 
 def test_a_certificate_of_an_unknown_authority_is_refused(over_tls: str) -> None:
     url = over_tls.partition("?")[0]
-    with open_redis(load_settings(celery_broker_url=url), socket_timeout=5) as client:
+    with connect_redis(load_settings(celery_broker_url=url), timeout=5) as client:
         with pytest.raises(redis.ConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
             client.ping()
 
@@ -239,5 +239,5 @@ def test_beat_holds_its_lock_in_the_redis_that_sentinels_name(
     workers = workers_on(watched.url)
     workers.start("scheduler", "main.py", "scheduler", ready="Acquired lock")
     settings = load_settings(celery_broker_url=watched.url)
-    with open_redis(settings, socket_timeout=5) as client:
+    with connect_redis(settings, timeout=5) as client:
         assert client.exists("weavloader:beat:lock")

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
-from client import connect_redis, open_store
+from client import open_store
 from demo.cases import ROUND
 from demo.dataset import World
 from demo.outcome_checker import Witness
 from tasks import celery_app
 from weavloader.dlq.queue import DeadLetters
 from weavloader.images.job import ImageJob
+from weavloader.redis_connection import connect_redis
 from weavloader.settings import get_settings
 
 

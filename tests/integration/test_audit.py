@@ -79,7 +79,7 @@ class Scene:
 
     def taken(self, jobs: Sequence[ImageJob]) -> None:
         """Mark images as the stream does when it has published them."""
-        dependencies.redis_client().zadd(redis_keys.SEEN, {member(job): 1 for job in jobs})
+        redis_client().zadd(redis_keys.SEEN, {member(job): 1 for job in jobs})
 
     def die(self, job: ImageJob) -> None:
         """Leave a dead letter."""
@@ -92,7 +92,7 @@ class Scene:
             load_settings(sage_filter={"name": "upload"}, **settings),
             self.api,
             self.shelf,  # type: ignore[arg-type]
-            dependencies.redis_client(),
+            redis_client(),
             self.letters,
             self._sleep,
         )
@@ -105,6 +105,11 @@ class Scene:
     def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         self.on_sleep()
+
+
+def redis_client() -> Any:
+    """The client that tasks use, with every command."""
+    return dependencies.redis_client()
 
 
 @pytest.fixture
@@ -135,7 +140,7 @@ def test_every_state_is_told_apart(scene: Scene, job_system: Celery) -> None:
     scene.shelf.links = {job.url for job in stored}
     scene.taken(scene.jobs[:10])
 
-    dependencies.redis_client().hincrby(redis_keys.WORKERS, "processor@a:1", 1)
+    redis_client().hincrby(redis_keys.WORKERS, "processor@a:1", 1)
     publish([queued])
     process_image_task.apply_async(
         (behind.to_message(),),
@@ -151,11 +156,9 @@ def test_every_state_is_told_apart(scene: Scene, job_system: Celery) -> None:
     scene.letters.drop([given_up.id])
 
     publish([in_hand])
-    dependencies.redis_client().lmove(
-        redis_keys.IMAGE_QUEUE, redis_keys.IMAGE_QUEUE, "LEFT", "RIGHT"
-    )
+    redis_client().lmove(redis_keys.IMAGE_QUEUE, redis_keys.IMAGE_QUEUE, "LEFT", "RIGHT")
     with _one_in_hand(job_system, transport_options("processor@a:1")):
-        assert dependencies.redis_client().hlen(redis_keys.unacked("processor@a:1")) == 1
+        assert redis_client().hlen(redis_keys.unacked("processor@a:1")) == 1
         report = scene.audit(unallowed_nodes=("v999",))
     assert {state.value: n for state, n in report.counts.items() if n} == {
         "stored": 3,
@@ -176,7 +179,7 @@ def test_what_plain_consumers_hold_is_in_flight(scene: Scene, job_system: Celery
     job, *_ = scene.images(1)
     publish([job])
     with _one_in_hand(job_system, {}):
-        assert dependencies.redis_client().hlen(redis_keys.UNACKED) == 1
+        assert redis_client().hlen(redis_keys.UNACKED) == 1
         assert scene.counts() == {"queued": 1}
 
 
@@ -224,7 +227,7 @@ def test_a_stored_image_that_vanishes_is_missing_though_it_once_was_dead(scene: 
 
 def test_a_late_upload_is_missing_only_where_the_health_check_is_overdue(scene: Scene) -> None:
     scene.images(1, age=4 * 3600)
-    redis = dependencies.redis_client()
+    redis = redis_client()
     assert scene.counts() == {"missing": 1}
     redis.set(redis_keys.STREAM_RECONCILED, (scene.now - timedelta(minutes=20)).isoformat())
     assert scene.counts() == {"not_yet_taken": 1}
@@ -236,7 +239,7 @@ def test_a_late_upload_is_missing_only_where_the_health_check_is_overdue(scene: 
 
 
 def test_what_is_no_message_of_ours_is_passed_over(scene: Scene) -> None:
-    redis = dependencies.redis_client()
+    redis = redis_client()
     for rubbish in (b"\xff", b"[]", b'{"headers": {"id": 7}}', b'{"headers": {"id": "x"}}'):
         redis.lpush(redis_keys.IMAGE_QUEUE, rubbish)
         redis.hset(redis_keys.UNACKED, rubbish, rubbish)
@@ -302,7 +305,7 @@ def test_the_command_says_in_one_line_what_it_cannot_do(
 def test_the_task_leaves_its_account_for_the_metrics_server(at_hand: Scene) -> None:
     at_hand.replay.add_fault(Fault("status", status=500))
     audit_images()
-    redis = dependencies.redis_client()
+    redis = redis_client()
     assert redis.get(redis_keys.AUDIT_LAST) is None
     audit_images()
     note = json.loads(redis.get(redis_keys.AUDIT_LAST))
@@ -316,7 +319,7 @@ def test_the_task_leaves_its_account_for_the_metrics_server(at_hand: Scene) -> N
 
 def test_the_task_queues_what_is_missing_again_behind_the_live_images(at_hand: Scene) -> None:
     audit_images()
-    redis = dependencies.redis_client()
+    redis = redis_client()
     (message,) = redis.lrange(redis_keys.IMAGE_QUEUE_LOW, 0, -1)
     assert json.loads(message)["headers"]["id"] == at_hand.jobs[0].id
     audit_images()
@@ -326,7 +329,7 @@ def test_the_task_queues_what_is_missing_again_behind_the_live_images(at_hand: S
 def test_the_command_queues_what_is_missing_only_when_asked(
     at_hand: Scene, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    redis = dependencies.redis_client()
+    redis = redis_client()
     audit_command(monkeypatch, capsys)
     assert redis.llen(redis_keys.IMAGE_QUEUE_LOW) == 0
     code, shown, said = audit_command(monkeypatch, capsys, "--republish", "--json")

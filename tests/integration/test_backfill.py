@@ -114,7 +114,8 @@ def test_new_images_are_queued_behind_the_live_ones_and_others_left(replay: Repl
     assert queued() == [job.id for job in new]
     assert dependencies.redis_client().llen(redis_keys.IMAGE_QUEUE) == 0
     assert (report.queued, report.stored, report.dead, report.excluded) == (8, 1, 1, 1)
-    first = json.loads(dependencies.redis_client().lindex(redis_keys.IMAGE_QUEUE_LOW, -1))
+    *_, oldest = dependencies.redis_client().lrange(redis_keys.IMAGE_QUEUE_LOW, -1, -1)
+    first = json.loads(oldest)
     assert first["properties"]["priority"] == redis_keys.LOW_PRIORITY
 
 
@@ -139,7 +140,8 @@ def test_a_run_that_was_killed_goes_on_with_its_slice_and_skips_none(replay: Rep
 
 
 def test_it_waits_while_the_lane_is_full(replay: Replay) -> None:
-    redis, waits = dependencies.redis_client(), []
+    redis: Any = dependencies.redis_client()
+    waits: list[float] = []
 
     def drain(seconds: float) -> None:
         waits.append(redis.llen(redis_keys.IMAGE_QUEUE_LOW))

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import httpx
 
-from client import connect_redis
 from demo.progress import Watch
 from demo.servers.ports import HOST
 from demo.servers.processes import adopt_orphans
@@ -22,6 +21,7 @@ from demo.servers.prometheus import Prometheus, running_prometheus
 from demo.stack import ROOT, USER, Plan, Stack, fetch_servers
 from tests.support.waiting import wait_until
 from weavloader import redis_keys
+from weavloader.redis_connection import connect_redis
 from weavloader.settings import load_settings
 
 IMAGES = 60

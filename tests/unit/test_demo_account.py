@@ -70,7 +70,7 @@ class Scene:
 @pytest.fixture
 def scene() -> Iterator[Scene]:
     """A world of one round after a health check."""
-    redis = fakeredis.FakeRedis()
+    redis: Any = fakeredis.FakeRedis()
     published: list[ImageJob] = []
     with Replay() as replay, httpx.Client(timeout=5) as http:
         world = World(replay.host, replay.other_host, time.time_ns(), len(ROUND), 0.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import fakeredis
 import numpy as np
 import pytest
@@ -9,24 +11,25 @@ import pytest
 from weavloader import redis_keys
 from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.images.inference_cache import InferenceCache
+from weavloader.redis_connection import RedisClient
 
 CLIP = np.arange(4, dtype=np.float32)
 COLBERT = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
 @pytest.fixture
-def redis() -> fakeredis.FakeRedis:
+def redis() -> Any:
     return fakeredis.FakeRedis()
 
 
-def fail(redis: fakeredis.FakeRedis, error: Exception) -> None:
+def fail(redis: Any, error: Exception) -> None:
     with pytest.raises(type(error)), InferenceCache(redis, "a").inference_of("i") as inference:
         inference.caption = "a field"
         inference.vectors.update(clip=CLIP, colbert=COLBERT)
         raise error
 
 
-def test_what_a_transient_failure_left_is_recalled(redis: fakeredis.FakeRedis) -> None:
+def test_what_a_transient_failure_left_is_recalled(redis: Any) -> None:
     fail(redis, TransientError("the store is down", reason=Reason.STORE_FAILED))
     with InferenceCache(redis, "a").inference_of("i") as inference:
         assert inference.caption == "a field"
@@ -35,23 +38,23 @@ def test_what_a_transient_failure_left_is_recalled(redis: fakeredis.FakeRedis) -
     assert redis.keys() == []
 
 
-def test_it_expires(redis: fakeredis.FakeRedis) -> None:
+def test_it_expires(redis: Any) -> None:
     fail(redis, TransientError("the store is down", reason=Reason.STORE_FAILED))
     assert redis.ttl(redis_keys.inference("i")) > 0
 
 
-def test_nothing_is_kept_of_an_image_that_is_at_fault(redis: fakeredis.FakeRedis) -> None:
+def test_nothing_is_kept_of_an_image_that_is_at_fault(redis: Any) -> None:
     fail(redis, PermanentError("not an image", reason=Reason.STORE_FAILED))
     assert redis.keys() == []
 
 
-def test_the_words_of_other_models_are_not_recalled(redis: fakeredis.FakeRedis) -> None:
+def test_the_words_of_other_models_are_not_recalled(redis: Any) -> None:
     fail(redis, TransientError("the store is down", reason=Reason.STORE_FAILED))
     with InferenceCache(redis, "b").inference_of("i") as inference:
         assert not inference
 
 
-def test_an_image_that_went_well_costs_no_write(redis: fakeredis.FakeRedis) -> None:
+def test_an_image_that_went_well_costs_no_write(redis: Any) -> None:
     with InferenceCache(redis, "a").inference_of("i") as inference:
         inference.caption = "a field"
     assert redis.keys() == []
@@ -60,7 +63,7 @@ def test_an_image_that_went_well_costs_no_write(redis: fakeredis.FakeRedis) -> N
 def test_a_cache_out_of_reach_stops_no_image() -> None:
     server = fakeredis.FakeServer()
     server.connected = False
-    cache = InferenceCache(fakeredis.FakeRedis(server=server), "a")
+    cache = InferenceCache(cast("RedisClient", fakeredis.FakeRedis(server=server)), "a")
     with cache.inference_of("i") as inference:
         assert not inference
     with pytest.raises(TransientError), cache.inference_of("i") as inference:

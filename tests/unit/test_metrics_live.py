@@ -19,8 +19,9 @@ from metrics.flower import renamed_families, reserved_tasks
 from metrics.health import HealthChecks, Probe, builtin_probes, well
 from metrics.metrics import gauge
 from metrics.page import LiveFamilies
-from metrics.redis_state import connect
+from metrics.redis_state import TIMEOUT as REDIS_TIMEOUT
 from weavloader.errors import Reason, TransientError
+from weavloader.redis_connection import connect_redis
 from weavloader.settings import load_settings
 
 PAGE = """\
@@ -154,7 +155,7 @@ def weaviate() -> Iterator[ThreadingHTTPServer]:
 
 def probe(component: str, **settings: Any) -> None:
     chosen = load_settings(celery_broker_url="redis://127.0.0.1:1/0", **settings)
-    redis = connect(chosen)
+    redis = connect_redis(chosen, timeout=REDIS_TIMEOUT, retry=False)
     try:
         builtin_probes(chosen, redis)[component]()
     finally:
@@ -176,7 +177,8 @@ def test_weaviate_is_asked_whether_it_is_ready(
 
 def embedded_probe(folder: Path) -> Probe:
     settings = load_settings(vector_store="embedded", embedded_store_path=str(folder))
-    return builtin_probes(settings, connect(settings))["store"]
+    redis = connect_redis(settings, timeout=REDIS_TIMEOUT, retry=False)
+    return builtin_probes(settings, redis)["store"]
 
 
 @pytest.mark.parametrize("name", [".", "made/by/the/first/image"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 from redis import Redis
 from redis.connection import SSLConnection
@@ -9,7 +11,7 @@ from redis.sentinel import SentinelConnectionPool
 
 from job_system import celery_app
 from job_system.celery_config import celery_config
-from weavloader.redis_connection import SentinelAddress, open_redis
+from weavloader.redis_connection import SentinelAddress, connect_redis
 from weavloader.settings import load_settings
 
 SENTINELS = "sentinel://:p%40ss@one:26379/2;sentinel://:p%40ss@two/2"
@@ -30,8 +32,8 @@ def test_the_scheme_and_the_database_may_stand_once() -> None:
 
 def test_a_client_asks_the_sentinels_for_the_master_that_the_settings_name() -> None:
     settings = load_settings(celery_broker_url=SENTINELS, redis_master_name="images")
-    with open_redis(settings, socket_timeout=1) as client:
-        pool = client.connection_pool
+    with connect_redis(settings, timeout=1) as client:
+        pool = cast(Redis, client).connection_pool
         assert isinstance(pool, SentinelConnectionPool)
         assert pool.service_name == "images"
         assert pool.connection_kwargs["password"] == "p@ss"
@@ -43,8 +45,8 @@ def test_certificates_are_checked_unless_the_url_says_otherwise(url: str) -> Non
     settings = load_settings(celery_broker_url=url, celery_result_backend=url)
     for given in (settings.celery_broker_url, settings.celery_result_backend):
         assert given.get_secret_value().endswith("ssl_cert_reqs=required")
-    with open_redis(settings) as client:
-        assert issubclass(client.connection_pool.connection_class, SSLConnection)
+    with connect_redis(settings) as client:
+        assert issubclass(cast(Redis, client).connection_pool.connection_class, SSLConnection)
     connection = celery_app.connection(settings.celery_broker_url.get_secret_value())
     assert connection.ssl, "kombu would connect without TLS"
 
@@ -56,8 +58,8 @@ def test_a_url_that_says_how_certificates_are_checked_is_left_alone() -> None:
 
 
 def test_a_plain_url_is_left_alone() -> None:
-    with open_redis(load_settings(celery_broker_url="redis://h:1/0")) as client:
-        assert type(client) is Redis
+    with connect_redis(load_settings(celery_broker_url="redis://h:1/0")) as client:
+        assert type(cast(Redis, client)) is Redis
 
 
 def test_beat_finds_its_lock_by_the_same_sentinels() -> None:

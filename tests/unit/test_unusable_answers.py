@@ -80,7 +80,8 @@ class Site:
     """The task of an image, with all around it; what is stored is in ``stored``."""
 
     def __init__(self, caption: str, vectors: list[str]) -> None:
-        self.models, self.redis = Models(), fakeredis.FakeRedis()
+        self.models = Models()
+        self.redis = cast(Any, fakeredis.FakeRedis())
         self.letters = DeadLetters(self.redis, 1000)
         self.stored: dict[str, ImageObject] = {}
         client = cast(Any, self.models)

@@ -11,11 +11,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from weavloader import redis_keys
 from weavloader.batches import batched
 from weavloader.images.job import clean_name
+from weavloader.redis_connection import RedisClient
 
 BATCH = 1000
 
@@ -131,7 +131,7 @@ class Label:
 class LetterIndex:
     """The index in Redis; see the module's docstring."""
 
-    def __init__(self, redis: Any) -> None:
+    def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
         self._write = redis.register_script(_WRITE)
         self._delete = redis.register_script(_DELETE)

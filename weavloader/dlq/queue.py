@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any
 
 from weavloader import redis_keys
 from weavloader.batches import batched
 from weavloader.dlq.index import BATCH, LetterFilter, LetterIndex
 from weavloader.dlq.letter import DeadLetter, FailedTask, describe
 from weavloader.logs import mask
+from weavloader.redis_connection import RedisClient
 from weavloader.times import rfc3339, utc_now
 
 __all__ = ["DeadLetter", "DeadLetters", "FailedTask", "LetterFilter", "describe"]
@@ -33,7 +33,7 @@ class DeadLetters:
         ttl: Seconds until a letter that nobody wrote again expires.
     """
 
-    def __init__(self, redis: Any, ttl: float) -> None:
+    def __init__(self, redis: RedisClient, ttl: float) -> None:
         self._redis = redis
         self._ttl = int(ttl)
         self._index = LetterIndex(redis)

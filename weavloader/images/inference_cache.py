@@ -8,13 +8,13 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from redis.exceptions import RedisError
 
 from weavloader import redis_keys
 from weavloader.errors import PermanentError
+from weavloader.redis_connection import RedisClient
 from weavloader.store.base import Vector
 
 KEPT_SECONDS = 2 * 86400
@@ -48,7 +48,7 @@ class InferenceCache:
             recalled.
     """
 
-    def __init__(self, redis: Any, models: str) -> None:
+    def __init__(self, redis: RedisClient, models: str) -> None:
         self._redis = redis
         self._models = models
 

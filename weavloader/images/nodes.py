@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 import httpx
 
@@ -18,6 +17,7 @@ from weavloader import redis_keys
 from weavloader.errors import Reason, TransientError
 from weavloader.geo import Location, to_location
 from weavloader.images.job import UNKNOWN, clean_name
+from weavloader.redis_connection import RedisClient
 from weavloader.stream.sage_api import DataApi
 from weavloader.times import utc_now
 
@@ -58,7 +58,7 @@ class Nodes:
         self,
         http: httpx.Client,
         api: DataApi,
-        redis: Any,
+        redis: RedisClient,
         manifest_url: str,
         manifest_ttl: float,
         position_ttl: float,

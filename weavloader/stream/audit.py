@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
 
 from weavloader import redis_keys
 from weavloader.batches import batched
 from weavloader.dlq.queue import DeadLetters
 from weavloader.images.job import ImageJob
+from weavloader.redis_connection import RedisClient
 from weavloader.settings import Settings
 from weavloader.store.base import Store
 from weavloader.stream.in_flight import waiting_for_retry
@@ -88,7 +88,7 @@ class Audit:
         settings: Settings,
         api: DataApi,
         store: Store,
-        redis: Any,
+        redis: RedisClient,
         letters: DeadLetters,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any
 
 from weavloader import redis_keys
 from weavloader.batches import batched
 from weavloader.dlq.queue import DeadLetters
 from weavloader.images.job import ImageJob
+from weavloader.redis_connection import RedisClient
 from weavloader.settings import Settings
 from weavloader.store.base import Store
 from weavloader.stream.records import is_unallowed, judge, unallowed_names
@@ -83,7 +83,7 @@ class Backfill:
         settings: Settings,
         api: DataApi,
         store: Store,
-        redis: Any,
+        redis: RedisClient,
         letters: DeadLetters,
         publish: Callable[[Sequence[ImageJob]], None],
         backlog: Callable[[], int],

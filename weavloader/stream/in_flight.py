@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from weavloader import redis_keys
+from weavloader.redis_connection import RedisClient
 
 PAGE = 500
 
 
-def waiting_for_retry(redis: Any) -> dict[bytes, bool]:
+def waiting_for_retry(redis: RedisClient) -> dict[bytes, bool]:
     """Every image that is queued or in flight, and whether it waits for a retry.
 
     A message may move while this reads, and one that was never in sight is not found: who
@@ -32,7 +33,7 @@ def waiting_for_retry(redis: Any) -> dict[bytes, bool]:
     return found
 
 
-def _listed(redis: Any, key: str) -> Iterator[Any]:
+def _listed(redis: RedisClient, key: str) -> Iterator[Any]:
     """Messages of a list, newest first: what is pushed meanwhile moves none out of sight."""
     start = 0
     while page := redis.lrange(key, start, start + PAGE - 1):
@@ -40,7 +41,7 @@ def _listed(redis: Any, key: str) -> Iterator[Any]:
         start += len(page)
 
 
-def _hands(redis: Any) -> list[str]:
+def _hands(redis: RedisClient) -> list[str]:
     """Keys of the hashes of what was taken and not yet acknowledged."""
     return [
         redis_keys.UNACKED,
@@ -48,7 +49,7 @@ def _hands(redis: Any) -> list[str]:
     ]
 
 
-def _held(redis: Any, key: str) -> Iterator[Any]:
+def _held(redis: RedisClient, key: str) -> Iterator[Any]:
     """Messages of such a hash; each stands there with the way it came."""
     for _, text in redis.hscan_iter(key, count=PAGE):
         held = _parsed(text)

@@ -16,12 +16,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 
 from weavloader import redis_keys
 from weavloader.batches import batched
 from weavloader.errors import Reason, TransientError
 from weavloader.images.job import ImageJob
+from weavloader.redis_connection import RedisClient
 from weavloader.settings import Settings
 from weavloader.stream.records import Refusal, is_unallowed, judge, member, unallowed_names
 from weavloader.stream.sage_api import DataApi
@@ -74,7 +74,7 @@ class Stream:
         self,
         settings: Settings,
         api: DataApi,
-        redis: Any,
+        redis: RedisClient,
         publish: Callable[[Sequence[ImageJob]], None],
         backlog: Callable[[], int],
         is_alone: Callable[[], bool] = lambda: True,
