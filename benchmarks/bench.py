@@ -13,12 +13,11 @@ from typing import TextIO
 import click
 from rich.console import Console
 
-from benchmarks.bench_floor import measure_floor
-from benchmarks.bench_flow import measure_flow, measure_latency, start_and_warm_up
-from benchmarks.bench_queue import measure_enqueueing
-from benchmarks.bench_report import Figures, headline, read_figures, save, show
-from benchmarks.bench_stack import Stack, running_stack
-from benchmarks.bench_stages import measure_stages
+from benchmarks.floor import measure_floor
+from benchmarks.flow import measure_enqueueing, measure_flow, measure_latency, start_and_warm_up
+from benchmarks.report import Figures, headline, read_figures, save, show
+from benchmarks.stack import Stack, running_stack
+from benchmarks.stages import measure_stages
 from commands.cli import run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,14 +32,14 @@ _LATENCY_IMAGES, _LATENCY_SECONDS = 30, 20.0
     type=click.IntRange(1),
     default=200,
     show_default=True,
-    help="How many go through the whole system.",
+    help="Images that go through the whole system.",
 )
 @click.option(
     "--stage-images",
     type=click.IntRange(1),
     default=40,
     show_default=True,
-    help="How many go through one process, stage by stage.",
+    help="Images that one process handles, stage by stage.",
 )
 @click.option(
     "--records",
@@ -48,7 +47,7 @@ _LATENCY_IMAGES, _LATENCY_SECONDS = 30, 20.0
     multiple=True,
     default=(100, 1000, 10_000, 100_000),
     show_default=True,
-    help="How many one tick enqueues; may be repeated.",
+    help="How many one poll enqueues; may be repeated.",
 )
 @click.option(
     "--store", type=click.Choice(["embedded", "weaviate"]), default="embedded", show_default=True
@@ -59,16 +58,14 @@ _LATENCY_IMAGES, _LATENCY_SECONDS = 30, 20.0
     type=click.FloatRange(0.1),
     default=2.0,
     show_default=True,
-    help="How often memory is looked at.",
+    help="Interval of the samples of memory.",
 )
-@click.option(
-    "--profile", is_flag=True, help="Profile the stages into build/bench.prof, which slows them."
-)
+@click.option("--profile", is_flag=True, help="Profile the stages into build/bench.prof (slower).")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     default=BUILD / "bench.json",
-    help="Where the figures go, as JSON.",
+    help="File for the figures, as JSON.",
 )
 @click.option("--baseline", type=click.File(), help="Earlier figures to compare with, as JSON.")
 def bench(

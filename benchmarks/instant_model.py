@@ -1,4 +1,4 @@
-"""A model for Triton's Python backend that looks at nothing and answers what its contract asks."""
+"""A model for Triton's Python backend that ignores its input and returns a constant answer."""
 
 from __future__ import annotations
 

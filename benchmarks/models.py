@@ -23,7 +23,7 @@ from rich.table import Table
 from tritonclient.grpc import InferenceServerClient
 
 from benchmarks.bench import BUILD
-from benchmarks.bench_report import Figures, save
+from benchmarks.report import Figures, save
 from commands.cli import run
 from inference import (
     florence2_run_model,
@@ -36,7 +36,7 @@ from inference import (
 from inference.images import RGBImage, reduce_image
 from inference.model_config import ImageLimit, model_config
 from inference.models.florence import CAPTION_TASK
-from tests.models.server import make_weights, serve
+from tools.served_models import make_weights, serve
 
 CALLERS = 16
 TIMEOUT = 120.0

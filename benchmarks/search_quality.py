@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,24 @@ from rich.progress import track
 from rich.table import Table
 from tritonclient.grpc import InferenceServerClient
 
-from benchmarks.quality_report import ALPHAS, Answers, agreement, answers, quality
-from benchmarks.quality_set import IMAGES, Drawn, Query, described, drawn, queries
 from commands.cli import run
+from demo.search_quality import (
+    ALPHAS,
+    IMAGES,
+    Answers,
+    Drawn,
+    Query,
+    agreement,
+    answers,
+    described,
+    drawn,
+    embedders,
+    quality,
+    queries,
+    stores,
+)
 from demo.servers.triton import Triton
-from demo.servers.weaviate import HOW_TO_GIVE_ONE, started
-from inference import embedder
-from weavloader.settings import load_settings
-from weavloader.store import open_store
-from weavloader.store.base import ImageObject, Store, Vector
+from weavloader.store.base import ImageObject, Store
 
 OUT = Path(__file__).resolve().parents[1] / "build" / "search-quality.json"
 WAYS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -63,33 +71,6 @@ def search_quality(images: int) -> None:
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(figures, indent=1) + "\n")
     console.print(f"Written to {OUT}", highlight=False)
-
-
-@contextmanager
-def stores(folder: Path, console: Console) -> Iterator[dict[str, Store]]:
-    """Both stores, empty; without a Weaviate the embedded one alone, and it is said."""
-    common = {"embedding_models": "clip,colbert", "embedded_store_path": str(folder / "store")}
-    (folder / "weaviate").mkdir()
-    with ExitStack() as stack:
-        settings = {"embedded": load_settings(vector_store="embedded", **common)}
-        server = stack.enter_context(started(folder / "weaviate"))
-        if server is None:
-            console.print(HOW_TO_GIVE_ONE)
-        else:
-            settings["weaviate"] = load_settings(
-                vector_store="weaviate", **common, **server.settings
-            )
-        yield {
-            name: stack.enter_context(closing(open_store(each))) for name, each in settings.items()
-        }
-
-
-def embedders(client: InferenceServerClient) -> dict[str, Callable[[str], Vector]]:
-    """What embeds a query, by the name of the vector."""
-    return {
-        name: partial(embedder(name), client, image=None, timeout=_TIMEOUT)
-        for name in ("clip", "colbert")
-    }
 
 
 def _search_all(

@@ -1,4 +1,4 @@
-"""Both stores side by side, and Weaviate's index by its settings: ``python -m benchmarks.store``.
+"""Both stores side by side: ``python -m benchmarks.store``.
 
 One client on the same machine as the server. Vectors are drawn near a space of 64 dimensions, as
 those of a model lie near one of few; captions have 40 words.
@@ -10,26 +10,41 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import psutil
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.store_load import disk_bytes, measure_load
-from benchmarks.store_objects import embeddings, queries
-from benchmarks.store_recall import measure_recall
 from demo.servers.weaviate import HOW_TO_GIVE_ONE, LocalWeaviate, started
+from weavloader.batches import batched
+from weavloader.geo import Location
 from weavloader.settings import Settings, load_settings
 from weavloader.store import open_store
+from weavloader.store.base import TEXT_PROPERTIES, ImageObject, SearchQuery, Store
 
 OUT = Path(__file__).resolve().parents[1] / "build" / "store.json"
-PARTS = ("embedded", "weaviate", "recall")
+PARTS = ("embedded", "weaviate")
+BATCH = 100
+QUERY_WORDS = 3
+LIMIT = 25
+Vectors = NDArray[np.float32]
+SEED = 7
+_START = datetime(2026, 11, 1, tzinfo=UTC)
+_VOCABULARY, _CAPTION_WORDS = 5000, 40
+# Vectors of a model lie near a space of far fewer dimensions, some of which matter more;
+# independent ones would have no neighbours that a graph could lead to.
+_FACTORS = 64
+_NOISE = 0.3  # of a vector's length
 
 
 @click.command()
@@ -61,7 +76,7 @@ PARTS = ("embedded", "weaviate", "recall")
     help="Only this; may be repeated.",
 )
 def store(dimensions: int, image_bytes: int, parts: tuple[str, ...], **counts: int) -> None:
-    """Measure writes, searches and bytes of both stores, and the recall of Weaviate's HNSW."""
+    """Measure writes, searches and bytes of both stores."""
     console = Console()
     figures = {
         **_earlier(),
@@ -94,10 +109,6 @@ def _measured(
     counts: dict[str, int],
 ) -> dict[str, Any]:
     settings = _settings(folder, server)
-    if part == "recall" and server is not None:
-        vectors = embeddings(counts["objects"], dimensions)
-        asked = queries(counts["searches"], dimensions)
-        return dict(measure_recall(settings, partial(_restarted, server), vectors, asked))
     with closing(open_store(settings)) as opened:
         size = partial(_size, folder, server)
         figures = measure_load(opened, size, counts, dimensions, image_bytes)
@@ -119,11 +130,6 @@ def _size(folder: Path, server: LocalWeaviate | None) -> int:
     return disk_bytes(folder)
 
 
-def _restarted(server: LocalWeaviate) -> psutil.Process:
-    server.restart()
-    return _process()
-
-
 def _process() -> psutil.Process:
     children = psutil.Process().children(recursive=True)
     return next(each for each in children if each.name() == "weaviate")
@@ -141,11 +147,11 @@ def _save(figures: Mapping[str, Any]) -> None:
 
 
 def _show(console: Console, figures: Mapping[str, Any]) -> None:
-    console.print(_load_table(figures), _recall_table(figures.get("recall", {})))
+    console.print(_load_table(figures))
 
 
 def _load_table(figures: Mapping[str, Any]) -> Table:
-    measured = [name for name in PARTS[:2] if name in figures]
+    measured = [name for name in PARTS if name in figures]
     title = f"{figures['objects']:,} objects, vectors of {figures['dimensions']}"
     table = Table("", *measured, title=title, title_justify="left")
     columns = [_load_cells(figures[store]) for store in measured]
@@ -169,21 +175,132 @@ def _load_cells(figures: Mapping[str, Any]) -> dict[str, str]:
     return cells
 
 
-def _recall_table(recall: Mapping[str, Any]) -> Table:
-    heads = ("index", "built in s", "+ server MB", "ef", "recall@10", "p50 ms", "p95 ms")
-    table = Table(*heads, title="Weaviate's HNSW", title_justify="left")
-    for name, build in recall.items():
-        for ef, each in build["ef"].items():
-            table.add_row(
-                name,
-                f"{build['build_s']:.0f}",
-                f"{build['server_mb']:.0f}",
-                "dynamic" if ef == "-1" else ef,
-                f"{each['recall']:.3f}",
-                f"{each['p50']:.1f}",
-                f"{each['p95']:.1f}",
-            )
-    return table
+def measure_load(
+    store: Store,
+    size: Callable[[], int],
+    counts: dict[str, int],
+    dimensions: int,
+    image_bytes: int,
+) -> dict[str, Any]:
+    """Write in batches, one by one and with images, and search.
+
+    Args:
+        size: How many bytes the store takes on the disk.
+        counts: How many ``objects`` in batches, how many ``one_by_one``, how many ``searches``,
+            how many ``with_image``.
+    """
+    store.prepare()
+    empty = size()
+    figures: dict[str, Any] = {}
+    vectors, texts = embeddings(counts["objects"], dimensions), captions(counts["objects"])
+    written = list(objects("batch", vectors, texts))
+    figures["batch_upserts_per_s"] = _rate(store, written, BATCH)
+    figures["bytes_per_object"] = (size() - empty) / counts["objects"]
+    figures["search_ms"] = _searches(store, counts, dimensions)
+    alone = list(islice(objects("alone", vectors, texts), counts["one_by_one"]))
+    figures["single_upserts_per_s"] = _rate(store, alone, 1)
+    before = size()
+    pictured = objects("pictured", vectors, texts, image_bytes)
+    figures["image_upserts_per_s"] = _rate(store, list(islice(pictured, counts["with_image"])), 20)
+    figures["bytes_per_object_with_image"] = (size() - before) / counts["with_image"]
+    return figures
+
+
+def disk_bytes(folder: Path) -> int:
+    """What the files below a folder take on the disk."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.lstat().st_blocks * 512
+        except FileNotFoundError:  # a log that was just compacted away
+            continue
+    return total
+
+
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """Milliseconds: the median, and what nineteen of twenty stay below."""
+    p50, p95 = np.percentile(seconds, [50, 95])
+    return {"p50": float(p50) * 1000, "p95": float(p95) * 1000}
+
+
+def timed(call: Callable[[], object]) -> float:
+    """How many seconds a call takes."""
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+def _rate(store: Store, written: Sequence[ImageObject], size: int) -> float:
+    begun = time.perf_counter()
+    for batch in batched(written, size):
+        store.upsert(batch)
+    return len(written) / (time.perf_counter() - begun)
+
+
+def _searches(store: Store, counts: dict[str, int], dimensions: int) -> dict[str, Any]:
+    """Hybrid, by keyword alone and by vector alone."""
+    vectors = queries(counts["searches"], dimensions)
+    texts = captions(counts["searches"], QUERY_WORDS)
+    return {
+        name: percentiles(
+            [
+                timed(
+                    lambda text=text, vector=vector, alpha=alpha: store.search(  # type: ignore[misc]
+                        SearchQuery(text, vector, alpha=alpha, limit=LIMIT)
+                    )
+                )
+                for text, vector in zip(texts, vectors, strict=True)
+            ]
+        )
+        for name, alpha in (("hybrid", 0.4), ("keyword", 0.0), ("vector", 1.0))
+    }
+
+
+def embeddings(count: int, dimensions: int, seed: int = SEED) -> Vectors:
+    """Unit vectors as of a model, [count, dimensions]; another ``seed`` gives others of it."""
+    axes = np.random.default_rng(SEED).normal(size=(_FACTORS, dimensions))
+    rng = np.random.default_rng(seed)
+    strengths = rng.normal(size=(count, _FACTORS)) / np.sqrt(np.arange(1, _FACTORS + 1))
+    meaning = _unit(strengths @ axes).astype(np.float64)
+    return _unit(meaning + _NOISE * _unit(rng.normal(size=(count, dimensions))))
+
+
+def queries(amount: int, dimensions: int) -> Vectors:
+    """Vectors of searches: of the same model, and none of the objects'."""
+    return embeddings(amount, dimensions, SEED + 1)
+
+
+def captions(count: int, words: int = _CAPTION_WORDS) -> list[str]:
+    """Texts of words that are as unequally frequent as those of a language."""
+    rng = np.random.default_rng(SEED)
+    weights = 1 / np.arange(1, _VOCABULARY + 1)
+    drawn = rng.choice(_VOCABULARY, (count, words), p=weights / weights.sum())
+    return [" ".join(f"word{number}" for number in row) for row in drawn]
+
+
+def objects(
+    name: str, vectors: Vectors, texts: list[str], image_bytes: int = 0
+) -> Iterator[ImageObject]:
+    """An object for each vector; ``name`` keeps their links apart from others'."""
+    rng = np.random.default_rng(SEED)
+    for number, (vector, caption) in enumerate(zip(vectors, texts, strict=True)):
+        captured_at = _START + timedelta(minutes=number)
+        text = dict.fromkeys(TEXT_PROPERTIES, "unknown") | {
+            "link": f"https://storage.example.org/{name}/{number}.jpg",
+            "filename": f"{number}.jpg",
+            "caption": caption,
+            "vsn": f"W{number % 100:03X}",
+            "camera": ("top", "bottom", "left", "right")[number % 4],
+            "timestamp": captured_at.strftime("%y-%m-%d %H:%M Z"),
+        }
+        place = Location(float(rng.uniform(30, 48)), float(rng.uniform(-120, -75)))
+        # A JPEG file cannot be made smaller, and random bytes neither.
+        yield ImageObject(text, captured_at, rng.bytes(image_bytes), {"clip": vector}, place)
+
+
+def _unit(vectors: NDArray[np.float64]) -> Vectors:
+    unit: NDArray[np.float64] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit.astype(np.float32)
 
 
 if __name__ == "__main__":

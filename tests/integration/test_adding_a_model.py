@@ -111,9 +111,9 @@ def test_one_file_and_one_line_of_configuration_add_a_caption_model(added: Copy)
 
 @pytest.mark.parametrize("added", ["EMBEDDING_MODELS"], indirect=True)
 def test_one_file_and_one_line_of_configuration_add_an_embedding_model(added: Copy) -> None:
-    shapes = "{'clip': (1024,), 'looks': (1024,)}\n"
+    shapes = "{'clip': (1024,), 'visual': (1024,)}\n"
     assert added.run("-c", EMBED) == shapes * 2
     assert "ready: gemma3, clip" in added.run("main.py", "check")
-    search = ("main.py", "search", "night", "--vector", "looks", "--alpha", "1", "--json")
+    search = ("main.py", "search", "night", "--vector", "visual", "--alpha", "1", "--json")
     dark, bright = json.loads(added.run(*search))
     assert (dark["link"], bright["link"]) == ("https://x/0", "https://x/250")

@@ -6,9 +6,17 @@ import pytest
 from rich.console import Console
 from tritonclient.grpc import InferenceServerClient
 
-from benchmarks.quality_report import ALPHAS, agreement, answers, quality
-from benchmarks.quality_set import described, drawn, queries
-from benchmarks.search_quality import embedders, stores
+from demo.search_quality import (
+    ALPHAS,
+    agreement,
+    answers,
+    described,
+    drawn,
+    embedders,
+    quality,
+    queries,
+    stores,
+)
 from demo.servers.weaviate import HOW_TO_GIVE_ONE
 from tests.support.missing_parts import skip_without
 

@@ -9,7 +9,7 @@ import pytest
 from tritonclient.grpc import InferenceServerClient
 
 from demo.servers.triton import Triton
-from tests.models.server import make_weights, serve
+from tools.served_models import make_weights, serve
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,8 @@ from tritonclient.grpc import InferenceServerClient
 
 from inference.serving.errors import AbandonedError
 from tests.models.calls import call, valid
-from tests.models.server import only, serve
 from tests.models.test_served_models import same
+from tools.served_models import only, serve
 from weavloader.errors import TransientError
 
 pytestmark = [pytest.mark.models, pytest.mark.timeout(400)]

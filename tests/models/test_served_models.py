@@ -13,8 +13,8 @@ from demo.servers.triton import PREVIEW_REPOSITORY
 from inference import CAPTIONERS, EMBEDDERS, get_colbert_embedding, required_models
 from inference.triton import Tensor, text_tensor
 from tests.models.calls import TIMEOUT, call, picture, valid
-from tests.models.server import MODELS
 from tests.support.drawn_pictures import smoke
+from tools.served_models import MODELS
 from weavloader.errors import PermanentError
 
 pytestmark = [pytest.mark.models, pytest.mark.timeout(400)]

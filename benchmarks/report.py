@@ -26,14 +26,14 @@ TARGETS: Mapping[str, tuple[str, float]] = {
 
 def headline(figures: Figures) -> dict[str, float]:
     """The figures that targets are set for, from all that was measured."""
-    flow, stages, longest_tick = figures["flow"], figures["stages"], max(figures["queue"], key=int)
+    flow, stages, largest_poll = figures["flow"], figures["stages"], max(figures["queue"], key=int)
     sage = sum(n for name, n in stages["requests"].items() if name.startswith("sage "))
     return {
         "processor_cpu_s_per_image": flow["cpu_ms"]["processor"] / 1000,
         "model_mb_per_image": stages["mb"]["to triton"],
         "sage_requests_per_image": sage,
         "processor_pss_mb": flow["pss_mb"]["processor"]["busy"],
-        "enqueue_per_s": figures["queue"][longest_tick]["per_s"],
+        "enqueue_per_s": figures["queue"][largest_poll]["per_s"],
         "images_per_s": flow["images_per_s"],
     }
 
@@ -109,7 +109,7 @@ def _show_roles(console: Console, flow: Mapping[str, Any]) -> None:
 
 def _show_queue(console: Console, queue: Mapping[str, Mapping[str, float]]) -> None:
     names = ("records", "per s", "CPU ms each", "Redis bytes each", "moderator PSS MB")
-    table = _table("One tick", *names)
+    table = _table("One poll", *names)
     for records, each in queue.items():
         table.add_row(
             records,

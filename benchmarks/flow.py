@@ -1,7 +1,11 @@
-"""Images through the whole system: how many a second, at what cost, and how soon after."""
+"""Images through the whole system: how many a second, at what cost, and how soon after.
+
+Before that, polls over many records: how fast they are enqueued, and what grows with their number.
+"""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -9,16 +13,17 @@ from statistics import quantiles
 from threading import Event, Thread
 from typing import Any
 
-from benchmarks.bench_stack import Stack
-from benchmarks.bench_usage import Usage
+from benchmarks.stack import Stack, Usage
+from weavloader import redis_keys
 from weavloader.settings import load_settings
 from weavloader.store import open_store
 from weavloader.store.base import Store
 
 _ROLES = ("cleaner", "scheduler", "metrics", "flower", "web", "processor")
 _WARM_UP_IMAGES = 24
-_LONGEST_SECONDS = 3600.0
+_MAX_SECONDS = 3600.0
 _LINKS_AT_A_TIME = 500
+_SAMPLE_SECONDS = 0.5
 
 
 def start_and_warm_up(stack: Stack) -> None:
@@ -33,22 +38,22 @@ def start_and_warm_up(stack: Stack) -> None:
 
 
 def measure_flow(stack: Stack, name: str, images: int, sample_seconds: float) -> dict[str, Any]:
-    """Let one tick take ``images`` images, and wait until all are stored.
+    """Let one poll queue ``images`` images, and wait until all are stored.
 
     Args:
-        sample_seconds: How often memory is looked at.
+        sample_seconds: Interval of the samples of memory.
 
     Returns:
         ``images_per_s``; ``cpu_ms`` per image by role; ``pss_mb``: by role, idle before,
-        the most, and the samples one after another.
+        busy (the peak), and all samples.
     """
     idle = stack.usage()
     batch = stack.sage.hold(name, images)
     links = batch.links(stack.sage.host)
     before, began = stack.cpu_s(), time.monotonic()
     with closing(open_store(load_settings())) as store, _sampled(stack, sample_seconds) as samples:
-        tick()
-        stack.wait_until(lambda: _are_stored(store, links), _LONGEST_SECONDS)
+        poll()
+        stack.wait_until(lambda: _are_stored(store, links), _MAX_SECONDS)
     seconds, after = time.monotonic() - began, stack.cpu_s()
     samples.append(stack.usage())
     return {
@@ -67,22 +72,22 @@ def measure_latency(stack: Stack, images: int, seconds: float) -> dict[str, floa
     batch = stack.sage.hold("latency", images, seconds)
     waiting = {link: i for i, link in enumerate(batch.links(stack.sage.host))}
     stack.sage.begin()
-    began, taken = time.monotonic(), []
+    began, delays = time.monotonic(), []
     with closing(open_store(load_settings())) as store:
 
         def none_waits() -> bool:
             for found in store.existing(waiting):
                 published = began + batch.publish_after(waiting.pop(found))
-                taken.append(time.monotonic() - published)
+                delays.append(time.monotonic() - published)
             return not waiting
 
-        stack.wait_until(none_waits, seconds + _LONGEST_SECONDS)
-    cuts = quantiles(taken, n=20, method="inclusive")
+        stack.wait_until(none_waits, seconds + _MAX_SECONDS)
+    cuts = quantiles(delays, n=20, method="inclusive")
     return {"p50": cuts[9], "p95": cuts[18]}
 
 
-def tick() -> None:
-    """Submit one tick to the moderator."""
+def poll() -> None:
+    """Have the moderator poll the stream once."""
     from job_system.tasks import monitor_data_stream  # its settings are published by now
 
     monitor_data_stream.delay()
@@ -102,13 +107,13 @@ def _sampled(stack: Stack, seconds: float) -> Iterator[list[dict[str, Usage]]]:
 
 
 def _sample(
-    look: Callable[[], dict[str, Usage]],
+    usage: Callable[[], dict[str, Usage]],
     samples: list[dict[str, Usage]],
     stop: Event,
     seconds: float,
 ) -> None:
     while not stop.wait(seconds):
-        samples.append(look())
+        samples.append(usage())
 
 
 def _memory(role: str, idle: dict[str, Usage], samples: list[dict[str, Usage]]) -> dict[str, Any]:
@@ -121,3 +126,59 @@ def _are_stored(store: Store, links: list[str]) -> bool:
         return False  # seldom stored long before the others
     parts = (links[i : i + _LINKS_AT_A_TIME] for i in range(0, len(links), _LINKS_AT_A_TIME))
     return all(len(store.existing(part)) == len(part) for part in parts)
+
+
+def measure_enqueueing(stack: Stack, records: int) -> dict[str, float]:
+    """One poll over ``records`` new images, while no worker consumes the queue.
+
+    The moderator must be running, and no processor. Queue and marks are removed afterwards.
+
+    Returns:
+        ``per_s``, ``cpu_ms`` of the moderator and ``redis_bytes`` in all for each image, the
+        moderator's peak memory ``pss_mb``.
+    """
+    stack.sage.hold(f"queue{records}", records)
+    with stack.redis() as redis:
+        redis.delete(redis_keys.STREAM_LAST_TICK)
+        memory, cpu = redis.info("memory")["used_memory"], stack.cpu_s()["moderator"]
+        peak, began = _PeakMemory(stack), time.monotonic()
+        poll()
+        stack.wait_until(lambda: bool(redis.exists(redis_keys.STREAM_LAST_TICK)), _MAX_SECONDS)
+        seconds, pss_mb = time.monotonic() - began, peak.stop()
+        queued_by_poll = json.loads(redis.get(redis_keys.STREAM_LAST_TICK) or b"{}")["taken"]
+        queued = redis.llen(redis_keys.IMAGE_QUEUE)
+        if queued_by_poll != records or queued != records:
+            raise SystemExit(
+                f"of {records} records the poll queued {queued_by_poll}; {queued} are on the queue"
+            )
+        grown = redis.info("memory")["used_memory"] - memory
+        redis.delete(redis_keys.IMAGE_QUEUE, redis_keys.SEEN, redis_keys.STREAM_CURSOR)
+    return {
+        "per_s": records / seconds,
+        "cpu_ms": (stack.cpu_s()["moderator"] - cpu) * 1000 / records,
+        "redis_bytes": grown / records,
+        "pss_mb": pss_mb,
+    }
+
+
+class _PeakMemory:
+    """Samples the moderator's memory until it is stopped."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._stop = Event()
+        self._peak = 0.0
+        self._thread = Thread(target=self._watch)
+        self._thread.start()
+
+    def stop(self) -> float:
+        """The highest sample, PSS in MB."""
+        self._stop.set()
+        self._thread.join()
+        return self._peak
+
+    def _watch(self) -> None:
+        ended = False
+        while not ended:
+            ended = self._stop.wait(_SAMPLE_SECONDS)
+            self._peak = max(self._peak, self._stack.usage()["moderator"].pss_mb)

@@ -1,4 +1,4 @@
-"""What the pages cost with many images stored: ``python -m benchmarks.bench_web``.
+"""What the pages cost with many images stored: ``python -m benchmarks.web``.
 
 The web role runs as in production, over an embedded store that is filled first, a real Redis
 and a real Triton with the preview models; a client on the same machine asks it.
@@ -220,14 +220,18 @@ def _measure(
 
 
 def _times(client: httpx.Client, path: Callable[[], str], count: int) -> dict[str, float]:
-    taken = []
+    durations = []
     for _ in range(count):
         address = path()
         start = time.perf_counter()
         client.get(address).raise_for_status()
-        taken.append((time.perf_counter() - start) * 1000)
-    p50, p95 = np.percentile(taken, [50, 95])
-    return {"p50": round(float(p50), 1), "p95": round(float(p95), 1), "max": round(max(taken), 1)}
+        durations.append((time.perf_counter() - start) * 1000)
+    p50, p95 = np.percentile(durations, [50, 95])
+    return {
+        "p50": round(float(p50), 1),
+        "p95": round(float(p95), 1),
+        "max": round(max(durations), 1),
+    }
 
 
 def _mebibytes(process: psutil.Process) -> float:

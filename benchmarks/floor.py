@@ -21,7 +21,7 @@ import numpy as np
 import tritonclient.grpc as triton
 from PIL import Image
 
-from benchmarks.bench_pictures import CAMERA_SIZE, pictures
+from benchmarks.sage import CAMERA_SIZE, pictures
 from job_system.worker_process import keep_freed_buffers
 from weavloader.settings import load_settings
 from weavloader.store import open_store
@@ -38,7 +38,7 @@ def measure_floor(folder: Path, images: int) -> dict[str, float]:
     Args:
         folder: Of the pictures.
     """
-    command = [sys.executable, "-m", "benchmarks.bench_floor", str(folder), str(images)]
+    command = [sys.executable, "-m", "benchmarks.floor", str(folder), str(images)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return dict(json.loads(done.stdout))
 

@@ -1,35 +1,41 @@
-"""The running system of a benchmark: real servers, instant models, and the real roles."""
+"""The running system of a benchmark: real servers, instant models, the real roles, and relays
+that count what passes between them.
+"""
 
 from __future__ import annotations
 
+import shutil
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import redis
 
-from benchmarks.bench_relay import Relay
-from benchmarks.bench_sage import Sage, running_sage
-from benchmarks.bench_usage import Usage, cpu_s, usage
-from benchmarks.instant_repository import instant_repository
+from benchmarks.sage import Sage, running_sage
 from commands.roles import WORKERS
 from demo.servers.ports import HOST, free_ports
 from demo.servers.processes import end_with_parent
 from demo.servers.redis import running_redis
-from demo.servers.triton import Triton
+from demo.servers.triton import PREVIEW_REPOSITORY, Triton
 from weavloader.settings import load_settings, publish_to_environment
 
 READY_SECONDS = 120.0
 _STOP_SECONDS = 20.0
 _POLL_SECONDS = 0.05
 _READY = " ready.\n"  # Celery's own word
-TICK_SECONDS = "1"
+POLL_INTERVAL_SECONDS = "1"
 HIGH_WATER = "1000000"
+_MODEL = Path(__file__).with_name("instant_model.py")
+_CHUNK = 1 << 18
+_MB = 1_000_000
 
 
 class Stack:
@@ -62,8 +68,8 @@ class Stack:
             "TRITON_HOST": HOST,
             "TRITON_PORT": host["triton"].rpartition(":")[2],
             **self._pages,
-            "POLL_MIN_SECONDS": TICK_SECONDS,
-            "POLL_MAX_SECONDS": TICK_SECONDS,
+            "POLL_MIN_SECONDS": POLL_INTERVAL_SECONDS,
+            "POLL_MAX_SECONDS": POLL_INTERVAL_SECONDS,
             "QUEUE_HIGH_WATER": HIGH_WATER,
             "PROMETHEUS_MULTIPROC_DIR": str(self.folder / "metrics"),
         }
@@ -120,7 +126,7 @@ class Stack:
                 if process.poll() is not None:
                     raise SystemExit(f"{role} ended: see {self.folder / role}.log")
             if time.monotonic() > deadline:
-                raise SystemExit(f"nothing came of it in {seconds:.0f} s: see {self.folder}")
+                raise SystemExit(f"timed out after {seconds:.0f} s: see {self.folder}")
             time.sleep(_POLL_SECONDS)
 
     def stop(self, *roles: str) -> None:
@@ -213,3 +219,125 @@ def _pages() -> dict[str, str]:
         "WEB_ADDRESS": HOST,
         "WEB_PORT": web,
     }
+
+
+def instant_repository(folder: Path, delay: float) -> Path:
+    """Write the repository into ``folder``: every contract of the preview's, one code for all.
+
+    Args:
+        delay: Seconds until each answer; requests wait side by side, as for a server that
+            batches them.
+    """
+    for contract in PREVIEW_REPOSITORY.glob("*/config.pbtxt"):
+        model = folder / contract.parent.name
+        (model / "1").mkdir(parents=True)
+        shutil.copy(_MODEL, model / "1" / "model.py")
+        parameter = f'parameters {{ key: "delay" value: {{ string_value: "{delay}" }} }}\n'
+        (model / "config.pbtxt").write_text(contract.read_text() + parameter)
+    return folder
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Bytes that passed, as the client sees them."""
+
+    sent: int = 0
+    received: int = 0
+
+
+class Relay:
+    """Listens on loopback and passes everything on to ``target``.
+
+    Attributes:
+        host: Where it listens, ``host:port``.
+    """
+
+    def __init__(self, target: str) -> None:
+        host, _, port = target.rpartition(":")
+        self._target = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._sockets: list[socket.socket] = [self._listener]
+        self.traffic = Traffic()
+        self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def serve(self) -> None:
+        """Accept until :meth:`close`."""
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._target)
+                self._sockets += [client, server]
+                self._start(client, server, "sent")
+                self._start(server, client, "received")
+
+    def close(self) -> None:
+        """End every connection."""
+        for each in self._sockets:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def _start(self, source: socket.socket, target: socket.socket, counter: str) -> None:
+        threading.Thread(target=self._pass, args=(source, target, counter), daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket, counter: str) -> None:
+        with suppress(OSError):
+            while data := source.recv(_CHUNK):
+                # Each direction has a thread and a counter of its own for each connection;
+                # the sum may lose one addition to another's, never much of it.
+                setattr(self.traffic, counter, getattr(self.traffic, counter) + len(data))
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+
+@contextmanager
+def relayed(target: str) -> Iterator[Relay]:
+    """A relay to ``target`` while the block runs."""
+    relay = Relay(target)
+    threading.Thread(target=relay.serve, daemon=True).start()
+    try:
+        yield relay
+    finally:
+        relay.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Of one tree of processes.
+
+    Attributes:
+        cpu_s: User and system time since it began, in seconds; that of processes that ended
+            included.
+        pss_mb: Proportional set size: what is shared is divided among those that share it.
+        processes: How many there are.
+    """
+
+    cpu_s: float
+    pss_mb: float
+    processes: int
+
+
+def usage(pid: int) -> Usage:
+    """What the process ``pid`` and its descendants have used so far."""
+    root = psutil.Process(pid)
+    tree = [root, *root.children(recursive=True)]
+    return Usage(sum(map(_cpu_s, tree)), sum(map(_pss_mb, tree)), len(tree))
+
+
+def cpu_s(pid: int) -> float:
+    """As :attr:`Usage.cpu_s`, without the cost of looking at memory."""
+    root = psutil.Process(pid)
+    return sum(map(_cpu_s, [root, *root.children(recursive=True)]))
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    with suppress(psutil.NoSuchProcess):
+        times = process.cpu_times()
+        return float(times.user + times.system + times.children_user + times.children_system)
+    return 0.0
+
+
+def _pss_mb(process: psutil.Process) -> float:
+    with suppress(psutil.NoSuchProcess):
+        return float(process.memory_full_info().pss) / _MB
+    return 0.0

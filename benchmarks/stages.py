@@ -23,8 +23,7 @@ from typing import Any
 import httpx
 import redis
 
-from benchmarks.bench_relay import Relay, relayed
-from benchmarks.bench_stack import Stack
+from benchmarks.stack import Relay, Stack, relayed
 from weavloader.images.job import ImageJob
 
 # Connections are made, and caches filled, by the first ones.
@@ -78,7 +77,7 @@ def _running(
     stack: Stack, relays: dict[str, Relay], profile: Path | None
 ) -> Iterator[subprocess.Popen[str]]:
     environment = [f"{name}={value}" for name, value in stack.environment(relays).items()]
-    command = ["env", *environment, sys.executable, "-m", "benchmarks.bench_stages"]
+    command = ["env", *environment, sys.executable, "-m", "benchmarks.stages"]
     with subprocess.Popen(
         [*command, *([str(profile)] if profile else [])],
         stdin=subprocess.PIPE,

@@ -206,7 +206,7 @@ def qwen2_5_vl(folder: Path) -> None:
         "<|video_pad|>",
     ]
     vocab = vocabulary(specials, [*byte_characters(), "Ċ"])
-    tokenizer = hf.Qwen2Tokenizer(vocab=vocab, merges=[], eos_token="<|im_end|>")
+    tokenizer = hf.Qwen2Tokenizer(vocab=vocab, merges=[], eos_token="<|im_end|>")  # noqa: S106
     tokenizer.add_tokens(specials, special_tokens=True)
     config = hf.Qwen2_5_VLConfig(
         text_config={

@@ -1,5 +1,4 @@
-"""A search with known answers: drawn images, and queries whose relevance follows from what was
-drawn.
+"""A search with known answers: drawn images, queries, and how much of the answers is found.
 
 The images are the demo's, so that a scene, a node, a camera and lettering are known of each.
 Captions and vectors are made of the pixels by the models that Triton serves, which know
@@ -9,18 +8,27 @@ nothing of that.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from statistics import mean
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 from tritonclient.grpc import InferenceServerClient
 
 from demo.pictures import draw, look
+from demo.servers.weaviate import HOW_TO_GIVE_ONE, started
 from inference import captioner, embedder
 from weavloader.images.decode import decode
-from weavloader.store.base import TEXT_PROPERTIES, ImageObject
+from weavloader.search import search
+from weavloader.settings import load_settings
+from weavloader.store import open_store
+from weavloader.store.base import TEXT_PROPERTIES, ImageObject, Store, Vector
 
 IMAGES = 240
 VECTORS = ("clip", "colbert")
@@ -36,6 +44,11 @@ _PLACES = (
     ("W09B", "right", "Urban", "Chicago, IL"),
     ("V042", "front", "Mobile", ""),
 )
+ALPHAS = {"keyword": 0.0, "hybrid": 0.4, "vector": 1.0}
+TOP = 10
+
+Answers = Mapping[str, Sequence[str]]
+"""By the text of a query, the links of its best results."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +83,11 @@ class Query:
 
 
 def drawn(count: int = IMAGES) -> list[Drawn]:
-    """What the images show: scenes take turns, places are drawn by lot."""
-    lots = random.Random(_SEED)
+    """What the images show: scenes take turns, places are random."""
+    rng = random.Random(_SEED)
     looks = [look(index, _SEED) for index in range(count)]
     return [
-        Drawn(index, each.scene, each.lettering, *lots.choice(_PLACES))
+        Drawn(index, each.scene, each.lettering, *rng.choice(_PLACES))
         for index, each in enumerate(looks)
     ]
 
@@ -163,3 +176,86 @@ def _of_names() -> Iterator[Query]:
 def _of_lettering() -> Iterator[Query]:
     for sign in _SIGNS:
         yield Query("lettering", sign.lower(), lambda image, sign=sign: image.lettering == sign)  # type: ignore[misc]
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Of one way of searching, on average over queries, each 0 to 1.
+
+    Attributes:
+        recall: Relevant ones among the first ten, of as many as there could be.
+        mrr: One through the rank of the first relevant one among the first ten.
+    """
+
+    recall: float
+    mrr: float
+
+
+def answers(
+    store: Store,
+    queries: Sequence[Query],
+    embed: Callable[[str], Vector] | None,
+    **options: object,
+) -> Answers:
+    """What a store finds; ``options`` as of :func:`weavloader.search.search`."""
+    return {
+        query.text: [
+            hit.text["link"] for hit in search(store, query.text, embed=embed, limit=TOP, **options)
+        ]
+        for query in queries
+    }
+
+
+def quality(found: Answers, queries: Sequence[Query], images: Sequence[Drawn]) -> Quality:
+    """How much of what answers the queries was found, and how early."""
+    relevant = {
+        query.text: {image.link for image in images if query.answers(image)} for query in queries
+    }
+    return Quality(
+        recall=mean(_recall(found[text], links) for text, links in relevant.items()),
+        mrr=mean(_reciprocal_rank(found[text], links) for text, links in relevant.items()),
+    )
+
+
+def agreement(one: Answers, other: Answers) -> float:
+    """The share of the first ten that both found, on average over queries; order is ignored."""
+    return mean(
+        len(set(one[text]) & set(other[text])) / max(len(one[text]), len(other[text]), 1)
+        for text in one
+        if one[text] or other[text]
+    )
+
+
+def _recall(found: Sequence[str], relevant: set[str]) -> float:
+    return len(relevant.intersection(found)) / min(TOP, len(relevant))
+
+
+def _reciprocal_rank(found: Sequence[str], relevant: set[str]) -> float:
+    return next((1 / rank for rank, link in enumerate(found, 1) if link in relevant), 0.0)
+
+
+@contextmanager
+def stores(folder: Path, console: Console) -> Iterator[dict[str, Store]]:
+    """Both stores, empty; without a Weaviate the embedded one alone, and it is said."""
+    common = {"embedding_models": "clip,colbert", "embedded_store_path": str(folder / "store")}
+    (folder / "weaviate").mkdir()
+    with ExitStack() as stack:
+        settings = {"embedded": load_settings(vector_store="embedded", **common)}
+        server = stack.enter_context(started(folder / "weaviate"))
+        if server is None:
+            console.print(HOW_TO_GIVE_ONE)
+        else:
+            settings["weaviate"] = load_settings(
+                vector_store="weaviate", **common, **server.settings
+            )
+        yield {
+            name: stack.enter_context(closing(open_store(each))) for name, each in settings.items()
+        }
+
+
+def embedders(client: InferenceServerClient) -> dict[str, Callable[[str], Vector]]:
+    """What embeds a query, by the name of the vector."""
+    return {
+        name: partial(embedder(name), client, image=None, timeout=_TIMEOUT)
+        for name in ("clip", "colbert")
+    }

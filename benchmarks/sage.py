@@ -1,4 +1,4 @@
-"""A replayed SAGE in a process of its own, whose images the benchmark exchanges as it goes.
+"""A replayed SAGE in a process of its own, whose images the benchmark replaces.
 
 It reads one JSON object a line from standard input, each a new :class:`Batch` to hold, and
 answers a line when it holds it. The end of input ends it.
@@ -6,6 +6,7 @@ answers a line when it holds it. The end of input ends it.
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -17,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+from PIL import Image
 
-from benchmarks.bench_pictures import pictures
 from demo.dataset import NODES, manifests
+from demo.pictures import SCENES, Canvas
 from demo.sage_replay.catalogue import SECOND, Catalogue, Entry, StoredObject, rfc3339
 from demo.sage_replay.server import Replay
 from demo.servers.ports import HOST, free_ports
@@ -29,6 +32,14 @@ from weavloader.images.job import ImageJob
 PASSWORD = "benchmark"
 _USER = "bench"
 _TASK = "imagesampler-mobotix"
+Size = tuple[int, int]
+"""Width and height, pixels."""
+
+CAMERA_SIZE: Size = (2048, 1536)
+_QUALITY = 90
+_SEED = 7
+# Grain decides the size of the file: with these, 0.7 to 1.1 MB where the size is a camera's.
+_MIN_GRAIN, _GRAIN_STEP = 5.5, 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +127,7 @@ class Sage:
         return batch
 
     def begin(self) -> None:
-        """Let publication begin at this moment, rather than at the first tick."""
+        """Start publication now, rather than at the first poll."""
         body = {"start": "-1s", "filter": {"name": "none"}}
         httpx.post(f"http://{self.host}/api/v1/query", json=body, timeout=30).raise_for_status()
 
@@ -141,7 +152,7 @@ class Sage:
 def running_sage(folder: Path, log: Path) -> Iterator[Sage]:
     """A replay that runs while the block does; its images lie in ``folder``."""
     (port,) = free_ports(1)
-    command = [sys.executable, "-m", "benchmarks.bench_sage", str(port), str(folder)]
+    command = [sys.executable, "-m", "benchmarks.sage", str(port), str(folder)]
     with (
         log.open("wb") as errors,
         subprocess.Popen(
@@ -165,6 +176,30 @@ def _serve(port: int, folder: Path) -> None:
         for line in sys.stdin:
             replay.catalogue = Batch(**json.loads(line)).catalogue(replay.host, files)
             print("held", flush=True)
+
+
+def pictures(folder: Path, size: Size = CAMERA_SIZE) -> list[bytes]:
+    """One JPEG for each scene of the demo, drawn in ``folder`` unless it is there already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [_kept(folder / f"{name}.jpg", index, name, size) for index, name in enumerate(SCENES)]
+
+
+def _kept(path: Path, index: int, scene: str, size: Size) -> bytes:
+    if not path.exists():
+        path.write_bytes(_drawn(index, scene, size))
+    return path.read_bytes()
+
+
+def _drawn(index: int, scene: str, size: Size) -> bytes:
+    rng = np.random.default_rng((_SEED, index))
+    canvas = Canvas(rng)
+    SCENES[scene](canvas)
+    width, height = size
+    grain = rng.normal(0.0, _MIN_GRAIN + index * _GRAIN_STEP, (height, width, 1))
+    pixels = np.clip(np.asarray(canvas.developed(size)) + grain, 0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=_QUALITY)
+    return file.getvalue()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from demo.servers.triton import Triton
 from demo.servers.triton_install import install
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 REPOSITORY = ROOT / "inference" / "model_repository"
 MODELS = sorted(folder.name for folder in REPOSITORY.iterdir())
 SETTINGS = {
