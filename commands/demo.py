@@ -24,8 +24,13 @@ from commands.cli import command
     help="Pictures of your own, besides the drawn ones.",
 )
 @click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C.")
-def demo(images: int, images_dir: Path | None, keep: bool) -> None:
+@click.option(
+    "--preview-server",
+    is_flag=True,
+    help="Serve the preview models without Triton, as on systems without its wheel (macOS).",
+)
+def demo(images: int, images_dir: Path | None, keep: bool, preview_server: bool) -> None:
     """Run the whole system on this machine and account for every image."""
     from demo.runner import run_demo
 
-    sys.exit(run_demo(images=images, keep=keep, images_dir=images_dir))
+    sys.exit(run_demo(images, keep, images_dir, preview_server))

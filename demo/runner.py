@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shlex
 import signal
 import subprocess
@@ -31,16 +32,20 @@ INTERRUPTED = 130
 _PUBLISH_SECONDS = 10.0
 _SEARCH_SECONDS = 60.0
 _LONGEST_COMPLAINT = 1000
+_PREVIEW_SERVER = (
+    "A small server of Triton's gRPC protocol serves the preview models, instead of Triton."
+)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def run_demo(images: int, keep: bool, images_dir: Path | None) -> int:
+def run_demo(images: int, keep: bool, images_dir: Path | None, preview_server: bool = False) -> int:
     """Run the demo; nothing it started is left when it returns.
 
     Args:
         images: How many images are drawn.
         keep: Leave everything running until Ctrl-C.
         images_dir: Pictures of the user's, published as well.
+        preview_server: Serve the previews without Triton, as where it has no wheel.
 
     Returns:
         The exit code: 0 when every image became what it should.
@@ -50,7 +55,8 @@ def run_demo(images: int, keep: bool, images_dir: Path | None) -> int:
     code = 1
     try:
         with _nothing_left_behind():
-            code = _run(console, Plan.draw_up(folder, images, _PUBLISH_SECONDS, images_dir), keep)
+            plan = Plan.draw_up(folder, images, _PUBLISH_SECONDS, images_dir)
+            code = _run(console, plan, keep, preview_server or not _has_triton())
     except KeyboardInterrupt:
         code = INTERRUPTED
     except WeavloaderError as error:
@@ -89,9 +95,16 @@ def _deafen() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _run(console: Console, plan: Plan, keep: bool) -> int:
+def _has_triton() -> bool:
+    """Whether Triton's wheel exists for this system."""
+    return platform.system() == "Linux"
+
+
+def _run(console: Console, plan: Plan, keep: bool, without_triton: bool) -> int:
     with console.status("Fetching Redis and Triton (only the first time; minutes on Python 3.13)"):
-        servers = fetch_servers()
+        servers = fetch_servers(without_triton)
+    if without_triton:
+        console.print(_PREVIEW_SERVER)
     own_store = "weaviate_host" not in load_settings().model_fields_set
     for name, value in plan.environment(own_store).items():
         publish_to_environment(name, value)

@@ -21,8 +21,8 @@ from xmlrpc.client import ServerProxy
 from supervisor.xmlrpc import SupervisorTransport
 
 from demo.dataset import EXCLUDED_NODE, World
+from demo.servers import preview_server, triton, triton_install
 from demo.servers import redis as redis_server
-from demo.servers import triton, triton_install
 from demo.servers.ports import HOST, free_ports
 from demo.servers.processes import end_with_parent, kill_descendants
 from weavloader.errors import Reason, TransientError
@@ -216,19 +216,28 @@ def _literal(text: str) -> str:
     return text.replace("%", "%%")
 
 
-def fetch_servers() -> tuple[str, triton_install.Installation]:
-    """Redis's executable and an installed Triton, downloaded side by side when missing.
+Servers = tuple[str, triton_install.Installation | None]
+"""Redis's executable, and the Triton to run; ``None`` for the preview server."""
+
+
+def fetch_servers(without_triton: bool = False) -> Servers:
+    """Find the servers, or install them side by side.
+
+    Args:
+        without_triton: Serve the previews with the preview server instead.
 
     Raises:
-        ConfigError: One of them cannot be had.
+        ConfigError: One of them is missing and cannot be installed.
     """
+    if without_triton:
+        return redis_server.find_server(), None
     with ThreadPoolExecutor() as pool:
         redis = pool.submit(redis_server.find_server)
         installation = pool.submit(triton_install.install)
         try:
             return redis.result(), installation.result()
         except BaseException:
-            kill_descendants()  # else the other one's pip would be waited for
+            kill_descendants()  # or the other one's pip would be waited for
             raise
 
 
@@ -237,11 +246,11 @@ class Stack:
 
     Args:
         redis_program: Executable of Redis.
-        installation: The Triton to run.
+        installation: The Triton to run; ``None`` for the preview server.
     """
 
     def __init__(
-        self, plan: Plan, redis_program: str, installation: triton_install.Installation
+        self, plan: Plan, redis_program: str, installation: triton_install.Installation | None
     ) -> None:
         self._plan = plan
         self._commands = {
@@ -317,7 +326,9 @@ class Stack:
         return list(found)
 
 
-def _triton_command(plan: Plan, installation: triton_install.Installation) -> list[str]:
+def _triton_command(plan: Plan, installation: triton_install.Installation | None) -> list[str]:
+    if installation is None:
+        return preview_server.command(plan.ports.triton_grpc)
     # Nothing of our environment is handed on to it.
     environment = [f"{name}={value}" for name, value in installation.environment().items()]
     return ["env", "-i", *environment, *triton.command(installation, plan.triton_ports())]

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, HttpCredentials, Page, ViewportSize, sy
 
 from demo.servers.chromium import HOW_TO_GET_ONE, find_chromium, launch
 from demo.servers.prometheus import Prometheus
-from tests.support.eventful_run import Addresses, eventful_run
+from tools.eventful_run import Addresses, eventful_run
 from tools.panel_page import page
 from tools.panels import read_panels
 from tools.screenshots import IMAGES

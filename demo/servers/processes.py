@@ -1,26 +1,34 @@
-"""Care that no process outlives the one that began it (Linux)."""
+"""Ends the processes that a program started, whatever happens to it.
+
+Linux keeps each of them below the program that started it; elsewhere one whose own parent ended
+is not found.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
+import subprocess
+import sys
 import time
+from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
-_libc = ctypes.CDLL(None)
+_libc = ctypes.CDLL(None)  # not after a fork: loading takes a lock
 
 
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent ends."""
-    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def end_with_parent() -> None:
     """Ask to be terminated when the parent ends, even by SIGKILL; for a child, before exec."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def kill_descendants(seconds: float = 5.0) -> None:
@@ -39,21 +47,39 @@ def kill_descendants(seconds: float = 5.0) -> None:
 
 def descendants() -> list[int]:
     """Ids of the processes below this one."""
+    children = _children_on_linux if sys.platform == "linux" else _children_by_ps()
     found: list[int] = []
     waiting = [os.getpid()]
     while waiting:
-        children = _children(waiting.pop())
-        found += children
-        waiting += children
+        below = children(waiting.pop())
+        found += below
+        waiting += below
     return found
 
 
-def _children(pid: int) -> list[int]:
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        _libc.prctl(option, value)
+
+
+def _children_on_linux(pid: int) -> list[int]:
     found: list[int] = []
     for listing in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):  # it ended while we looked
+        with suppress(OSError):  # it ended in between
             found += map(int, listing.read_text().split())
     return found
+
+
+def _children_by_ps() -> Callable[[int], list[int]]:
+    """Who is below whom at this moment, as POSIX's ``ps`` lists it."""
+    with subprocess.Popen(["/bin/ps", "-A", "-o", "pid=,ppid="], stdout=subprocess.PIPE) as ps:
+        assert ps.stdout is not None
+        lines = ps.stdout.read().splitlines()
+    children: defaultdict[int, list[int]] = defaultdict(list)
+    for pid, parent in (map(int, line.split()) for line in lines):
+        if pid != ps.pid:
+            children[parent].append(pid)
+    return lambda pid: children[pid]
 
 
 def _reap() -> None:

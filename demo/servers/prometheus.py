@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from demo.servers.ports import HOST, free_ports
-from tests.support.waiting import wait_until
+from demo.servers.waiting import wait_until
+from weavloader.errors import ConfigError, Reason
 
+HOW_TO_GET_ONE = "prometheus is missing: apt-get install prometheus"
 ARTIFACTS = Path(__file__).parents[2] / "metrics" / "artifacts"
 
 
@@ -51,10 +52,14 @@ class Prometheus:
 
 @contextmanager
 def running_prometheus(folder: Path, target: str, interval: str = "1s") -> Iterator[Prometheus]:
-    """Debian's Prometheus with the shipped rules, scraping ``target`` as the job ``weavloader``."""
+    """Run Prometheus with the shipped rules; it scrapes ``target`` as the job ``weavloader``.
+
+    Raises:
+        ConfigError: There is no ``prometheus`` on ``PATH``.
+    """
     server = shutil.which("prometheus")
     if server is None:
-        pytest.skip("prometheus is missing: apt-get install prometheus")
+        raise ConfigError(HOW_TO_GET_ONE, reason=Reason.INSTALL_FAILED)
     config = (ARTIFACTS / "prometheus.yml").read_text().replace("weavloader:8080", target)
     for key in ("scrape_interval", "evaluation_interval"):
         config = config.replace(f"{key}: 15s", f"{key}: {interval}")

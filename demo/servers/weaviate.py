@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 from pydantic import SecretStr
 
+from demo.servers.ports import HOST, free_ports
 from weavloader.settings import Environment, read_environment
 
 HOW_TO_GIVE_ONE = (
@@ -69,7 +69,7 @@ class LocalWeaviate:
     def settings(self) -> dict[str, object]:
         """How to reach it."""
         return {
-            "weaviate_host": "127.0.0.1",
+            "weaviate_host": HOST,
             "weaviate_port": self._rest,
             "weaviate_grpc_port": self._grpc,
             "weaviate_api_key": self._key,
@@ -79,10 +79,10 @@ class LocalWeaviate:
         """Start it and wait until it is ready."""
         program = shutil.which("weaviate")
         assert program is not None
-        command = [program, "--host", "127.0.0.1", "--port", str(self._rest), "--scheme", "http"]
+        command = [program, "--host", HOST, "--port", str(self._rest), "--scheme", "http"]
         with (self._folder / "weaviate.log").open("ab") as log:
             self._process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
-        url = f"http://127.0.0.1:{self._rest}/v1/.well-known/ready"
+        url = f"http://{HOST}:{self._rest}/v1/.well-known/ready"
         _wait_until_ready(self._process, url, self._folder)
 
     def restart(self) -> None:
@@ -115,15 +115,6 @@ def started(
         server.kill()
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
 def _environment(folder: Path, key: str, grpc: int, inner: list[int]) -> dict[str, str]:
     gossip, data, raft, raft_rpc = map(str, inner)
     return {
@@ -138,8 +129,8 @@ def _environment(folder: Path, key: str, grpc: int, inner: list[int]) -> dict[st
         "AUTHORIZATION_ADMINLIST_ENABLED": "true",
         "AUTHORIZATION_ADMINLIST_USERS": "tests",
         "CLUSTER_HOSTNAME": "node1",
-        "CLUSTER_BIND_ADDR": "127.0.0.1",
-        "CLUSTER_ADVERTISE_ADDR": "127.0.0.1",
+        "CLUSTER_BIND_ADDR": HOST,
+        "CLUSTER_ADVERTISE_ADDR": HOST,
         "CLUSTER_GOSSIP_BIND_PORT": gossip,
         "CLUSTER_DATA_BIND_PORT": data,
         "CLUSTER_BASIC_AUTH_USERNAME": "tests",

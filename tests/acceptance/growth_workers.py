@@ -12,8 +12,8 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from demo.servers.processes import end_with_parent
+from demo.servers.waiting import wait_until
 from tests.chaos.dataset import Published
-from tests.support.waiting import wait_until
 from weavloader.settings import load_settings
 from weavloader.store import open_store
 from weavloader.store.base import Store

@@ -20,8 +20,8 @@ from demo.sage_replay.catalogue import Catalogue
 from demo.sage_replay.server import Replay
 from demo.servers.ports import HOST, free_ports
 from demo.servers.triton import Triton
+from demo.servers.waiting import wait_until
 from tests.acceptance.programs import Program, programs, shell
-from tests.support.waiting import wait_until
 from weavloader.dlq.queue import DeadLetters
 from weavloader.settings import load_settings
 from weavloader.store import open_store

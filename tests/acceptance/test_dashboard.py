@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from demo.servers.prometheus import ARTIFACTS, Prometheus
-from tests.support.eventful_run import Addresses, eventful_run
+from demo.servers.prometheus import ARTIFACTS, HOW_TO_GET_ONE, Prometheus
+from demo.servers.waiting import wait_until
 from tests.support.missing_parts import skip_without
-from tests.support.waiting import wait_until
+from tools.eventful_run import Addresses, eventful_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 def run() -> Iterator[Addresses]:
     """A run with failures, shared by the tests of this module."""
     if shutil.which("prometheus") is None:
-        skip_without("prometheus is missing: apt-get install prometheus")
+        skip_without(HOW_TO_GET_ONE)
     with eventful_run() as addresses:
         yield addresses
 

@@ -1,4 +1,4 @@
-"""The demo as a person runs it, with every kind of vector and captions that name what is seen."""
+"""The demo as a person runs it: with every kind of vector, and without Triton."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from demo.cases import STORED
+from demo.servers.waiting import wait_until
 from tests.acceptance.programs import programs
-from tests.support.waiting import wait_until
 from weavloader.settings import load_settings
 from weavloader.store import open_store
 from weavloader.store.base import Filters, ImageObject
@@ -51,3 +51,12 @@ def test_the_demo_with_three_vectors_and_florences_captions_ends_well(tmp_path: 
         description, _, labels = image.text["caption"].partition(" LABELS: ")
         assert description.startswith("DESCRIPTION: Preview caption: ")
         assert labels
+
+
+def test_the_demo_without_triton_says_so_and_ends_well(tmp_path: Path) -> None:
+    command = "python main.py demo --preview-server --images 8"
+    with programs({"demo": command}, {}, tmp_path) as started:
+        demo = started["demo"]
+        wait_until(lambda: not demo.is_running(), "the demo", 300)
+        assert ENDED_WELL in demo.said()
+        assert "A small server of Triton's gRPC protocol serves the preview models" in demo.said()

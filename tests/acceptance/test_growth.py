@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from demo.servers.waiting import wait_until
 from tests.acceptance.growth_workers import Workers, WorkersOn
 from tests.acceptance.older_version import older_version, unpack
 from tests.chaos.dataset import Published
 from tests.support.missing_parts import skip_without
-from tests.support.waiting import wait_until
 
 ANOTHER = ("-m", "celery", "-A", "tasks", "worker", "--concurrency=2")
 pytestmark = pytest.mark.slow

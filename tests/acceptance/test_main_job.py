@@ -11,8 +11,8 @@ from demo.cases import PARTS, ROUND, STORED, Fate
 from demo.dataset import EXCLUDED_NODE
 from demo.sage_replay.faults import DATA, MANIFESTS, OTHER_HOST
 from demo.sage_replay.faults import STORAGE as STORAGE_HOST
+from demo.servers.waiting import wait_until
 from tests.acceptance.system import EXTRA, System
-from tests.support.waiting import wait_until
 from weavloader.images.job import META_FIELDS, UNKNOWN, image_id
 
 pytestmark = pytest.mark.timeout(400)

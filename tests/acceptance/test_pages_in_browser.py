@@ -10,10 +10,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from demo.servers.chromium import NOWHERE, browser, page
 from demo.servers.triton import Triton
+from demo.servers.waiting import wait_until
+from tests.support.browser_fixture import NOWHERE, browser, page
 from tests.support.pages import an_image, keep
-from tests.support.waiting import wait_until
 from tests.support.whole_site import WholeSite, whole_site
 from weavloader.geo import Location
 

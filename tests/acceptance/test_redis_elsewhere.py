@@ -16,11 +16,11 @@ from redis.sentinel import Sentinel
 
 from demo.servers.ports import HOST, free_ports
 from demo.servers.redis import command, find_server
+from demo.servers.waiting import wait_until
 from tests.acceptance.growth_workers import WorkersOn
 from tests.chaos.dataset import Published
 from tests.support.missing_parts import skip_without
 from tests.support.redis_fixture import listens
-from tests.support.waiting import wait_until
 from weavloader.redis_connection import connect_redis
 from weavloader.settings import load_settings
 

@@ -10,9 +10,9 @@ import pytest
 from demo.sage_replay.server import Replay
 from demo.servers.redis import running_redis
 from demo.servers.triton import Triton
+from demo.servers.waiting import wait_until
 from tests.acceptance.programs import Program, programs
 from tests.acceptance.system import environment_for
-from tests.support.waiting import wait_until
 
 READY, LOCKED, LISTENING = "ready.", "Acquired lock", "Listening on"
 TICKING, VISITED = "looks at the stream", "Visit me at"

@@ -7,10 +7,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from demo.servers.waiting import wait_until
 from tests.acceptance.programs import shell
 from tests.acceptance.system import System
 from tests.support.redis_fixture import StoppableRedis
-from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(400)
 IMPORTS = (

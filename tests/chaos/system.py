@@ -21,9 +21,9 @@ from demo.sage_replay.server import Replay
 from demo.servers.ports import HOST, free_ports
 from demo.servers.processes import adopt_orphans, descendants, end_with_parent
 from demo.servers.redis import command, find_server
+from demo.servers.waiting import wait_until
 from tests.chaos.dataset import EXCLUDED_VSN
 from tests.chaos.models import FaultyModels
-from tests.support.waiting import wait_until
 from weavloader.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]

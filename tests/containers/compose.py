@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from demo.dataset import EXCLUDED_NODE
+from demo.servers.waiting import wait_until
 from tests.containers.engine import Engine
-from tests.support.waiting import wait_until
 
 IMAGES = 40
 PROJECT = "weavloader"

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
 
+from demo.servers.waiting import wait_until
 from tests.containers.engine import Engine
-from tests.support.waiting import wait_until
 
 _HEALTH_SECONDS = 2.0
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
+from demo.servers.waiting import wait_until
 from tests.containers.engine import ROOT, Engine
 from tests.containers.images import PREVIEW
-from tests.support.waiting import wait_until
 
 NETWORK = "kube"
 CLIENT = "replay"

@@ -7,8 +7,8 @@ import re
 import urllib.request
 from functools import partial
 
+from demo.servers.waiting import wait_until
 from tests.containers.compose import PROJECT, Compose
-from tests.support.waiting import wait_until
 
 SERVICES = ("weavloader", "redis", "weaviate", "triton", "prometheus")
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from commands.roles import ROLES
+from demo.servers.waiting import wait_until
 from tests.containers.engine import Engine
 from tests.containers.images import OURS
-from tests.support.waiting import wait_until
 
 NAME = "all-in-one"
 READ_ONLY = (

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from demo.dataset import EXCLUDED_NODE
+from demo.servers.waiting import wait_until
 from tests.containers import images
 from tests.containers.engine import ROOT, Engine
 from tests.containers.kube import CLIENT, NETWORK, SECRETS, Kube, Probe, probes, workloads
-from tests.support.waiting import wait_until
 
 IMAGES = 20
 REDIS = f"redis://:{SECRETS['REDIS_PASSWORD']}@redis:6379/0"

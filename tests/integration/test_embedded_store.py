@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import sqlite_vec
 
+from demo.servers.waiting import wait_until
 from tests.support.processes import in_processes
 from tests.support.ranking_contract import RankingContract, captioned, foxes
 from tests.support.store_contract import EAST, an_image, found
-from tests.support.waiting import wait_until
 from weavloader.errors import ConfigError, PermanentError, TransientError
 from weavloader.settings import Settings, load_settings
 from weavloader.store import open_store

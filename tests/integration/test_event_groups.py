@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from demo.servers.waiting import wait_until
 from tests.support.metrics_endpoint import ROOT, running
 from tests.support.redis_fixture import StoppableRedis
-from tests.support.waiting import wait_until
 from weavloader import redis_keys
 
 TASKS = 41  # of three events each: no whole number of the 24 that a group holds at most

@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from demo.servers.ports import HOST, free_ports
+from demo.servers.waiting import wait_until
 from tests.support.metrics_endpoint import FLOWER_AUTH, ROOT, running
 from tests.support.redis_fixture import StoppableRedis
-from tests.support.waiting import wait_until
 
 SECRET = "the-password-of-sage"
 USER, _, PASSWORD = FLOWER_AUTH.partition(":")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from demo.servers.triton import Triton
+from demo.servers.waiting import wait_until
 from tests.support.metrics_endpoint import metrics_server
 from tests.support.redis_fixture import StoppableRedis
-from tests.support.waiting import wait_until
 from weavloader.store.embedded.store import EmbeddedStore
 
 PROMISED_SECONDS = 30

@@ -16,11 +16,11 @@ import httpx
 import pytest
 
 from demo.servers.ports import HOST, free_ports
+from demo.servers.waiting import wait_until
 from tests.support.flower_stand_in import flower_stand_in
 from tests.support.metrics_endpoint import FLOWER_AUTH, ROOT, metrics_server, running
 from tests.support.missing_parts import skip_without
 from tests.support.redis_fixture import StoppableRedis
-from tests.support.waiting import wait_until
 from weavloader import redis_keys
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from demo.servers.ports import HOST, free_ports
+from demo.servers.waiting import wait_until
 from tests.support.metrics_endpoint import ROOT, running
 from tests.support.redis_fixture import StoppableRedis
-from tests.support.waiting import wait_until
 from weavloader import redis_keys
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.support.waiting import wait_until
+from demo.servers.waiting import wait_until
 from weavloader import redis_keys
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,8 @@ import pytest
 from client import connect_triton
 from demo.servers.ports import HOST
 from demo.servers.triton import Triton
+from demo.servers.waiting import wait_until
 from inference import embedder
-from tests.support.waiting import wait_until
 from weavloader.errors import TransientError
 from weavloader.settings import Settings, load_settings
 

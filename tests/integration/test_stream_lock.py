@@ -14,10 +14,10 @@ from celery import Celery
 
 from demo.sage_replay.catalogue import SECOND, Catalogue, Entry, rfc3339
 from demo.sage_replay.server import Replay
+from demo.servers.waiting import wait_until
 from job_system import dependencies, publishing
 from job_system.stream_lock import LOCK_SECONDS, StreamLock
 from job_system.tasks import moderator
-from tests.support.waiting import wait_until
 from weavloader import redis_keys
 from weavloader.images.job import ImageJob
 from weavloader.settings import get_settings

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from demo.servers.waiting import wait_until
 from tests.support.command_line import Run, run_command
 from tests.support.store_contract import WHEN, an_image
-from tests.support.waiting import wait_until
 from tests.support.weaviate_contract import fill_as_the_reference
 from tests.support.weaviate_stand_in import StandIn
 from weavloader.geo import Location

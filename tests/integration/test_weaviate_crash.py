@@ -10,10 +10,10 @@ from threading import Thread
 import numpy as np
 import pytest
 
+from demo.servers.waiting import wait_until
 from demo.servers.weaviate import HOW_TO_GIVE_ONE, LocalWeaviate, started
 from tests.support.missing_parts import skip_without
 from tests.support.store_contract import an_image
-from tests.support.waiting import wait_until
 from weavloader.batches import batched
 from weavloader.errors import ConfigError, TransientError
 from weavloader.settings import load_settings

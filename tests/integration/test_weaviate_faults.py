@@ -9,8 +9,8 @@ from itertools import chain, repeat
 
 import pytest
 
+from demo.servers.waiting import wait_until
 from tests.support.store_contract import EAST, StoreContract, an_image, found
-from tests.support.waiting import wait_until
 from tests.support.weaviate_contract import WeaviateContract
 from tests.support.weaviate_stand_in import StandIn
 from tests.support.weaviate_stand_in.schema import Schema, add_vectors

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from demo.servers.weaviate import free_ports, named_by_environment
+from demo.servers.ports import free_ports
+from demo.servers.weaviate import named_by_environment
 from tests.support.missing_parts import skip_without
 from tests.support.ranking_contract import RankingContract
 from tests.support.store_contract import EAST, NORTH, an_image, found

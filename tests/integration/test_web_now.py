@@ -15,8 +15,8 @@ import redis as redis_py
 from celery import Celery
 
 from demo.servers.ports import free_ports
+from demo.servers.waiting import wait_until
 from tests.support.pages import SNOW, an_image, keep, served
-from tests.support.waiting import wait_until
 from weavloader import redis_keys
 from weavloader.settings import Settings, load_settings
 from web.image_service import ImageService

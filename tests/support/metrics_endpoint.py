@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 
 from demo.servers.ports import HOST, free_ports
+from demo.servers.waiting import wait_until
 from tests.support.redis_fixture import StoppableRedis, listens
-from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 FLOWER_AUTH = "operator:a-test-password"

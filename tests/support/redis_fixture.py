@@ -13,7 +13,7 @@ import redis
 
 from demo.servers.ports import HOST, free_ports
 from demo.servers.redis import command, find_server, running_redis
-from tests.support.waiting import wait_until
+from demo.servers.waiting import wait_until
 
 
 @pytest.fixture(scope="session")

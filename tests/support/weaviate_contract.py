@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from demo.servers.weaviate import free_ports
+from demo.servers.ports import free_ports
 from tests.support.missing_parts import skip_without
 from tests.support.processes import in_processes
 from tests.support.store_contract import EAST, NORTH, an_image, found

@@ -18,8 +18,8 @@ from demo.dataset import PlannedImage
 from demo.servers.processes import end_with_parent
 from demo.servers.redis import running_redis
 from demo.servers.triton import Triton
+from demo.servers.waiting import wait_until
 from demo.stack import ROOT, Plan, replay_command
-from tests.support.waiting import wait_until
 from weavloader.dlq.queue import DeadLetters
 from weavloader.images.job import ImageJob
 from weavloader.settings import Settings, load_settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,8 @@ from supervisor.options import ServerOptions
 
 from commands.roles import ROLES
 from demo.servers.ports import free_ports
+from demo.servers.processes import descendants
+from demo.servers.waiting import wait_until
 from demo.stack import PRODUCTION, Plan, demo_config
 from weavloader.settings import Settings, load_settings
 
@@ -149,3 +152,14 @@ def _runs(pid: int) -> bool:
     except OSError:
         return False
     return state != "Z" and os.path.exists(f"/proc/{pid}")
+
+
+def test_descendants_are_found_without_proc_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["sh", "-c", "sleep 60 & wait"]) as child:
+        wait_until(lambda: len(descendants()) >= 2, "both processes")
+        found = set(descendants())
+        monkeypatch.setattr(sys, "platform", "darwin")
+        assert set(descendants()) == found
+        for pid in found:
+            os.kill(pid, signal.SIGKILL)
+    assert child.returncode

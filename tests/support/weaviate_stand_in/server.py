@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc  # type: ignore[import-untyped,unused-ignore]
 
-from demo.servers.weaviate import free_ports
+from demo.servers.ports import free_ports
 from tests.support.weaviate_stand_in.faults import Faults
 from tests.support.weaviate_stand_in.protocol import weaviate_pb2_grpc
 from tests.support.weaviate_stand_in.rest import handler

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,11 +17,11 @@ from demo.progress import Watch
 from demo.servers.ports import HOST
 from demo.servers.processes import adopt_orphans
 from demo.servers.prometheus import Prometheus, running_prometheus
+from demo.servers.waiting import wait_until
 from demo.stack import ROOT, USER, Plan, Stack, fetch_servers
-from tests.support.waiting import wait_until
 from weavloader import redis_keys
 from weavloader.redis_connection import connect_redis
-from weavloader.settings import load_settings
+from weavloader.settings import load_settings, publish_to_environment
 
 IMAGES = 60
 PUBLISH_SECONDS = 20.0
@@ -52,7 +51,7 @@ def eventful_run() -> Iterator[Addresses]:
     It is a process of its own: the demo's ends with the end of everything below its process.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.eventful_run"],
+        [sys.executable, "-m", "tools.eventful_run"],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -76,7 +75,8 @@ def main() -> None:
     adopt_orphans()
     with tempfile.TemporaryDirectory(prefix="weavloader-run-", ignore_cleanup_errors=True) as name:
         plan = Plan.draw_up(Path(name), IMAGES, PUBLISH_SECONDS, None)
-        os.environ.update(plan.environment(own_store=True), DLQ_MAX_AGE="1s")
+        for key, value in {**plan.environment(own_store=True), "DLQ_MAX_AGE": "1s"}.items():
+            publish_to_environment(key, value)
         target = f"{HOST}:{plan.ports.metrics}"
         # Flower, which the page waits for, starts slowly on a busy machine.
         with running_prometheus(plan.folder, target, "2s") as prometheus, Stack(plan, *servers):

@@ -1,4 +1,4 @@
-"""Waiting for what is about to happen, and no longer."""
+"""Waits for a condition instead of for a time."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _STEP = 0.05
 
 
 def wait_until(condition: Callable[[], T], what: str, seconds: float = 30) -> T:
-    """Ask again and again until ``condition`` gives something true, and return that.
+    """Poll ``condition`` until it returns something true, and return that.
 
     Args:
-        what: Says what was waited for, when it does not come.
+        what: Names what is waited for, in the message of the error.
         seconds: How long to wait at most.
 
     Raises:
-        AssertionError: It did not come.
+        AssertionError: The condition stayed false.
     """
     deadline = time.monotonic() + seconds
     while not (found := condition()):
