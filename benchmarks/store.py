@@ -21,12 +21,12 @@ from typing import Any
 import click
 import numpy as np
 import psutil
+from more_itertools import chunked
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from demo.servers.weaviate import HOW_TO_GIVE_ONE, LocalWeaviate, started
-from weavloader.batches import batched
 from weavloader.geo import Location
 from weavloader.settings import Settings, load_settings
 from weavloader.store import open_store
@@ -232,7 +232,7 @@ def timed(call: Callable[[], object]) -> float:
 
 def _rate(store: Store, written: Sequence[ImageObject], size: int) -> float:
     begun = time.perf_counter()
-    for batch in batched(written, size):
+    for batch in chunked(written, size):
         store.upsert(batch)
     return len(written) / (time.perf_counter() - begun)
 

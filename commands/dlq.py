@@ -156,7 +156,8 @@ def _chosen(
         UsageError: Neither ids nor ``--all`` are given, or both.
         PermanentError: There is no letter of a named id; nothing was done.
     """
-    from weavloader.batches import batched
+    from more_itertools import chunked
+
     from weavloader.dlq.queue import LetterFilter
 
     if bool(task_ids) == everything or (task_ids and wanted != LetterFilter()):
@@ -166,7 +167,7 @@ def _chosen(
     ids = list(task_ids) or list(letters.ids(wanted))
     if len(ids) > 1 and not yes:
         click.confirm(f"{verb} {len(ids):,} dead letters?", abort=True)
-    yield from batched(ids, BATCH)
+    yield from chunked(ids, BATCH)
 
 
 def _unknown(task_id: str) -> PermanentError:

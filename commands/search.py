@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, get_args
 
 import click
 from click.core import ParameterSource
 
 from commands.cli import begin_tool, command
+from weavloader import search as searching
 from weavloader.errors import ConfigError, Reason
+from weavloader.logs import printable
+from weavloader.search import WITHIN_KM
+from weavloader.store.base import (
+    KEYWORD_PROPERTIES,
+    Filters,
+    Fusion,
+    ScorePart,
+    SearchResult,
+    Store,
+)
+from weavloader.store.validation import MAX_DISTANCE_KM, MAX_RESULTS
 
-if TYPE_CHECKING:
-    from weavloader.store.base import Filters, SearchResult, Store
-
-# The store's own constants, which a test compares: numpy would come with them into every command.
-FUSIONS = ("relative", "ranked")
-PROPERTIES = ("caption", "camera", "host", "job", "vsn", "plugin", "zone", "project", "address")
 ONLY_WITH_TEXT = {
     "alpha": "--alpha",
     "fusion": "--fusion",
@@ -24,7 +33,8 @@ ONLY_WITH_TEXT = {
     "rerank": "--rerank",
     "explain": "--explain",
 }
-MOST_RESULTS, MOST_KM, WITHIN_KM = 1000, 20_040, 50.0
+
+_Column = Callable[[SearchResult], str]
 
 
 @command("search")
@@ -41,21 +51,21 @@ MOST_RESULTS, MOST_KM, WITHIN_KM = 1000, 20_040, 50.0
 @click.option("--near", help='Only images taken around this point: "41.88, -87.63".')
 @click.option(
     "--within",
-    type=click.FloatRange(0.1, MOST_KM),
+    type=click.FloatRange(0.1, MAX_DISTANCE_KM),
     default=WITHIN_KM,
     show_default=True,
     help="Kilometres around it.",
 )
 @click.option(
     "--limit",
-    type=click.IntRange(1, MOST_RESULTS),
+    type=click.IntRange(1, MAX_RESULTS),
     default=10,
     show_default=True,
     help="At most so many results.",
 )
 @click.option(
     "--offset",
-    type=click.IntRange(0, MOST_RESULTS - 1),
+    type=click.IntRange(0, MAX_RESULTS - 1),
     default=0,
     help="Pass over so many of the best first.",
 )
@@ -73,7 +83,7 @@ MOST_RESULTS, MOST_KM, WITHIN_KM = 1000, 20_040, 50.0
 )
 @click.option(
     "--fusion",
-    type=click.Choice(FUSIONS),
+    type=click.Choice(get_args(Fusion)),
     default="relative",
     show_default=True,
     help="How keyword and vector scores are combined.",
@@ -81,7 +91,7 @@ MOST_RESULTS, MOST_KM, WITHIN_KM = 1000, 20_040, 50.0
 @click.option(
     "--property",
     "properties",
-    type=click.Choice(PROPERTIES),
+    type=click.Choice(KEYWORD_PROPERTIES),
     multiple=True,
     help="Restrict keyword search to this property; may be repeated.",
 )
@@ -99,11 +109,9 @@ def search(text: str, as_json: bool, **options: Any) -> None:
     """Search the stored images for TEXT."""
     settings = begin_tool("search")
     from client import connect_embedder, open_store
-    from weavloader import search_output
-    from weavloader.search import search
 
-    if options["offset"] + options["limit"] > MOST_RESULTS:
-        message = f"search: only the first {MOST_RESULTS} results can be reached"
+    if options["offset"] + options["limit"] > MAX_RESULTS:
+        message = f"search: only the first {MAX_RESULTS} results can be reached"
         raise ConfigError(message, reason=Reason.BAD_ARGUMENT)
     chosen = _filters(options)
     store = open_store(settings)
@@ -112,7 +120,7 @@ def search(text: str, as_json: bool, **options: Any) -> None:
     else:
         vector = options["vector"] or settings.embedding_models[0]
         embed = connect_embedder(settings, vector)
-        results = search(
+        results = searching.search(
             store,
             _needed(text),
             embed=embed,
@@ -120,27 +128,23 @@ def search(text: str, as_json: bool, **options: Any) -> None:
             vector_name=vector,
             **_ranking(options),
         )
-    show = search_output.print_json if as_json else search_output.print_table
+    show = print_json if as_json else print_table
     show(results)
 
 
 def _filters(options: dict[str, Any]) -> Filters:
-    from weavloader.search import filters
-
     names = ("vsn", "node", "camera", "project", "job", "task", "since", "until", "near", "within")
-    return filters(**{name: options[name] for name in names})
+    return searching.filters(**{name: options[name] for name in names})
 
 
 def _ranking(options: dict[str, Any]) -> dict[str, Any]:
     names = ("limit", "offset", "alpha", "fusion", "autocut", "rerank", "explain")
     return {name: options[name] for name in names} | {
-        "properties": options["properties"] or PROPERTIES
+        "properties": options["properties"] or KEYWORD_PROPERTIES
     }
 
 
 def _like(store: Store, text: str, options: dict[str, Any], chosen: Filters) -> list[SearchResult]:
-    from weavloader.search import like
-
     if text:
         raise ConfigError("search: either TEXT or --like, not both", reason=Reason.BAD_ARGUMENT)
     for name, option in ONLY_WITH_TEXT.items():
@@ -148,10 +152,59 @@ def _like(store: Store, text: str, options: dict[str, Any], chosen: Filters) -> 
             message = f"search: {option} is for a TEXT; --like is a pure vector search"
             raise ConfigError(message, reason=Reason.BAD_ARGUMENT)
     page = {name: options[name] for name in ("limit", "offset")}
-    return like(store, options["like"], filters=chosen, vector_name=options["vector"], **page)
+    return searching.like(
+        store, options["like"], filters=chosen, vector_name=options["vector"], **page
+    )
 
 
 def _needed(text: str) -> str:
     if not text:
         raise ConfigError("search: what for? Give a TEXT, or --like ID", reason=Reason.BAD_ARGUMENT)
     return text
+
+
+def print_json(results: Sequence[SearchResult]) -> None:
+    """Write results to standard output as one JSON array."""
+    json.dump([searching.as_json(result) for result in results], sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def print_table(results: Sequence[SearchResult]) -> None:
+    """Write results to standard output as a table for people."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    columns = _columns(results)
+    table = Table(*columns, box=None, pad_edge=False)
+    for result in results:
+        table.add_row(*(Text(column(result)) for column in columns.values()))
+    Console().print(table if table.row_count else "Nothing found.")
+
+
+def _columns(results: Sequence[SearchResult]) -> dict[str, _Column]:
+    digits = _digits(results)
+    columns: dict[str, _Column] = {"score": lambda result: f"{result.score:.{digits}f}"}
+    if any(result.rerank_score is not None for result in results):
+        columns["rerank"] = lambda result: f"{result.rerank_score or 0:.3f}"
+    if any(result.explanation is not None for result in results):
+        columns["keyword"] = lambda result: _contribution(result, "keyword", digits)
+        columns["vector"] = lambda result: _contribution(result, "vector", digits)
+    columns["captured"] = _captured
+    for head, name in (("node", "vsn"), ("camera", "camera"), ("caption", "caption")):
+        columns[head] = lambda result, name=name: printable(result.text[name])  # type: ignore[misc]
+    return columns
+
+
+def _digits(results: Sequence[SearchResult]) -> int:
+    # Scores of ranked fusion stay below 1/60.
+    return 2 if any(result.score >= 0.05 for result in results) else 4
+
+
+def _contribution(result: SearchResult, search: str, digits: int) -> str:
+    part: ScorePart | None = getattr(result.explanation, search, None)
+    return "" if part is None else f"{part.contribution:.{digits}f}"
+
+
+def _captured(result: SearchResult) -> str:
+    return f"{result.captured_at:%Y-%m-%d %H:%M}Z" if result.captured_at else ""

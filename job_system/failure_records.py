@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from celery import states
+from more_itertools import chunked
 
 from job_system.app import celery_app
-from weavloader.batches import batched
 from weavloader.dlq.queue import FailedTask
 
 BATCH = 1000
@@ -40,7 +40,7 @@ def failure_records() -> Iterator[list[FailureRecord]]:
     """
     backend = celery_app.backend
     names = backend.client.scan_iter(match=backend.task_keyprefix + b"*", count=BATCH)
-    for batch in batched(names, BATCH):
+    for batch in chunked(names, BATCH):
         records = (backend.decode(raw) for raw in backend.client.mget(batch) if raw)
         yield [_record(meta) for meta in records if meta["status"] == states.FAILURE]
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from kombu.exceptions import BatchPublishError, OperationalError
+from more_itertools import chunked
 
 from job_system.app import celery_app, note_when_queued
 from job_system.celery_config import TASKS
 from metrics import metrics
 from weavloader import redis_keys
-from weavloader.batches import batched
 from weavloader.dlq.queue import DeadLetter, DeadLetters
 from weavloader.errors import Reason, TransientError
 from weavloader.images.job import ImageJob
@@ -66,7 +66,7 @@ def reprocess(letters: Iterable[DeadLetter], dead_letters: DeadLetters) -> Repro
     """
     celery_app.loader.import_default_modules()
     report = ReprocessReport()
-    for batch in batched(letters, REPROCESS_BATCH):
+    for batch in chunked(letters, REPROCESS_BATCH):
         known = [letter for letter in batch if letter.task in celery_app.tasks]
         claimed = dead_letters.claim([letter.task_id for letter in known])
         _send([letter for letter in known if letter.task_id in claimed], dead_letters)

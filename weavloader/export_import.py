@@ -1,20 +1,36 @@
-"""Taking all objects out of a store, and into one."""
+"""Export of all objects of a store to a file, and import from it.
+
+The file has a line of JSON for each object, and is gzipped where its name ends in ``.gz``. A line
+reads ``{"id", "captured_at", "location", "text", "vectors", "image"}``: ``captured_at`` as
+ISO 8601, ``location`` as ``{"latitude", "longitude"}`` in degrees or null, ``vectors`` as lists of
+numbers by name, and ``image`` in base64, where it was exported.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import base64
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
-from weavloader.batches import batched_by_size
-from weavloader.errors import PermanentError
-from weavloader.export_file import ExportWriter, from_line, read_lines, to_line
-from weavloader.store.base import ImageObject, Store
+import numpy as np
+from more_itertools import constrained_batches
+
+from weavloader.errors import ConfigError, PermanentError, Reason
+from weavloader.geo import Location
+from weavloader.store.base import ImageObject, Store, Vector
 
 OBJECTS_PER_BATCH = 100
 BYTES_PER_BATCH = 24 * 1024 * 1024
 
 Progress = Callable[[float, str], None]
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -55,7 +71,7 @@ def export_objects(store: Store, path: Path, *, images: bool, progress: Progress
                 yield object_id, to_line(object_id, item)
 
     try:
-        for batch in batched_by_size(lines(), OBJECTS_PER_BATCH, BYTES_PER_BATCH, _line_size):
+        for batch in _batches(lines(), lambda written: len(written[1])):
             writer.write([line for _, line in batch], batch[-1][0])
             progress(writer.count, f"{writer.count:,} objects")
     finally:
@@ -78,7 +94,7 @@ def import_objects(store: Store, path: Path, *, progress: Progress) -> ImportRep
     store.prepare()
     report = ImportReport()
     numbered = enumerate(read_lines(path), 1)
-    for batch in batched_by_size(numbered, OBJECTS_PER_BATCH, BYTES_PER_BATCH, _numbered_size):
+    for batch in _batches(numbered, lambda read: len(read[1][0])):
         items = [_item(number, line) for number, (line, _) in batch]
         stored = store.existing(item.text["link"] for item in items)
         new = [item for item in items if item.text["link"] not in stored]
@@ -97,9 +113,121 @@ def _item(number: int, line: bytes) -> ImageObject:
         raise PermanentError(f"line {number}: {error}", reason=error.reason) from error
 
 
-def _line_size(written: tuple[str, bytes]) -> int:
-    return len(written[1])
+def _batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[Sequence[T]]:
+    """Batches of bounded memory; an object larger than that is a batch of its own."""
+    return constrained_batches(items, BYTES_PER_BATCH, OBJECTS_PER_BATCH, size_of, strict=False)
 
 
-def _numbered_size(read: tuple[int, tuple[bytes, float]]) -> int:
-    return len(read[1][0])
+class ExportWriter:
+    """A file that grows by whole batches, and is gone on with after a kill.
+
+    Beside it stands ``FILE.progress`` until it is complete: how much of it is good, and the id of
+    its last object.
+
+    Args:
+        path: Where to write; what an interrupted run wrote there is kept.
+
+    Raises:
+        ConfigError: There is a file of that name that is complete, or another program's; or none
+            can be written there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._progress = path.with_name(f"{path.name}.progress")
+        self.last_id, good, self.count = "", 0, 0
+        if self._progress.exists():
+            self.last_id, good, self.count = json.loads(self._progress.read_text())
+        elif path.exists():
+            raise ConfigError(f"{path} is there already: name another", reason=Reason.BAD_ARGUMENT)
+        try:
+            self._file = path.open("ab")
+            self._file.truncate(good)
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}", reason=Reason.BAD_ARGUMENT) from error
+
+    def write(self, lines: list[bytes], last_id: str) -> None:
+        """Add a batch of lines, safely on disk once this returns."""
+        data = b"".join(lines)
+        self._file.write(gzip.compress(data) if _is_gzip(self._path) else data)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.last_id, self.count = last_id, self.count + len(lines)
+        self._save_progress()
+
+    def finish(self) -> None:
+        """Say that all there is has been written."""
+        self._file.close()
+        self._progress.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Leave the file as far as it has come."""
+        self._file.close()
+
+    def _save_progress(self) -> None:
+        staged = self._progress.with_suffix(".new")
+        staged.write_text(json.dumps([self.last_id, self._file.tell(), self.count]))
+        staged.replace(self._progress)
+
+
+def read_lines(path: Path) -> Iterator[tuple[bytes, float]]:
+    """The lines of an export, each with the share of the file that is behind it then.
+
+    Raises:
+        ConfigError: There is no such file, or it ends before it is complete.
+    """
+    try:
+        size = max(1, path.stat().st_size)
+        with path.open("rb") as raw:
+            file: Any = gzip.open(raw) if _is_gzip(path) else raw
+            for line in file:
+                yield line, raw.tell() / size
+    except (OSError, EOFError, zlib.error) as error:
+        text = getattr(error, "strerror", None) or "it is damaged, or not complete"
+        raise ConfigError(f"{path}: {text}", reason=Reason.BAD_ARGUMENT) from error
+
+
+def to_line(object_id: str, item: ImageObject) -> bytes:
+    """An object as a line of the file."""
+    fields: dict[str, object] = {
+        "id": object_id,
+        "captured_at": item.captured_at.isoformat(),
+        "location": asdict(item.location) if item.location else None,
+        "text": dict(item.text),
+        "vectors": {name: _numbers(vector) for name, vector in item.vectors.items()},
+    }
+    if item.image:
+        fields["image"] = base64.b64encode(item.image).decode()
+    return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
+
+
+def from_line(line: bytes) -> ImageObject:
+    """The object of a line.
+
+    Raises:
+        PermanentError: The line is not of an export, or not whole.
+    """
+    try:
+        fields = json.loads(line)
+        place = fields["location"]
+        return ImageObject(
+            text={"link": fields["text"]["link"], **fields["text"]},
+            captured_at=datetime.fromisoformat(fields["captured_at"]),
+            image=base64.b64decode(fields.get("image", ""), validate=True),
+            vectors={
+                name: np.asarray(numbers, np.float32) for name, numbers in fields["vectors"].items()
+            },
+            location=Location(**place) if place else None,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        message = f"not an object of an export: {line[:60]!r}"
+        raise PermanentError(message, reason=Reason.BAD_OBJECT) from error
+
+
+def _numbers(vector: Vector) -> Any:
+    """Nested lists of the shortest numbers that give the same float32 again."""
+    return [_numbers(part) if isinstance(part, np.ndarray) else float(str(part)) for part in vector]
+
+
+def _is_gzip(path: Path) -> bool:
+    return path.suffix == ".gz"

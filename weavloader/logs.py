@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
+from pythonjsonlogger.json import JsonFormatter as BaseJsonFormatter
 
 from weavloader.settings import Settings
 
@@ -29,7 +28,6 @@ _CHATTY = (
     "celery.worker.strategy",
     "celery.app.trace",
 )
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 Masker = Callable[[str], str]
 
@@ -63,31 +61,26 @@ class TextFormatter(logging.Formatter):
         return self._without_secrets(super().format(record))
 
 
-class JsonFormatter(logging.Formatter):
+class JsonFormatter(BaseJsonFormatter):
     """A JSON object a line for collectors: ``time``, ``tag``, ``level``, ``logger``, ``message``.
 
     ``exception`` is there when there was one, and whatever the caller gave as ``extra``.
     """
 
     def __init__(self, tag: str, without_secrets: Masker) -> None:
-        super().__init__()
-        self._tag = tag
+        super().__init__(
+            ["levelname", "name", "message"],
+            timestamp="time",
+            static_fields={"tag": tag},
+            rename_fields={"levelname": "level", "name": "logger", "exc_info": "exception"},
+        )
         self._without_secrets = without_secrets
 
-    def format(self, record: logging.LogRecord) -> str:
-        """One record as one line, without secrets."""
-        fields: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "tag": self._tag,
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-            **{name: value for name, value in vars(record).items() if name not in _STANDARD},
-        }
-        if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        """The fields of a line, without secrets."""
+        fields = {"time": log_data.pop("time").isoformat(timespec="milliseconds"), **log_data}
         # Masked before they are written: JSON spells some characters otherwise.
-        return json.dumps({name: self._masked(value) for name, value in fields.items()})
+        return {name: self._masked(value) for name, value in fields.items()}
 
     def _masked(self, value: object) -> object:
         if isinstance(value, dict):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from weavloader.errors import ConfigError, Reason
@@ -101,6 +101,25 @@ def filters(
         until=None if until is None else parse_moment(until),
         near=None if near is None else Area(parse_point(near), within),
     )
+
+
+def as_json(result: SearchResult) -> dict[str, object]:
+    """A result as JSON holds it: its text properties beside ``id`` and ``score``; times are
+    RFC 3339, ``location`` in degrees. ``explanation`` and ``rerank_score`` only where there
+    are any."""
+    place = result.location
+    told: dict[str, object] = {
+        "id": result.id,
+        "score": round(result.score, 6),
+        **result.text,
+        "captured_at": result.captured_at.isoformat() if result.captured_at else None,
+        "location": {"latitude": place.latitude, "longitude": place.longitude} if place else None,
+    }
+    if result.explanation is not None:
+        told["explanation"] = asdict(result.explanation)
+    if result.rerank_score is not None:
+        told["rerank_score"] = result.rerank_score
+    return told
 
 
 def _vector_of(image: ImageObject, name: str | None) -> str:

@@ -10,10 +10,10 @@ from itertools import chain
 from typing import Any
 from urllib.parse import urlencode
 
+from more_itertools import chunked
 from tornado.web import HTTPError
 
 from job_system import publishing
-from weavloader.batches import batched
 from weavloader.dlq.queue import DeadLetter, DeadLetters, LetterFilter
 from weavloader.errors import ConfigError, Reason
 from weavloader.times import duration, parse_moment, rfc3339, utc_now
@@ -108,7 +108,7 @@ def reprocess(dead_letters: DeadLetters, task_ids: Iterable[str]) -> str:
     Raises:
         TransientError: The broker failed; what was not queued can be reprocessed at once.
     """
-    found = map(dead_letters.get_many, batched(task_ids, publishing.REPROCESS_BATCH))
+    found = map(dead_letters.get_many, chunked(task_ids, publishing.REPROCESS_BATCH))
     report = publishing.reprocess(chain.from_iterable(found), dead_letters)
     sentences = [f"{_amount(report.queued)} queued again."]
     if report.already_queued:

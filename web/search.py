@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from weavloader.search_output import as_json
+from weavloader.search import as_json
 from weavloader.store.base import SearchResult
 from web.handler import PageHandler
 from web.image_service import SearchPageResult

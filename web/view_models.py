@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from weavloader.geo import Location
 from weavloader.images.job import UNKNOWN
-from weavloader.search_output import as_json
+from weavloader.search import as_json
 from weavloader.store.base import Explanation, ImageObject, SearchResult
 from weavloader.times import rfc3339
 from web.query import PageQuery

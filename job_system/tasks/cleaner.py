@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 from celery import Task
+from more_itertools import chunked
 
 from job_system.app import celery_app
 from job_system.celery_config import TASKS
@@ -16,7 +17,6 @@ from job_system.dependencies import dead_letters
 from job_system.failure_records import FailureRecord, failure_records, forget
 from job_system.publishing import reprocess
 from metrics import metrics
-from weavloader.batches import batched
 from weavloader.dlq.queue import DeadLetter, LetterFilter
 from weavloader.dlq.retry_policy import is_due, is_hopeless
 from weavloader.settings import get_settings
@@ -89,7 +89,7 @@ def cleanup_failed_tasks() -> int:
     settings, now = get_settings(), utc_now()
     oldest = LetterFilter(older_than=now - timedelta(seconds=settings.dlq_max_age))
     thrown_away = 0
-    for letters in batched(dead_letters().each(oldest), BATCH):
+    for letters in chunked(dead_letters().each(oldest), BATCH):
         for letter in letters:
             _count_thrown_away(letter)
         thrown_away += dead_letters().drop(letter.task_id for letter in letters)

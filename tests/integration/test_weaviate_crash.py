@@ -9,12 +9,12 @@ from threading import Thread
 
 import numpy as np
 import pytest
+from more_itertools import chunked
 
 from demo.servers.waiting import wait_until
 from demo.servers.weaviate import HOW_TO_GIVE_ONE, LocalWeaviate, started
 from tests.support.missing_parts import skip_without
 from tests.support.store_contract import an_image
-from weavloader.batches import batched
 from weavloader.errors import ConfigError, TransientError
 from weavloader.settings import load_settings
 from weavloader.store import open_store
@@ -42,7 +42,7 @@ class Writer:
 
     def run(self) -> None:
         """Write everything."""
-        for batch in batched(self._items, 500):
+        for batch in chunked(self._items, 500):
             while not self._written(batch):
                 self.failed += 1
 

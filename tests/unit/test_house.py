@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,3 +53,9 @@ def test_only_the_settings_read_the_environment() -> None:
     }
     # The second runs in Triton, whose environment is another.
     assert readers == {"weavloader/settings.py", "inference/serving/settings.py"}
+
+
+@pytest.mark.parametrize("module", ["main", "weavloader.images.job", "weavloader.dlq.queue"])
+def test_the_command_line_and_the_job_import_no_numpy(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0

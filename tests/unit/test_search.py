@@ -5,23 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from commands import search as command
+from commands.search import print_json, print_table
 from weavloader.errors import ConfigError
 from weavloader.geo import Area, Location
-from weavloader.search import WITHIN_KM, filters, search
-from weavloader.search_output import print_json, print_table
-from weavloader.store import validation
+from weavloader.search import filters, search
 from weavloader.store.base import (
-    KEYWORD_PROPERTIES,
     TEXT_PROPERTIES,
     Explanation,
     Filters,
-    Fusion,
     ScorePart,
     SearchQuery,
     SearchResult,
@@ -111,16 +107,6 @@ def test_options_reach_the_store() -> None:
     query = asked("fox", None, limit=3, offset=6, fusion="ranked", autocut=1, explain=True)
     assert (query.limit, query.offset, query.fusion) == (3, 6, "ranked")
     assert (query.autocut, query.explain) == (1, True)
-
-
-def test_the_command_offers_what_the_store_knows() -> None:
-    assert command.FUSIONS == get_args(Fusion)
-    assert command.PROPERTIES == KEYWORD_PROPERTIES
-    assert (command.MOST_RESULTS, command.MOST_KM) == (
-        validation.MAX_RESULTS,
-        validation.MAX_DISTANCE_KM,
-    )
-    assert command.WITHIN_KM == WITHIN_KM
 
 
 def test_an_explanation_shows_the_score_parts(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from more_itertools import chunked
+
 from weavloader import redis_keys
-from weavloader.batches import batched
 from weavloader.images.job import clean_name
 from weavloader.redis_connection import RedisClient
 
@@ -173,7 +174,7 @@ class LetterIndex:
         ids = self._redis.zrange(
             redis_keys.DEAD_LETTER_INDEX, start, end, byscore=True, desc=newest_first
         )
-        for batch in batched(ids, BATCH):
+        for batch in chunked(ids, BATCH):
             yield from (raw.decode() for raw in self._answering(batch, wanted))
 
     def count(self, wanted: LetterFilter) -> int:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 
+from more_itertools import chunked
+
 from weavloader import redis_keys
-from weavloader.batches import batched
 from weavloader.dlq.index import BATCH, LetterFilter, LetterIndex
 from weavloader.dlq.letter import DeadLetter, FailedTask, describe
 from weavloader.logs import mask
@@ -111,7 +112,7 @@ class DeadLetters:
 
         Letters may be written, settled and dropped meanwhile.
         """
-        for ids in batched(self._index.ids(wanted, newest_first), BATCH):
+        for ids in chunked(self._index.ids(wanted, newest_first), BATCH):
             yield from self.get_many(ids)
 
     def page(
@@ -131,7 +132,7 @@ class DeadLetters:
         Returns:
             How many letters there were.
         """
-        batches = batched(task_ids, BATCH)
+        batches = chunked(task_ids, BATCH)
         return sum(self._index.delete(batch, settled=False) for batch in batches)
 
     def claim(self, task_ids: Sequence[str]) -> set[str]:

@@ -7,8 +7,6 @@ import uuid
 from collections.abc import Mapping
 from typing import get_args
 
-import numpy as np
-
 from weavloader.errors import PermanentError, Reason
 from weavloader.geo import Area, Location
 from weavloader.store.base import (
@@ -133,6 +131,8 @@ def _check_location(location: Location, reason: Reason) -> None:
 
 
 def _check_vector(name: str, vector: Vector, ranks: VectorRanks) -> None:
+    import numpy as np  # not needed to read the constants above, as the command line does
+
     rank = ranks.get(name)
     if rank is None:
         raise PermanentError(f"unknown vector {name!r}", reason=Reason.BAD_VECTOR)

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from more_itertools import chunked
+
 from weavloader import redis_keys
-from weavloader.batches import batched
 from weavloader.dlq.queue import DeadLetters
 from weavloader.images.job import ImageJob
 from weavloader.redis_connection import RedisClient
@@ -119,7 +120,7 @@ class Audit:
         open_: list[ImageJob] = []
         for start, end in slices(since, now):
             records = self._api.records(self._settings.sage_filter, start, end)
-            for batch in batched(self._images(records, known, report), BATCH):
+            for batch in chunked(self._images(records, known, report), BATCH):
                 open_ += self._unsettled(batch, report)
             progress(((end or now) - since) / (now - since), report)
         self._look_again(open_, report)
@@ -154,10 +155,10 @@ class Audit:
         if left:
             self._sleep(SETTLE_SECONDS)
         unsettled = [
-            job for batch in batched(left, BATCH) for job in self._unsettled(batch, report)
+            job for batch in chunked(left, BATCH) for job in self._unsettled(batch, report)
         ]
         is_late = self._lateness(report.at)
-        for batch in batched(self._not_in_flight(unsettled, report), BATCH):
+        for batch in chunked(self._not_in_flight(unsettled, report), BATCH):
             for job, state in self._unfound(batch, is_late):
                 report.counts[state] += 1
                 if state is State.MISSING and len(report.missing) < MOST_NAMED:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
+from more_itertools import chunked
+
 from weavloader import redis_keys
-from weavloader.batches import batched
 from weavloader.dlq.queue import DeadLetters
 from weavloader.images.job import ImageJob
 from weavloader.redis_connection import RedisClient
@@ -127,7 +128,7 @@ class Backfill:
         for start, end in slices(reached, span.end):
             end = end or span.end
             records = self._api.records(span.query_filter, start, end)
-            for jobs in batched(self._images(records, report), BATCH):
+            for jobs in chunked(self._images(records, report), BATCH):
                 self._take(jobs, report, partial(progress, start, report))
             note = end.isoformat()
             self._redis.set(redis_keys.backfill(span.name), note, ex=REMEMBERED_SECONDS)

@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from more_itertools import chunked
+
 from weavloader import redis_keys
-from weavloader.batches import batched
 from weavloader.errors import Reason, TransientError
 from weavloader.images.job import ImageJob
 from weavloader.redis_connection import RedisClient
@@ -131,7 +132,7 @@ class Stream:
     def _take(self, start: datetime, end: datetime | None, report: TickReport) -> None:
         records = self._api.records(self._settings.sage_filter, start, end)
         items = self._allowed(map(judge, records), report)
-        for batch in batched(items, BATCH):
+        for batch in chunked(items, BATCH):
             new = self._unseen(batch)
             report.already += len(batch) - len(new)
             report.waiting = bool(new) and self._backlog() >= self._settings.queue_high_water

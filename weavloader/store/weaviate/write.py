@@ -7,7 +7,8 @@ from collections.abc import Collection as SomeOf
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from weavloader.batches import batched_by_size
+from more_itertools import constrained_batches
+
 from weavloader.errors import PermanentError, TransientError, WeavloaderError
 from weavloader.store.base import ImageObject
 from weavloader.store.weaviate.client import Collection, DataObject, exceptions
@@ -43,8 +44,12 @@ def write(collection: Collection, objects: SomeOf[ImageObject], unconfirmed: set
     ids = {item.id for item in objects}
     known = ids & unconfirmed
     unconfirmed |= ids
-    batches = batched_by_size(
-        objects, _OBJECTS_PER_REQUEST, _IMAGE_BYTES_PER_REQUEST, lambda item: len(item.image)
+    batches = constrained_batches(
+        objects,
+        _IMAGE_BYTES_PER_REQUEST,
+        _OBJECTS_PER_REQUEST,
+        lambda item: len(item.image),
+        strict=False,
     )
     for items in batches:
         batch = [to_weaviate(item) for item in items]
