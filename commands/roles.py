@@ -23,9 +23,9 @@ ROLES = ("stream", *WORKERS, "scheduler", "metrics", "flower", "web")
 def stream() -> None:
     """Follow the stream: submit ticks to the moderator."""
     settings = begin("main")
-    from job_system.stream_monitor import submit_ticks
+    from job_system.stream_monitor import submit_polls
 
-    submit_ticks(settings, _stop_on_signal())
+    submit_polls(settings, _stop_on_signal())
 
 
 def _worker(role: str) -> click.Command:

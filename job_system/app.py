@@ -39,7 +39,7 @@ def _configuration() -> dict[str, Any]:
 celery_app.add_defaults(_configuration)
 # Named, not imported: only a worker needs it.
 celery_app.steps["consumer"].update(
-    ("job_system.broker.recovery:Recovery", "job_system.broker.event_batching:EventGroups")
+    ("job_system.broker.recovery:Recovery", "job_system.broker.event_batching:EventBatching")
 )
 
 

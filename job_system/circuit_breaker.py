@@ -1,9 +1,8 @@
-"""Waiting out an outage of Triton or the store, so that it costs waiting and not work.
+"""The circuit breaker of a worker's process: one circuit each for Triton and the store.
 
-The circuit breaker of a worker's process. A task whose dependency is down waits in its place
-instead of spending its retries, which also keeps the process from taking the next one: what
-waits stays queued, and nothing floods the dead letters. The circuit closes by itself when the
-dependency answers a light question of its own.
+A task whose dependency is down waits instead of spending its retries. That also keeps the
+process from receiving the next task: the rest stays queued, and nothing floods the dead letters.
+A circuit closes when a probe of its dependency succeeds.
 """
 
 from __future__ import annotations
@@ -13,32 +12,31 @@ import time
 from collections.abc import Callable, Mapping
 
 from metrics import metrics
+from metrics.health import Probe
 from weavloader.errors import Component, ConfigError, Reason, TransientError, WeavloaderError
 
 # Within the soft time limit of a task, with room for the image itself after the wait.
-MOST_SECONDS = 240.0
+MAX_WAIT_SECONDS = 240.0
 PROBE_SECONDS = 2.0
-# What can be waited for: its probe tells when it is back.
+# Components with a probe.
 _COMPONENTS = (Component.TRITON, Component.STORE)
 # The model answered, so its server is up.
 _ANSWERED = (Reason.MODEL_ERROR, Reason.BAD_ANSWER, Reason.BAD_EMBEDDING)
 
 logger = logging.getLogger(__name__)
 
-Probe = Callable[[], object]
+
+class CircuitOpenError(TransientError):
+    """A circuit stayed open for as long as a task may wait."""
 
 
-class StillDownError(TransientError):
-    """A dependency did not come back in the time that a task may wait."""
-
-
-class Outages:
+class CircuitBreaker:
     """The circuits of one process.
 
     Args:
-        probes: By component, a question that raises ``TransientError`` while it is down, or
-            ``ConfigError`` until the operator has mended it.
-        is_stopping: Whether the worker is asked to stop.
+        probes: By component; raises ``TransientError`` while it is down, or ``ConfigError``
+            while its configuration is wrong.
+        is_stopping: Whether the worker is shutting down.
         sleep: Waits so many seconds.
     """
 
@@ -52,11 +50,14 @@ class Outages:
         self._is_stopping = is_stopping
         self._sleep = sleep
 
-    def waited_out(self, error: WeavloaderError) -> bool:
-        """Whether the error came of an outage, which is over now.
+    def wait_until_closed(self, error: WeavloaderError) -> bool:
+        """Wait while the circuit of an error's component is open.
+
+        Returns:
+            Whether it was open, so that the work should be tried again at once.
 
         Raises:
-            StillDownError: It lasts.
+            CircuitOpenError: It is still open after :data:`MAX_WAIT_SECONDS`, or the worker stops.
         """
         component = component_of(error)
         if component is None or not self._is_down(component):
@@ -65,15 +66,19 @@ class Outages:
         return True
 
     def _wait(self, component: str, error: WeavloaderError) -> None:
-        logger.warning("%s is down, work waits for it: %s", component, error)
+        logger.warning("circuit breaker of %s open: %s", component, error)
         metrics.set_circuit(component, True)
         began = time.monotonic()
         while self._is_down(component):
-            if self._is_stopping() or time.monotonic() - began > MOST_SECONDS:
-                raise StillDownError(f"{component} is still down: {error}", reason=error.reason)
+            if self._is_stopping() or time.monotonic() - began > MAX_WAIT_SECONDS:
+                raise CircuitOpenError(
+                    f"circuit breaker of {component} still open: {error}", reason=error.reason
+                )
             self._sleep(PROBE_SECONDS)
         metrics.set_circuit(component, False)
-        logger.warning("%s is back after %.0f s", component, time.monotonic() - began)
+        logger.warning(
+            "circuit breaker of %s closed after %.0f s", component, time.monotonic() - began
+        )
 
     def _is_down(self, component: str) -> bool:
         try:
@@ -84,7 +89,7 @@ class Outages:
 
 
 def component_of(error: WeavloaderError) -> str | None:
-    """The dependency that an error speaks of, where it is one that can be waited for."""
+    """The component of an error, where it has a circuit; ``None`` if it did answer."""
     if error.reason in _ANSWERED or error.reason.component not in _COMPONENTS:
         return None
     return error.reason.component

@@ -1,15 +1,16 @@
-"""What the tasks of one process share: clients and what is built on them, made on first use.
+"""The dependencies that the tasks of one process share: clients, and what is built on them.
 
-On first use means after the fork: a gRPC channel made before it would hang in the child.
+They are made on first use, which is after the fork: a gRPC channel made before it would hang in
+the child.
 """
 
 from __future__ import annotations
 
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from client import connect_sage, connect_triton, open_store
-from job_system.circuit_breaker import Outages
+from job_system.circuit_breaker import CircuitBreaker
 from job_system.worker_process import is_stopping
 from processing import Pipeline
 from weavloader.dlq.queue import DeadLetters
@@ -21,8 +22,11 @@ from weavloader.settings import Settings, get_settings
 from weavloader.store.base import Store
 from weavloader.stream.sage_api import DataApi
 
+if TYPE_CHECKING:
+    from tritonclient.grpc import InferenceServerClient
+
 PROBE_TIMEOUT = 5.0
-NOBODY = "00000000-0000-0000-0000-000000000000"
+NO_IMAGE = "00000000-0000-0000-0000-000000000000"
 
 
 @cache
@@ -45,7 +49,7 @@ def dead_letters() -> DeadLetters:
 
 
 @cache
-def triton_client() -> Any:
+def triton_client() -> InferenceServerClient:
     """This process's client of Triton."""
     return connect_triton(get_settings())
 
@@ -60,7 +64,7 @@ def store() -> Store:
 
 @cache
 def pipeline() -> Pipeline:
-    """All that one image passes through."""
+    """The pipeline of one image."""
     # Imported here, since only processors should pay for it.
     from inference import captioner, embedder
     from inference.model_config import model_config
@@ -86,9 +90,9 @@ def pipeline() -> Pipeline:
 
 
 @cache
-def outages() -> Outages:
-    """This process's circuits."""
-    return Outages({"triton": _ask_triton, "store": _ask_store}, is_stopping)
+def circuit_breaker() -> CircuitBreaker:
+    """This process's circuit breaker."""
+    return CircuitBreaker({"triton": _probe_triton, "store": _probe_store}, is_stopping)
 
 
 def downloader(settings: Settings) -> Downloader:
@@ -113,15 +117,15 @@ def _nodes(settings: Settings) -> Nodes:
     )
 
 
-def _ask_triton() -> None:
+def _probe_triton() -> None:
     from inference.contracts import require_models
 
     require_models(triton_client(), _models(get_settings()), timeout=PROBE_TIMEOUT)
 
 
-def _ask_store() -> None:
+def _probe_store() -> None:
     # A read, so that the key is checked too.
-    store().get(NOBODY)
+    store().get(NO_IMAGE)
 
 
 def _models(settings: Settings) -> tuple[str, ...]:

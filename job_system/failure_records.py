@@ -18,7 +18,7 @@ BATCH = 1000
 
 @dataclass(frozen=True, slots=True)
 class FailureRecord:
-    """What Celery wrote down of one failure.
+    """Celery's record of one failure.
 
     Attributes:
         failed_at: When, with its offset.

@@ -12,7 +12,7 @@ from typing import Any
 from weavloader.logs import masker
 from weavloader.settings import DEFAULT_FLOWER_AUTH, get_settings
 
-LONGEST_TEXT = 300
+MAX_TEXT = 300
 _SHOWN_TEXTS = ("args", "kwargs", "result", "exception", "traceback")
 
 
@@ -26,7 +26,7 @@ def format_task(task: Any) -> Any:
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
 
 
 _settings = get_settings()

@@ -12,7 +12,7 @@ from typing import Any
 from celery import signals, states
 from celery.worker import state as worker_state
 
-from job_system.broker.watchdog import watch_consumption
+from job_system.broker.watchdog import start_watchdog
 from job_system.broker.worker_registry import new_worker_id, transport_options
 from job_system.worker_process import keep_freed_buffers, share_stop_flag, stop
 from metrics import metrics
@@ -46,12 +46,12 @@ def _name_worker(sender: str = "", conf: Any = None, **_: Any) -> None:
 
 
 @signals.worker_ready.connect
-def _watch_over(sender: Any = None, **_: Any) -> None:
-    watch_consumption(sender)
+def _start_watchdog(sender: Any = None, **_: Any) -> None:
+    start_watchdog(sender)
 
 
 @signals.worker_shutting_down.connect
-def _tell_children(**_: Any) -> None:
+def _stop_children(**_: Any) -> None:
     stop()
 
 
@@ -62,7 +62,7 @@ def _set_up_logging(**_: Any) -> None:
 
 @signals.worker_init.connect
 def _import_before_fork(sender: Any = None, **_: Any) -> None:
-    """Load what all children need once, and keep the collector off it, so they share it."""
+    """Import once what all children need, and keep the collector off it, so that they share it."""
     if redis_keys.IMAGE_QUEUE in sender.app.amqp.queues.consume_from:
         importlib.import_module(f"weavloader.store.{get_settings().vector_store}.store")
         importlib.import_module("inference")
@@ -72,7 +72,7 @@ def _import_before_fork(sender: Any = None, **_: Any) -> None:
 
 
 @signals.heartbeat_sent.connect
-def _tell_scheduled(**_: Any) -> None:
+def _report_scheduled(**_: Any) -> None:
     metrics.set_scheduled(role_of(_process.role), len(worker_state.scheduled_requests))
 
 

@@ -1,7 +1,7 @@
-"""The lock on looking at the stream: short, and renewed for as long as the look runs.
+"""The lock of a poll of the stream: short, and renewed for as long as the poll runs.
 
-A moderator that is killed in mid-tick leaves a lock that runs out soon, so the stream stands
-still for seconds. A look that lasts keeps its lock, however long one answer of SAGE takes.
+A moderator that is killed during a poll leaves a lock that expires soon, so that polling stops
+for seconds only. A long poll keeps its lock, however long one answer of SAGE takes.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
-from typing import Any
 
 from redis.exceptions import LockError, RedisError
 from redis.lock import Lock
 
 from weavloader import redis_keys
+from weavloader.redis_connection import RedisClient
 
 LOCK_SECONDS = 12.0
 _RENEWALS_IN_TIME = 4
@@ -31,7 +31,7 @@ class StreamLock:
         seconds: How long the lock outlives a process that holds it.
     """
 
-    def __init__(self, redis: Any, seconds: float = LOCK_SECONDS) -> None:
+    def __init__(self, redis: RedisClient, seconds: float = LOCK_SECONDS) -> None:
         # The token must be known to the thread that renews it.
         self._lock = Lock(redis, redis_keys.STREAM_LOCK, timeout=seconds, thread_local=False)
         self._pause = seconds / _RENEWALS_IN_TIME
@@ -65,13 +65,13 @@ class StreamLock:
             try:
                 self._lock.reacquire()
             except LockError:
-                return  # another one may look by now; the look finds out when it asks
+                return  # another one may poll by now; this poll finds out when it asks
             except RedisError as error:
-                logger.warning("the stream's lock is not renewed: %s", type(error).__name__)
+                logger.warning("stream lock not renewed: %s", type(error).__name__)
 
     def _release(self) -> None:
         try:
             self._lock.release()
         except LockError as error:
-            # What a second look published too is stored once.
-            logger.warning("the stream's lock was lost: %s", error)
+            # What a second poll published too is stored once.
+            logger.warning("stream lock lost: %s", error)

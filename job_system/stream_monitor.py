@@ -1,4 +1,4 @@
-"""The stream monitor: submits one tick after another, often while images come in."""
+"""The stream monitor: submits polls of the SAGE stream, more often while images come in."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from weavloader.stream.stream import next_interval
 logger = logging.getLogger(__name__)
 
 
-def submit_ticks(settings: Settings, stop: Event) -> None:
-    """Submit ticks until ``stop`` is set.
+def submit_polls(settings: Settings, stop: Event) -> None:
+    """Submit polls until ``stop`` is set.
 
-    A tick that was not started within its interval expires: the next one does its work.
+    A poll that was not started within its interval expires: the next one does its work.
     """
     interval = settings.poll_min_seconds
-    logger.info("looks at the stream every %g to %g s", interval, settings.poll_max_seconds)
+    logger.info("polling the SAGE stream every %g to %g s", interval, settings.poll_max_seconds)
     while not stop.is_set():
         try:
             monitor_data_stream.apply_async(expires=interval)
             stop.wait(interval)
-            interval = next_interval(interval, _last_taken(), settings)
+            interval = next_interval(interval, _last_queued(), settings)
         except (OperationalError, RedisError) as error:
-            logger.warning("Redis is out of reach, trying again: %s", error)
+            logger.warning("Redis is unavailable, trying again: %s", error)
             interval = settings.poll_min_seconds
             stop.wait(interval)
 
 
-def _last_taken() -> int:
+def _last_queued() -> int:
     last = json.loads(redis_client().get(redis_keys.STREAM_LAST_TICK) or "{}")
     return int(last.get("taken", 0))

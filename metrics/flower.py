@@ -15,7 +15,7 @@ from weavloader.errors import Reason, TransientError
 from weavloader.settings import Settings
 
 TIMEOUT = 2.0
-MOST_BYTES = 8 * 1024 * 1024
+MAX_BYTES = 8 * 1024 * 1024
 _PREFETCHED = f"{PREFIX}flower_worker_prefetched_tasks"
 
 
@@ -35,7 +35,9 @@ def reserved_tasks(families: Iterable[Metric]) -> Metric:
         if family.name == _PREFETCHED:
             for sample in family.samples:
                 reserved[role_of(sample.labels["worker"])] += sample.value
-    return gauges("celery_tasks_reserved", "Tasks held, not yet run", "role", reserved)
+    return gauges(
+        "celery_tasks_reserved", "Tasks that workers have received but not begun", "role", reserved
+    )
 
 
 class FlowerPage:
@@ -62,7 +64,7 @@ class FlowerPage:
         return [*families, reserved_tasks(families)]
 
     async def _fetch(self) -> bytes:
-        client = AsyncHTTPClient(force_instance=True, max_body_size=MOST_BYTES)
+        client = AsyncHTTPClient(force_instance=True, max_body_size=MAX_BYTES)
         try:
             response = await client.fetch(
                 self._url,

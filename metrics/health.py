@@ -1,4 +1,4 @@
-"""Whether what Weavloader depends on answers now, each by a light question of its own."""
+"""Light probes of the components that Weavloader depends on."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ Probe = Callable[[], None]
 
 
 def builtin_probes(settings: Settings, redis: RedisClient) -> dict[str, Probe]:
-    """A question for each component that returns when it is well.
+    """A probe of each component, which returns when the component is healthy.
 
-    Each raises ``TransientError`` with the reason when it is not, within
+    Else it raises ``TransientError`` with the reason, within
     :data:`PROBE_TIMEOUT` seconds or so.
     """
     return {
@@ -58,12 +58,12 @@ class HealthChecks:
         self._running: dict[str, asyncio.Future[None]] = {}
 
     async def run(self) -> dict[str, str]:
-        """What ails each component; an empty text where nothing does."""
+        """The failure of each component; an empty text for a healthy one."""
         for name in self._probes:
             self._start(name)
         running = dict(self._running)
         await asyncio.wait(running.values(), timeout=self._deadline)
-        return {name: self._ailment(future) for name, future in running.items()}
+        return {name: self._failure(future) for name, future in running.items()}
 
     def close(self) -> None:
         """Start no further probe."""
@@ -75,7 +75,7 @@ class HealthChecks:
             loop = asyncio.get_running_loop()
             self._running[name] = loop.run_in_executor(self._pool, self._probes[name])
 
-    def _ailment(self, future: asyncio.Future[None]) -> str:
+    def _failure(self, future: asyncio.Future[None]) -> str:
         if not future.done():
             return f"no answer within {self._deadline:g} s"
         error = future.exception()
@@ -84,9 +84,9 @@ class HealthChecks:
         return str(error) if isinstance(error, WeavloaderError) else type(error).__name__
 
 
-def well(ailments: Mapping[str, str]) -> bool:
-    """Whether all that images need is there; Flower is for people."""
-    return not any(ailments.get(name) for name in REQUIRED)
+def is_healthy(failures: Mapping[str, str]) -> bool:
+    """Whether every required component is healthy; Flower is for people."""
+    return not any(failures.get(name) for name in REQUIRED)
 
 
 def _triton(address: str) -> None:
@@ -118,7 +118,7 @@ class _EmbeddedStore:
     """Whether the folder can be written, and holds the database it once held.
 
     The first image makes both: until then it is enough that they can be made. A database that
-    has vanished, as with a volume that was unmounted, is not well: writers that still have it
+    has vanished, as with a volume that was unmounted, is a failure: writers that still have it
     open would write where nobody reads.
     """
 

@@ -27,7 +27,7 @@ async def serve_until_signal(application: Application, address: str, port: int) 
         raise ConfigError(
             f"cannot listen on {address}:{port}: {error.strerror}", reason=Reason.BAD_ADDRESS
         ) from error
-    logger.info("Listening on http://%s:%d", address, port)
+    logger.info("listening on http://%s:%d", address, port)
     await _signal()
     server.stop()
     await server.close_all_connections()

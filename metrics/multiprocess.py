@@ -127,7 +127,7 @@ def _is_whole(file: str) -> bool:
     try:
         MultiProcessCollector.merge([file])  # type: ignore[no-untyped-call]
     except _UNREADABLE as error:
-        logger.warning("What %s counted is left out: %s", Path(file).name, error)
+        logger.warning("unreadable metrics file %s skipped: %s", Path(file).name, error)
         return False
     return True
 

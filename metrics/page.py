@@ -1,4 +1,4 @@
-"""The metrics page: what every process counted, and what is true at this moment."""
+"""The metrics page: what every process counted, and the state at the time of the scrape."""
 
 from __future__ import annotations
 
@@ -67,16 +67,16 @@ class MetricsPage:
         try:
             state = await asyncio.to_thread(read_state, self._redis)
         except TransientError as error:
-            logger.warning("Queues not read: %s", error)
+            logger.warning("queues not read: %s", error)
             return []
         waiting = state.lengths[redis_keys.IMAGE_QUEUE]
-        pace = self._workers.images_per_second()
-        return [*redis_families(state), *backlog_families(waiting, pace)]
+        throughput = self._workers.images_per_second()
+        return [*redis_families(state), *backlog_families(waiting, throughput)]
 
     async def _health_families(self) -> list[Metric]:
-        ailments = await self._health.run()
-        values = {component: float(not ailment) for component, ailment in ailments.items()}
-        text = "1 while the component answers, else 0"
+        failures = await self._health.run()
+        values = {component: float(not failure) for component, failure in failures.items()}
+        text = "1 if the component answered its probe, else 0"
         return [gauges("component_health", text, "component", values)]
 
     async def _flower_families(self) -> list[Metric]:
@@ -84,8 +84,10 @@ class MetricsPage:
         try:
             families = await self._flower.families()
         except TransientError as error:
-            logger.warning("Flower not merged: %s", error)
-        up = gauge("flower_up", "1 if Flower's metrics are on this page", bool(families))
+            logger.warning("metrics of Flower not merged: %s", error)
+        up = gauge(
+            "flower_up", "1 if the metrics of Flower are on this page, else 0", bool(families)
+        )
         return [up, *families]
 
     def _exposition(self, live: list[Metric]) -> bytes:
@@ -123,9 +125,9 @@ def disk_families(folders: Mapping[str, str]) -> list[Metric]:
         try:
             usage = shutil.disk_usage(folder)
         except OSError:
-            continue  # component_health says so
+            continue  # component_health reports it
         free[name], size[name] = float(usage.free), float(usage.total)
     return [
-        gauges("disk_free_bytes", "Bytes free where it is written", "volume", free),
-        gauges("disk_size_bytes", "Bytes in all where it is written", "volume", size),
+        gauges("disk_free_bytes", "Free bytes of the file system of a volume", "volume", free),
+        gauges("disk_size_bytes", "Size in bytes of the file system of a volume", "volume", size),
     ]

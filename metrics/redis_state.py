@@ -1,4 +1,4 @@
-"""What waits in Redis, read at the moment of a scrape."""
+"""The state of Redis, read at the time of a scrape: queues, dead letters, stream, audit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from weavloader.errors import Reason, TransientError
 from weavloader.redis_connection import RedisClient
 
 TIMEOUT = 2.0
-# The states of an image are few; a note that names more is not from our audit.
+# The states of an image are few; a report that names more is not from our audit.
 MAX_STATES = 16
 _STATE = re.compile(r"[a-z][a-z_]{0,31}")
 
@@ -33,25 +33,25 @@ class RedisState:
         lengths: Messages waiting, by the names of :data:`weavloader.redis_keys.LANES`.
         next_in_line: The message that each of them gives out next, as kombu wrote it.
         dead: Dead letters kept.
-        last_look: Note of the last look at the stream.
-        newest: Capture time of the newest image taken, Unix seconds.
-        audit: Note of the last audit.
+        last_poll: Report of the last poll of the stream, JSON with ``at``.
+        newest: Capture time of the newest image received, Unix seconds.
+        audit: Report of the last audit, JSON.
     """
 
     at: float
     lengths: Mapping[str, int]
     next_in_line: Mapping[str, bytes | None]
     dead: int
-    last_look: bytes | None
+    last_poll: bytes | None
     newest: float | None
     audit: bytes | None
 
 
 def ping(client: RedisClient) -> None:
-    """Ask Redis for a sign of life.
+    """Ping Redis.
 
     Raises:
-        TransientError: It gave none.
+        TransientError: It did not answer.
     """
     try:
         client.ping()
@@ -74,77 +74,77 @@ def read_state(client: RedisClient) -> RedisState:
     pipeline.zscore(redis_keys.STREAM_NEWEST, redis_keys.STREAM_NEWEST_MEMBER)
     pipeline.get(redis_keys.AUDIT_LAST)
     try:
-        *lanes, dead, last_look, newest, audit = pipeline.execute()
+        *lanes, dead, last_poll, newest, audit = pipeline.execute()
     except RedisError as error:
         raise _unreachable(error) from error
     lengths = dict(zip(redis_keys.LANES, lanes[::2], strict=True))
     tails = dict(zip(redis_keys.LANES, lanes[1::2], strict=True))
-    return RedisState(time.time(), lengths, tails, dead, last_look, newest, audit)
+    return RedisState(time.time(), lengths, tails, dead, last_poll, newest, audit)
 
 
 def redis_families(state: RedisState) -> list[Metric]:
     """Queues, dead letters, the stream and the audit, as they stand in Redis."""
     return [
-        gauges("queue_size", "Tasks waiting in a queue", "queue_name", state.lengths),
+        gauges("queue_size", "Messages waiting in a queue", "queue_name", state.lengths),
         gauges(
             "queue_oldest_seconds",
-            "Seconds that the task next in line has waited; 0 in an empty queue",
+            "Seconds that the next message of a queue has waited; 0 for an empty queue",
             "queue_name",
             _waited(state),
         ),
-        gauge("dlq_size", "Dead letters kept", state.dead),
-        *stream_families(state.last_look, state.newest, state.at),
+        gauge("dlq_size", "Dead letters in the queue", state.dead),
+        *stream_families(state.last_poll, state.newest, state.at),
         *audit_families(state.audit, state.at),
     ]
 
 
-def stream_families(last_look: bytes | None, newest: float | None, now: float) -> list[Metric]:
-    """How far behind the stream the system is; nothing before the first look.
+def stream_families(last_poll: bytes | None, newest: float | None, now: float) -> list[Metric]:
+    """How far behind the stream the system is; nothing before the first poll.
 
     Args:
-        last_look: The moderator's note of its last look, JSON with ``at``.
-        newest: Capture time of the newest image taken, Unix seconds.
+        last_poll: The moderator's report of its last poll, JSON with ``at``.
+        newest: Capture time of the newest image received, Unix seconds.
         now: Unix seconds.
     """
     families = []
     if newest is not None:
-        text = "Seconds since the capture of the newest image taken"
+        text = "Seconds since the capture of the newest image received"
         families.append(gauge("stream_lag_seconds", text, max(0.0, now - newest)))
-    if (looked := _moment(_object(last_look))) is not None:
-        text = "Seconds since the stream was looked at"
-        families.append(gauge("stream_last_look_seconds", text, max(0.0, now - looked)))
+    if (looked := _moment(_object(last_poll))) is not None:
+        text = "Seconds since the last poll of the SAGE stream"
+        families.append(gauge("stream_last_poll_seconds", text, max(0.0, now - looked)))
     return families
 
 
-def audit_families(note: bytes | None, now: float) -> list[Metric]:
+def audit_families(report: bytes | None, now: float) -> list[Metric]:
     """What the last audit counted; nothing before the first.
 
     Args:
-        note: JSON with ``at`` (RFC 3339) and ``counts`` (images by state).
+        report: JSON with ``at`` (RFC 3339) and ``counts`` (images by state).
         now: Unix seconds.
     """
-    fields = _object(note)
+    fields = _object(report)
     moment, counts = _moment(fields), _counts(fields.get("counts"))
     if moment is None or not counts:
         return []
     return [
-        gauges("audit_images", "Images by what the last audit found", "state", counts),
+        gauges("audit_images", "Images in each state of the last audit", "state", counts),
         gauge("audit_age_seconds", "Seconds since the last audit", max(0.0, now - moment)),
     ]
 
 
-def backlog_families(waiting: int, taken_per_second: float | None) -> list[Metric]:
-    """How long the waiting images will take at the present pace; nothing while that is unknown.
+def backlog_families(waiting: int, per_second: float | None) -> list[Metric]:
+    """How long the backlog will take at the present throughput; nothing while that is unknown.
 
     Args:
         waiting: Live images; those of the low lane let them pass.
-        taken_per_second: How many the workers begin in a second.
+        per_second: How many images the workers begin in a second.
     """
-    if taken_per_second is None:
+    if per_second is None:
         return []
     never = math.inf if waiting else 0.0
-    seconds = waiting / taken_per_second if taken_per_second else never
-    text = "Seconds until the live images that wait are begun, at the pace of the last minutes"
+    seconds = waiting / per_second if per_second else never
+    text = "Seconds until the backlog of live images is begun, at the recent throughput"
     return [gauge("backlog_seconds", text, seconds)]
 
 

@@ -12,7 +12,7 @@ from tornado.web import Application, RequestHandler, url
 
 from metrics import metrics
 from metrics.flower import FlowerPage
-from metrics.health import HealthChecks, builtin_probes, well
+from metrics.health import HealthChecks, builtin_probes, is_healthy
 from metrics.http import serve_until_signal
 from metrics.multiprocess import SharedMetrics, share_values
 from metrics.page import CONTENT_TYPE, MetricsPage, volumes
@@ -68,7 +68,7 @@ class MetricsHandler(RequestHandler):
 
 
 class HealthHandler(RequestHandler):
-    """``/health``: each component and what ails it; 503 while a required one fails."""
+    """``/health``: each component and its failure; 503 while a required one fails."""
 
     def initialize(self, health: HealthChecks) -> None:
         """Take what the route holds."""
@@ -76,14 +76,14 @@ class HealthHandler(RequestHandler):
 
     async def get(self) -> None:
         """Write the report."""
-        ailments = await self._health.run()
-        healthy = well(ailments)
+        failures = await self._health.run()
+        healthy = is_healthy(failures)
         self.set_status(200 if healthy else 503)
         self.write(
             {
                 "status": "healthy" if healthy else "unhealthy",
                 "timestamp": datetime.now(UTC).isoformat(),
-                "components": {name: reason or "ok" for name, reason in ailments.items()},
+                "components": {name: reason or "ok" for name, reason in failures.items()},
             }
         )
 
@@ -93,9 +93,9 @@ class ReadyHandler(HealthHandler):
 
     async def get(self) -> None:
         """Write one word."""
-        ailment = (await self._health.run())["redis"]
-        self.set_status(503 if ailment else 200)
-        self.write({"status": ailment or "ready"})
+        failure = (await self._health.run())["redis"]
+        self.set_status(503 if failure else 200)
+        self.write({"status": failure or "ready"})
 
 
 class LiveHandler(RequestHandler):

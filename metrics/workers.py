@@ -55,8 +55,8 @@ class Throughput:
         self._begun = 0
         self._points: deque[tuple[float, int]] = deque()
 
-    def take(self, worker: str, total: int, now: float) -> None:
-        """Note that ``worker`` has begun ``total`` tasks since it started."""
+    def record(self, worker: str, total: int, now: float) -> None:
+        """Record that ``worker`` has begun ``total`` tasks since it started."""
         before = self._totals.get(worker, total)
         # Less than before: it was started anew.
         self._begun += total - before if total >= before else total
@@ -70,7 +70,7 @@ class Throughput:
         self._totals.pop(worker, None)
 
     def per_second(self, now: float) -> float | None:
-        """The pace; ``None`` before two points in time are known."""
+        """The throughput; ``None`` before two points in time are known."""
         self._forget_old(now)
         if not self._points or now - self._points[0][0] < STEP_SECONDS:
             return None
@@ -84,7 +84,7 @@ class Throughput:
 
 
 class WorkerStates:
-    """The last word of every worker that is not silent; safe between threads.
+    """The last heartbeat of every live worker; safe between threads.
 
     Args:
         clock: Monotonic seconds.
@@ -97,8 +97,8 @@ class WorkerStates:
         self._events = Counter(dict.fromkeys(EVENTS, 0))
         self._throughput = Throughput()
 
-    def take(self, event: Mapping[str, Any]) -> None:
-        """Note a Celery worker event."""
+    def record(self, event: Mapping[str, Any]) -> None:
+        """Record a Celery worker event."""
         worker = str(event.get("hostname", ""))
         with self._lock:
             self._events[str(event["type"])] += 1
@@ -107,7 +107,7 @@ class WorkerStates:
             else:
                 self._workers[worker] = (self._clock(), float(event.get("active") or 0))
                 if role_of(worker) in IMAGE_ROLES:
-                    self._throughput.take(worker, int(event.get("processed") or 0), self._clock())
+                    self._throughput.record(worker, int(event.get("processed") or 0), self._clock())
 
     def images_per_second(self) -> float | None:
         """How many images the fleet begins in a second; ``None`` while that is unknown."""
@@ -115,7 +115,7 @@ class WorkerStates:
             return self._throughput.per_second(self._clock())
 
     def families(self) -> list[Metric]:
-        """Workers online and tasks they run, by role, and how many events told so."""
+        """Workers online and tasks they run, by role, and how many events were received."""
         online = dict.fromkeys((*ROLES, OTHER_ROLE), 0.0)
         active = dict(online)
         with self._lock:
@@ -125,9 +125,11 @@ class WorkerStates:
                 active[role_of(worker)] += running
             events = dict(self._events)
         return [
-            gauges("celery_workers_online", "Workers heard from", "role", online),
-            gauges("celery_tasks_active", "Tasks being run", "role", active),
-            counters("celery_events", "Worker events heard", "type", events),
+            gauges(
+                "celery_workers_online", "Workers with a heartbeat in the last 15 s", "role", online
+            ),
+            gauges("celery_tasks_active", "Tasks that workers run", "role", active),
+            counters("celery_events", "Worker events received", "type", events),
         ]
 
     def _drop_silent(self) -> None:
@@ -177,11 +179,11 @@ class HeartbeatListener:
                 try:
                     self._receive(connection)
                 except lost as error:
-                    logger.warning("No worker events: %s", type(error).__name__)
+                    logger.warning("worker events unavailable: %s", type(error).__name__)
             self._stop.wait(RECONNECT_SECONDS)
 
     def _receive(self, connection: Any) -> None:
-        handlers = dict.fromkeys(EVENTS, self._states.take)
+        handlers = dict.fromkeys(EVENTS, self._states.record)
         receiver = self._app.events.Receiver(connection, handlers, routing_key="worker.#")
         receiver.connect_max_retries = 1
 

@@ -231,7 +231,7 @@ def _values(family: Metric) -> dict[str, float]:
 def _stream_status(state: RedisState) -> StreamStatus | None:
     newest = None if state.newest is None else datetime.fromtimestamp(state.newest, UTC)
     try:
-        poll = json.loads(state.last_look or b"")
+        poll = json.loads(state.last_poll or b"")
         at = datetime.fromisoformat(poll["at"])
         return StreamStatus(at, int(poll["taken"]), bool(poll["waiting"]), newest)
     except (ValueError, KeyError, TypeError):

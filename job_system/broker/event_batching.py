@@ -1,4 +1,4 @@
-"""The part of a worker that sends what happens to its tasks, for Flower, in groups."""
+"""The part of a worker that sends task events, for Flower, in batches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from celery import bootsteps
 SECONDS_BETWEEN = 0.5
 
 
-class EventGroups(bootsteps.StartStopStep):
+class EventBatching(bootsteps.StartStopStep):
     """Sends the events of half a second at once.
 
     Celery sends each in the next turn of its loop: half of what a busy worker's main process
@@ -24,7 +24,7 @@ class EventGroups(bootsteps.StartStopStep):
         self._timer: Any = None
 
     def start(self, consumer: Any) -> None:
-        """Begin, after each new connection to the broker."""
+        """Start, after each new connection to the broker."""
         events = consumer.event_dispatcher
         # A pool without the event loop sends each event by itself.
         if events is not None and events.on_send_buffered:

@@ -1,7 +1,7 @@
-"""Which messages of a queue are ours.
+"""Message validation: which messages of a queue are tasks of ours.
 
-Whoever reaches the broker can put anything on a queue. Celery drops what it cannot read with
-a line in the log, and what is not even JSON ends the worker that takes it.
+Anything can be put on a queue by whoever reaches the broker. Celery discards what it cannot read
+and logs a line; a message that is not even JSON ends the worker that receives it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any
 from weavloader.errors import Reason
 
 # The longest fields an image may have come to some 10 KB.
-MOST_BYTES = 256 * 1024
+MAX_BYTES = 256 * 1024
 
 
-def reason_to_refuse(raw: bytes, tasks: Container[str]) -> Reason | None:
-    """Why a message is no task of ours, as a short constant word; ``None`` when it is one.
+def rejection_reason(raw: bytes, tasks: Container[str]) -> Reason | None:
+    """Why a message is rejected; ``None`` if it is a valid task of ours.
 
     Args:
         raw: The message as it lies in Redis.
-        tasks: Names of the tasks there are.
+        tasks: Names of the registered tasks.
     """
-    if len(raw) > MOST_BYTES:
+    if len(raw) > MAX_BYTES:
         return Reason.MESSAGE_TOO_LARGE
     try:
         return None if _task_name(json.loads(raw)) in tasks else Reason.UNKNOWN_TASK
@@ -34,7 +34,7 @@ def reason_to_refuse(raw: bytes, tasks: Container[str]) -> Reason | None:
 
 
 def _task_name(message: dict[str, Any]) -> str:
-    """The task's name, after a look at all that Celery and kombu take for granted."""
+    """The task's name, after a check of all that Celery and kombu take for granted."""
     headers, properties = message["headers"], message["properties"]
     args, kwargs, _ = json.loads(base64.b64decode(message["body"], validate=True))
     route = properties["delivery_info"]

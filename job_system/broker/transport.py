@@ -1,9 +1,10 @@
 """Celery's Redis transport, with two promises more.
 
-A message is recorded as taken in the same step of Redis that takes it. kombu pops it, and
+A message is recorded as received by the same script of Redis that pops it. kombu pops it, and
 records it when it has read the answer: a worker killed in between loses it for good (celery
-#3541), which happens where processors are busy. And each message is vetted before Celery sees
-it: see :mod:`job_system.broker.message_validation`.
+#3541), which happens where processors are busy. And each message is validated before Celery
+sees it: see :mod:`job_system.broker.message_validation`. What is touched of kombu is listed in
+docs/patched-libraries.md.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 from kombu.transport import redis as kombu_redis
 from redis.exceptions import RedisError
 
-from job_system.broker.message_validation import MOST_BYTES, reason_to_refuse
+from job_system.broker.message_validation import MAX_BYTES, rejection_reason
 from metrics import metrics
 from weavloader import redis_keys
 from weavloader.dlq.queue import FailedTask
@@ -27,7 +28,7 @@ from weavloader.errors import PermanentError, Reason
 _SHOWN_BYTES = 2000
 # KEYS: the worker's hash and index of unacknowledged messages, then the queues, most urgent
 # first. ARGV: the time. The hash holds what kombu itself would write there.
-_TAKE = """
+_RECEIVE = """
 for i = 3, #KEYS do
     local raw = redis.call('RPOP', KEYS[i])
     if raw then
@@ -50,22 +51,22 @@ logger = logging.getLogger(__name__)
 
 
 class QoS(kombu_redis.QoS):
-    """What a channel has taken and not acknowledged."""
+    """What a channel has received and not acknowledged."""
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        """Note a message; what was recorded when it was taken is not recorded again."""
+        """Keep a message; one that the script has recorded is not recorded again."""
         if delivery_tag == self.channel.recorded_tag:
             super(kombu_redis.QoS, self).append(message, delivery_tag)  # type: ignore[no-untyped-call]
         else:
             super().append(message, delivery_tag)  # type: ignore[no-untyped-call]
 
 
-class TakingChannel:
-    """What a channel of kombu's does otherwise; comes before it among the bases."""
+class RecordingChannel:
+    """What is different from a channel of kombu's; comes before it among the bases."""
 
     QoS = QoS
     recorded_tag: str | None = None
-    _takes = False
+    _is_ours = False
     _is_waiting = False
     _in_poll: Any = None
     _brpop_sent_at: Any = None
@@ -80,8 +81,8 @@ class TakingChannel:
         is none. One queue can be waited for, so those of lower priority are looked at once a
         second while it is empty.
         """
-        self._takes = set(self.active_queues) <= set(redis_keys.QUEUES)
-        if not self._takes:
+        self._is_ours = set(self.active_queues) <= set(redis_keys.QUEUES)
+        if not self._is_ours:
             super()._brpop_start(timeout)  # type: ignore[misc]
             return
         queues = self._queue_cycle.consume(len(self.active_queues))
@@ -95,7 +96,7 @@ class TakingChannel:
         else:
             lanes = [self._q_for_pri(queue, pri) for pri in self.priority_steps for queue in queues]
             names = [self.unacked_key, self.unacked_index_key, *lanes]
-            command = ["EVAL", _TAKE, len(names), *names, time()]
+            command = ["EVAL", _RECEIVE, len(names), *names, time()]
         self.client.connection.send_command(*command)
 
     def _brpop_read(self: Any, **options: Any) -> bool:
@@ -104,7 +105,7 @@ class TakingChannel:
         Raises:
             Empty: There is none to deliver.
         """
-        if not self._takes:
+        if not self._is_ours:
             return bool(super()._brpop_read(**options))  # type: ignore[misc]
         was_waiting, self._is_waiting = self._is_waiting, False
         try:
@@ -114,7 +115,7 @@ class TakingChannel:
             if not answer:
                 self._is_waiting = True
                 raise Empty
-            self._deliver_taken(answer[0].decode(), answer[1])
+            self._deliver_received(answer[0].decode(), answer[1])
             return True
         finally:
             self._in_poll = None
@@ -127,14 +128,14 @@ class TakingChannel:
             self.client.connection.disconnect()
             raise
 
-    def _deliver_taken(self: Any, lane: str, raw: bytes) -> None:
+    def _deliver_received(self: Any, lane: str, raw: bytes) -> None:
         from job_system.app import celery_app
 
         queue = lane.rsplit(self.sep, 1)[0]
         self._queue_cycle.rotate(queue)
-        reason = reason_to_refuse(raw, celery_app.tasks)
+        reason = rejection_reason(raw, celery_app.tasks)
         if reason is not None:
-            _bury(raw, reason)
+            _dead_letter(raw, reason)
             self._forget(raw)
             raise Empty
         message = json.loads(raw)
@@ -142,7 +143,7 @@ class TakingChannel:
         self.connection._deliver(message, queue)
 
     def _forget(self: Any, raw: bytes) -> None:
-        """Acknowledge a refused message, where it could be recorded at all."""
+        """Acknowledge a rejected message, if it could be recorded at all."""
         try:
             tag = json.loads(raw)["properties"]["delivery_tag"]
         except (ValueError, TypeError, KeyError, RecursionError):
@@ -151,11 +152,11 @@ class TakingChannel:
             self.qos._remove_from_indices(tag).execute()
 
 
-class Channel(TakingChannel, kombu_redis.Channel):
+class Channel(RecordingChannel, kombu_redis.Channel):
     """A channel of a plain Redis."""
 
 
-class SentinelChannel(TakingChannel, kombu_redis.SentinelChannel):
+class SentinelChannel(RecordingChannel, kombu_redis.SentinelChannel):
     """A channel of a Redis that Sentinel names."""
 
 
@@ -171,17 +172,17 @@ class SentinelTransport(kombu_redis.SentinelTransport):
     Channel = SentinelChannel
 
 
-def _bury(raw: bytes, reason: Reason) -> None:
-    """Keep a refused message as a dead letter of its own, for a person to look at."""
+def _dead_letter(raw: bytes, reason: Reason) -> None:
+    """Keep a rejected message as a dead letter of its own, for a person to look at."""
     from job_system.dependencies import dead_letters
 
     text = raw[:_SHOWN_BYTES].decode(errors="replace")
-    error = PermanentError(f"{len(raw)} bytes, of at most {MOST_BYTES}", reason=reason)
+    error = PermanentError(f"{len(raw)} bytes, of at most {MAX_BYTES}", reason=reason)
     letter_id = str(uuid.uuid5(uuid.NAMESPACE_OID, text))
-    refused = FailedTask(letter_id, "", [text], {}, retries=0, worker="")
+    rejected = FailedTask(letter_id, "", [text], {}, retries=0, worker="")
     metrics.count_error("broker", reason)
-    logger.error("a message is refused (%s), see dead letter %s", reason, letter_id)
+    logger.error("message rejected (%s), see dead letter %s", reason, letter_id)
     try:
-        dead_letters().write(refused, error, "")
+        dead_letters().write(rejected, error, "")
     except RedisError as outage:
-        logger.error("the refused message could not be kept (%s): %r", outage, text)
+        logger.error("rejected message could not be kept (%s): %r", outage, text)

@@ -1,7 +1,7 @@
-"""A worker that takes nothing while its queue holds work ends itself, to be started anew.
+"""The watchdog: a worker that receives nothing while its queue holds work ends, to be restarted.
 
 Such workers were reported after the broker had been away (celery #8030, #8091, #10205): up,
-answering pings, consuming nothing. The watch runs in a thread, so that it also sees a worker
+answering pings, consuming nothing. The watchdog runs in a thread, so that it also sees a worker
 whose event loop hangs.
 """
 
@@ -18,75 +18,77 @@ from typing import Any
 from celery.worker import state
 from redis.exceptions import RedisError
 
-from weavloader.redis_connection import connect_redis
+from weavloader.redis_connection import RedisClient, connect_redis
 from weavloader.settings import get_settings
 
 STALL_SECONDS = 90.0
-_LOOK_SECONDS = 5.0
+_POLL_SECONDS = 5.0
 # Nothing is being worked on, so a warm stop takes no time; a hung loop never gets to it.
 _STOP_SECONDS = 30.0
 
 logger = logging.getLogger(__name__)
 
 
-class Watch:
-    """Judges whether a worker is stalled, one look after another.
+class Watchdog:
+    """Decides whether a worker is stalled.
 
     Args:
         backlog: How many messages wait on the worker's queues; raises ``RedisError``.
-        taken: How many tasks the worker has taken in its life.
-        is_free: Whether it could take one now.
+        received: How many tasks the worker has received since it started.
+        is_free: Whether it could receive one now.
         clock: Monotonic seconds.
     """
 
     def __init__(
         self,
         backlog: Callable[[], int],
-        taken: Callable[[], int],
+        received: Callable[[], int],
         is_free: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._backlog = backlog
-        self._taken = taken
+        self._received = received
         self._is_free = is_free
         self._clock = clock
-        self._last_taken = -1
+        self._last_received = -1
         self._since = clock()
 
     def is_stalled(self) -> bool:
-        """Whether work was there, and the worker free for it, since long ago."""
-        taken = self._taken()
-        if taken != self._last_taken or not self._is_free() or not self._waits():
-            self._last_taken, self._since = taken, self._clock()
+        """Whether the worker was free but received nothing, while its queue held work, for long."""
+        received = self._received()
+        if received != self._last_received or not self._is_free() or not self._has_backlog():
+            self._last_received, self._since = received, self._clock()
         return self._clock() - self._since > STALL_SECONDS
 
-    def _waits(self) -> bool:
+    def _has_backlog(self) -> bool:
         try:
             return self._backlog() > 0
         except RedisError:
-            return False  # while Redis is away nobody can take anything
+            return False  # while Redis is down nobody can receive anything
 
 
-def watch_consumption(consumer: Any) -> None:
-    """Watch a worker that is ready, for as long as it lives."""
+def start_watchdog(consumer: Any) -> None:
+    """Start the watchdog of a worker that is ready."""
     queues = [queue.name for queue in consumer.task_consumer.queues]
     redis = connect_redis(get_settings())
-    watch = Watch(
+    watchdog = Watchdog(
         backlog=lambda: _length(redis, queues),
-        taken=lambda: int(state.all_total_count[0]),
+        received=lambda: int(state.all_total_count[0]),
         is_free=lambda: len(state.reserved_requests) < consumer.pool.num_processes,
     )
-    Thread(target=_look, args=(watch,), name="watch", daemon=True).start()
+    Thread(target=_run, args=(watchdog,), name="watchdog", daemon=True).start()
 
 
-def _look(watch: Watch) -> None:
-    while not watch.is_stalled():
-        time.sleep(_LOOK_SECONDS)
-    logger.critical("nothing was taken for %.0f s while work waits: starting anew", STALL_SECONDS)
+def _run(watchdog: Watchdog) -> None:
+    while not watchdog.is_stalled():
+        time.sleep(_POLL_SECONDS)
+    logger.critical(
+        "no task received for %.0f s while the queue is not empty: restarting", STALL_SECONDS
+    )
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_STOP_SECONDS)
     os._exit(1)
 
 
-def _length(redis: Any, queues: Iterable[str]) -> int:
+def _length(redis: RedisClient, queues: Iterable[str]) -> int:
     return sum(redis.llen(queue) for queue in queues)

@@ -1,9 +1,9 @@
-"""Who of the workers is alive, and the return of what the others held.
+"""The registry of live workers, and the return of what dead ones held.
 
-Every worker keeps the messages it has taken under keys of its own, and counts its beats in a
-hash that all of them see. Whose count stands still for several beats of another has died, and
-what it held goes back to the queue. Counting beats, rather than comparing clocks, means that
-while Redis is away or frozen nobody beats and nobody is given up.
+Every worker keeps the messages it has received under keys of its own, and counts its heartbeats
+in a hash that all of them read. A worker whose count does not change during several heartbeats
+of another is dead, and what it held goes back to the queue. Because heartbeats are counted and
+no clocks compared, no worker is declared dead while Redis is down or frozen.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from typing import Any
 from kombu.transport.redis import QoS
 
 from weavloader import redis_keys
+from weavloader.redis_connection import RedisClient
 
-BEAT_SECONDS = 3.0
-# Beats of ours without one of theirs: given up after 12 s, back on the queue within 15 s.
-PATIENCE = 4
+HEARTBEAT_SECONDS = 3.0
+# Heartbeats of ours without one of theirs: dead after 12 s, messages back within 15 s.
+MAX_MISSED_HEARTBEATS = 4
 
 
 def new_worker_id(nodename: str) -> str:
@@ -37,48 +38,52 @@ def transport_options(worker_id: str) -> dict[str, str]:
 
 
 @dataclass(slots=True)
-class _Sighting:
+class _Heartbeats:
     count: bytes
-    beats: int = 0
+    missed: int = 0
 
 
-class Leases:
-    """The roll of workers, as one of them keeps it.
+class WorkerRegistry:
+    """The registry of live workers, as one of them sees it.
 
     Args:
-        redis: Answers in bytes.
+        redis: A client that gives bytes.
         worker_id: From :func:`new_worker_id`.
     """
 
-    def __init__(self, redis: Any, worker_id: str) -> None:
+    def __init__(self, redis: RedisClient, worker_id: str) -> None:
         self._redis = redis
         self._me = worker_id
-        self._seen: MutableMapping[str, _Sighting] = {}
+        self._seen: MutableMapping[str, _Heartbeats] = {}
 
-    def beat(self) -> list[str]:
-        """Count a beat of our own; ids of those whose count stands still.
+    def heartbeat(self) -> list[str]:
+        """Count a heartbeat of our own; ids of the workers that are dead.
 
         Raises:
-            RedisError: Redis did not answer; nobody's patience was spent.
+            RedisError: Redis did not answer; no heartbeat was counted as missed.
         """
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.hincrby(redis_keys.WORKERS, self._me, 1)
             pipe.hgetall(redis_keys.WORKERS)
-            _, roll = pipe.execute()
-        counts = {name.decode(): count for name, count in roll.items()}
+            _, entries = pipe.execute()
+        counts = {name.decode(): count for name, count in entries.items()}
         counts.pop(self._me, None)
-        self._seen = {name: self._sighting(name, count) for name, count in counts.items()}
-        return [name for name, sighting in self._seen.items() if sighting.beats >= PATIENCE]
+        self._seen = {name: self._heartbeats(name, count) for name, count in counts.items()}
+        return [
+            name
+            for name, heartbeats in self._seen.items()
+            if heartbeats.missed >= MAX_MISSED_HEARTBEATS
+        ]
 
-    def strike_off(self, worker_id: str) -> None:
-        """Take a worker off the roll; one that lives after all enters it with its next beat."""
+    def remove(self, worker_id: str) -> None:
+        """Remove a worker; one that lives after all is back with its next heartbeat."""
         self._redis.hdel(redis_keys.WORKERS, worker_id)
 
-    def _sighting(self, name: str, count: bytes) -> _Sighting:
+    def _heartbeats(self, name: str, count: bytes) -> _Heartbeats:
         last = self._seen.get(name)
         if last is None or last.count != count:
-            return _Sighting(count)
-        return _Sighting(count, last.beats + 1)
+            return _Heartbeats(count)
+        return _Heartbeats(count, last.missed + 1)
 
 
 def restore(channel: Any, worker_id: str, tags: Iterable[str]) -> None:

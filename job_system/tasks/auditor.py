@@ -1,4 +1,4 @@
-"""The task that accounts for every image."""
+"""The task of the daily audit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from weavloader.times import utc_now
 
 WINDOW = timedelta(days=1)
 # As many links of missing images as a person reads.
-MOST_LINKS = 20
+MAX_LINKS = 20
 # 100,000 images take a minute or two; a remote store may be slow.
 SOFT_TIME_LIMIT = 1800
 
@@ -30,25 +30,25 @@ logger = logging.getLogger(__name__)
     name=TASKS + "audit_images", soft_time_limit=SOFT_TIME_LIMIT, time_limit=SOFT_TIME_LIMIT + 60
 )
 def audit_images() -> None:
-    """Account for every image of the last day, and queue again what is missing.
+    """Account for every image of the last day, and republish what is missing.
 
-    The account is noted for the metrics server.
+    The report is kept for the metrics server.
     """
     try:
         _audit(utc_now())
     except TransientError as error:
         metrics.count_error("cleaner", error.reason)
-        logger.warning("the audit failed, tomorrow's looks again: %s", error)
+        logger.warning("audit failed, the next one is tomorrow: %s", error)
 
 
 def _audit(now: datetime) -> None:
     audit = Audit(get_settings(), data_api(), store(), redis_client(), dead_letters())
     report = audit.account(now - WINDOW, now)
-    redis_client().set(redis_keys.AUDIT_LAST, json.dumps(report.as_json(MOST_LINKS)))
+    redis_client().set(redis_keys.AUDIT_LAST, json.dumps(report.as_json(MAX_LINKS)))
     missing = report.counts[State.MISSING]
     level = logging.ERROR if missing else logging.INFO
     logger.log(level, "audit: %d images, %d missing", report.counts.total(), missing)
     if report.missing:
-        # Behind the live ones. The health check would pass over those that are marked as seen.
+        # Behind the live ones. The health check would skip those that are marked as seen.
         publish(report.missing, redis_keys.LOW_PRIORITY)
-        logger.warning("%d missing images are queued again", len(report.missing))
+        logger.warning("%d missing images republished", len(report.missing))

@@ -1,4 +1,4 @@
-"""The tasks that keep the dead-letter queue."""
+"""The tasks that maintain the dead-letter queue."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from weavloader.times import utc_now
 MAX_REPROCESSED = 5000
 BATCH = 500
 # What any other task failed to do, its next run does.
-WORTH_A_LETTER = (TASKS + "process_image_task", TASKS + "handle_dlq")
+DEAD_LETTERED = (TASKS + "process_image_task", TASKS + "handle_dlq")
 
 logger = logging.getLogger(__name__)
 
 
 @celery_app.task(name=TASKS + "handle_dlq", bind=True)
 def handle_dlq(self: Task, letter: dict[str, Any]) -> None:
-    """Keep a dead letter that someone else wrote out."""
+    """Keep a dead letter that was written elsewhere."""
     dead_letters().put(DeadLetter(**letter))
     dead_letters().settle(self.request.id)
 
 
 @celery_app.task(name=TASKS + "archive_failed_tasks")
 def archive_failed_tasks() -> int:
-    """Write the dead letter of every failure that left none; how many there were.
+    """Write the missing dead letter of every failure that has none; return how many.
 
     A task whose process was killed, or whose message did not fit it, fails where its own code
     cannot write one; Celery's record of the failure is what is left.
@@ -54,20 +54,20 @@ def archive_failed_tasks() -> int:
             archived += 1
         forget([record.failed.task_id for record in records])
     if archived:
-        logger.warning("%d failures without a dead letter were archived", archived)
+        logger.warning("archived %d failures that had no dead letter", archived)
     return archived
 
 
 @celery_app.task(name=TASKS + "reprocess_dlq_tasks")
 def reprocess_dlq_tasks(only_due: bool = False) -> int:
-    """Put dead letters back on their queue, oldest first; how many.
+    """Put dead letters back on their queue, oldest first; return how many.
 
-    A letter stays until its image is stored, so that failing again loses nothing.
+    A dead letter stays until its image is stored, so that failing again loses nothing.
 
     Args:
-        only_due: Leave those whose wait of some days is not over; beat asks for that.
+        only_due: Skip those whose wait of some days is not over, as the daily run does.
     """
-    letters = islice(_worth_a_try(only_due), MAX_REPROCESSED)
+    letters = islice(_candidates(only_due), MAX_REPROCESSED)
     report = reprocess(letters, dead_letters())
     logger.info("%d dead letters are reprocessed", report.queued)
     return report.queued
@@ -75,7 +75,7 @@ def reprocess_dlq_tasks(only_due: bool = False) -> int:
 
 @celery_app.task(name=TASKS + "process_dlq_message")
 def process_dlq_message(task_id: str) -> bool:
-    """Put one dead letter back on its queue; whether it was."""
+    """Put one dead letter back on its queue; return whether it was."""
     letter = dead_letters().get(task_id)
     if letter is None:
         logger.warning("there is no dead letter %s", task_id)
@@ -85,22 +85,22 @@ def process_dlq_message(task_id: str) -> bool:
 
 @celery_app.task(name=TASKS + "cleanup_failed_tasks")
 def cleanup_failed_tasks() -> int:
-    """Throw away dead letters older than ``DLQ_MAX_AGE``, counting whose they were."""
+    """Discard dead letters older than ``DLQ_MAX_AGE``, counting them by origin."""
     settings, now = get_settings(), utc_now()
     oldest = LetterFilter(older_than=now - timedelta(seconds=settings.dlq_max_age))
-    thrown_away = 0
+    discarded = 0
     for letters in chunked(dead_letters().each(oldest), BATCH):
         for letter in letters:
-            _count_thrown_away(letter)
-        thrown_away += dead_letters().drop(letter.task_id for letter in letters)
+            _count_discarded(letter)
+        discarded += dead_letters().drop(letter.task_id for letter in letters)
     dead_letters().forget_gone(now - timedelta(seconds=settings.dlq_ttl))
-    logger.info("%d dead letters were too old and are thrown away", thrown_away)
-    return thrown_away
+    logger.info("discarded %d dead letters because of their age", discarded)
+    return discarded
 
 
 def _without_letter(records: list[FailureRecord]) -> list[FailureRecord]:
-    """Those whose failure is not known; what was settled since is not."""
-    worth = [record for record in records if record.failed.task in WORTH_A_LETTER]
+    """Records of failures without a dead letter; those resolved since are left out."""
+    worth = [record for record in records if record.failed.task in DEAD_LETTERED]
     ids = [record.failed.task_id for record in worth]
     known, gone = dead_letters().existing(ids), dead_letters().gone_at(ids)
     return [
@@ -111,7 +111,7 @@ def _without_letter(records: list[FailureRecord]) -> list[FailureRecord]:
     ]
 
 
-def _worth_a_try(only_due: bool) -> Iterator[DeadLetter]:
+def _candidates(only_due: bool) -> Iterator[DeadLetter]:
     max_retries, now = get_settings().max_retries, utc_now()
     for letter in dead_letters().each():
         if is_hopeless(letter, max_retries):
@@ -120,7 +120,9 @@ def _worth_a_try(only_due: bool) -> Iterator[DeadLetter]:
             yield letter
 
 
-def _count_thrown_away(letter: DeadLetter) -> None:
+def _count_discarded(letter: DeadLetter) -> None:
     names = letter.image_names()
     metrics.count_discarded(*(names[name] for name in ("vsn", "job", "task", "camera")))
-    logger.warning("dead letter %s thrown away: %s", letter.task_id, letter.exc_message)
+    logger.warning(
+        "dead letter %s discarded because of its age: %s", letter.task_id, letter.exc_message
+    )

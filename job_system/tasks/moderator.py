@@ -1,4 +1,4 @@
-"""The tasks that follow the stream."""
+"""The tasks that poll the SAGE stream."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from weavloader.settings import get_settings
 from weavloader.stream.stream import Stream, TickReport
 from weavloader.times import utc_now
 
-# The next health check is half an hour away, so this one waits for a tick to end.
-HEALTH_CHECK_WAITS = 60.0
+# The next health check is half an hour away, so this one waits for a poll to end.
+HEALTH_CHECK_WAIT = 60.0
 
 logger = logging.getLogger(__name__)
 
-Look = Callable[[Stream, datetime, TickReport], None]
+Poll = Callable[[Stream, datetime, TickReport], None]
 
 
 @celery_app.task(name=TASKS + "monitor_data_stream")
 def monitor_data_stream() -> None:
-    """One tick: publish what is new on the stream. Only one runs at a time."""
-    _look("tick", Stream.tick, wait=0)
+    """Poll the stream once, and publish what is new. Only one poll runs at a time."""
+    _poll("poll", Stream.tick, wait=0)
 
 
 @celery_app.task(name=TASKS + "health_check")
 def health_check() -> None:
-    """Look over the whole reconciliation window again, for what nodes uploaded late."""
-    _look("health check", Stream.reconcile, wait=HEALTH_CHECK_WAITS)
+    """Read the whole reconciliation window again, for what nodes uploaded late."""
+    _poll("health check", Stream.reconcile, wait=HEALTH_CHECK_WAIT)
 
 
 def _stream(lock: StreamLock) -> Stream:
@@ -51,28 +51,28 @@ def _stream(lock: StreamLock) -> Stream:
     )
 
 
-def _look(name: str, look: Look, wait: float) -> None:
-    """Look at the stream, unless another process does so for longer than ``wait`` seconds."""
+def _poll(name: str, poll: Poll, wait: float) -> None:
+    """Poll the stream, unless another process does so for longer than ``wait`` seconds."""
     lock = StreamLock(redis_client())
     with lock.held(wait) as is_held:
         if is_held:
-            _look_alone(name, look, lock)
+            _poll_alone(name, poll, lock)
         else:
-            logger.info("%s left out: another one is under way", name)
+            logger.info("%s skipped: another run holds the lock", name)
 
 
-def _look_alone(name: str, look: Look, lock: StreamLock) -> None:
+def _poll_alone(name: str, poll: Poll, lock: StreamLock) -> None:
     now, report = utc_now(), TickReport()
     try:
-        look(_stream(lock), now, report)
+        poll(_stream(lock), now, report)
         metrics.set_stream_health(True)
     except TransientError as error:
         metrics.set_stream_health(False)
         metrics.count_error("moderator", error.reason)
-        logger.warning("%s failed, the next one looks again: %s", name, error)
+        logger.warning("%s failed, the next poll reads the same range again: %s", name, error)
     finally:
         _record(now, report)
-        _tell(name, report)
+        _log(name, report)
 
 
 def _record(now: datetime, report: TickReport) -> None:
@@ -87,16 +87,16 @@ def _record(now: datetime, report: TickReport) -> None:
         redis_client().zadd(
             redis_keys.STREAM_NEWEST, {redis_keys.STREAM_NEWEST_MEMBER: newest}, gt=True
         )
-    # Word for the process that submits ticks.
+    # For the stream monitor, which decides when to poll next.
     last = {"at": now.isoformat(), "taken": report.taken, "waiting": report.waiting}
     redis_client().set(redis_keys.STREAM_LAST_TICK, json.dumps(last))
 
 
-def _tell(name: str, report: TickReport) -> None:
+def _log(name: str, report: TickReport) -> None:
     if report.waiting:
-        logger.warning("%s waits: %s is full (QUEUE_HIGH_WATER)", name, redis_keys.IMAGE_QUEUE)
+        logger.warning("%s paused: %s is full (QUEUE_HIGH_WATER)", name, redis_keys.IMAGE_QUEUE)
     logger.info(
-        "%s: %d taken, %d already taken, %d excluded, %d refused",
+        "%s: %d queued, %d already queued, %d excluded, %d rejected",
         name,
         report.taken,
         report.already,

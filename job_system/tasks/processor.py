@@ -13,10 +13,10 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from job_system.app import celery_app
-from job_system.broker.poison import counted_start
+from job_system.broker.poison import counted_attempt
 from job_system.celery_config import TASKS
-from job_system.circuit_breaker import StillDownError
-from job_system.dependencies import dead_letters, outages, pipeline, redis_client
+from job_system.circuit_breaker import CircuitOpenError
+from job_system.dependencies import circuit_breaker, dead_letters, pipeline, redis_client
 from metrics import metrics
 from processing import Outcome, Stages, process_image
 from weavloader.dlq.queue import FailedTask, describe
@@ -34,11 +34,11 @@ def process_image_task(self: Task, image_data: dict[str, Any]) -> None:
     """Bring one image into the store, or its failure into the dead-letter queue."""
     stages = Stages()
     try:
-        with counted_start(redis_client(), self.request.id, self.request.retries):
+        with counted_attempt(redis_client(), self.request.id, self.request.retries):
             _process(self.request.id, image_data, stages)
     except SoftTimeLimitExceeded:
         _after_failure(self, TransientError("it took too long", reason=Reason.TIME_LIMIT), stages)
-    except StillDownError as error:
+    except CircuitOpenError as error:
         log_image(logging.WARNING, self.request.id, "requeued", stages, str(error))
         raise Reject(error, requeue=True) from error
     except Exception as error:
@@ -48,12 +48,12 @@ def process_image_task(self: Task, image_data: dict[str, Any]) -> None:
 def log_image(
     level: int, image_id: str, outcome: str, stages: Stages, detail: str | None = None
 ) -> None:
-    """Tell how a run ended: the image's id, which is its task's too, outcome and stage times.
+    """Log how a run ended: the id of the image, which is also its task's, outcome and stage times.
 
     Args:
         level: Of :mod:`logging`.
-        outcome: One short word, or two.
-        detail: Why, or whose image.
+        outcome: A short word or two.
+        detail: Why, or the node of the image.
     """
     times = " ".join(f"{stage}={seconds:.2f}s" for stage, seconds in stages.seconds.items())
     text = " ".join(part for part in ("image", image_id, outcome, times) if part)
@@ -63,14 +63,14 @@ def log_image(
 
 
 def retry_delay(retries: int, settings: Settings) -> float:
-    """Seconds before try ``retries + 1``: 60, 120, 240, and never more than the maximum."""
+    """Seconds before retry ``retries + 1``: 60, 120, 240, and never more than the maximum."""
     return float(min(settings.retry_delay * 2**retries, settings.retry_max_delay))
 
 
 def _process(task_id: str, image_data: dict[str, Any], stages: Stages) -> None:
     job = ImageJob.from_message(image_data)
     try:
-        outcome = _through_outages(job, stages)
+        outcome = _process_behind_breaker(job, stages)
     finally:
         for stage, seconds in stages.seconds.items():
             metrics.observe_stage(stage, seconds)
@@ -79,28 +79,28 @@ def _process(task_id: str, image_data: dict[str, Any], stages: Stages) -> None:
     log_image(logging.INFO, task_id, outcome, stages, f"vsn={job.vsn}")
 
 
-def _through_outages(job: ImageJob, stages: Stages) -> Outcome:
-    """Process an image, again whenever an outage it fell into is over."""
+def _process_behind_breaker(job: ImageJob, stages: Stages) -> Outcome:
+    """Process an image, again when a circuit that was open has closed."""
     while True:
         try:
             return process_image(job, pipeline(), stages)
         except (TransientError, ConfigError) as error:
-            if not outages().waited_out(error):
+            if not circuit_breaker().wait_until_closed(error):
                 raise
 
 
 def _after_failure(task: Task, error: Exception, stages: Stages) -> None:
-    """Retry what may pass, bury what will not; the message goes only once either is done."""
+    """Retry a failure that may pass, else dead-letter it; only then acknowledge the message."""
     settings = get_settings()
     metrics.count_error("processor", _reason(error))
     try:
         dead_letters().note_failure(task.request.id)
         if isinstance(error, PermanentError) or task.request.retries >= settings.max_retries:
-            _bury(task, error, stages)
+            _dead_letter(task, error, stages)
             raise error
         _retry(task, error, stages, settings)
     except (RedisError, OperationalError) as outage:
-        # Neither could be written down: the message stays on the queue.
+        # Neither could be done: the message stays on the queue.
         raise Reject(outage, requeue=True) from error
 
 
@@ -112,7 +112,7 @@ def _retry(task: Task, error: Exception, stages: Stages, settings: Settings) -> 
     raise task.retry(exc=error, countdown=delay)
 
 
-def _bury(task: Task, error: Exception, stages: Stages) -> None:
+def _dead_letter(task: Task, error: Exception, stages: Stages) -> None:
     request = task.request
     failed = FailedTask(
         task_id=request.id,

@@ -47,7 +47,7 @@ def test_the_workers_answer_what_they_know(system: System) -> None:
 @pytest.mark.parametrize(
     ("task", "done"),
     [
-        ("reprocess_dlq_tasks", "dead letters are tried again"),
+        ("reprocess_dlq_tasks", "dead letters are reprocessed"),
         ("cleanup_failed_tasks", "dead letters were too old"),
     ],
 )

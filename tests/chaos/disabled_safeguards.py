@@ -14,16 +14,16 @@ def _acks_late() -> None:
     celery_app.conf.task_acks_late = False
 
 
-def _leases() -> None:
+def _worker_registry() -> None:
     from job_system.broker import recovery
 
-    recovery.Recovery._beat = lambda self, consumer: None  # type: ignore[method-assign]
+    recovery.Recovery._heartbeat = lambda self, consumer: None  # type: ignore[method-assign]
 
 
-def _delivery_counter() -> None:
+def _attempt_counter() -> None:
     from job_system.broker import poison
 
-    poison.MOST_STARTS = 1_000_000
+    poison.MAX_ATTEMPTS = 1_000_000
 
 
 def _time_limits() -> None:
@@ -71,10 +71,10 @@ def _deterministic_ids() -> None:
     ImageObject.id = property(id_here)  # type: ignore[assignment,method-assign]
 
 
-def _outages() -> None:
-    from job_system.circuit_breaker import Outages
+def _circuit_breaker() -> None:
+    from job_system.circuit_breaker import CircuitBreaker
 
-    Outages.waited_out = lambda self, error: False  # type: ignore[method-assign]
+    CircuitBreaker.wait_until_closed = lambda self, error: False  # type: ignore[method-assign]
 
 
 def _inference_cache() -> None:
@@ -89,17 +89,17 @@ def _error_answers() -> None:
     outputs._FAILURE_PREFIXES = ()  # type: ignore[assignment]
 
 
-def _vetting() -> None:
+def _message_validation() -> None:
     from job_system.broker import transport
 
-    vars(transport)["reason_to_refuse"] = lambda raw, tasks: None
+    vars(transport)["rejection_reason"] = lambda raw, tasks: None
 
 
-def _recorded_taking() -> None:
-    """Take messages as kombu does, and record them later, with time to die in between."""
+def _recorded_receipt() -> None:
+    """Receive messages as kombu does, and record them later, with time to die in between."""
     from kombu.transport.redis import Channel, QoS
 
-    from job_system.broker.transport import TakingChannel
+    from job_system.broker.transport import RecordingChannel
 
     append = QoS.append
 
@@ -107,8 +107,8 @@ def _recorded_taking() -> None:
         time.sleep(0.5)
         append(self, message, delivery_tag)  # type: ignore[no-untyped-call]
 
-    TakingChannel._brpop_start = Channel._brpop_start  # type: ignore[method-assign]
-    TakingChannel._brpop_read = Channel._brpop_read  # type: ignore[method-assign]
+    RecordingChannel._brpop_start = Channel._brpop_start  # type: ignore[method-assign]
+    RecordingChannel._brpop_read = Channel._brpop_read  # type: ignore[method-assign]
     QoS.append = append_late  # type: ignore[method-assign]
 
 
@@ -129,23 +129,23 @@ class Safeguard:
 
 SAFEGUARDS = {
     "late acknowledgement": Safeguard(_acks_late, "kill -9 of children, three times", "missing"),
-    "leases": Safeguard(_leases, "kill -9 of all processors at once", "missing"),
-    "recorded taking": Safeguard(
-        _recorded_taking, "kill -9 of all processors at work, twice", "missing"
+    "worker registry": Safeguard(_worker_registry, "kill -9 of all processors at once", "missing"),
+    "recorded receipt": Safeguard(
+        _recorded_receipt, "kill -9 of all processors at work, twice", "missing"
     ),
-    "delivery counter": Safeguard(_delivery_counter, "an image that kills its process", "missing"),
+    "attempt counter": Safeguard(_attempt_counter, "an image that kills its process", "missing"),
     "publish, then mark": Safeguard(
         _publish_before_mark, "kill -9 of the moderator in mid-tick, twice", "missing"
     ),
     "look-back": Safeguard(_look_back, "no fault", "missing"),
     "deterministic ids": Safeguard(_deterministic_ids, "every image published twice", "doubled"),
-    "waiting out outages": Safeguard(_outages, "Triton down for 60 s", "astray"),
+    "circuit breaker": Safeguard(_circuit_breaker, "Triton down for 60 s", "astray"),
     "inference cache": Safeguard(
         _inference_cache, "store down for 10 s while models answer", "model_calls_per_image"
     ),
     "error answers are failures": Safeguard(
         _error_answers, "models tell of errors as answers", "astray"
     ),
-    "vetting": Safeguard(_vetting, "litter on the queue", "other_letters"),
+    "message validation": Safeguard(_message_validation, "litter on the queue", "other_letters"),
     "time limits": Safeguard(_time_limits, "images that hang", "missing"),
 }

@@ -308,9 +308,11 @@ def test_the_task_leaves_its_account_for_the_metrics_server(at_hand: Scene) -> N
     redis = redis_client()
     assert redis.get(redis_keys.AUDIT_LAST) is None
     audit_images()
-    note = json.loads(redis.get(redis_keys.AUDIT_LAST))
+    stored = redis.get(redis_keys.AUDIT_LAST)
+    assert isinstance(stored, bytes)
+    note = json.loads(stored)
     assert note["counts"]["missing"] == 1 and note["missing"] == [at_hand.jobs[0].url]
-    families = audit_families(redis.get(redis_keys.AUDIT_LAST), at_hand.now.timestamp() + 60)
+    families = audit_families(stored, at_hand.now.timestamp() + 60)
     assert [family.name for family in families] == [
         "weavloader_audit_images",
         "weavloader_audit_age_seconds",

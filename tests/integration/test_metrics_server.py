@@ -60,7 +60,7 @@ def test_the_oldest_task_the_stream_and_the_audit_are_read_at_the_scrape(
         page = server.metrics()
     assert 0 < sample(page, 'queue_oldest_seconds{queue_name="cleanup"}') < 60
     assert 60 <= sample(page, "stream_lag_seconds") < 90
-    assert 60 <= sample(page, "stream_last_look_seconds") < 90
+    assert 60 <= sample(page, "stream_last_poll_seconds") < 90
     assert sample(page, 'audit_images{state="missing"}') == 1
     assert 60 <= sample(page, "audit_age_seconds") < 90
     assert sample(page, 'disk_free_bytes{volume="store"}') > 0

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import generate_latest
 
 from metrics.flower import renamed_families, reserved_tasks
-from metrics.health import HealthChecks, Probe, builtin_probes, well
+from metrics.health import HealthChecks, Probe, builtin_probes, is_healthy
 from metrics.metrics import gauge
 from metrics.page import LiveFamilies
 from metrics.redis_state import TIMEOUT as REDIS_TIMEOUT
@@ -127,8 +127,8 @@ def test_an_unforeseen_error_tells_its_kind_and_never_its_text() -> None:
 
 
 def test_flower_is_not_needed_for_health() -> None:
-    assert well({"redis": "", "triton": "", "store": "", "flower": "ConnectError"})
-    assert not well({"redis": "", "triton": "UNAVAILABLE", "store": "", "flower": ""})
+    assert is_healthy({"redis": "", "triton": "", "store": "", "flower": "ConnectError"})
+    assert not is_healthy({"redis": "", "triton": "UNAVAILABLE", "store": "", "flower": ""})
 
 
 class Answer(BaseHTTPRequestHandler):

@@ -59,12 +59,12 @@ def test_a_clock_that_is_behind_gives_no_negative_age() -> None:
 
 
 @pytest.mark.parametrize(
-    ("waiting", "pace", "seconds"), [(100, 2.0, 50.0), (100, 0.0, math.inf), (0, 0.0, 0.0)]
+    ("waiting", "throughput", "seconds"), [(100, 2.0, 50.0), (100, 0.0, math.inf), (0, 0.0, 0.0)]
 )
 def test_a_backlog_lasts_as_long_as_the_pace_makes_it(
-    waiting: int, pace: float, seconds: float
+    waiting: int, throughput: float, seconds: float
 ) -> None:
-    assert values(backlog_families(waiting, pace)) == {"backlog_seconds": seconds}
+    assert values(backlog_families(waiting, throughput)) == {"backlog_seconds": seconds}
 
 
 def test_a_backlog_at_an_unknown_pace_is_not_told() -> None:
@@ -75,7 +75,7 @@ def test_the_stream_tells_its_lag_and_when_it_was_looked_at() -> None:
     note = json.dumps({"at": A_MINUTE_AGO, "taken": 0}).encode()
     assert values(stream_families(note, NOW - 300, NOW)) == {
         "stream_lag_seconds": 300,
-        "stream_last_look_seconds": 60,
+        "stream_last_poll_seconds": 60,
     }
 
 

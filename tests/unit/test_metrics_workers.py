@@ -37,7 +37,7 @@ def test_every_role_is_listed_though_no_worker_was_heard() -> None:
 def test_workers_and_what_they_run_are_counted_by_role() -> None:
     states = WorkerStates()
     for event in (heartbeat("processor@a", 3), heartbeat("processor@b", 1), heartbeat("x@a")):
-        states.take(event)
+        states.record(event)
     assert online(states)["processor"] == 2
     assert online(states)["other"] == 1
     assert by_label(states.families()[1])["processor"] == 4
@@ -46,7 +46,7 @@ def test_workers_and_what_they_run_are_counted_by_role() -> None:
 def test_a_worker_that_fell_silent_is_not_online() -> None:
     clock = Clock()
     states = WorkerStates(clock)
-    states.take(heartbeat("processor@a"))
+    states.record(heartbeat("processor@a"))
     clock.now = SILENCE_SECONDS
     assert online(states)["processor"] == 1
     clock.now += 0.1
@@ -55,39 +55,39 @@ def test_a_worker_that_fell_silent_is_not_online() -> None:
 
 def test_a_worker_that_said_goodbye_is_not_online() -> None:
     states = WorkerStates()
-    states.take(heartbeat("processor@a"))
-    states.take({"type": "worker-offline", "hostname": "processor@a"})
+    states.record(heartbeat("processor@a"))
+    states.record({"type": "worker-offline", "hostname": "processor@a"})
     assert online(states)["processor"] == 0
 
 
 def test_the_pace_is_unknown_until_two_moments_were_seen() -> None:
-    pace = Throughput()
-    assert pace.per_second(0) is None
-    pace.take("a", 100, 0)
-    assert pace.per_second(0) is None
+    throughput = Throughput()
+    assert throughput.per_second(0) is None
+    throughput.record("a", 100, 0)
+    assert throughput.per_second(0) is None
 
 
 def test_the_pace_adds_up_workers_and_not_what_they_did_before() -> None:
-    pace = Throughput()
+    throughput = Throughput()
     for second in range(0, 101, 2):
-        pace.take("a", 1000 + second, second)
-        pace.take("b", 5 + second, second)
-    assert pace.per_second(100) == pytest.approx(2)
+        throughput.record("a", 1000 + second, second)
+        throughput.record("b", 5 + second, second)
+    assert throughput.per_second(100) == pytest.approx(2)
 
 
 def test_a_worker_started_anew_takes_nothing_away() -> None:
-    pace = Throughput()
-    pace.take("a", 0, 0)
-    pace.take("a", 10, 5)
-    pace.take("a", 2, 10)
-    assert pace.per_second(10) == pytest.approx(1.2)
+    throughput = Throughput()
+    throughput.record("a", 0, 0)
+    throughput.record("a", 10, 5)
+    throughput.record("a", 2, 10)
+    assert throughput.per_second(10) == pytest.approx(1.2)
 
 
 def test_a_pace_of_long_ago_is_forgotten() -> None:
-    pace = Throughput()
-    pace.take("a", 0, 0)
-    pace.take("a", 100, 10)
-    assert pace.per_second(2 * WINDOW_SECONDS) == 0
+    throughput = Throughput()
+    throughput.record("a", 0, 0)
+    throughput.record("a", 100, 10)
+    assert throughput.per_second(2 * WINDOW_SECONDS) == 0
 
 
 def test_the_pace_of_images_is_that_of_those_who_take_images() -> None:
@@ -96,5 +96,5 @@ def test_the_pace_of_images_is_that_of_those_who_take_images() -> None:
     for second in (0, 10):
         clock.now = second
         for worker in ("processor@a", "worker2@a", "moderator@a"):
-            states.take(heartbeat(worker, processed=second))
+            states.record(heartbeat(worker, processed=second))
     assert states.images_per_second() == pytest.approx(2)

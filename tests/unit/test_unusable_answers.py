@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from inference import CAPTIONERS, EMBEDDERS, captioner, embedder, required_models
-from job_system.circuit_breaker import Outages
+from job_system.circuit_breaker import CircuitBreaker
 from job_system.tasks import processor
 from processing import Pipeline
 from tests.support.stand_in_triton import StandInResult, Tensor, text
@@ -126,7 +126,8 @@ def site(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Sit
     monkeypatch.setattr(processor, "dead_letters", lambda: made.letters)
     monkeypatch.setattr(processor, "redis_client", lambda: made.redis)
     # Triton answers the probe: it is the model that is at fault.
-    monkeypatch.setattr(processor, "outages", lambda: Outages({"triton": bool}, bool))
+    breaker = CircuitBreaker({"triton": lambda: None}, bool)
+    monkeypatch.setattr(processor, "circuit_breaker", lambda: breaker)
     # Celery's own record of a failure, which needs a server.
     monkeypatch.setattr(processor.process_image_task, "store_errors_even_if_ignored", False)
     return made

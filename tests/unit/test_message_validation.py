@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from job_system.broker.message_validation import MOST_BYTES, reason_to_refuse
+from job_system.broker.message_validation import MAX_BYTES, rejection_reason
 
 TASKS = {"ours"}
 
@@ -32,7 +32,7 @@ def message(body: object = ([{"url": "x"}], {}, {}), **headers: object) -> dict[
 
 
 def refused(message: object) -> str | None:
-    return reason_to_refuse(json.dumps(message).encode(), TASKS)
+    return rejection_reason(json.dumps(message).encode(), TASKS)
 
 
 def test_a_task_of_ours_is_not_refused() -> None:
@@ -76,8 +76,8 @@ def test_an_unknown_task_is_refused_by_that_name() -> None:
 
 @pytest.mark.parametrize("raw", [b"garbage", b"", b"\xff\xfe", b"[" * 100_000])
 def test_what_is_not_json_is_refused(raw: bytes) -> None:
-    assert reason_to_refuse(raw, TASKS) == "malformed_message"
+    assert rejection_reason(raw, TASKS) == "malformed_message"
 
 
 def test_a_huge_message_is_refused_unread() -> None:
-    assert reason_to_refuse(b" " * (MOST_BYTES + 1), TASKS) == "message_too_large"
+    assert rejection_reason(b" " * (MAX_BYTES + 1), TASKS) == "message_too_large"

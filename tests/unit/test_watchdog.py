@@ -1,17 +1,17 @@
-"""A worker is stalled when work waits, it is free, and nothing is taken for long."""
+"""A worker is stalled when work waits, it is free, and nothing is received for long."""
 
 from __future__ import annotations
 
 from redis.exceptions import ConnectionError as RedisGone
 
-from job_system.broker.watchdog import STALL_SECONDS, Watch
+from job_system.broker.watchdog import STALL_SECONDS, Watchdog
 
 
 class Worker:
-    """A worker as the watch sees it."""
+    """A worker as the watchdog sees it."""
 
     backlog = 5
-    taken = 0
+    received = 0
     free = True
     now = 0.0
     redis_is_away = False
@@ -21,41 +21,41 @@ class Worker:
             raise RedisGone
         return self.backlog
 
-    def watch(self) -> Watch:
-        return Watch(self.length, lambda: self.taken, lambda: self.free, lambda: self.now)
+    def watchdog(self) -> Watchdog:
+        return Watchdog(self.length, lambda: self.received, lambda: self.free, lambda: self.now)
 
-    def stalls(self, watch: Watch, **changes: object) -> bool:
+    def stalls(self, watchdog: Watchdog, **changes: object) -> bool:
         for name, value in changes.items():
             setattr(self, name, value)
-        watch.is_stalled()
+        watchdog.is_stalled()
         self.now += STALL_SECONDS + 1
-        return watch.is_stalled()
+        return watchdog.is_stalled()
 
 
 def test_a_worker_that_takes_nothing_while_work_waits_is_stalled() -> None:
     worker = Worker()
-    assert worker.stalls(worker.watch())
+    assert worker.stalls(worker.watchdog())
 
 
 def test_a_worker_without_work_is_not() -> None:
     worker = Worker()
-    assert not worker.stalls(worker.watch(), backlog=0)
+    assert not worker.stalls(worker.watchdog(), backlog=0)
 
 
 def test_a_busy_worker_is_not() -> None:
     worker = Worker()
-    assert not worker.stalls(worker.watch(), free=False)
+    assert not worker.stalls(worker.watchdog(), free=False)
 
 
 def test_no_worker_is_while_redis_is_away() -> None:
     worker = Worker()
-    assert not worker.stalls(worker.watch(), redis_is_away=True)
+    assert not worker.stalls(worker.watchdog(), redis_is_away=True)
 
 
 def test_a_worker_that_took_something_meanwhile_is_not() -> None:
     worker = Worker()
-    watch = worker.watch()
-    for taken in range(5):
-        worker.taken = taken
+    watchdog = worker.watchdog()
+    for received in range(5):
+        worker.received = received
         worker.now += STALL_SECONDS / 2
-        assert not watch.is_stalled()
+        assert not watchdog.is_stalled()
