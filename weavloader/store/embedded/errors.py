@@ -30,6 +30,9 @@ _REASONS: dict[type[apsw.Error], Reason] = {
     apsw.NotADBError: Reason.STORE_DAMAGED,
     apsw.EmptyError: Reason.STORE_DAMAGED,
     apsw.FormatError: Reason.STORE_DAMAGED,
+    apsw.InternalError: Reason.STORE_FAILED,
+    apsw.ExtensionLoadingError: Reason.STORE_FAILED,
+    apsw.NoFTS5Error: Reason.STORE_FAILED,
 }
 
 
@@ -52,7 +55,7 @@ def store_errors() -> Iterator[None]:
 
 def map_error(error: apsw.Error) -> WeavloaderError:
     """Weavloader's error for one of SQLite's."""
-    message = f"embedded store: {type(error).__name__}: {str(error)[:200]}"
+    message = f"embedded store: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     for kind, reason in _REASONS.items():
         if isinstance(error, kind):
             return TransientError(message, reason=reason)

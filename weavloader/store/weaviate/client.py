@@ -77,7 +77,7 @@ class _RetryOnce:
     a worker would hold an image that Celery retries anyway.
     """
 
-    def __init__(self, _: float) -> None: ...
+    def __init__(self, _: float = 0) -> None: ...
 
     def with_exponential_backoff(
         self, count: int, error: str, f: Callable[..., Any], *args: Any, **kwargs: Any
