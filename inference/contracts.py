@@ -1,6 +1,7 @@
-"""What models in Triton take and give: the same at every site, so that either side can be swapped.
+"""Contracts of the models in Triton, and whether the served models are ready and keep them.
 
-Source: docs/models.md, and the configurations of both model repositories, which a test compares.
+The contracts are the same at every site, so that either side can be replaced. A test compares
+them with the configurations of both model repositories; docs/models.md shows them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Contract:
 
 
 def contracts() -> dict[str, Contract]:
-    """By name in Triton, for the lengths of vectors that are configured."""
+    """Contracts by name in Triton, for the configured lengths of vectors."""
     config = model_config()
     return {
         "gemma3": _text_output("UINT8"),
@@ -50,7 +51,7 @@ def contracts() -> dict[str, Contract]:
 
 
 def require_models(client: InferenceServerClient, names: Iterable[str], *, timeout: float) -> None:
-    """Ask Triton for each model; nothing is inferred.
+    """Check that Triton has each model ready; nothing is inferred.
 
     Args:
         names: Their names in Triton.
@@ -67,19 +68,19 @@ def require_models(client: InferenceServerClient, names: Iterable[str], *, timeo
 def require_contracts(
     client: InferenceServerClient, names: Iterable[str], *, timeout: float
 ) -> None:
-    """Compare what is served with what is expected; a model that a site added is not known here.
+    """Compare the served contracts with the expected ones; models that a site added are skipped.
 
     Args:
         names: The models' names in Triton.
         timeout: Seconds, for each.
 
     Raises:
-        ConfigError: A model takes or gives something else: each image would be refused.
+        ConfigError: A model has other inputs or outputs: each image would be refused.
         TransientError: Triton does not answer, or a model is missing.
     """
     known = contracts()
     for name in (name for name in names if name in known):
-        if found := list(_breaches(known[name], _served(client, name, timeout))):
+        if found := list(_differences(known[name], _served(client, name, timeout))):
             message = f"{name} is served with another contract: {'; '.join(found)}"
             raise ConfigError(message, reason=Reason.MODEL_CONTRACT)
 
@@ -115,7 +116,7 @@ def _tensors(told: Iterable[Any]) -> dict[str, Tensor]:
     return {each.name: (each.datatype, tuple(each.shape)) for each in told}
 
 
-def _breaches(expected: Contract, served: Contract) -> Iterator[str]:
+def _differences(expected: Contract, served: Contract) -> Iterator[str]:
     for kind in ("inputs", "outputs"):
         wanted, found = getattr(expected, kind), getattr(served, kind)
         for name, tensor in wanted.items():
@@ -128,7 +129,7 @@ def _breaches(expected: Contract, served: Contract) -> Iterator[str]:
 
 
 def _fits(expected: Tensor, served: Tensor, is_open: bool) -> bool:
-    """Whether a model takes all that is sent; ``is_open`` where any length may come of it."""
+    """Whether the tensors match; ``is_open`` accepts a fixed length where any is expected."""
     (kind, shape), (served_kind, served_shape) = expected, served
     if kind != served_kind or len(shape) != len(served_shape):
         return False

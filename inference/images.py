@@ -1,4 +1,4 @@
-"""Images on their way to a model."""
+"""Images as models take them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from weavloader.errors import PermanentError, Reason
 RGBImage = NDArray[np.uint8]
 """Shape [H, W, 3]."""
 
-# A shortest side this little above the limit is left so, rather than resampled once more: models
-# resample whatever they are given.
+# A shortest side up to this factor above the limit is not resampled again: models resample
+# their input anyway.
 _TOLERATED = 1.05
 
 

@@ -1,7 +1,7 @@
-"""Hyperparameters: what is asked of the models, what they see and how their answers are used.
+"""Hyperparameters: prompts, sizes of images and vectors, use of answers.
 
-Each is the environment variable of its name in capitals, for a site whose Triton serves other
-weights; ``docs/configuration.md`` lists them for users and a test compares the two.
+Each is set by the environment variable of its name in capitals, for a site whose Triton serves
+other weights; ``docs/configuration.md`` lists them for users and a test compares the two.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Positive = Annotated[int, Field(gt=0)]
 
 @dataclass(frozen=True, slots=True)
 class ImageLimit:
-    """The most a model makes use of; a larger picture is reduced to it, aspect kept.
+    """The largest image that a model uses; larger ones are reduced to it, with their aspect ratio.
 
     Attributes:
         max_pixels: Width times height.
@@ -31,7 +31,7 @@ class ImageLimit:
 
     @classmethod
     def of_side(cls, side: int) -> ImageLimit:
-        """``side`` as the shortest; panoramas beyond 4:1 are held to the area of 4:1."""
+        """``side`` as the shortest; panoramas beyond 4:1 are limited to the area of 4:1."""
         return cls(max_pixels=4 * side * side, shortest_side=side)
 
 
@@ -39,9 +39,9 @@ class ModelConfig(Environment):
     """The hyperparameters of all models.
 
     Attributes:
-        caption_prompt: What gemma3 and qwen2_5_vl are asked about an image.
-        caption_max_characters: Longer captions are cut. Several times what the models write;
-            bounds what an answer gone astray puts in the store.
+        caption_prompt: Prompt of gemma3 and qwen2_5_vl.
+        caption_max_characters: Longer captions are truncated. Several times what the models
+            write; limits runaway answers.
         fusion_image_weight: Share of the image's unit vector in a fused vector, the text's is
             the rest.
         gemma3_max_pixels: Width times height; it squashes what it is given to 896x896.
@@ -73,7 +73,7 @@ class ModelConfig(Environment):
 
     @property
     def wanted_pixels(self) -> int:
-        """The most that any model makes use of in a 4:3 photograph, width times height."""
+        """Pixels of a 4:3 photograph that the most demanding model uses, width times height."""
         side = max(self.florence2_image_side, self.clip_image_side, self.align_image_side)
         return max(self.gemma3_max_pixels, self.qwen2_5_vl_max_pixels, 4 * side * side // 3)
 

@@ -34,7 +34,7 @@ def read_text_output(tensor: Tensor) -> str:
 
 
 def checked_text(text: str) -> str:
-    """As :func:`clean_text`, if a model may have meant it.
+    """As :func:`clean_text`, if it is a usable answer.
 
     Raises:
         TransientError: It is blank, or the model's report of a failure.
@@ -48,17 +48,17 @@ def checked_text(text: str) -> str:
 
 
 def clean_text(text: str) -> str:
-    """``text`` with a space for control characters, and none around it."""
+    """``text`` with control characters replaced by spaces, and stripped."""
     return _CONTROL.sub(" ", text).strip()
 
 
 def bounded(caption: str) -> str:
-    """``caption``, cut at ``CAPTION_MAX_CHARACTERS``."""
+    """``caption``, truncated to ``CAPTION_MAX_CHARACTERS``."""
     return caption[: model_config().caption_max_characters]
 
 
 def bad_answer(what: str) -> TransientError:
-    """The error of a model whose answer breaks its contract."""
+    """The error for an answer that breaks the contract."""
     return TransientError(what, reason=Reason.BAD_ANSWER)
 
 
@@ -80,7 +80,7 @@ def fuse_embeddings(image: Vector, text: Vector) -> Vector:
 
 
 def checked_vector(tensor: Tensor, shape: tuple[int, ...]) -> Vector:
-    """``tensor``, if it is finite float32 of ``shape``.
+    """``tensor``, validated as finite float32 of ``shape``.
 
     Raises:
         TransientError: It is not.
@@ -107,5 +107,5 @@ def unit_vector(vector: Vector) -> Vector:
 
 
 def bad_vector(what: str) -> TransientError:
-    """The error of a model that gave an unusable vector."""
+    """The error for an unusable vector."""
     return TransientError(f"unusable embedding: {what}", reason=Reason.BAD_EMBEDDING)

@@ -1,4 +1,4 @@
-"""The models that can be configured, as the modules of :mod:`inference.models` declare them."""
+"""The models that can be configured; the modules of :mod:`inference.models` register them."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ VECTOR_RANKS: Mapping[str, int] = _ranks
 
 
 def caption_model(name: str, *, served_as: str | None = None) -> Callable[[Caption], Caption]:
-    """Declare that ``CAPTION_MODEL`` may be ``name``, and what captions then.
+    """Register a caption function as the value ``name`` of ``CAPTION_MODEL``.
 
     Args:
-        served_as: The model's name in Triton, where it is another.
+        served_as: The model's name in Triton, if it differs.
     """
 
     def declare(function: Caption) -> Caption:
@@ -68,11 +68,11 @@ def caption_model(name: str, *, served_as: str | None = None) -> Callable[[Capti
 def embedding_model(
     name: str, *, served_as: str | None = None, rank: Literal[1, 2] = 1
 ) -> Callable[[Embed], Embed]:
-    """Declare that ``EMBEDDING_MODELS`` may hold ``name``, and what embeds then.
+    """Register an embedding function as the value ``name`` of ``EMBEDDING_MODELS``.
 
     Args:
         name: Letters, digits and ``_``, the first a letter; also the vector's in the store.
-        served_as: The model's name in Triton, where it is another.
+        served_as: The model's name in Triton, if it differs.
         rank: Of its vectors: 1 for [D], 2 for [tokens, D].
     """
     if not (name.isascii() and name.isidentifier()):
@@ -88,7 +88,7 @@ def embedding_model(
 
 
 def captioner(name: str) -> CaptionFunction:
-    """What captions when ``CAPTION_MODEL`` is ``name``.
+    """The caption function of ``CAPTION_MODEL=name``.
 
     Raises:
         ConfigError: There is no such model.
@@ -97,7 +97,7 @@ def captioner(name: str) -> CaptionFunction:
 
 
 def embedder(name: str) -> EmbedFunction:
-    """What embeds when ``EMBEDDING_MODELS`` holds ``name``.
+    """The embedding function of ``name`` in ``EMBEDDING_MODELS``.
 
     Raises:
         ConfigError: There is no such model.

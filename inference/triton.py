@@ -1,4 +1,4 @@
-"""The one way to call a model in Triton: deadline, errors and metrics are settled here."""
+"""Calls of models in Triton, with deadline, mapped errors and metrics."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Tensor = NDArray[Any]
 Tensors = Mapping[str, Tensor]
 Answer = TypeVar("Answer")
 
-# Whatever is not the input's fault may pass: a model that is missing or an access that is
-# refused is put right by the operator, and the images wait for it.
+# Everything else is transient: the operator serves a missing model or grants access, and the
+# images wait for it.
 _INPUT_AT_FAULT = ("StatusCode.INVALID_ARGUMENT", "StatusCode.OUT_OF_RANGE")
 _REASONS = {
     "StatusCode.UNAVAILABLE": Reason.TRITON_UNAVAILABLE,
@@ -49,12 +49,12 @@ def infer(
         client: A client of the server.
         model: The model's name in Triton.
         inputs: Tensors by input name; text as :func:`text_tensor` makes it.
-        read: Turns the tensors of ``outputs`` into the answer; what it raises counts as a
-            failed inference, whose message gains the model's name.
+        read: Turns the tensors of ``outputs`` into the result; an error that it raises counts as
+            a failed inference, and gets the model's name in its message.
         outputs: Names of the outputs wanted.
-        operation: What the call is for, a constant word for the metrics.
-        timeout: Seconds after which the call is given up.
-        parameters: The request's own parameters, which are no part of the model's contract.
+        operation: Purpose of the call, a constant word for the metrics.
+        timeout: Seconds after which the call fails.
+        parameters: Parameters of the request, which are not part of the model's contract.
 
     Raises:
         PermanentError: The input was refused.
@@ -72,7 +72,7 @@ def infer(
 
 
 def text_tensor(text: str) -> Tensor:
-    """``text`` as a STRING tensor of shape [1]; what UTF-8 cannot hold becomes ``?``."""
+    """``text`` as a STRING tensor of shape [1], with ``?`` for what UTF-8 cannot encode."""
     return np.array([text.encode("utf-8", errors="replace")], dtype=np.object_)
 
 
@@ -122,7 +122,7 @@ def _output(result: InferResult, name: str, model: str) -> Tensor:
 
 
 def map_error(error: InferenceServerException, model: str) -> WeavloaderError:
-    """The project's error for one of the Triton client."""
+    """Our error for an error of the Triton client."""
     message = f"{model}: {(error.message() or 'no message')[:_SHOWN_CHARACTERS]}"
     status = error.status()
     # The client's own checks, made before anything is sent, carry no status.

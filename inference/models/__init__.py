@@ -1,7 +1,7 @@
-"""A module for each family of models; whatever lies in this folder can be configured.
+"""A module for each family of models.
 
-A module declares its models with the decorators of :mod:`inference.registry`, and is found
-because it is here.
+Every module in this folder is imported, and registers its models with the decorators of
+:mod:`inference.registry`.
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ def get_colbert_embedding(
         client: A client of the server.
         text: Not blank.
         timeout: Seconds.
-        query: Ask for the vectors of a search's text, which ColBERT marks and pads in another
-            way than what is searched. It goes out as the request's parameter ``role``; a
-            server that knows none embeds every text alike.
+        query: Embed the text of a search, which ColBERT marks and pads differently from
+            documents. Sent as the request parameter ``role``; a server that does not know it
+            embeds every text as a document.
 
     Returns:
         Shape [tokens, 128], a row for each token.

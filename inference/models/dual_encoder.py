@@ -31,7 +31,7 @@ def get_clip_embeddings(
     Args:
         client: A client of the server.
         text: ``""`` for none.
-        image: Shape [H, W, 3]; reduced to what the model sees.
+        image: Shape [H, W, 3]; reduced to the size that the model uses.
         timeout: Seconds.
 
     Returns:
@@ -76,7 +76,7 @@ def embed(
 
     Args:
         model: Its name in Triton.
-        limit: What it sees of an image.
+        limit: Largest image that it uses.
         dimension: Length of its vectors.
     """
     wanted = [

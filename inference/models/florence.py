@@ -40,7 +40,7 @@ def florence2_run_model(
 
     Args:
         client: A client of the server.
-        image: Shape [H, W, 3]; reduced to what the model sees.
+        image: Shape [H, W, 3]; reduced to the size that the model uses.
         task: The task's prompt, such as ``<MORE_DETAILED_CAPTION>``.
         text_input: The text that goes with it, for tasks that take one.
         timeout: Seconds.

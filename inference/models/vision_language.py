@@ -23,7 +23,7 @@ def gemma3_run_model(
 
     Args:
         client: A client of the server.
-        image: Shape [H, W, 3]; reduced to what the model sees.
+        image: Shape [H, W, 3]; reduced to the size that the model uses.
         prompt: The question; by default ``CAPTION_PROMPT``, which asks for a caption.
         timeout: Seconds.
 
@@ -61,7 +61,7 @@ def ask(
 
     Args:
         model: Its name in Triton.
-        limit: What it sees of an image.
+        limit: Largest image that it uses.
     """
 
     def read(outputs: Tensors) -> str:

@@ -52,9 +52,9 @@ def labels(features: PictureFeatures) -> dict[str, str]:
 
 
 def _first(features: PictureFeatures) -> str:
-    shares = {name: float(features.places[name].mean()) for name in COLOURS}
-    first, second = sorted(shares, key=lambda name: -shares[name])[:2]
-    colours = first if shares[second] < 0.1 else f"{first} and {second}"
+    areas = {name: float(features.masks[name].mean()) for name in COLOURS}
+    first, second = sorted(areas, key=lambda name: -areas[name])[:2]
+    colours = first if areas[second] < 0.1 else f"{first} and {second}"
     return f"a {_light(features)} picture, mostly {colours}."
 
 
@@ -107,13 +107,13 @@ def _regions(
     features: PictureFeatures, named: dict[str, str], size: tuple[int, int]
 ) -> dict[str, Any]:
     everywhere = np.ones((ROWS, COLUMNS), dtype=np.bool_)
-    boxes = [_box(features.places.get(concept, everywhere), size) for concept in named]
+    boxes = [_box(features.masks.get(concept, everywhere), size) for concept in named]
     return {"bboxes": boxes, "labels": list(named.values())}
 
 
-def _box(place: Mask, size: tuple[int, int]) -> list[float]:
-    """x1, y1, x2, y2 around ``place``, in pixels of a picture of ``size``."""
-    rows, columns = np.nonzero(place)
+def _box(mask: Mask, size: tuple[int, int]) -> list[float]:
+    """x1, y1, x2, y2 around ``mask``, in pixels of a picture of ``size``."""
+    rows, columns = np.nonzero(mask)
     across, down = size[0] / COLUMNS, size[1] / ROWS
     corners = (
         columns.min() * across,

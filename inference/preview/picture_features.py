@@ -48,13 +48,13 @@ class PictureFeatures:
 
     Attributes:
         scores: By concept, 0 (not there) to 1 (plain to see).
-        places: Where a concept is, for those that have a place.
+        masks: Where a concept is, for those that have a location.
         horizon: Height of the strongest line across, 0 (top) to 1; ``None`` without one.
         layout: Colours on a coarse grid, shape [n], -0.5 to 0.5.
     """
 
     scores: dict[str, float]
-    places: dict[str, Mask]
+    masks: dict[str, Mask]
     horizon: float | None
     layout: Map
 
@@ -62,10 +62,10 @@ class PictureFeatures:
 def extract(image: NDArray[Any]) -> PictureFeatures:
     """The features of ``image``, shape [H, W, 3], 0 to 255."""
     pixels = Pixels.of(image)
-    places = {**_places(pixels), **pixels.colours}
+    masks = {**_masks(pixels), **pixels.colours}
     return PictureFeatures(
-        scores=_weighed({**_whole_picture(pixels), **_by_area(places)}),
-        places=places,
+        scores=_weighed({**_whole_picture(pixels), **_by_area(masks)}),
+        masks=masks,
         horizon=_horizon(pixels),
         layout=_layout(pixels),
     )
@@ -76,7 +76,7 @@ def _ramp(amount: float | np.floating[Any], low: float, high: float) -> float:
     return float(np.clip((float(amount) - low) / (high - low), 0.0, 1.0))
 
 
-def _places(pixels: Pixels) -> dict[str, Mask]:
+def _masks(pixels: Pixels) -> dict[str, Mask]:
     light, colours = pixels.luminance, pixels.colours
     pale = pixels.saturation < 0.2
     warm = colours["orange"] | colours["pink"] | colours["red"] | colours["yellow"]
@@ -107,7 +107,7 @@ def _plume(pixels: Pixels) -> Mask:
     return np.asarray(_TOP & grey & apart & (around.max(axis=(2, 3)) < _SMOOTH))
 
 
-def _by_area(places: dict[str, Mask]) -> dict[str, float]:
+def _by_area(masks: dict[str, Mask]) -> dict[str, float]:
     spans = {
         "sky": (0.05, 0.3),
         "cloud": (0.05, 0.3),
@@ -123,7 +123,7 @@ def _by_area(places: dict[str, Mask]) -> dict[str, float]:
         "lights": (0.0005, 0.003),
         **dict.fromkeys(COLOURS, (0.03, 0.4)),
     }
-    return {name: _ramp(places[name].mean(), *span) for name, span in spans.items()}
+    return {name: _ramp(masks[name].mean(), *span) for name, span in spans.items()}
 
 
 def _weighed(scores: dict[str, float]) -> dict[str, float]:

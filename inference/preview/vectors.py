@@ -1,4 +1,4 @@
-"""Vectors of preview models: a direction in space for each concept, word and place.
+"""Vectors of preview models: a direction in space for each concept, word and grid cell.
 
 Directions are random, drawn from the name, so that any two are nearly at right angles: the
 cosine of two vectors says how much their concepts have in common.

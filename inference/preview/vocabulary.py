@@ -1,4 +1,4 @@
-"""The concepts that preview models know, and the words for them."""
+"""The concepts of the preview models, and the words for them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ COLOURS = (
     "black",
 )
 
-# What pictures are looked for by weighs more than colours and daylight, which all of them have.
+# Distinctive concepts weigh more than colours and daylight, which all pictures have.
 _SALIENT = dict.fromkeys(("smoke", "fire", "fog", "snow", "sunset"), 1.5)
 _COMMON = {**dict.fromkeys(COLOURS, 0.5), "day": 0.4, "sky": 0.6, "cloud": 0.7, "lights": 0.7}
 WEIGHTS = {**dict.fromkeys(CONCEPT_WORDS, 1.0), **_COMMON, **_SALIENT}
@@ -65,7 +65,7 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 def words_of(text: str) -> list[str]:
-    """The words of ``text`` in lower case, less those that say nothing of a picture."""
+    """The words of ``text`` in lower case, without those that say nothing about a picture."""
     return [word for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS]
 
 

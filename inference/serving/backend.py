@@ -1,4 +1,4 @@
-"""What every served model is to Triton: loaded, called one by one or in batches, ended."""
+"""The interface of every served model to Triton: load, execute (single or batched), finalize."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ class Model(Protocol):
     """A loaded model."""
 
     def prepare(self, request: Any) -> Any:
-        """The checked input of a request, none of it in the request's own memory.
+        """The validated input of a request, copied out of the request's memory.
 
         Raises:
             InputError: The input breaks the contract or a limit.
         """
 
     def run(self, inputs: Sequence[Any]) -> list[Tensors]:
-        """The outputs for each of the prepared inputs, in one go."""
+        """The outputs for each prepared input, computed as one batch."""
 
 
 class Backend(ABC):
-    """A model's ``TritonPythonModel``, but for its defaults and how it is loaded."""
+    """Base of a model's ``TritonPythonModel``, which adds its defaults and how it is loaded."""
 
     defaults: ClassVar[Settings]
 
     @abstractmethod
     def load(self, settings: Settings) -> Model:
-        """The model; here, and not before, torch is imported."""
+        """Load the model; torch is imported here, not earlier."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the weights; an exception keeps the model from being ready."""
+        """Load the weights; after an exception the model is not ready."""
         settings = read_settings(args["model_name"], self.defaults)
         self._model = self.load(settings)
         self._batcher: Batcher[Any, Tensors] | None = None
@@ -52,15 +52,15 @@ class Backend(ABC):
             )
 
     def execute(self, requests: list[Any]) -> list[Any] | None:
-        """A response to each request; or nothing, when each gets its own from a batch."""
+        """A response to each request; ``None`` if the responses come from batches."""
         if self._batcher is None:
             return respond(requests, self._answer)
         for request in requests:
-            self._hand_over(request, self._batcher)
+            self._submit(request, self._batcher)
         return None
 
     def finalize(self) -> None:
-        """Answer those who wait."""
+        """Reply to the waiting requests."""
         if self._batcher is not None:
             self._batcher.close()
 
@@ -70,7 +70,7 @@ class Backend(ABC):
         (tensors,) = self._model.run([self._model.prepare(request)])
         return tensors
 
-    def _hand_over(self, request: Any, batcher: Batcher[Any, Tensors]) -> None:
+    def _submit(self, request: Any, batcher: Batcher[Any, Tensors]) -> None:
         sender = request.get_response_sender()
         try:
             item = self._model.prepare(request)

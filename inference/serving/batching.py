@@ -1,7 +1,7 @@
-"""Running together what waits together.
+"""Batches of waiting requests.
 
-Triton's own batching cannot be used: with the ``max_batch_size: 0`` of the contracts it hands
-over one request at a time, and with more the shapes of the contracts are refused.
+Triton's own batching cannot be used: with the ``max_batch_size: 0`` of the contracts it passes
+on one request at a time, and with a larger value it refuses the shapes of the contracts.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def _never() -> bool:
 
 
 class Batcher(Generic[Item, Result]):
-    """A thread that runs up to ``size`` items in one call. Every item submitted is answered.
+    """A thread that runs up to ``size`` items per call. Every submitted item gets a reply.
 
     Args:
-        run: Gives a result for each item, in their order.
-        size: The most items of one call.
-        delay: Seconds that the first item of a call waits for others; a lone one waits them
-            too. While a call runs, those that come gather for the next.
+        run: Returns a result for each item, in the same order.
+        size: Maximum number of items per call.
+        delay: Seconds that the first item of a call waits for others, even if none arrives.
+            Items that arrive during a call form the next batch.
         capacity: How many items may wait.
     """
 
@@ -65,17 +65,17 @@ class Batcher(Generic[Item, Result]):
         reply: Callable[[Result | Exception], None],
         is_abandoned: Callable[[], bool] = _never,
     ) -> None:
-        """Hand over ``item``; waits while ``capacity`` others do.
+        """Queue ``item``; blocks while ``capacity`` others wait.
 
         Args:
-            reply: Called once, in the batcher's thread, with the result or why there is none.
-            is_abandoned: Whether nobody waits for the reply any more; asked before the run, so
-                that a server that is behind spends no time on answers that come too late.
+            reply: Called once, in the batcher's thread, with the result or the error.
+            is_abandoned: Whether the caller has given up; called before the run, so that an
+                overloaded server spends no time on late answers.
         """
         self._waiting.put(_Waiting(item, reply, is_abandoned))
 
     def close(self) -> None:
-        """Answer all that was submitted, then end. Nothing may be submitted from then on."""
+        """Reply to everything that was submitted, then end the thread. Do not submit afterwards."""
         self._waiting.put(None)
         self._thread.join()
 
@@ -83,13 +83,13 @@ class Batcher(Generic[Item, Result]):
         open_ = True
         while open_:
             gathered, open_ = self._next_batch()
-            batch = [waiting for waiting in gathered if not self._is_dropped(waiting)]
+            batch = [waiting for waiting in gathered if not self._is_discarded(waiting)]
             results = self._results([waiting.item for waiting in batch])
             for waiting, result in zip(batch, results, strict=True):
                 self._reply(waiting, result)
 
     def _next_batch(self) -> tuple[list[_Waiting[Item, Result]], bool]:
-        """What runs next, and whether more may follow."""
+        """The next batch, and whether more may follow."""
         batch: list[_Waiting[Item, Result]] = []
         deadline = float("inf")
         while len(batch) < self._size:
@@ -105,7 +105,7 @@ class Batcher(Generic[Item, Result]):
             batch.append(waiting)
         return batch, True
 
-    def _is_dropped(self, waiting: _Waiting[Item, Result]) -> bool:
+    def _is_discarded(self, waiting: _Waiting[Item, Result]) -> bool:
         if not waiting.is_abandoned():
             return False
         self._reply(waiting, AbandonedError())
@@ -122,12 +122,12 @@ class Batcher(Generic[Item, Result]):
         except Exception as error:
             if len(items) == 1:
                 return [error]
-            # One by one, so that only the item at fault fails (or too large a batch at once).
+            # One by one, so that only the faulty item fails, or none if the batch was too large.
             return [self._results([item])[0] for item in items]
 
     def _reply(self, waiting: _Waiting[Item, Result], result: Result | Exception) -> None:
         try:
             waiting.reply(result)
         except Exception:
-            # Whoever asked is gone; the others still wait.
-            logger.exception("a reply could not be sent")
+            # The caller is gone; the others still wait.
+            logger.exception("sending a reply failed")

@@ -47,8 +47,8 @@ class Text:
 
     Attributes:
         ids: Their numbers.
-        attended: How many of them, from the first, others see.
-        kept: Positions whose vectors are answered.
+        attended: How many of them, from the first, are attended to.
+        kept: Positions whose vectors are returned.
     """
 
     ids: list[int]
@@ -103,15 +103,15 @@ class ColBERTModel:
 
     def _document(self, text: str) -> Text:
         ids = self._marked(text, _DOCUMENT_MARK, self._max_tokens)
-        kept = [place for place, each in enumerate(ids) if each not in self._punctuation]
+        kept = [position for position, each in enumerate(ids) if each not in self._punctuation]
         return Text(ids, len(ids), kept)
 
-    def _marked(self, text: str, mark: str, most: int) -> list[int]:
-        # Cut by the tokenizer, which need not read on; two for [CLS] and [SEP], one for the mark.
+    def _marked(self, text: str, mark: str, max_length: int) -> list[int]:
+        # Truncated by the tokenizer; two for [CLS] and [SEP], one for the mark.
         tokenizer = self._tokenizer
-        words = tokenizer(text, add_special_tokens=False, truncation=True, max_length=most - 3)[
-            "input_ids"
-        ]
+        words = tokenizer(
+            text, add_special_tokens=False, truncation=True, max_length=max_length - 3
+        )["input_ids"]
         mark_id = tokenizer.convert_tokens_to_ids(mark)
         return [tokenizer.cls_token_id, mark_id, *words, tokenizer.sep_token_id]
 

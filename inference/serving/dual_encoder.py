@@ -18,7 +18,7 @@ from .special_tokens import special_tokens, stripper
 from .weights import load_model, load_processor, to_model
 
 _ALIGN_TOKENS = 64
-"""What it was trained with."""
+"""As in its training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +30,24 @@ class Pair:
 
 
 def load_clip(settings: Settings) -> DualEncoderModel:
-    """CLIP; texts are cut where it ends, at 77 tokens."""
+    """CLIP; texts are truncated to its 77 tokens."""
     model = load_model(CLIPModel, settings)
     tokens = model.config.text_config.max_position_embeddings
     return DualEncoderModel(model, load_processor(settings), settings, tokens)
 
 
 def load_align(settings: Settings) -> DualEncoderModel:
-    """ALIGN; texts are cut at 64 tokens."""
+    """ALIGN; texts are truncated to 64 tokens."""
     return DualEncoderModel(
         load_model(AlignModel, settings), load_processor(settings), settings, _ALIGN_TOKENS
     )
 
 
 class DualEncoderModel:
-    """A vector for a text, an image, or each of both; zeros for what was not given.
+    """A vector for a text, an image, or each of both; zeros for an input that was not given.
 
     Args:
-        max_tokens: Texts are cut at it, and padded to it, so that all are of one length.
+        max_tokens: Texts are truncated and padded to this length.
     """
 
     def __init__(self, model: Any, processor: Any, settings: Settings, max_tokens: int) -> None:
@@ -80,7 +80,7 @@ class DualEncoderModel:
     def _tokens(self, text: str) -> dict[str, Any]:
         words = self._strip(text)
         if not words:
-            raise InputError("text: nothing is left of it without special tokens")
+            raise InputError("text: nothing but special tokens")
         tokens: dict[str, Any] = self._processor.tokenizer(
             words,
             truncation=True,

@@ -1,18 +1,18 @@
-"""Why a request gets an error for an answer."""
+"""Errors that a request is answered with."""
 
 from __future__ import annotations
 
 
 class InputError(ValueError):
-    """The input breaks the contract or a limit: sending it again is of no use."""
+    """The input breaks the contract or a limit: sending it again cannot succeed."""
 
 
 class AbandonedError(RuntimeError):
-    """Whoever asked waits no longer, so the model is not run for them."""
+    """The caller has given up, so the model is not run for the request."""
 
     def __init__(self) -> None:
-        super().__init__("not run: whoever asked waits no longer")
+        super().__init__("not run: the caller has given up")
 
 
 class OutputError(RuntimeError):
-    """The model gave nothing that can be used: text without words, or numbers that are none."""
+    """The output of the model is unusable: blank text, NaN or infinity."""

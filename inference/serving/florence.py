@@ -17,10 +17,10 @@ from .settings import Settings
 from .special_tokens import special_tokens, stripper
 from .weights import load_model, load_processor, to_model
 
-_PLACE = "<loc_"
-"""Places are signs that a request may hold: some tasks are about a region."""
+_LOCATION = "<loc_"
+"""Location tokens are allowed in requests: some tasks are about a region."""
 _INSTRUCTION_TOKENS = 64
-"""More than the processor writes around a task's text."""
+"""More than the processor adds around a task's text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,8 @@ class Task:
     """A task about an image.
 
     Attributes:
-        text: What belongs to the task, ``""`` for most.
-        size: Width and height in whose units boxes are answered.
+        text: Input of the task, ``""`` for most tasks.
+        size: Width and height in the units of the returned boxes.
     """
 
     image: Image.Image
@@ -55,10 +55,10 @@ class FlorenceModel:
         self._model = model
         self._processor = processor
         self._settings = settings
-        places = model.config.text_config.max_position_embeddings
-        self._most_tokens = places - processor.num_image_tokens - _INSTRUCTION_TOKENS
-        signs = special_tokens(processor.tokenizer)
-        self._strip = stripper({sign for sign in signs if not sign.startswith(_PLACE)})
+        positions = model.config.text_config.max_position_embeddings
+        self._max_tokens = positions - processor.num_image_tokens - _INSTRUCTION_TOKENS
+        tokens = special_tokens(processor.tokenizer)
+        self._strip = stripper({token for token in tokens if not token.startswith(_LOCATION)})
 
     def prepare(self, request: Any) -> Task:
         """As :meth:`serving.backend.Model.prepare`."""
@@ -90,7 +90,7 @@ class FlorenceModel:
     def _checked(self, task: str, text: str) -> str:
         if task in self._processor.task_prompts_without_inputs:
             if text:
-                raise InputError(f"text_input: {task} takes none")
+                raise InputError(f"text_input: {task} takes no text")
             return ""
         if task not in self._processor.task_prompts_with_input:
             raise InputError(f"prompt: unknown task {task[:40]!r}")
@@ -99,12 +99,12 @@ class FlorenceModel:
         return self._cut(text)
 
     def _cut(self, text: str) -> str:
-        """``text``, at most as long as the model has places for beside the image's."""
+        """``text``, truncated to what the model can read beside the image."""
         tokenizer = self._processor.tokenizer
         tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
-        if len(tokens) <= self._most_tokens:
+        if len(tokens) <= self._max_tokens:
             return text
-        return str(tokenizer.decode(tokens[: self._most_tokens]))
+        return str(tokenizer.decode(tokens[: self._max_tokens]))
 
     def _outputs(self, task: Task, text: str) -> Tensors:
         pad = self._processor.tokenizer.pad_token

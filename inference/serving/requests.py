@@ -1,4 +1,4 @@
-"""Between Triton's Python backend and the models: inputs checked, answers and errors sent."""
+"""Requests and responses of Triton's Python backend: inputs are validated, errors are mapped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NO_LIMIT = 2**62
 
 
 def respond(requests: list[Any], answer: Answer) -> list[Any]:
-    """A response to each request: the tensors ``answer`` makes of it, or its own error."""
+    """A response to each request: the tensors that ``answer`` returns, or an error."""
     return [_respond(request, answer) for request in requests]
 
 
@@ -28,19 +28,19 @@ def _respond(request: Any, answer: Answer) -> Any:
     try:
         return response(answer(request))
     except Exception as error:
-        # One request's accident must not take the others with it.
+        # An error of one request must not affect the others.
         return failure(error)
 
 
 def response(tensors: Tensors) -> Any:
-    """The response that holds ``tensors``.
+    """The response with ``tensors``.
 
     Raises:
-        OutputError: One holds NaN or infinity, or a text without a word.
+        OutputError: A tensor holds NaN or infinity, or a blank text.
     """
     for name, tensor in tensors.items():
         if tensor.dtype == np.object_ and not tensor[0].strip():
-            raise OutputError(f"{name}: the model wrote nothing")
+            raise OutputError(f"{name}: the model returned a blank text")
         if tensor.dtype == np.float32 and not np.isfinite(tensor).all():
             raise OutputError(f"{name}: not finite")
     return pb_utils.InferenceResponse(
@@ -49,14 +49,14 @@ def response(tensors: Tensors) -> Any:
 
 
 def failure(error: Exception) -> Any:
-    """The response that says what went wrong, by its status never to be taken for an answer."""
+    """The error response for ``error``; its status tells it from an answer."""
     if isinstance(error, InputError):
         return _failure(str(error), pb_utils.TritonError.INVALID_ARG)
     if isinstance(error, AbandonedError):
         pb_utils.Logger.log_info(str(error))
         return _failure(str(error), pb_utils.TritonError.CANCELLED)
     message = f"{type(error).__name__}: {error}"
-    # Whoever serves the models shall see it too, and not only who asked.
+    # In Triton's log too, for whoever operates it.
     pb_utils.Logger.log_error(message)
     return _failure(message, pb_utils.TritonError.INTERNAL)
 
@@ -66,7 +66,7 @@ def _failure(message: str, code: Any) -> Any:
 
 
 def read_image(request: Any, max_pixels: int = _NO_LIMIT) -> Tensor:
-    """The input ``image``: shape [H, W, 3], 0 to 255; the request's own memory.
+    """The input ``image``: shape [H, W, 3], 0 to 255; not a copy.
 
     Raises:
         InputError: It has no pixels, more than ``max_pixels``, or values out of range.
@@ -127,7 +127,7 @@ def read_size(request: Any) -> tuple[int, int]:
 
 
 def read_parameter(request: Any, name: str) -> str:
-    """The request's own parameter ``name``, which is no input; ``""`` for none."""
+    """The parameter ``name`` of the request; ``""`` if absent."""
     return str(json.loads(request.parameters() or "{}").get(name, ""))
 
 

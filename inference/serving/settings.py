@@ -1,6 +1,6 @@
 """The settings of a served model, from the environment of Triton.
 
-``CLIP_DEVICE`` is for the model ``clip``, ``MODELS_DEVICE`` for all that have none of their own.
+``CLIP_DEVICE`` is for the model ``clip``, ``MODELS_DEVICE`` for models without their own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What an operator can choose.
+    """Settings of one served model.
 
     Attributes:
         weights: Where the weights are: a name on the model hub, or a folder.
@@ -22,11 +22,11 @@ class Settings:
         max_pixels: Larger images are refused (width times height).
         max_characters: Longer texts are refused.
         max_prompt_tokens: Longer prompts are refused.
-        max_new_tokens: The most a model writes.
+        max_new_tokens: Maximum length of an answer, in tokens.
         beams: Width of the beam search; 1 is greedy.
-        batch_size: Most requests that run together; 1 is each by itself.
-        batch_delay_ms: How long the first of them waits for others.
-        batch_queue: How many may wait in the model; further ones wait in Triton's own queue.
+        batch_size: Maximum number of requests in a batch; 1 turns batching off.
+        batch_delay_ms: How long the first request of a batch waits for others.
+        batch_queue: How many requests may wait in the model; more wait in Triton's queue.
     """
 
     weights: str
@@ -44,10 +44,10 @@ class Settings:
 
 
 def read_settings(model: str, defaults: Settings) -> Settings:
-    """``defaults`` with what the environment says for ``model``, its name in Triton.
+    """``defaults``, overridden by the environment for ``model``, its name in Triton.
 
     Raises:
-        ValueError: A value is no number, or not positive.
+        ValueError: A value is not a positive number.
     """
     found: dict[str, str | int | float] = {}
     for field in fields(Settings):

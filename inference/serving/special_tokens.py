@@ -1,4 +1,4 @@
-"""Words that are signs to a model, such as the end of a turn: never taken from a request."""
+"""Special tokens, such as the end of a turn: they are removed from requests."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 
 def special_tokens(tokenizer: Any) -> set[str]:
-    """The signs of a tokenizer of Hugging Face's."""
+    """The special tokens of a Hugging Face tokenizer."""
     added = {str(each) for each in tokenizer.added_tokens_decoder.values() if each.special}
     return added | set(tokenizer.all_special_tokens)
 
 
 def stripper(tokens: set[str]) -> Callable[[str], str]:
-    """What takes ``tokens`` out of a text, also such as appear once others are gone."""
+    """A function that removes ``tokens`` from a text, until none is left."""
     longest_first = sorted(map(re.escape, tokens), key=len, reverse=True)
     pattern = re.compile("|".join(longest_first) or r"(?!)")
 

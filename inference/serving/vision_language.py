@@ -17,7 +17,7 @@ from .special_tokens import special_tokens, stripper
 from .weights import load_model, load_processor, to_model
 
 _QWEN_ASPECT = 200
-"""Qwen's processor refuses more."""
+"""Qwen's processor refuses a larger ratio."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,10 @@ def load_qwen2_5_vl(settings: Settings) -> VisionLanguageModel:
 
 
 class VisionLanguageModel:
-    """Answers by the likeliest words, so the same question has the same answer.
+    """Answers by deterministic decoding: the same question has the same answer.
 
     Args:
-        max_aspect: Images whose longer side is more times the shorter are refused.
+        max_aspect: Images with a larger ratio of sides are refused.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class VisionLanguageModel:
         self._settings = settings
         self._max_aspect = max_aspect
         self._strip = stripper(special_tokens(processor.tokenizer))
-        # What is written follows the prompt, so shorter prompts are padded before it.
+        # The answer follows the prompt, so shorter prompts are padded on the left.
         processor.tokenizer.padding_side = "left"
 
     def prepare(self, request: Any) -> Question:

@@ -11,11 +11,11 @@ from .settings import Settings
 
 
 def load_model(kind: Any, settings: Settings) -> Any:
-    """The weights as ``kind``, a class of transformers, on their device.
+    """Load the weights as ``kind``, a class of transformers, on their device.
 
     Raises:
-        ValueError: They lack a part of ``kind``, which would be left to chance.
-        OSError: They cannot be had.
+        ValueError: They lack a part of ``kind``, which would be initialised at random.
+        OSError: They cannot be loaded.
     """
     device = _device(settings.device)
     model, report = kind.from_pretrained(

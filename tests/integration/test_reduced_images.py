@@ -23,7 +23,7 @@ TIMEOUT = 30.0
 SIZE = (2048, 1536)
 UNLIMITED = ImageLimit(10**9)
 # As `docs/performance.md` says it.
-LEAST_COSINE = 0.999
+MIN_COSINE = 0.999
 
 Embed = Callable[..., Vector]
 
@@ -73,7 +73,7 @@ def test_the_vector_of_a_reduced_image_points_where_that_of_the_full_one_does(
         dimension=len(vector),
         timeout=TIMEOUT,
     )
-    assert float(full @ vector) > LEAST_COSINE
+    assert float(full @ vector) > MIN_COSINE
 
 
 def test_another_scene_is_further_away_than_that(triton_client: InferenceServerClient) -> None:
@@ -82,4 +82,4 @@ def test_another_scene_is_further_away_than_that(triton_client: InferenceServerC
         for scene in SCENES
     ]
     cosines = np.stack(vectors) @ np.stack(vectors).T
-    assert (cosines - np.eye(len(vectors))).max() < LEAST_COSINE
+    assert (cosines - np.eye(len(vectors))).max() < MIN_COSINE

@@ -33,7 +33,7 @@ def _vision_language(number: int) -> Inputs:
     return {"image": picture(number), "prompt": text_tensor(f"What is in picture {number}?")}
 
 
-def _joint(number: int) -> Inputs:
+def _dual_encoder(number: int) -> Inputs:
     image = picture(number).astype(np.float32)
     return {"image": image, "text": text_tensor("snow " * (number % 5 + 1) + str(number))}
 
@@ -62,8 +62,8 @@ _VALID: Mapping[str, Callable[[int], Inputs]] = {
     "gemma3": _vision_language,
     "qwen2_5_vl": _vision_language,
     "florence2base": _florence,
-    "clip": _joint,
-    "align": _joint,
+    "clip": _dual_encoder,
+    "align": _dual_encoder,
     "colbert": _colbert,
 }
 
