@@ -1,4 +1,4 @@
-"""Accounting for every image, from the command line."""
+"""The command `audit`."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     "--since",
     default="24h",
     show_default=True,
-    help="Account for images captured since: 24h, 7d, or a date or time.",
+    help="Audit images captured since: 24h, 7d, or a date or time.",
 )
-@click.option("--republish", is_flag=True, help="Queue the missing images that are named again.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option("--republish", is_flag=True, help="Queue the listed missing images again.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def audit(since: str, republish: bool, as_json: bool) -> None:
-    """Say of every image that the stream held where it is; exit 1 when any is missing."""
+    """Account for every image of the stream; exit with 1 when images are missing."""
     settings = begin_tool("audit")
     from weavloader.stream.audit import State
     from weavloader.times import parse_moment
@@ -73,7 +73,7 @@ def _republish(jobs: Sequence[ImageJob]) -> None:
     from weavloader import redis_keys
 
     publish(jobs, redis_keys.LOW_PRIORITY)
-    click.echo(f"{len(jobs):,} missing images are queued again.", err=True)
+    click.echo(f"{len(jobs):,} missing images queued again", err=True)
 
 
 def _print(report: AuditReport) -> None:
@@ -92,10 +92,10 @@ def _print(report: AuditReport) -> None:
         bad = state is State.MISSING and report.counts[state]
         style = "bold red" if bad else ""
         table.add_row(state.replace("_", " "), f"{report.counts[state]:,}", style=style)
-    table.add_row("in all", f"{report.counts.total():,}", style="bold")
+    table.add_row("total", f"{report.counts.total():,}", style="bold")
     console.print(table)
     for image in report.missing:
         text = f"missing: {image.timestamp} {image.vsn} {image.url}"
         console.print(Text(printable(text), overflow="fold"))
     if (unnamed := report.counts[State.MISSING] - len(report.missing)) > 0:
-        console.print(f"and {unnamed:,} more are missing", highlight=False)
+        console.print(f"and {unnamed:,} more missing images", highlight=False)

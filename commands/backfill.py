@@ -1,4 +1,4 @@
-"""Taking the images of the past, from the command line."""
+"""The command `backfill`."""
 
 from __future__ import annotations
 
@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 @command("backfill")
 @click.option("--start", required=True, help="Captured since: 7d, or a date or time.")
 @click.option("--end", required=True, help="Captured before: 1d, or a date or time.")
-@click.option("--filter", "query_filter", help="Which records, as JSON (SAGE_FILTER).")
-@click.option("--restart", is_flag=True, help="Begin again where an earlier run went on or ended.")
+@click.option("--filter", "query_filter", help="Filter of the stream as JSON (SAGE_FILTER).")
+@click.option(
+    "--restart",
+    is_flag=True,
+    help="Start from the beginning, even if an earlier run was interrupted or completed.",
+)
 def backfill(start: str, end: str, query_filter: str | None, restart: bool) -> None:
-    """Queue the images of a past stretch of time, behind all live ones.
+    """Queue the images of a past time range, at low priority.
 
-    Given the same options again, it goes on where it was interrupted. Images that are stored
-    or have a dead letter are left out.
+    With the same options, an interrupted run is resumed. Images that are stored or have a dead
+    letter are skipped.
     """
     settings = begin_tool("backfill")
     span = _span(settings, start, end, query_filter)
@@ -36,13 +40,13 @@ def backfill(start: str, end: str, query_filter: str | None, restart: bool) -> N
             work.restart(span)
         reached = work.reached(span)
         if reached >= span.end:
-            click.echo("This was done before; --restart begins again.")
+            click.echo("Already completed; use --restart to run it again.")
             return
         if reached > span.start:
-            click.echo(f"Goes on from {reached:%Y-%m-%d %H:%M}Z.")
+            click.echo(f"Resuming from {reached:%Y-%m-%d %H:%M}Z.")
         report = _run(work, span, settings.queue_high_water)
     click.echo(
-        f"{report.queued:,} queued, {report.stored:,} stored before, {report.dead:,} dead,"
+        f"{report.queued:,} queued, {report.stored:,} already stored, {report.dead:,} dead,"
         f" {report.excluded:,} excluded, {report.refused:,} refused"
     )
 
@@ -55,7 +59,7 @@ def _span(settings: Settings, start: str, end: str, query_filter: str | None) ->
     chosen = parse_filter(query_filter) if query_filter else settings.sage_filter
     first, last = parse_moment(start), min(parse_moment(end), utc_now())
     if first >= last:
-        raise click.UsageError("--start must lie before --end, and in the past")
+        raise click.UsageError("--start must be before --end and in the past")
     return Span(span_name(start, end, chosen), first, last, chosen)
 
 
@@ -94,16 +98,16 @@ def _run(work: Backfill, span: Span, high_water: int) -> BackfillReport:
 def _teller(
     span: Span, high_water: int, advance: Callable[[float, str], None]
 ) -> Callable[[datetime, BackfillReport], None]:
-    """Moves the bar; says once in a line when a wait begins."""
+    """Moves the bar; prints one line when a wait begins."""
     was_waiting = False
 
     def tell(reached: datetime, report: BackfillReport) -> None:
         nonlocal was_waiting
         if report.waiting and not was_waiting:
-            text = f"waits: {high_water:,} images are ahead of it (QUEUE_HIGH_WATER)"
+            text = f"waiting: the queue has {high_water:,} images or more (QUEUE_HIGH_WATER)"
             click.echo(text, err=True)
         was_waiting = report.waiting
-        detail = f"{report.queued:,} queued, {report.stored:,} stored before"
+        detail = f"{report.queued:,} queued, {report.stored:,} already stored"
         advance((reached - span.start).total_seconds(), detail)
 
     return tell

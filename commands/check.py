@@ -1,4 +1,4 @@
-"""Reaching what a role depends on, from the command line."""
+"""The command `check`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from commands.roles import ROLES
 
 
 @command("check")
-@click.option("--role", type=click.Choice(ROLES), help="Whether this role works on this host.")
+@click.option(
+    "--role", type=click.Choice(ROLES), help="Check the health of this role on this host instead."
+)
 def check(role: str | None) -> None:
-    """Reach every dependency, or ask one role on this host, and say how that went, a line each."""
+    """Check every dependency, one line each; exit with 1 when a check fails."""
     settings = begin_tool("check")
     from job_system.checks import DEPENDENCY_CHECKS, role_checks, run_checks
 

@@ -1,4 +1,4 @@
-"""The group that every command joins, and what all commands have in common."""
+"""The group of all commands, and what the commands have in common."""
 
 from __future__ import annotations
 
@@ -14,13 +14,46 @@ from weavloader.logs import configure_logging
 from weavloader.settings import Settings, get_settings, publish_to_environment
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+NO_LIMIT = 10_000  # characters of a summary
+
+# The worker roles with their queue and default concurrency, then all roles.
+WORKERS = {
+    "processor": ("image_processing", 3),
+    "moderator": ("data_monitoring", 1),
+    "cleaner": ("cleanup", 2),
+}
+ROLES = ("stream", *WORKERS, "scheduler", "metrics", "flower", "web")
 
 
-class Cli(click.Group):
-    """The seed's ways in: no command means ``stream``; ``--worker_type ROLE`` names one."""
+class Group(click.Group):
+    """A group whose help shows the summary of each command in full."""
+
+    def sections(self) -> dict[str, list[str]]:
+        """Names of the commands by the heading they are listed under."""
+        return {"Commands": sorted(self.commands)}
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands; click's own form cuts summaries short."""
+        for heading, names in self.sections().items():
+            with formatter.section(heading):
+                formatter.write_dl([(name, self._summary(name)) for name in names])
+
+    def _summary(self, name: str) -> str:
+        return self.commands[name].get_short_help_str(limit=NO_LIMIT)
+
+
+class Cli(Group):
+    """The root group: without a command it runs ``stream``; ``--worker_type ROLE`` names one."""
+
+    group_class = Group
+
+    def sections(self) -> dict[str, list[str]]:
+        """Roles in the order of their definition, then tools."""
+        roles = [name for name in self.commands if name in ROLES]
+        return {"Roles": roles, "Tools": sorted(self.commands.keys() - {*roles})}
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Rewrite the seed's spellings into commands."""
+        """Rewrite the other spellings into commands."""
         if args[:1] == ["--worker_type"] and len(args) > 1:
             args = args[1:]
         elif args[:1] and args[0].startswith("--worker_type="):
@@ -34,7 +67,10 @@ class Cli(click.Group):
 @click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="weavloader", message="%(prog)s %(version)s")
 def cli() -> None:
-    """Weavloader: the images of the SAGE sensor network, made searchable."""
+    """Weavloader makes the images of the SAGE sensor network searchable.
+
+    Without a command it runs the role `stream`.
+    """
 
 
 def _log_level(_: click.Context, __: click.Parameter, value: str | None) -> None:
@@ -47,7 +83,7 @@ log_level = click.option(
     type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
     callback=_log_level,
     expose_value=False,
-    help="How much to log (LOG_LEVEL).",
+    help="Log level (LOG_LEVEL).",
 )
 
 
@@ -57,10 +93,10 @@ def command(name: str, group: click.Group = cli) -> Callable[[Callable[..., Any]
 
 
 def begin(tag: str) -> Settings:
-    """The settings of a role, whose log is tagged ``[TAG]`` from now on.
+    """Configure logging for a role, tagged ``[TAG]``, and return the settings.
 
     Raises:
-        ConfigError: A setting is wrong.
+        ConfigError: A setting is invalid.
     """
     settings = get_settings()
     configure_logging(tag, settings)
@@ -68,10 +104,10 @@ def begin(tag: str) -> Settings:
 
 
 def begin_tool(tag: str) -> Settings:
-    """The settings of a tool for people: only errors are logged beside what it prints.
+    """Configure logging for a tool, which logs errors only, and return the settings.
 
     Raises:
-        ConfigError: A setting is wrong.
+        ConfigError: A setting is invalid.
     """
     settings = get_settings()
     configure_logging(tag, settings.model_copy(update={"log_level": "ERROR"}))
@@ -85,12 +121,12 @@ def run(program: click.Command) -> NoReturn:
     except click.Abort:
         sys.exit(INTERRUPTED)
     except (click.ClickException, ConfigError) as error:
-        _complain(error, BAD_INPUT)
+        _fail(error, BAD_INPUT)
     except WeavloaderError as error:
-        _complain(error, FAILED)
+        _fail(error, FAILED)
 
 
-def _complain(error: Exception, code: int) -> NoReturn:
+def _fail(error: Exception, code: int) -> NoReturn:
     text = error.format_message() if isinstance(error, click.ClickException) else str(error)
     click.echo(f"weavloader: {' '.join(text.split())}", err=True)
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""The demo: the whole system on this machine."""
+"""The command `demo`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from commands.cli import command
     type=click.IntRange(1, 100_000),
     default=40,
     show_default=True,
-    help="How many images are drawn.",
+    help="Number of images to generate.",
 )
 @click.option(
     "--images-dir",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Pictures of your own, besides the drawn ones.",
+    help="Folder with pictures of your own to add.",
 )
-@click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C.")
+@click.option("--keep", is_flag=True, help="Keep the system running until Ctrl-C.")
 @click.option(
     "--preview-server",
     is_flag=True,

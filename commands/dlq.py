@@ -1,9 +1,12 @@
-"""Dead letters by hand: looking at them, trying them again, dropping them."""
+"""The command group `dlq`: list, show, reprocess and discard dead letters."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -13,36 +16,39 @@ from commands.cli import begin_tool, cli, command
 from weavloader.errors import PermanentError, Reason
 
 if TYPE_CHECKING:
-    from weavloader.dlq.queue import DeadLetters, LetterFilter
+    from datetime import datetime
+
+    from weavloader.dlq.queue import DeadLetter, DeadLetters, LetterFilter
 
 BATCH = 500
+MAX_REASONS = 12
 
 Filters = dict[str, str | None]
 
 
 @cli.group("dlq")
 def dlq() -> None:
-    """Dead letters: images that could not be stored, and why."""
+    """List, show, reprocess or discard dead letters: images that could not be stored."""
 
 
 def _filtered(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a command take the options that say which letters are meant."""
+    """Add the filter options to a command."""
     for name, text in {
-        "--newer": "Only what first failed since: 24h, or a date or time.",
-        "--older": "Only what first failed before: 3d, or a date or time.",
-        "--vsn": "Only images of this node.",
-        "--reason": "Only letters with this reason, such as not_found.",
+        "--newer": "Only those that first failed since: 24h, 7d, or a date or time.",
+        "--older": "Only those that first failed before: 24h, 7d, or a date or time.",
+        "--vsn": "Only those of this node.",
+        "--reason": "Only those with this reason, such as not_found.",
     }.items():
         function = click.option(name, help=text)(function)
     return function
 
 
 def _without_asking(function: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--yes", is_flag=True, help="Do not ask before touching many.")(function)
+    return click.option("--yes", is_flag=True, help="Do not ask for confirmation.")(function)
 
 
 def _all(function: Callable[..., Any]) -> Callable[..., Any]:
-    text = "Every letter that the other options mean."
+    text = "All dead letters that match the filters."
     return click.option("--all", "everything", is_flag=True, help=text)(function)
 
 
@@ -53,34 +59,30 @@ def _all(function: Callable[..., Any]) -> Callable[..., Any]:
     type=click.IntRange(1),
     default=50,
     show_default=True,
-    help="At most so many, the newest.",
+    help="Maximum number, newest first.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON array on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
 def list_letters(limit: int, as_json: bool, **filters: str | None) -> None:
     """List dead letters, newest first."""
     wanted = _wanted(filters)
     with _dead_letters() as letters:
-        from commands.dlq_table import print_json, print_table
-
         shown = letters.page(0, limit, wanted)
         if as_json:
-            print_json(shown)
+            _print_json(shown)
         else:
             retried = letters.retried_at([letter.task_id for letter in shown])
-            print_table(shown, retried, letters.count(wanted), letters.reasons())
+            _print_table(shown, retried, letters.count(wanted), letters.reasons())
 
 
 @command("show", dlq)
 @click.argument("task_id", metavar="ID")
 def show(task_id: str) -> None:
-    """Show one dead letter with all that is known of it."""
+    """Show one dead letter with its error, remedy, arguments and traceback."""
     with _dead_letters() as letters:
-        from commands.dlq_table import print_letter
-
         letter = letters.get(task_id)
         if letter is None:
             raise _unknown(task_id)
-        print_letter(letter, letters.retried_at([task_id]).get(task_id))
+        _print_letter(letter, letters.retried_at([task_id]).get(task_id))
 
 
 @command("retry", dlq)
@@ -89,21 +91,21 @@ def show(task_id: str) -> None:
 @_filtered
 @_without_asking
 def retry(task_ids: tuple[str, ...], everything: bool, yes: bool, **filters: str | None) -> None:
-    """Put dead letters back on their queue, behind all live images.
+    """Reprocess dead letters: queue their tasks again, at low priority.
 
-    A letter stays until its image is stored.
+    A dead letter is deleted once its image is stored.
     """
     wanted = _wanted(filters)
     with _dead_letters() as letters:
         from job_system.publishing import reprocess
 
-        chosen = _chosen(letters, task_ids, everything, wanted, "Retry", yes)
+        chosen = _chosen(letters, task_ids, everything, wanted, "Reprocess", yes)
         report = reprocess(chain.from_iterable(map(letters.get_many, chosen)), letters)
-    click.echo(f"{report.queued} put back on their queue")
+    click.echo(f"{report.queued:,} queued again")
     if report.already_queued:
-        click.echo(f"{report.already_queued} already on their way since an earlier retry")
+        click.echo(f"{report.already_queued:,} skipped: already queued by an earlier run")
     if report.unknown:
-        click.echo(f"{report.unknown} left: this version has no such task")
+        click.echo(f"{report.unknown:,} skipped: this version has no such task")
 
 
 @command("drop", dlq)
@@ -112,11 +114,11 @@ def retry(task_ids: tuple[str, ...], everything: bool, yes: bool, **filters: str
 @_filtered
 @_without_asking
 def drop(task_ids: tuple[str, ...], everything: bool, yes: bool, **filters: str | None) -> None:
-    """Delete dead letters for good; their images are given up."""
+    """Discard dead letters: delete them permanently; their images are not stored."""
     wanted = _wanted(filters)
     with _dead_letters() as letters:
-        chosen = _chosen(letters, task_ids, everything, wanted, "Drop", yes)
-        click.echo(f"{sum(map(letters.drop, chosen))} dropped")
+        chosen = _chosen(letters, task_ids, everything, wanted, "Discard", yes)
+        click.echo(f"{sum(map(letters.drop, chosen)):,} discarded")
 
 
 @contextmanager
@@ -150,11 +152,11 @@ def _chosen(
     verb: str,
     yes: bool,
 ) -> Iterator[list[str]]:
-    """Yield, in batches, the ids that a person named or meant, once many are confirmed.
+    """Yield the ids that were given or match the filter, in batches, after confirmation.
 
     Raises:
         UsageError: Neither ids nor ``--all`` are given, or both.
-        PermanentError: There is no letter of a named id; nothing was done.
+        PermanentError: A given id has no dead letter; nothing was done.
     """
     from more_itertools import chunked
 
@@ -172,3 +174,108 @@ def _chosen(
 
 def _unknown(task_id: str) -> PermanentError:
     return PermanentError(f"there is no dead letter {task_id}", reason=Reason.NO_DEAD_LETTER)
+
+
+def _print_json(letters: Sequence[DeadLetter]) -> None:
+    """Print dead letters as one JSON array, as Redis holds them."""
+    json.dump([asdict(letter) for letter in letters], sys.stdout, indent=2, default=repr)
+    sys.stdout.write("\n")
+
+
+def _print_table(
+    letters: Sequence[DeadLetter],
+    retried: Mapping[str, datetime],
+    total: int,
+    reasons: Mapping[str, int],
+) -> None:
+    """Print one line per dead letter, and the counts by reason.
+
+    Args:
+        retried: When those that are queued again were queued, by task id.
+        total: How many match the filter; the table may hold fewer.
+        reasons: Counts of all dead letters.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from weavloader.logs import printable
+
+    console = Console()
+    if not letters:
+        console.print("No dead letters.")
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("id", no_wrap=True, min_width=36)
+    widths = {"age": 8, "reason": 12, "node": 4, "attempts": 8, "queued again": 12}
+    for name, width in widths.items():
+        table.add_column(name, no_wrap=True, min_width=width)
+    table.add_column("message")  # the one that gives way on a narrow terminal
+    for letter in letters:
+        row = map(printable, _row(letter, retried.get(letter.task_id)))
+        table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in row))
+    console.print(table)
+    console.print(f"{len(letters):,} of {total:,} shown", highlight=False)
+    counts = [f"{printable(reason)} {amount:,}" for reason, amount in reasons.items()]
+    rest = len(counts) - MAX_REASONS
+    text = ", ".join(counts[:MAX_REASONS]) + (f" and {rest} more" if rest > 0 else "")
+    console.print(Text(f"by reason: {text}"))
+
+
+def _print_letter(letter: DeadLetter, retried: datetime | None) -> None:
+    """Print one dead letter with its details."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from weavloader.logs import printable
+
+    console = Console()
+    table = Table.grid(padding=(0, 2))
+    for name, value in _facts(letter, retried).items():
+        table.add_row(name, Text(printable(value), overflow="fold"))
+    console.print(table)
+    for name, text in {
+        "args": json.dumps(letter.args, indent=2, default=repr),
+        "kwargs": json.dumps(letter.kwargs, indent=2, default=repr),
+        "traceback": letter.traceback or "none",
+    }.items():
+        console.print(f"\n{name}", style="bold")
+        console.print(Text("\n".join(map(printable, text.splitlines())), overflow="fold"))
+
+
+def _row(letter: DeadLetter, retried: datetime | None) -> tuple[str, ...]:
+    return (
+        letter.task_id,
+        _since(letter.first_seen),
+        letter.reason,
+        letter.image_names()["vsn"],
+        str(letter.attempts),
+        _retried(retried),
+        letter.exc_message.removeprefix(f"{letter.reason}: "),
+    )
+
+
+def _facts(letter: DeadLetter, retried: datetime | None) -> dict[str, str]:
+    return {
+        "id": letter.task_id,
+        "task": letter.task,
+        "error": f"{letter.exc_type}: {letter.exc_message}",
+        "remedy": letter.remedy or "none known",
+        "first failed": f"{letter.first_seen} ({_since(letter.first_seen)} ago)",
+        "last failed": f"{letter.failed_at} ({_since(letter.failed_at)} ago)",
+        "attempts": f"{letter.attempts}, {letter.retries} retries in the last run",
+        "worker": letter.worker,
+        "queued again": _retried(retried) or "no",
+    }
+
+
+def _retried(moment: datetime | None) -> str:
+    return f"{_since(moment)} ago" if moment else ""
+
+
+def _since(moment: datetime | str) -> str:
+    from weavloader.times import duration, parse_timestamp, utc_now
+
+    then = parse_timestamp(moment) if isinstance(moment, str) else moment
+    return duration((utc_now() - then).total_seconds())

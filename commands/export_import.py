@@ -1,4 +1,4 @@
-"""Objects out of the store into a file, and from a file into the store."""
+"""The commands `export` and `import`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 
 @command("export")
 @click.argument("file", type=FILE)
-@click.option("--no-images", is_flag=True, help="Leave the images themselves out.")
+@click.option("--no-images", is_flag=True, help="Omit the image files.")
 def export_command(file: Path, no_images: bool) -> None:
-    """Write every object of the store to FILE: a line of JSON each, with vectors and image.
+    """Write every object of the store to FILE, one line of JSON each, with vectors and image.
 
-    FILE is gzipped where its name ends in .gz. Given again after it was interrupted, it goes on.
+    A FILE whose name ends in .gz is compressed. With the same FILE, an interrupted export is
+    resumed.
     """
     settings = begin_tool("export")
     from client import open_store
@@ -33,16 +34,17 @@ def export_command(file: Path, no_images: bool) -> None:
         report = export_objects(store, file, images=not no_images, progress=progress)
     click.echo(f"{report.written:,} objects in {file}")
     if report.unreadable:
-        click.echo(f"{report.unreadable:,} left out: they do not say when they were captured")
+        click.echo(f"{report.unreadable:,} skipped: they have no time of capture")
         sys.exit(1)
 
 
 @command("import")
 @click.argument("file", type=FILE)
 def import_command(file: Path) -> None:
-    """Write the objects of FILE, an export, to the store; those it has already stay as they are.
+    """Write the objects of an export FILE to the store.
 
-    Given again after it was interrupted, it goes on.
+    Objects that are already stored are not changed. With the same FILE, an interrupted import is
+    resumed.
     """
     settings = begin_tool("import")
     from client import open_store
@@ -51,4 +53,4 @@ def import_command(file: Path) -> None:
 
     with closing(open_store(settings)) as store, progress_bar("import", total=1.0) as progress:
         report = import_objects(store, file, progress=progress)
-    click.echo(f"{report.written:,} objects written, {report.already:,} stored before")
+    click.echo(f"{report.written:,} objects written, {report.already:,} already stored")

@@ -1,4 +1,4 @@
-"""A progress bar on standard error, for people who watch."""
+"""A progress bar on standard error, on a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The roles: what runs day and night."""
+"""The roles: long-running processes."""
 
 from __future__ import annotations
 
@@ -8,20 +8,15 @@ from threading import Event
 
 import click
 
-from commands.cli import begin, command
+from commands.cli import ROLES, WORKERS, begin, command
 from weavloader.settings import Settings
 
-WORKERS = {
-    "processor": ("image_processing", 3),
-    "moderator": ("data_monitoring", 1),
-    "cleaner": ("cleanup", 2),
-}
-ROLES = ("stream", *WORKERS, "scheduler", "metrics", "flower", "web")
+__all__ = ["ROLES", "WORKERS"]
 
 
 @command("stream")
 def stream() -> None:
-    """Follow the stream: submit ticks to the moderator."""
+    """Schedule polls of the SAGE stream, which the moderator runs."""
     settings = begin("main")
     from job_system.stream_monitor import submit_polls
 
@@ -37,7 +32,7 @@ def _worker(role: str) -> click.Command:
         type=click.IntRange(1),
         default=concurrency,
         show_default=True,
-        help="Tasks at a time, each in a process of its own.",
+        help="Number of tasks at a time, each in a child process.",
     )
     def run(concurrency: int) -> None:
         settings = begin(role)
@@ -55,7 +50,7 @@ def _worker(role: str) -> click.Command:
             ]
         )
 
-    run.help = f"Run a worker on the queue {queue}."
+    run.help = f"Run a Celery worker for the queue {queue}."
     return run
 
 
@@ -65,7 +60,7 @@ for _role in WORKERS:
 
 @command("scheduler")
 def scheduler() -> None:
-    """Run beat; of several, one is active."""
+    """Run Celery beat; of several schedulers, one is active."""
     settings = begin("scheduler")
     from job_system import celery_app
 
@@ -74,7 +69,7 @@ def scheduler() -> None:
 
 @command("metrics")
 def metrics_server() -> None:
-    """Serve metrics and health on METRICS_PORT."""
+    """Serve metrics and health checks on METRICS_PORT."""
     settings = begin("metrics")
     from metrics.server import serve
 
@@ -93,7 +88,7 @@ def flower() -> None:
 
 @command("web")
 def web() -> None:
-    """Serve the pages on WEB_PORT."""
+    """Serve the web pages on WEB_PORT."""
     settings = begin("web")
     from web.server import serve
 
@@ -102,7 +97,7 @@ def web() -> None:
 
 
 def _require_known_models(settings: Settings) -> None:
-    # Said now, before children are forked that could only say it for every image.
+    # Checked before children are forked, which could only report it for every image.
     from inference import required_models
 
     required_models(settings.caption_model, settings.embedding_models)

@@ -1,4 +1,4 @@
-"""The store's schema from the command line."""
+"""The command group `schema`."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ MIGRATE = "`python main.py schema migrate` adds it"
 
 @cli.group("schema")
 def schema() -> None:
-    """The store's schema: what it is, whether it will do, bringing it up to date."""
+    """Show, check or migrate the schema of the store."""
 
 
 @command("show", schema)
 def show() -> None:
     """Show the properties and vectors of the store."""
-    report = _look()
+    report = _read()
     click.echo(report.name)
     width = max(map(len, report.fields), default=0)
     for name, kind in report.fields.items():
         click.echo(f"  {name:{width}}  {kind}")
-    _tell(report)
+    _print(report)
 
 
 @command("check", schema)
 def check() -> None:
-    """Say whether the store's schema will do, and change nothing; exit 1 when it will not."""
-    report = _look()
-    _tell(report)
+    """Check the schema of the store without changing it; exit with 1 when it is incomplete."""
+    report = _read()
+    _print(report)
     if report.missing or report.problems:
         sys.exit(1)
     click.echo(f"ok       {report.name}: {len(report.fields)} properties and vectors")
@@ -45,9 +45,9 @@ def check() -> None:
 
 @command("migrate", schema)
 def migrate() -> None:
-    """Create the schema, or add what it lacks; what is there stays as it is.
+    """Create the schema of the store, or add missing properties; existing ones are not changed.
 
-    Safe while others write and read, and when several do it at once.
+    Safe while the store is in use, and to run concurrently.
     """
     with _opened() as store:
         report = store.schema()
@@ -55,7 +55,7 @@ def migrate() -> None:
             store.prepare()
             added = ", ".join(report.missing)
             click.echo(f"{report.name}: {f'added {added}' if added else 'nothing to add'}")
-        _tell(store.schema())
+        _print(store.schema())
     sys.exit(1 if report.problems else 0)
 
 
@@ -65,12 +65,12 @@ def _opened() -> closing[Store]:
     return closing(open_store(begin_tool("schema")))
 
 
-def _look() -> SchemaReport:
+def _read() -> SchemaReport:
     with _opened() as store:
         return store.schema()
 
 
-def _tell(report: SchemaReport) -> None:
+def _print(report: SchemaReport) -> None:
     for text in report.problems:
         click.echo(f"PROBLEM  {report.name}: {text}: {report.remedy}")
     for text in report.missing:

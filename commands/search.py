@@ -1,4 +1,4 @@
-"""Searching the store from the command line."""
+"""The command `search`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _Column = Callable[[SearchResult], str]
 
 @command("search")
 @click.argument("text", required=False, default="")
-@click.option("--like", help="Search for images like the one of this id, in place of TEXT.")
+@click.option("--like", help="Find images similar to the one with this id, instead of TEXT.")
 @click.option("--vsn", help="Only images of this node.")
 @click.option("--node", help="Only images of the node with this id.")
 @click.option("--camera", help="Only images of this camera.")
@@ -47,27 +47,27 @@ _Column = Callable[[SearchResult], str]
 @click.option("--job", help="Only images of this job.")
 @click.option("--task", help="Only images of this task.")
 @click.option("--since", help="Only images captured since: 24h, 7d, or a date or time.")
-@click.option("--until", help="Only images captured until then.")
-@click.option("--near", help='Only images taken around this point: "41.88, -87.63".')
+@click.option("--until", help="Only images captured until: 24h, 7d, or a date or time.")
+@click.option("--near", help='Only images near this point: "41.88, -87.63".')
 @click.option(
     "--within",
     type=click.FloatRange(0.1, MAX_DISTANCE_KM),
     default=WITHIN_KM,
     show_default=True,
-    help="Kilometres around it.",
+    help="Distance from --near in kilometres.",
 )
 @click.option(
     "--limit",
     type=click.IntRange(1, MAX_RESULTS),
     default=10,
     show_default=True,
-    help="At most so many results.",
+    help="Maximum number of results.",
 )
 @click.option(
     "--offset",
     type=click.IntRange(0, MAX_RESULTS - 1),
     default=0,
-    help="Pass over so many of the best first.",
+    help="Number of best results to skip.",
 )
 @click.option(
     "--alpha",
@@ -100,11 +100,11 @@ _Column = Callable[[SearchResult], str]
     type=click.IntRange(0),
     default=0,
     metavar="N",
-    help="End where the score has fallen steeply N times.",
+    help="Cut the results off after N steep falls of the score.",
 )
-@click.option("--rerank", is_flag=True, help="Let Weaviate's reranker order the results.")
+@click.option("--rerank", is_flag=True, help="Order the results by the reranker of Weaviate.")
 @click.option("--explain", is_flag=True, help="Show the keyword and vector part of each score.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON array on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
 def search(text: str, as_json: bool, **options: Any) -> None:
     """Search the stored images for TEXT."""
     settings = begin_tool("search")
@@ -159,7 +159,7 @@ def _like(store: Store, text: str, options: dict[str, Any], chosen: Filters) -> 
 
 def _needed(text: str) -> str:
     if not text:
-        raise ConfigError("search: what for? Give a TEXT, or --like ID", reason=Reason.BAD_ARGUMENT)
+        raise ConfigError("search: expected a TEXT or --like ID", reason=Reason.BAD_ARGUMENT)
     return text
 
 

@@ -19,6 +19,7 @@ from celery import Celery
 from main import main
 from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetter, DeadLetters
+from weavloader.errors import Reason
 
 ROOT = Path(__file__).parents[2]
 TASK = "job_system.tasks.process_image_task"
@@ -119,11 +120,12 @@ def test_filters_and_json(
     assert [one["task_id"] for one in json.loads(answer.stdout)] == expected
 
 
-def test_show_prints_all_that_is_known(dlq: Callable[..., Answer]) -> None:
+def test_show_prints_the_details_and_the_remedy(dlq: Callable[..., Answer]) -> None:
     shown = dlq("show", A).stdout
     for part in ("not_found", "W021", "Traceback", "  line two", "processor@test", "(3d", TASK):
         assert part in shown
     assert f"https://example.org/{A}.jpg" in shown and "\x1b" not in shown
+    assert Reason.NOT_FOUND.remedy in " ".join(shown.split())
 
 
 @pytest.mark.parametrize(
@@ -153,31 +155,33 @@ def test_bad_input_is_one_line_and_code_2(dlq: Callable[..., Answer], arguments:
     assert answer.returncode == 2 and len(answer.stderr.splitlines()) == 1
 
 
-def test_retrying_all_asks_first_and_leaves_the_letters(
+def test_reprocessing_all_asks_first_and_keeps_the_dead_letters(
     dlq: Callable[..., Answer], redis: Any, letters: DeadLetters
 ) -> None:
     assert dlq("retry", "--all", said="n\n").returncode != 0
     assert redis.llen(redis_keys.IMAGE_QUEUE_LOW) == 0
-    assert "3 put back" in dlq("retry", "--all", said="y\n").stdout
+    assert "3 queued again" in dlq("retry", "--all", said="y\n").stdout
     again = dlq("retry", "--all", "--reason", "not_found", "--yes").stdout
-    assert "0 put back" in again and "2 already on their way" in again
+    assert "0 queued again" in again and "2 skipped: already queued" in again
     assert redis.llen(redis_keys.IMAGE_QUEUE_LOW) == 3 and letters.count() == 3
     sent = [json.loads(raw)["headers"] for raw in redis.lrange(redis_keys.IMAGE_QUEUE_LOW, 0, -1)]
     assert {(one["id"], one["task"]) for one in sent} == {(name, TASK) for name in (A, B, C)}
 
 
-def test_one_letter_is_retried_without_a_question(dlq: Callable[..., Answer], redis: Any) -> None:
-    assert "1 put back" in dlq("retry", B).stdout
+def test_one_dead_letter_is_reprocessed_without_confirmation(
+    dlq: Callable[..., Answer], redis: Any
+) -> None:
+    assert "1 queued again" in dlq("retry", B).stdout
     assert redis.llen(redis_keys.IMAGE_QUEUE_LOW) == 1
-    assert "ago" in dlq("show", B).stdout.partition("tried again")[2].splitlines()[0]
+    assert "ago" in dlq("show", B).stdout.partition("queued again")[2].splitlines()[0]
 
 
-def test_dropping_what_a_filter_means_leaves_the_others(
+def test_discarding_by_a_filter_keeps_the_others(
     dlq: Callable[..., Answer], letters: DeadLetters
 ) -> None:
-    assert dlq("drop", "--all", "--vsn", "W021", "--yes").stdout == "2 dropped\n"
+    assert dlq("drop", "--all", "--vsn", "W021", "--yes").stdout == "2 discarded\n"
     assert list(letters.ids()) == [B]
-    assert dlq("drop", B).stdout == "1 dropped\n"
+    assert dlq("drop", B).stdout == "1 discarded\n"
     assert dlq("list").stdout == "No dead letters.\n"
 
 

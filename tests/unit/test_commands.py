@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from commands.cli import cli
+from commands.cli import ROLES, cli
 from tests.support import commands_page
 from weavloader import __version__
 
@@ -95,6 +95,14 @@ def test_a_bad_setting_ends_any_role_with_one_line_and_exit_code_2(role: str) ->
 
 def test_help_needs_no_setting_to_be_right() -> None:
     assert run(["--help"], TRITON_PORT="none").returncode == 0
+
+
+def test_the_help_lists_roles_and_tools_with_their_whole_summaries() -> None:
+    shown = run(["--help"], COLUMNS="60").stdout
+    roles, tools = (" ".join(part.split()) for part in shown.partition("Roles:")[2].split("Tools:"))
+    for name, command in cli.commands.items():
+        summary = " ".join((command.help or "").partition("\n\n")[0].split()).rstrip(".")
+        assert f"{name} {summary}" in (roles if name in ROLES else tools)
 
 
 def test_the_version_is_one_line() -> None:

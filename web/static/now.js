@@ -73,6 +73,7 @@ function chart(name, title, times, values) {
   svg.setAttribute("aria-label", `${title} since ${ago}: now ${last}, maximum ${number(max)}`);
 }
 
+// As weavloader.times.duration does.
 function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
   let rest = Math.max(0, Math.floor(seconds));
