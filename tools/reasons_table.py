@@ -24,7 +24,7 @@ COMPONENTS = (
 
 def table() -> str:
     """The reasons by component, in Markdown."""
-    return "\n".join(["| reason | component | class | what helps |", "|---|---|---|---|", *_rows()])
+    return "\n".join(["| reason | component | class | remedy |", "|---|---|---|---|", *_rows()])
 
 
 def with_table(page: str) -> str:

@@ -43,13 +43,14 @@ class Component(StrEnum):
 
 
 _CONFIG, _TRANSIENT, _PERMANENT = Kind.CONFIG, Kind.TRANSIENT, Kind.PERMANENT
-_WAIT = "images wait and go on by themselves; `python main.py check` names what is wrong"
-_SEE_TRITON = "see Triton's log, mend or restart the model, then retry"
-_SEE_STORE = "`python main.py check`, mend the store, then retry"
-_NOTHING = "nothing: that is what SAGE holds; retry once the node has uploaded the file again"
-_REPORT = "report it as a fault of Weavloader, with the traceback"
-_STARTS_AGAIN = "nothing: the next poll reads the same range again"
-_SEE_LOG = "see the log of the named part"
+_WAIT = "images wait and are processed once it is back; `python main.py check` names the cause"
+_SEE_TRITON = "see Triton's log, fix or restart the model, then retry"
+_SEE_STORE = "run `python main.py check`, fix the store, then retry"
+_NOTHING = "none: the file is like this at SAGE; retry if the node uploads it again"
+_REPORT = "report it as a bug of Weavloader, with the traceback"
+_STARTS_AGAIN = "none needed: the next poll reads the same range again"
+_FOREIGN = "find the program that wrote it to the queue"
+_SEE_LOG = "see the log of the component"
 
 
 class Reason(StrEnum):
@@ -86,21 +87,21 @@ class Reason(StrEnum):
     )  # fmt: skip
     KILLS_ITS_PROCESS = (
         "kills_its_process", _PERMANENT, Component.IMAGE,
-        "look at the image before a retry: its process died three times, often for want of memory",
+        "inspect the image before a retry: its process died three times, often from lack of memory",
     )  # fmt: skip
     TIME_LIMIT = (
         "time_limit", _TRANSIENT, Component.WORKER,
-        "see which stage took long in the log, then retry or wait for the daily run",
+        "find the slow stage in the log, then retry or wait for the daily run",
     )  # fmt: skip
 
     # Records of the stream
-    BAD_LINE = "bad_line", _PERMANENT, Component.RECORD, "nothing: the line is not JSON"
-    BAD_RECORD = "bad_record", _PERMANENT, Component.RECORD, "nothing: the record is no image"
-    BAD_TIMESTAMP = "bad_timestamp", _PERMANENT, Component.RECORD, "mend the clock of the node"
-    BAD_URL = "bad_url", _PERMANENT, Component.RECORD, "nothing: the record has no usable link"
+    BAD_LINE = "bad_line", _PERMANENT, Component.RECORD, "none: the line is not JSON"
+    BAD_RECORD = "bad_record", _PERMANENT, Component.RECORD, "none: the record is not an image"
+    BAD_TIMESTAMP = "bad_timestamp", _PERMANENT, Component.RECORD, "correct the clock of the node"
+    BAD_URL = "bad_url", _PERMANENT, Component.RECORD, "none: the record has no usable link"
     FOREIGN_HOST = (
         "foreign_host", _PERMANENT, Component.RECORD,
-        "nothing, or add the host to SAGE_STORAGE_HOSTS, then retry",
+        "none, or add the host to SAGE_STORAGE_HOSTS, then retry",
     )  # fmt: skip
 
     # SAGE
@@ -181,13 +182,13 @@ class Reason(StrEnum):
     # Redis, messages, workers
     REDIS_UNREACHABLE = "redis_unreachable", _TRANSIENT, Component.REDIS, _WAIT
     MALFORMED_MESSAGE = (
-        "malformed_message", _PERMANENT, Component.MESSAGE, "find out who wrote it to the queue",
+        "malformed_message", _PERMANENT, Component.MESSAGE, _FOREIGN,
     )  # fmt: skip
     MESSAGE_TOO_LARGE = (
-        "message_too_large", _PERMANENT, Component.MESSAGE, "find out who wrote it to the queue",
+        "message_too_large", _PERMANENT, Component.MESSAGE, _FOREIGN,
     )  # fmt: skip
     UNKNOWN_TASK = (
-        "unknown_task", _PERMANENT, Component.MESSAGE, "find out who wrote it to the queue",
+        "unknown_task", _PERMANENT, Component.MESSAGE, _FOREIGN,
     )  # fmt: skip
     NO_WORKER = "no_worker", _TRANSIENT, Component.WORKER, "start the role, or see its log"
     NO_POLL = "no_poll", _TRANSIENT, Component.WORKER, "see the logs of stream and moderator"
@@ -203,7 +204,7 @@ class Reason(StrEnum):
     BAD_ARGUMENT = "bad_argument", _CONFIG, Component.OPERATOR, "see `--help` of the command"
     NO_CREDENTIALS = "no_credentials", _CONFIG, Component.OPERATOR, "set SAGE_USER and SAGE_PASS"
     NO_DEAD_LETTER = (
-        "no_dead_letter", _PERMANENT, Component.OPERATOR, "nothing: its image may be stored by now",
+        "no_dead_letter", _PERMANENT, Component.OPERATOR, "none: its image may be stored by now",
     )  # fmt: skip
 
     # Servers that demo and tests start
