@@ -1,6 +1,6 @@
-"""How many calls a second the served models take: ``python -m benchmarks.models``.
+"""Calls per second of the served models: ``python -m benchmarks.models``.
 
-The real model repository on a real Triton, asked by the real client, with the tests' tiny weights.
+The real model repository on a real Triton, asked by the real client, with tiny random weights.
 So it measures the way of a call, through client, Triton, checks and processors, and what a batch
 saves of it; the arithmetic of real weights, of which a batch saves more, comes on top.
 """
@@ -44,7 +44,7 @@ BATCHING: Mapping[str, Mapping[str, str]] = {
     "off": {"MODELS_BATCH_SIZE": "1"},
     "on": {},
 }
-# As an operator has it; the tests wait longer, to see more batches.
+# The default; the tests wait longer, for larger batches.
 _DEFAULT_DELAY = {"MODELS_BATCH_DELAY_MS": "5"}
 _CAPTION = "A gravel road along a ridge under a cloudy sky, with snow between the trees, number "
 

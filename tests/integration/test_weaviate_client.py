@@ -17,7 +17,7 @@ from pathlib import Path
 import grpc  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
-from demo.servers.weaviate import free_ports
+from demo.servers.ports import free_ports
 from tests.support.store_contract import an_image
 from tests.support.weaviate_stand_in import StandIn
 from weavloader.errors import TransientError
