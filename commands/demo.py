@@ -30,7 +30,7 @@ from commands.cli import command
     help="Serve the preview models without Triton, as on systems without its wheel (macOS).",
 )
 def demo(images: int, images_dir: Path | None, keep: bool, preview_server: bool) -> None:
-    """Run the whole system on this machine and account for every image."""
+    """Run the whole system on this machine and check the outcome of every image."""
     from demo.runner import run_demo
 
     sys.exit(run_demo(images, keep, images_dir, preview_server))

@@ -1,54 +1,55 @@
-"""The kinds of image a stream of a real network has, and what should become of each."""
+"""The kinds of image in the stream of a real network, and the expected outcome of each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-STORED, EXCLUDED, REFUSED, DEAD, MISSING = "stored", "excluded", "refused", "dead", "missing"
-OUTCOMES = (STORED, EXCLUDED, REFUSED, DEAD, MISSING)
+STORED, EXCLUDED, REJECTED = "stored", "excluded", "rejected"
+DEAD_LETTER, MISSING = "dead letter", "missing"
+STATUSES = (STORED, EXCLUDED, REJECTED, DEAD_LETTER, MISSING)
 
 Record = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
-    """What becomes of an image.
+class Outcome:
+    """The outcome of an image.
 
     Attributes:
-        outcome: One of :data:`OUTCOMES`.
-        reason: Why it was refused or is dead.
+        status: One of :data:`STATUSES`.
+        reason: Why the record was rejected, or the image became a dead letter.
     """
 
-    outcome: str
+    status: str
     reason: str = ""
 
     def __str__(self) -> str:
-        """Outcome and reason, as a person reads them."""
-        return f"{self.outcome}: {self.reason}" if self.reason else self.outcome
+        """Status and reason, as printed."""
+        return f"{self.status}: {self.reason}" if self.reason else self.status
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """What is special about one kind of image.
+class Case:
+    """One kind of image: how it differs from a good one, and its expected outcome.
 
     Attributes:
-        fate: What should become of it; ``None`` when nobody can know.
+        expected: The expected outcome; ``None`` when it depends on a file of the user's.
         age: Seconds from its capture to the start of the demo, at least.
         is_excluded: It was taken by the node whose images are not allowed.
-        alter: Changes the file.
-        spoil: Changes the record.
+        mutate_file: Changes the file.
+        mutate_record: Changes the record.
         has_file: Whether storage has the file at all.
         is_foreign: Its link leads to a host that is not SAGE's.
         is_redirected: Storage answers with a signed link.
         times: How often the stream lists it.
     """
 
-    fate: Fate | None = Fate(STORED)
+    expected: Outcome | None = Outcome(STORED)
     age: int = 5
     is_excluded: bool = False
-    alter: Callable[[bytes], bytes] = bytes
-    spoil: Callable[[Record], Record] = dict
+    mutate_file: Callable[[bytes], bytes] = bytes
+    mutate_record: Callable[[Record], Record] = dict
     has_file: bool = True
     is_foreign: bool = False
     is_redirected: bool = False
@@ -59,42 +60,46 @@ def _truncated(data: bytes) -> bytes:
     return data[: len(data) // 3]
 
 
-def _nameless(record: Record) -> Record:
+def _without_names(record: Record) -> Record:
     meta = record["meta"]
     known = meta if isinstance(meta, Mapping) else {}
-    # Without a task the record would not answer SAGE_FILTER at all.
+    # A record without a task would not match SAGE_FILTER.
     return {**record, "meta": {"task": known["task"], "vsn": known["vsn"]}}
 
 
 _WEB_PAGE = b"<!DOCTYPE html><html><body><h1>502 Bad Gateway</h1></body></html>\n"
 _HOUR = 3600
 
-PARTS: dict[str, Part] = {
-    "good": Part(),
-    "late": Part(age=480),
-    "very late": Part(age=3 * _HOUR),
-    "same second": Part(),
-    "same instant": Part(),
-    "listed twice": Part(times=2),
-    "nameless": Part(spoil=_nameless),
-    "redirected": Part(is_redirected=True),
-    "excluded": Part(Fate(EXCLUDED), is_excluded=True),
-    "truncated": Part(Fate(DEAD, "not_an_image"), alter=_truncated),
-    "web page": Part(Fate(DEAD, "not_an_image"), alter=lambda data: _WEB_PAGE),
-    "empty": Part(Fate(DEAD, "empty"), alter=lambda data: b""),
-    "no such file": Part(Fate(DEAD, "not_found"), has_file=False),
-    "foreign host": Part(Fate(DEAD, "foreign_host"), is_foreign=True),
-    "absurd time": Part(
-        Fate(REFUSED, "bad_timestamp"), spoil=lambda record: {**record, "timestamp": "noon-ish"}
+CASES: dict[str, Case] = {
+    "good": Case(),
+    "late": Case(age=480),
+    "very late": Case(age=3 * _HOUR),
+    "same second": Case(),
+    "same instant": Case(),
+    "listed twice": Case(times=2),
+    "few fields": Case(mutate_record=_without_names),
+    "redirected": Case(is_redirected=True),
+    "excluded": Case(Outcome(EXCLUDED), is_excluded=True),
+    "truncated": Case(Outcome(DEAD_LETTER, "not_an_image"), mutate_file=_truncated),
+    "error page": Case(Outcome(DEAD_LETTER, "not_an_image"), mutate_file=lambda data: _WEB_PAGE),
+    "empty": Case(Outcome(DEAD_LETTER, "empty"), mutate_file=lambda data: b""),
+    "no such file": Case(Outcome(DEAD_LETTER, "not_found"), has_file=False),
+    "foreign host": Case(Outcome(DEAD_LETTER, "foreign_host"), is_foreign=True),
+    "bad timestamp": Case(
+        Outcome(REJECTED, "bad_timestamp"),
+        mutate_record=lambda record: {**record, "timestamp": "about noon"},
     ),
-    "absurd value": Part(Fate(REFUSED, "bad_url"), spoil=lambda record: {**record, "value": 21.5}),
-    "absurd link": Part(
-        Fate(REFUSED, "bad_url"), spoil=lambda record: {**record, "value": "file:///etc/hostname"}
+    "value is no link": Case(
+        Outcome(REJECTED, "bad_url"), mutate_record=lambda record: {**record, "value": 21.5}
     ),
-    "yours": Part(fate=None),
+    "local file link": Case(
+        Outcome(REJECTED, "bad_url"),
+        mutate_record=lambda record: {**record, "value": "file:///etc/hostname"},
+    ),
+    "your picture": Case(expected=None),
 }
 
-# One round of drawn images. Those that come in pairs stand at an even place and the next.
+# One round of drawn images. A pair starts at an even index.
 ROUND = (
     "good",
     "listed twice",
@@ -105,13 +110,13 @@ ROUND = (
     "good",
     "good",
     "no such file",
-    "absurd time",
+    "bad timestamp",
     "same second",
     "same second",
     "good",
     "foreign host",
     "good",
-    "nameless",
+    "few fields",
     "good",
     "good",
     "empty",
@@ -120,20 +125,20 @@ ROUND = (
     "good",
     "very late",
     "good",
-    "web page",
+    "error page",
     "good",
     "good",
     "good",
     "same instant",
     "same instant",
     "good",
-    "absurd value",
+    "value is no link",
     "late",
     "good",
     "excluded",
     "good",
-    "absurd link",
+    "local file link",
     "very late",
     "redirected",
-    "nameless",
+    "few fields",
 )

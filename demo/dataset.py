@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from demo import pictures
-from demo.cases import PARTS, ROUND, Fate, Part, Record
+from demo.cases import CASES, ROUND, Case, Outcome, Record
 from demo.sage_replay.catalogue import SECOND, Catalogue, Entry, StoredObject, rfc3339
 
 _POSITION_STEP = 30
@@ -90,18 +90,18 @@ def positions(began: int) -> Iterator[Entry]:
 
 @dataclass(frozen=True, slots=True)
 class PlannedImage:
-    """One image of the world.
+    """One image of the dataset.
 
     Attributes:
         name: Its file name.
-        kind: What is special about it, a name of :data:`demo.cases.PARTS`.
+        kind: Its case, a name of :data:`demo.cases.CASES`.
         vsn: The node that took it, whatever the record says.
         record: Its record in the stream.
         link: The record's value when that is a link, else where it would have been.
         path: Where the file lies on its host.
-        expected: Its fate; ``None`` when nobody can know, since the file is the user's.
+        expected: Its expected outcome; ``None`` for a file of the user's.
         entries: Its record as the replay lists it, once or twice.
-        file: ``None`` when its host has none.
+        file: ``None`` when its host has no such file.
     """
 
     name: str
@@ -110,14 +110,14 @@ class PlannedImage:
     record: Record
     link: str
     path: str
-    expected: Fate | None
+    expected: Outcome | None
     entries: tuple[Entry, ...]
     file: StoredObject | None
 
 
 @dataclass(frozen=True, slots=True)
-class World:
-    """A world, by what it follows from.
+class Dataset:
+    """The images of a demo, as a function of these values.
 
     Attributes:
         storage: ``host:port`` of the replay.
@@ -135,23 +135,25 @@ class World:
     publish_seconds: float
     images_dir: Path | None = None
 
-    def plan(self) -> list[PlannedImage]:
+    def images_in_order(self) -> list[PlannedImage]:
         """Every image, in the order of publication."""
-        yours = [self._image(self.images + i, "yours", f) for i, f in enumerate(self._files())]
+        of_the_user = [
+            self._image(self.images + i, "your picture", f) for i, f in enumerate(self._files())
+        ]
         return [
             self._image(index, ROUND[index % len(ROUND)], None) for index in range(self.images)
-        ] + yours
+        ] + of_the_user
 
     def catalogue(self) -> Catalogue:
-        """What a replay of this world holds."""
-        images = self.plan()
-        at_home = [image for image in images if not PARTS[image.kind].is_foreign]
-        abroad = [image for image in images if PARTS[image.kind].is_foreign]
+        """What a replay of this dataset holds."""
+        images = self.images_in_order()
+        on_sage = [image for image in images if not CASES[image.kind].is_foreign]
+        elsewhere = [image for image in images if CASES[image.kind].is_foreign]
         entries = [entry for image in images for entry in image.entries]
         return Catalogue(
             entries=[*entries, *positions(self.began), *_other_sensors(self.began)],
-            objects={image.path: image.file for image in at_home if image.file},
-            foreign_objects={image.path: image.file for image in abroad if image.file},
+            objects={image.path: image.file for image in on_sage if image.file},
+            foreign_objects={image.path: image.file for image in elsewhere if image.file},
             manifests=manifests(),
         )
 
@@ -160,14 +162,14 @@ class World:
         return [file for file in found if file.suffix.lower() in PICTURE_SUFFIXES]
 
     def _image(self, index: int, kind: str, file: Path | None) -> PlannedImage:
-        part = PARTS[kind]
-        node = EXCLUDED_NODE if part.is_excluded else _node(index, kind)
+        case = CASES[kind]
+        node = EXCLUDED_NODE if case.is_excluded else _node(index, kind)
         name = _name(index, file)
         at = _capture(self.began, index, kind)
         path = f"sage/sage-{TASK}-0.3.5/{node.node}/{at}-{name}"
-        host = f"{self.other_host}/" if part.is_foreign else f"{self.storage}/api/v1/data/"
+        host = f"{self.other_host}/" if case.is_foreign else f"{self.storage}/api/v1/data/"
         link = f"http://{host}{path}"
-        record = part.spoil(_record(at, link, node, name))
+        record = case.mutate_record(_record(at, link, node, name))
         return PlannedImage(
             name=name,
             kind=kind,
@@ -175,28 +177,28 @@ class World:
             record=record,
             link=link,
             path=path,
-            expected=part.fate,
-            entries=tuple(self._entries(record, at, index, part)),
-            file=_stored(part, _content(index, file)) if part.has_file else None,
+            expected=case.expected,
+            entries=tuple(self._entries(record, at, index, case)),
+            file=_stored(case, _content(index, file)) if case.has_file else None,
         )
 
-    def _entries(self, record: Record, at: int, index: int, part: Part) -> Iterator[Entry]:
+    def _entries(self, record: Record, at: int, index: int, case: Case) -> Iterator[Entry]:
         share = min(index + 1, self.images) / max(self.images, 1)
-        for time in range(part.times):
-            late = time / part.times * (1 - share)
+        for time in range(case.times):
+            late = time / case.times * (1 - share)
             yield Entry(record, at, self.publish_seconds * (share + late))
 
 
 def _name(index: int, file: Path | None) -> str:
-    return file.name if file else f"{pictures.look(index, SEED).scene}-{index:03d}.jpg"
+    return file.name if file else f"{pictures.style_of(index, SEED).scene}-{index:03d}.jpg"
 
 
 def _content(index: int, file: Path | None) -> Callable[[], bytes]:
     return file.read_bytes if file else lambda: pictures.draw(index, SEED)
 
 
-def _stored(part: Part, content: Callable[[], bytes]) -> StoredObject:
-    return StoredObject(lambda: part.alter(content()), part.is_redirected)
+def _stored(case: Case, content: Callable[[], bytes]) -> StoredObject:
+    return StoredObject(lambda: case.mutate_file(content()), case.is_redirected)
 
 
 def _node(index: int, kind: str) -> DemoNode:
@@ -206,7 +208,7 @@ def _node(index: int, kind: str) -> DemoNode:
 
 def _capture(began: int, index: int, kind: str) -> int:
     pair = index // 2 * 2
-    second = began // SECOND - PARTS[kind].age - (pair if kind.startswith("same") else index) % 60
+    second = began // SECOND - CASES[kind].age - (pair if kind.startswith("same") else index) % 60
     if kind == "same instant":
         return second * SECOND + 500_000_000
     return second * SECOND + 500_000_000 + index
@@ -232,7 +234,7 @@ def _record(at: int, link: str, node: DemoNode, name: str) -> Record:
 
 
 def _other_sensors(began: int) -> Iterator[Entry]:
-    """Records that are no images: the stream is full of them."""
+    """Records of other sensors, as most of a real stream is."""
     meta = {"vsn": NODES[0].vsn, "node": NODES[0].node, "task": "iio", "sensor": "bme680"}
     for seconds in range(0, 600, 60):
         at = began - seconds * SECOND

@@ -1,4 +1,4 @@
-"""Checks what became of every image that a demo published, and prints it."""
+"""Checks the outcome of every image that a demo published, and prints it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from demo.cases import DEAD, EXCLUDED, MISSING, OUTCOMES, REFUSED, STORED, Fate
+from demo.cases import DEAD_LETTER, EXCLUDED, MISSING, REJECTED, STATUSES, STORED, Outcome
 from demo.dataset import PlannedImage
 from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetters
@@ -23,75 +23,81 @@ from weavloader.images.job import ImageJob, image_id
 from weavloader.store.base import Store
 from weavloader.stream.records import Refusal
 
-_COLOURS = {STORED: "green", EXCLUDED: "cyan", REFUSED: "yellow", DEAD: "magenta", MISSING: "red"}
-_MOST_ROWS = 100
+_COLOURS = {
+    STORED: "green",
+    EXCLUDED: "cyan",
+    REJECTED: "yellow",
+    DEAD_LETTER: "magenta",
+    MISSING: "red",
+}
+_MAX_ROWS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of the account."""
+class Result:
+    """The outcome of one image."""
 
     image: PlannedImage
-    found: Fate
+    found: Outcome
 
     @property
     def is_as_expected(self) -> bool:
-        """Whether it is what should have become of the image; missing never is."""
+        """Whether this is the expected outcome; ``missing`` never is."""
         if self.image.expected is None:
-            return self.found.outcome != MISSING
+            return self.found.status != MISSING
         return self.found == self.image.expected
 
 
-class Witness:
-    """Finds out what became of images, from what the system itself keeps.
+class OutcomeChecker:
+    """Finds the outcome of images in the store and in Redis.
 
     Args:
-        store: Where images should be.
-        redis: Holds dead letters, and marks of what was taken from the stream.
-        letters: The dead letters in it.
-        unallowed: VSNs whose images are not to be taken.
+        store: The store under test.
+        redis: Holds the keys of the stream.
+        dead_letters: The dead letters in the same Redis.
+        unallowed: VSNs whose images must not be received.
     """
 
     def __init__(
-        self, store: Store, redis: Any, letters: DeadLetters, unallowed: Iterable[str]
+        self, store: Store, redis: Any, dead_letters: DeadLetters, unallowed: Iterable[str]
     ) -> None:
         self._store = store
         self._redis = redis
-        self._letters = letters
+        self._dead_letters = dead_letters
         self._unallowed = set(unallowed)
 
-    def account(self, images: Sequence[PlannedImage]) -> list[Entry]:
-        """The present fate of each."""
+    def check(self, images: Sequence[PlannedImage]) -> list[Result]:
+        """The present outcome of each image."""
         stored = self._store.existing(image.link for image in images)
-        return [Entry(image, self._fate(image, stored)) for image in images]
+        return [Result(image, self._outcome(image, stored)) for image in images]
 
-    def last_look(self) -> datetime | None:
-        """When the moderator last looked at the stream."""
+    def last_poll(self) -> datetime | None:
+        """When the moderator last polled the stream."""
         last = self._redis.get(redis_keys.STREAM_LAST_TICK)
         return datetime.fromisoformat(json.loads(last)["at"]) if last else None
 
-    def _fate(self, image: PlannedImage, stored: set[str]) -> Fate:
+    def _outcome(self, image: PlannedImage, stored: set[str]) -> Outcome:
         if image.link in stored:
-            return Fate(STORED)
+            return Outcome(STORED)
         object_id = image_id(image.link)
-        if letter := self._letters.get(object_id):
-            return Fate(DEAD, letter.reason)
-        return self._untaken(image, object_id)
+        if letter := self._dead_letters.get(object_id):
+            return Outcome(DEAD_LETTER, letter.reason)
+        return self._outcome_without_trace(image, object_id)
 
-    def _untaken(self, image: PlannedImage, object_id: str) -> Fate:
-        refusal = _refusal(image)
-        if refusal is not None and self._was_seen(refusal.id):
-            return Fate(REFUSED, refusal.reason)
+    def _outcome_without_trace(self, image: PlannedImage, object_id: str) -> Outcome:
+        rejected = _rejected(image)
+        if rejected is not None and self._was_seen(rejected.id):
+            return Outcome(REJECTED, rejected.reason)
         if image.vsn in self._unallowed and not self._was_seen(object_id):
-            return Fate(EXCLUDED)
-        return Fate(MISSING)
+            return Outcome(EXCLUDED)
+        return Outcome(MISSING)
 
     def _was_seen(self, member: str) -> bool:
         return self._redis.zscore(redis_keys.SEEN, uuid.UUID(member).bytes) is not None
 
 
-def _refusal(image: PlannedImage) -> Refusal | None:
-    """The mark that the stream leaves of a record it refuses."""
+def _rejected(image: PlannedImage) -> Refusal | None:
+    """The rejected record of an image, as the stream marks it as seen."""
     try:
         ImageJob.from_record(image.record)
     except PermanentError as error:
@@ -99,50 +105,54 @@ def _refusal(image: PlannedImage) -> Refusal | None:
     return None
 
 
-def totals(account: Iterable[Entry]) -> dict[str, int]:
-    """How many images have each outcome; every outcome is named."""
-    counted = Counter(entry.found.outcome for entry in account)
-    return {outcome: counted[outcome] for outcome in OUTCOMES}
+def totals(results: Iterable[Result]) -> dict[str, int]:
+    """The number of images of each status; every status is a key."""
+    counted = Counter(result.found.status for result in results)
+    return {status: counted[status] for status in STATUSES}
 
 
-def show_account(console: Console, account: Sequence[Entry]) -> None:
-    """Print a line for each image, and the sum."""
-    shown = account
-    if len(account) > _MOST_ROWS:
-        shown = [entry for entry in account if entry.found.outcome != STORED]
-        console.print(f"{len(account)} images; those that were stored as they should are left out.")
-    table = Table("image", "node", "published as", "became", title="Every image published")
-    if not all(entry.is_as_expected for entry in shown):
+def show_outcomes(console: Console, results: Sequence[Result]) -> None:
+    """Print a line for each image, and the totals."""
+    shown = results
+    if len(results) > _MAX_ROWS:
+        shown = [result for result in results if result.found.status != STORED]
+        console.print(f"{len(results)} images; those that were stored are not listed.")
+    table = Table("image", "node", "case", "outcome", title="Published images")
+    if not all(result.is_as_expected for result in shown):
         table.add_column("", style="bold red")
-    for entry in shown:
-        table.add_row(*_row(entry)[: len(table.columns)])
+    for result in shown:
+        table.add_row(*_row(result)[: len(table.columns)])
     console.print(table)
-    parts = (f"{outcome}: {amount}" for outcome, amount in totals(account).items())
-    console.print(f"published: {len(account)} = ", ", ".join(parts), sep="", highlight=False)
+    counts = ", ".join(f"{status}: {number}" for status, number in totals(results).items())
+    console.print(f"published: {len(results)} = {counts}", highlight=False)
 
 
-def show_verdict(console: Console, account: Sequence[Entry], leaks: Mapping[str, int]) -> bool:
-    """Print whether everything is as it should be, and say so."""
-    wrong = [entry for entry in account if not entry.is_as_expected]
-    for entry in wrong:
-        console.print(f"{entry.image.name}: {entry.found}, expected {entry.image.expected}")
+def show_verdict(console: Console, results: Sequence[Result], leaks: Mapping[str, int]) -> bool:
+    """Print whether all outcomes are as expected and no password leaked; return the same.
+
+    Args:
+        leaks: How often each ``Authorization`` header reached a foreign host.
+    """
+    wrong = [result for result in results if not result.is_as_expected]
+    for result in wrong:
+        console.print(f"{result.image.name}: {result.found}, expected {result.image.expected}")
     for header, times in leaks.items():
-        console.print(f"credentials reached a foreign host {times} times: {header}")
-    well = not wrong and not leaks
-    if well:
-        console.print("Every image is accounted for, each as it should be.", style="bold green")
+        console.print(f"credentials were sent to a foreign host {times} times: {header}")
+    has_passed = not wrong and not leaks
+    if has_passed:
+        console.print("All images have the expected outcome.", style="bold green")
     else:
-        console.print("Not every image became what it should have.", style="bold red")
-    return well
+        console.print("The demo did not pass: see the lines above.", style="bold red")
+    return has_passed
 
 
-def _row(entry: Entry) -> tuple[Text | str, ...]:
-    image, found = entry.image, entry.found
-    verdict = "" if entry.is_as_expected else f"expected {image.expected or 'anything but that'}"
+def _row(result: Result) -> tuple[Text | str, ...]:
+    image, found = result.image, result.found
+    verdict = "" if result.is_as_expected else f"expected {image.expected or 'any other outcome'}"
     return (
         Text(image.name),
         image.vsn,
         image.kind,
-        Text(str(found), _COLOURS[found.outcome]),
+        Text(str(found), _COLOURS[found.status]),
         verdict,
     )

@@ -1,4 +1,4 @@
-"""Draws what a camera on a pole might see: skies, fields, snow, smoke, night, a street.
+"""Draws pictures such as a camera on a pole takes: skies, fields, snow, smoke, night, a street.
 
 A scene is painted small and enlarged, as a soft lens would, with a sensor's noise; lettering
 is put on afterwards so that it stays sharp. The same index and seed give the same bytes.
@@ -30,17 +30,17 @@ class Canvas:
     """An RGB picture of 640x480 pixels, painted over and over.
 
     Args:
-        lots: Decides everything left to chance.
+        rng: The source of everything random.
     """
 
-    def __init__(self, lots: np.random.Generator) -> None:
-        self._lots = lots
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
         self._image = Image.new("RGB", (WIDTH, HEIGHT))
         self._pen = ImageDraw.Draw(self._image)
 
     def between(self, low: int, high: int) -> int:
-        """A whole number of [low, high), by lot."""
-        return int(self._lots.integers(low, high))
+        """A random integer of [low, high)."""
+        return int(self._rng.integers(low, high))
 
     def gradient(self, top: int, bottom: int, above: Colour, below: Colour) -> None:
         """Fill the rows from ``top`` to ``bottom``, shading from one colour to another."""
@@ -50,7 +50,7 @@ class Canvas:
 
     def ridge(self, base: int, height: int, colour: Colour) -> None:
         """A jagged skyline around row ``base``, filled down to the bottom of its foot."""
-        steps = self._lots.normal(0, height / 3, 17)
+        steps = self._rng.normal(0, height / 3, 17)
         skyline = [(i * 40, int(base - abs(step))) for i, step in enumerate(steps)]
         self._pen.polygon([(0, base + height), *skyline, (WIDTH, base + height)], colour)
 
@@ -79,7 +79,7 @@ class Canvas:
 
     def developed(self, size: tuple[int, int]) -> Image.Image:
         """The picture with noise, enlarged to ``size``."""
-        noise = self._lots.normal(0, _NOISE, (HEIGHT, WIDTH, 1)).astype(np.float32)
+        noise = self._rng.normal(0, _NOISE, (HEIGHT, WIDTH, 1)).astype(np.float32)
         pixels = np.asarray(self._image, np.float32) + noise
         grainy = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
         return grainy.resize(size, Image.Resampling.BILINEAR)
@@ -94,8 +94,8 @@ class Canvas:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What is drawn and how.
+class Style:
+    """How a picture is drawn.
 
     Attributes:
         scene: A name of :data:`SCENES`.
@@ -109,22 +109,22 @@ class Look:
     lettering: str
 
 
-def look(index: int, seed: int) -> Look:
-    """The look of picture ``index``: scenes take turns, everything else is drawn by lot."""
-    lots = np.random.default_rng((seed, index, 0))
-    letterings = ("", f"CAM {index:03d}  {lots.integers(24):02d}:{lots.integers(60):02d}", "")
-    sign = (str(lots.choice(_SIGNS)),)
-    return Look(
+def style_of(index: int, seed: int) -> Style:
+    """The style of picture ``index``: scenes take turns, everything else is random."""
+    rng = np.random.default_rng((seed, index, 0))
+    letterings = ("", f"CAM {index:03d}  {rng.integers(24):02d}:{rng.integers(60):02d}", "")
+    sign = (str(rng.choice(_SIGNS)),)
+    return Style(
         scene=tuple(SCENES)[index % len(SCENES)],
-        size=_SIZES[int(lots.integers(len(_SIZES)))],
-        quality=_QUALITIES[int(lots.integers(len(_QUALITIES)))],
-        lettering=str(lots.choice(letterings + sign)),
+        size=_SIZES[int(rng.integers(len(_SIZES)))],
+        quality=_QUALITIES[int(rng.integers(len(_QUALITIES)))],
+        lettering=str(rng.choice(letterings + sign)),
     )
 
 
 def draw(index: int, seed: int) -> bytes:
     """Picture ``index`` as a JPEG file."""
-    style = look(index, seed)
+    style = style_of(index, seed)
     canvas = Canvas(np.random.default_rng((seed, index, 1)))
     SCENES[style.scene](canvas)
     image = canvas.developed(style.size)

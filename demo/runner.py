@@ -1,4 +1,4 @@
-"""``python main.py demo``: the whole system on real parts, and an account of every image."""
+"""``python main.py demo``: runs the whole system here and checks the outcome of every image."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from types import FrameType
 from rich.console import Console
 from rich.table import Table
 
-from demo.outcome_checker import show_account, show_verdict
-from demo.progress import Watch, follow
+from demo.outcome_checker import show_outcomes, show_verdict
+from demo.progress import ProgressTracker, follow
 from demo.servers.ports import HOST
 from demo.servers.processes import adopt_orphans, kill_descendants
 from demo.stack import ROOT, USER, Plan, Stack, fetch_servers
@@ -31,7 +31,7 @@ SEARCHES = ("a green field", "night", "snow on a ridge")
 INTERRUPTED = 130
 _PUBLISH_SECONDS = 10.0
 _SEARCH_SECONDS = 60.0
-_LONGEST_COMPLAINT = 1000
+_MAX_ERROR_CHARACTERS = 1000
 _PREVIEW_SERVER = (
     "A small server of Triton's gRPC protocol serves the preview models, instead of Triton."
 )
@@ -39,22 +39,22 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_demo(images: int, keep: bool, images_dir: Path | None, preview_server: bool = False) -> int:
-    """Run the demo; nothing it started is left when it returns.
+    """Run the demo, and end everything it started.
 
     Args:
-        images: How many images are drawn.
+        images: The number of drawn images.
         keep: Leave everything running until Ctrl-C.
-        images_dir: Pictures of the user's, published as well.
+        images_dir: A folder of the user's pictures, published as well.
         preview_server: Serve the previews without Triton, as where it has no wheel.
 
     Returns:
-        The exit code: 0 when every image became what it should.
+        The exit code: 0 when every image has the expected outcome.
     """
     console = Console()
     folder = Path(tempfile.mkdtemp(prefix="weavloader-demo-"))
     code = 1
     try:
-        with _nothing_left_behind():
+        with _processes_ended():
             plan = Plan.draw_up(folder, images, _PUBLISH_SECONDS, images_dir)
             code = _run(console, plan, keep, preview_server or not _has_triton())
     except KeyboardInterrupt:
@@ -62,35 +62,35 @@ def run_demo(images: int, keep: bool, images_dir: Path | None, preview_server: b
     except WeavloaderError as error:
         console.print(f"The demo failed: {error}", style="bold red", markup=False)
     if code == 1:
-        console.print(f"Logs are left in {folder / 'log'}.")
+        console.print(f"The logs are in {folder / 'log'}.")
     else:
         rmtree(folder, ignore_errors=True)
     return code
 
 
 @contextmanager
-def _nothing_left_behind() -> Iterator[None]:
-    """Take every wish to end as Ctrl-C, once; then no process of ours goes on."""
+def _processes_ended() -> Iterator[None]:
+    """Handle SIGTERM and SIGHUP as Ctrl-C, once; then end every process below this one."""
     adopt_orphans()
-    heard = {n: before for n in _SIGNALS if (before := signal.getsignal(n)) != signal.SIG_IGN}
-    for number in heard:
+    previous = {n: before for n in _SIGNALS if (before := signal.getsignal(n)) != signal.SIG_IGN}
+    for number in previous:
         signal.signal(number, _interrupt)
     try:
         yield
     finally:
-        _deafen()
+        _ignore_signals()
         kill_descendants()
-        for number, handler in heard.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    _deafen()
+    _ignore_signals()
     raise KeyboardInterrupt
 
 
-def _deafen() -> None:
-    """Let nothing interrupt the cleaning up; it is bounded in time."""
+def _ignore_signals() -> None:
+    """Let nothing interrupt the clean-up, whose time is limited."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -101,6 +101,7 @@ def _has_triton() -> bool:
 
 
 def _run(console: Console, plan: Plan, keep: bool, without_triton: bool) -> int:
+    began = time.monotonic()
     with console.status("Fetching Redis and Triton (only the first time; minutes on Python 3.13)"):
         servers = fetch_servers(without_triton)
     if without_triton:
@@ -109,28 +110,27 @@ def _run(console: Console, plan: Plan, keep: bool, without_triton: bool) -> int:
     for name, value in plan.environment(own_store).items():
         publish_to_environment(name, value)
     with Stack(plan, *servers) as stack:
-        well = _demonstrate(console, plan, stack, keep)
+        has_passed = _demonstrate(console, plan, stack, keep)
+        console.print(f"The demo took {time.monotonic() - began:.0f} s.", highlight=False)
         if keep:
             _wait(console, stack)
-    return 0 if well else 1
+    return 0 if has_passed else 1
 
 
 def _demonstrate(console: Console, plan: Plan, stack: Stack, keep: bool) -> bool:
-    began = time.monotonic()
-    watch = Watch(plan, stack, load_settings())
+    tracker = ProgressTracker(plan, stack, load_settings())
     try:
-        account, leaks = follow(console, watch), watch.leaks()
+        results, leaks = follow(console, tracker), tracker.leaks()
     finally:
-        watch.close()
-    show_account(console, account)
+        tracker.close()
+    show_outcomes(console, results)
     _search(console)
     _show_addresses(console, plan, keep)
-    console.print(f"{time.monotonic() - began:.0f} s from nothing to here.", highlight=False)
-    return show_verdict(console, account, leaks)
+    return show_verdict(console, results, leaks)
 
 
 def _search(console: Console) -> None:
-    """Run the searches as a user would, side by side, and print what they say.
+    """Run the searches as a user would, in parallel, and print their output.
 
     Raises:
         TransientError: One of them failed.
@@ -153,17 +153,19 @@ def _output(command: Sequence[str]) -> str:
         message = f"{shlex.join(command)}: no answer in {_SEARCH_SECONDS:.0f} s"
         raise TransientError(message, reason=Reason.DEMO_FAILED) from None
     if done.returncode:
-        said = done.stderr.strip()[-_LONGEST_COMPLAINT:]
+        said = done.stderr.strip()[-_MAX_ERROR_CHARACTERS:]
         raise TransientError(f"{shlex.join(command)}: {said}", reason=Reason.DEMO_FAILED)
     return done.stdout
 
 
 def _show_addresses(console: Console, plan: Plan, keep: bool) -> None:
-    """Print where a person can look."""
-    console.print("\nServed on this machine" + ("" if keep else " until now (--keep stays)") + ":")
+    """Print where the servers of the demo listen."""
+    console.print(
+        "\nAddresses" + ("" if keep else " (the demo ends now; --keep leaves them)") + ":"
+    )
     ports = plan.ports
     table = Table.grid(padding=(0, 2))
-    table.add_row("search and dead letters", f"http://{HOST}:{ports.web}/")
+    table.add_row("web pages", f"http://{HOST}:{ports.web}/")
     table.add_row("metrics", f"http://{HOST}:{ports.metrics}/metrics")
     table.add_row("health", f"http://{HOST}:{ports.metrics}/health")
     table.add_row("Flower", f"http://{HOST}:{ports.flower}/  ({USER}, {plan.flower_password})")
@@ -173,10 +175,10 @@ def _show_addresses(console: Console, plan: Plan, keep: bool) -> None:
 
 
 def _wait(console: Console, stack: Stack) -> None:
-    console.print("Everything is left running; Ctrl-C ends it.", style="bold")
+    console.print("The system is running. Press Ctrl-C to stop it.", style="bold")
     try:
         while True:
             stack.check()
             time.sleep(1)
     except KeyboardInterrupt:
-        console.print("Ending.")
+        console.print("Stopping.")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from tritonclient.grpc import InferenceServerClient
 
-from demo.pictures import draw, look
+from demo.pictures import draw, style_of
 from demo.servers.weaviate import HOW_TO_GIVE_ONE, started
 from inference import captioner, embedder
 from weavloader.images.decode import decode
@@ -85,10 +85,10 @@ class Query:
 def drawn(count: int = IMAGES) -> list[Drawn]:
     """What the images show: scenes take turns, places are random."""
     rng = random.Random(_SEED)
-    looks = [look(index, _SEED) for index in range(count)]
+    styles = [style_of(index, _SEED) for index in range(count)]
     return [
         Drawn(index, each.scene, each.lettering, *rng.choice(_PLACES))
-        for index, each in enumerate(looks)
+        for index, each in enumerate(styles)
     ]
 
 

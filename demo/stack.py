@@ -20,7 +20,7 @@ from xmlrpc.client import ServerProxy
 
 from supervisor.xmlrpc import SupervisorTransport
 
-from demo.dataset import EXCLUDED_NODE, World
+from demo.dataset import EXCLUDED_NODE, Dataset
 from demo.servers import preview_server, triton, triton_install
 from demo.servers import redis as redis_server
 from demo.servers.ports import HOST, free_ports
@@ -30,10 +30,10 @@ from weavloader.errors import Reason, TransientError
 USER = "demo"
 ROOT = Path(__file__).resolve().parent.parent
 PRODUCTION = ROOT / "supervisord.conf"
-# A demo's data is thrown away: nobody waits minutes for what a worker has begun.
+# The data of a demo is discarded, so that no worker needs to finish its tasks.
 _PROGRAM_STOP_SECONDS = "5"
 _RETRIES = "3"
-# What production does not run here keeps nothing that a kill could harm.
+# SIGKILL loses nothing here: these programs keep no data beyond the demo.
 _ADDED = {
     "priority": "11",
     "autorestart": "true",
@@ -48,7 +48,7 @@ _STOP_SECONDS = 25.0
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where the parts of one demo listen, all on loopback."""
+    """The ports of one demo, all on loopback."""
 
     redis: int
     triton_grpc: int
@@ -63,18 +63,18 @@ class Ports:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one demo will run.
+    """What one demo runs.
 
     Attributes:
         folder: Its own, for data, logs and sockets.
-        world: What is published.
+        dataset: The images to publish.
         sage_password: With :data:`USER`, what the replay's storage asks for.
         flower_password: With :data:`USER`, what Flower asks for.
     """
 
     folder: Path
     ports: Ports
-    world: World
+    dataset: Dataset
     sage_password: str
     flower_password: str
 
@@ -84,7 +84,7 @@ class Plan:
     ) -> Plan:
         """A plan on free ports, with new passwords."""
         ports = Ports(*free_ports(9))
-        world = World(
+        dataset = Dataset(
             storage=f"{HOST}:{ports.sage}",
             other_host=f"{HOST}:{ports.other_host}",
             began=time.time_ns(),
@@ -92,7 +92,7 @@ class Plan:
             publish_seconds=publish_seconds,
             images_dir=images_dir,
         )
-        return cls(folder, ports, world, secrets.token_urlsafe(12), secrets.token_urlsafe(9))
+        return cls(folder, ports, dataset, secrets.token_urlsafe(12), secrets.token_urlsafe(9))
 
     def environment(self, own_store: bool) -> dict[str, str]:
         """The settings of every role.
@@ -121,9 +121,9 @@ class Plan:
 
     def _sage(self) -> dict[str, str]:
         return {
-            "SAGE_DATA_API": f"http://{self.world.storage}/api/v1/query",
-            "SAGE_STORAGE_HOSTS": self.world.storage,
-            "MANIFEST_API": f"http://{self.world.storage}/manifests/",
+            "SAGE_DATA_API": f"http://{self.dataset.storage}/api/v1/query",
+            "SAGE_STORAGE_HOSTS": self.dataset.storage,
+            "MANIFEST_API": f"http://{self.dataset.storage}/manifests/",
             "SAGE_USER": USER,
             "SAGE_PASS": self.sage_password,
             "SAGE_FILTER": '{"name": "upload", "task": "imagesampler-.*"}',
@@ -256,7 +256,7 @@ class Stack:
         self._commands = {
             "redis": redis_server.command(redis_program, plan.ports.redis, plan.folder / "redis"),
             "triton": _triton_command(plan, installation),
-            "replay": replay_command(plan.world),
+            "replay": replay_command(plan.dataset),
         }
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -273,7 +273,7 @@ class Stack:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # the terminal's Ctrl-C is ours to pass on, once
+                start_new_session=True,  # so that the terminal's Ctrl-C reaches only us
                 preexec_fn=end_with_parent,
             )
         return self
@@ -294,7 +294,7 @@ class Stack:
             triton.remove_shared_memory(self._plan.triton_ports())
 
     def check(self) -> None:
-        """Say so when a program cannot be kept running.
+        """Check that every program runs.
 
         Raises:
             TransientError: It is named, with the last lines of its log.
@@ -334,24 +334,24 @@ def _triton_command(plan: Plan, installation: triton_install.Installation | None
     return ["env", "-i", *environment, *triton.command(installation, plan.triton_ports())]
 
 
-def replay_command(world: World) -> list[str]:
+def replay_command(dataset: Dataset) -> list[str]:
     """The command line of the replay of a dataset."""
-    yours = ["--images-dir", str(world.images_dir.resolve())] if world.images_dir else []
+    own = ["--images-dir", str(dataset.images_dir.resolve())] if dataset.images_dir else []
     return [
         sys.executable,
         "-m",
         "demo.sage_replay",
         "--port",
-        world.storage.rpartition(":")[2],
+        dataset.storage.rpartition(":")[2],
         "--other-port",
-        world.other_host.rpartition(":")[2],
+        dataset.other_host.rpartition(":")[2],
         "--images",
-        str(world.images),
+        str(dataset.images),
         "--publish-seconds",
-        str(world.publish_seconds),
+        str(dataset.publish_seconds),
         "--began",
-        str(world.began),
+        str(dataset.began),
         "--user",
         USER,
-        *yours,
+        *own,
     ]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from demo.progress import Watch
+from demo.progress import ProgressTracker
 from demo.servers.ports import HOST
 from demo.servers.processes import adopt_orphans
 from demo.servers.prometheus import Prometheus, running_prometheus
@@ -123,18 +123,18 @@ def _happen(plan: Plan, prometheus: Prometheus) -> None:
 
 
 def _settle(plan: Plan) -> None:
-    watch = Watch(plan, _NoStack(), load_settings())  # type: ignore[arg-type]
+    tracker = ProgressTracker(plan, _NoStack(), load_settings())  # type: ignore[arg-type]
     try:
-        wait_until(lambda: watch.is_settled(watch.look()), "every image settled", 180)
+        wait_until(lambda: tracker.is_settled(tracker.poll()), "every image settled", 180)
     finally:
-        watch.close()
+        tracker.close()
 
 
 class _NoStack:
-    """Spares :class:`Watch` the question whether programs run: here some are meant to die."""
+    """A stack whose programs are not checked: some of them are stopped on purpose."""
 
     def check(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def _count(prometheus: Prometheus, outcome: str) -> float:
@@ -143,7 +143,7 @@ def _count(prometheus: Prometheus, outcome: str) -> float:
 
 
 def _let_fail(plan: Plan, **fault: object) -> None:
-    url = f"http://{plan.world.storage}/faults"
+    url = f"http://{plan.dataset.storage}/faults"
     httpx.post(url, json={"target": "storage", **fault}, timeout=10).raise_for_status()
 
 

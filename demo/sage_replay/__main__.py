@@ -1,4 +1,4 @@
-"""A SAGE network to run against, alone: ``python -m demo.sage_replay --help``."""
+"""Serves a replay of SAGE: ``python -m demo.sage_replay --help``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from demo.dataset import World
+from demo.dataset import Dataset
 from demo.sage_replay.server import HOST, Replay
 
 
@@ -18,40 +18,40 @@ from demo.sage_replay.server import HOST, Replay
     "--port",
     type=click.IntRange(0, 65535),
     default=0,
-    help="Where SAGE listens; a free port by default.",
+    help="Port of SAGE; a free one by default.",
 )
 @click.option(
     "--other-port",
     type=click.IntRange(0, 65535),
     default=0,
-    help="Where the host listens that is not SAGE's.",
+    help="Port of the host that is not SAGE's; a free one by default.",
 )
-@click.option("--address", default=HOST, show_default=True, help="Where both listen.")
-@click.option("--name", help="How others reach that address; by itself when not given.")
+@click.option("--address", default=HOST, show_default=True, help="Address of both.")
+@click.option("--name", help="Host name in the links; the address by default.")
 @click.option(
     "--images",
     type=click.IntRange(1),
     default=40,
     show_default=True,
-    help="How many images are drawn.",
+    help="Number of images to draw.",
 )
 @click.option(
     "--publish-seconds",
     type=click.FloatRange(0),
     default=10.0,
     show_default=True,
-    help="Over how long they appear, from the first query on.",
+    help="Seconds over which they appear, from the first query on.",
 )
 @click.option(
     "--began",
     type=click.IntRange(0),
     default=0,
-    help="Captures are older: nanoseconds since 1970; now by default.",
+    help="Newest capture time, nanoseconds since 1970; now by default.",
 )
 @click.option(
     "--images-dir",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Pictures of your own, besides the drawn ones.",
+    help="A folder of your own pictures to publish as well.",
 )
 @click.option("--user", default="sage", show_default=True)
 @click.option("--password", default="replayed", show_default=True, envvar="SAGE_PASS")
@@ -72,8 +72,8 @@ def replay(
         user=user, password=password, port=port, other_port=other_port, address=address, name=name
     )
     began = began or time.time_ns()
-    world = World(server.host, server.other_host, began, images, publish_seconds, images_dir)
-    server.catalogue = world.catalogue()
+    dataset = Dataset(server.host, server.other_host, began, images, publish_seconds, images_dir)
+    server.catalogue = dataset.catalogue()
     for name, value in server.environment().items():
         click.echo(f"export {name}={value}")
     asyncio.run(_serve(server))

@@ -14,8 +14,8 @@ import httpx
 import redis
 
 from demo.cases import MISSING
-from demo.dataset import EXCLUDED_NODE, PlannedImage, World
-from demo.outcome_checker import Entry, Witness
+from demo.dataset import EXCLUDED_NODE, Dataset, PlannedImage
+from demo.outcome_checker import OutcomeChecker, Result
 from demo.sage_replay.catalogue import Catalogue
 from demo.sage_replay.server import Replay
 from demo.servers.ports import HOST, free_ports
@@ -77,10 +77,10 @@ class System:
         assert "Traceback" not in done.stderr, done.stderr
         return done.stdout
 
-    def account(self) -> list[Entry]:
+    def account(self) -> list[Result]:
         """What has become of every image by now."""
         unallowed = [self.environment["UNALLOWED_NODES"]]
-        return Witness(self.store, self.redis, self.letters, unallowed).account(self.images)
+        return OutcomeChecker(self.store, self.redis, self.letters, unallowed).check(self.images)
 
     def await_settled(self) -> None:
         """Wait until every image has come to what becomes of it."""
@@ -93,7 +93,7 @@ class System:
     def _is_settled(self) -> bool:
         for program in self.programs.values():
             assert program.is_running(), f"{program.command}: {program.said()}"
-        return all(entry.found.outcome != MISSING for entry in self.account())
+        return all(result.found.status != MISSING for result in self.account())
 
     def runs_ended(self) -> int:
         """How many runs of an image ended, of all there ever were."""
@@ -111,12 +111,12 @@ class System:
 def running_system(redis_url: str, triton: Triton, folder: Path) -> Iterator[System]:
     """The system while the block runs; all its images are settled."""
     with Replay() as replay:
-        world = World(replay.host, replay.other_host, time_ns(), IMAGES, publish_seconds=3.0)
-        replay.catalogue = _with_extra(world.catalogue())
+        dataset = Dataset(replay.host, replay.other_host, time_ns(), IMAGES, publish_seconds=3.0)
+        replay.catalogue = _with_extra(dataset.catalogue())
         environment = environment_for(redis_url, replay, triton, folder)
         commands = {role.partition(" ")[0]: f"python main.py {role}" for role in ROLES}
         with programs(commands, environment, folder) as started:
-            system = System(environment, replay, world.plan(), started)
+            system = System(environment, replay, dataset.images_in_order(), started)
             try:
                 system.await_settled()
                 yield system
@@ -153,7 +153,7 @@ def environment_for(redis_url: str, replay: Replay, triton: Triton, folder: Path
 
 
 def _with_extra(catalogue: Catalogue) -> Catalogue:
-    """A world with one file more, which no record names."""
+    """A dataset with one file more, which no record names."""
     whole = next(iter(catalogue.objects.values()))
     catalogue.objects = {**catalogue.objects, EXTRA: whole}
     return catalogue

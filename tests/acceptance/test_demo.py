@@ -18,8 +18,8 @@ from weavloader.store.base import Filters, ImageObject
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 MODELS = {"EMBEDDING_MODELS": "clip,align,colbert", "CAPTION_MODEL": "florence2"}
-ENDED_WELL = "Every image is accounted for, each as it should be."
-STAYS = "Everything is left running"
+ENDED_WELL = "All images have the expected outcome."
+STAYS = "The system is running."
 
 
 def stored(folder: Path) -> Iterator[ImageObject]:

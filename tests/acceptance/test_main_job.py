@@ -7,7 +7,7 @@ from base64 import b64encode
 
 import pytest
 
-from demo.cases import PARTS, ROUND, STORED, Fate
+from demo.cases import CASES, ROUND, STORED, Outcome
 from demo.dataset import EXCLUDED_NODE
 from demo.sage_replay.faults import DATA, MANIFESTS, OTHER_HOST
 from demo.sage_replay.faults import STORAGE as STORAGE_HOST
@@ -20,13 +20,13 @@ pytestmark = pytest.mark.timeout(400)
 
 @pytest.mark.parametrize("kind", sorted(set(ROUND)))
 def test_every_kind_of_image_becomes_what_it_should(system: System, kind: str) -> None:
-    entries = [entry for entry in system.account() if entry.image.kind == kind]
-    assert entries
-    assert {str(entry.found) for entry in entries} == {str(PARTS[kind].fate)}
+    results = [result for result in system.account() if result.image.kind == kind]
+    assert results
+    assert {str(result.found) for result in results} == {str(CASES[kind].expected)}
 
 
 def test_nothing_else_is_stored(system: System) -> None:
-    good = {image.link for image in system.images if image.expected == Fate(STORED)}
+    good = {image.link for image in system.images if image.expected == Outcome(STORED)}
     extra = system.store.existing([f"http://{system.replay.host}/api/v1/data/{EXTRA}"])
     assert system.store.existing(image.link for image in system.images) == good
     assert system.store.count() == len(good) + len(extra)
@@ -42,7 +42,7 @@ def test_no_credential_reaches_any_host_but_storage(system: System) -> None:
 
 def test_a_foreign_host_is_asked_only_for_what_storage_signed(system: System) -> None:
     served = system.replay.ledger.served
-    foreign = {image.path for image in system.images if PARTS[image.kind].is_foreign}
+    foreign = {image.path for image in system.images if CASES[image.kind].is_foreign}
     assert not {path for path in served if path.removeprefix("/") in foreign}
     assert any(path.startswith("/signed/") for path in served)
 
@@ -52,11 +52,11 @@ def test_no_image_of_an_excluded_node_is_even_fetched(system: System) -> None:
 
 
 def test_a_record_without_names_is_stored_with_unknown_ones(system: System) -> None:
-    nameless = next(image for image in system.images if image.kind == "nameless")
-    stored = system.store.get(image_id(nameless.link))
+    few_fields = next(image for image in system.images if image.kind == "few fields")
+    stored = system.store.get(image_id(few_fields.link))
     assert stored is not None
     assert {stored.text[name] for name in META_FIELDS if name not in ("task", "vsn")} == {UNKNOWN}
-    assert stored.text["vsn"] == nameless.vsn
+    assert stored.text["vsn"] == few_fields.vsn
     assert stored.vectors["clip"].shape[0] > 1
 
 

@@ -23,7 +23,7 @@ class Compose:
 
     Attributes:
         host: Where Docker's API is spoken.
-        began: Nanoseconds since 1970 when the replay's world began.
+        began: Nanoseconds since 1970 when the replay began.
     """
 
     engine: Engine
@@ -74,7 +74,7 @@ class Compose:
             return not wrong
 
         try:
-            wait_until(settled, "every image has its fate", _PATIENCE)
+            wait_until(settled, "an outcome of every image", _PATIENCE)
         except AssertionError:
             raise AssertionError("\n".join(wrong)) from None
 

@@ -13,8 +13,8 @@ from contextlib import closing
 
 from client import open_store
 from demo.cases import ROUND
-from demo.dataset import World
-from demo.outcome_checker import Witness
+from demo.dataset import Dataset
+from demo.outcome_checker import OutcomeChecker
 from tasks import celery_app
 from weavloader.dlq.queue import DeadLetters
 from weavloader.images.job import ImageJob
@@ -23,23 +23,23 @@ from weavloader.settings import get_settings
 
 
 def account(began: str, images: str) -> Iterator[str]:
-    """What is not as it should be of the replay's world."""
+    """What is not as it should be of the replay's dataset."""
     settings = get_settings()
-    world = World("replay:8000", "replay:8001", int(began), int(images), 10.0)
+    dataset = Dataset("replay:8000", "replay:8001", int(began), int(images), 10.0)
     redis = connect_redis(settings)
     letters = DeadLetters(redis, settings.dlq_ttl)
     with closing(open_store(settings)) as store:
         store.prepare()  # else a server that nothing was written to knows no collection
-        witness = Witness(store, redis, letters, settings.unallowed_nodes)
-        for entry in witness.account(world.plan()):
+        checker = OutcomeChecker(store, redis, letters, settings.unallowed_nodes)
+        for entry in checker.check(dataset.images_in_order()):
             if not entry.is_as_expected:
                 yield f"{entry.image.name}: {entry.found}, not {entry.image.expected}"
 
 
 def burst(began: str, name: str, amount: str) -> Iterator[str]:
     """Many links to one image of the replay, each an image of its own."""
-    world = World("replay:8000", "replay:8001", int(began), len(ROUND), 10.0)
-    record = next(image.record for image in world.plan() if image.kind == "good")
+    dataset = Dataset("replay:8000", "replay:8001", int(began), len(ROUND), 10.0)
+    record = next(image.record for image in dataset.images_in_order() if image.kind == "good")
     for number in range(int(amount)):
         link = f"{record['value']}?{name}={number}"
         job = ImageJob.from_record({**record, "value": link})

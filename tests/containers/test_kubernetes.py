@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def began() -> int:
-    """When the replay's world began, in nanoseconds since 1970."""
+    """When the replay began, in nanoseconds since 1970."""
     return time.time_ns()
 
 
@@ -114,7 +114,7 @@ def test_the_replays_images_pass_through_the_pods(pods: Engine, began: int) -> N
             pods.podman("exec", CLIENT, "python", "-c", ask)
         return not wrong
 
-    wait_until(settled, "every image has its fate", 300)
+    wait_until(settled, "an outcome of every image", 300)
 
 
 @pytest.mark.parametrize("role", ["processor", "moderator", "cleaner"])

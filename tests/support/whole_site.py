@@ -40,7 +40,7 @@ class WholeSite:
 
     Attributes:
         url: Where the pages are.
-        images: Every image of the replay's world.
+        images: Every image of the replay's dataset.
         environment: The settings of its processes.
     """
 
@@ -66,7 +66,7 @@ class WholeSite:
     def lose_next_download(self) -> None:
         """Let storage deny that it has the next image it is asked for."""
         fault = {"kind": "status", "target": "storage", "status": 404, "count": 1}
-        httpx.post(f"http://{self.plan.world.storage}/faults", json=fault).raise_for_status()
+        httpx.post(f"http://{self.plan.dataset.storage}/faults", json=fault).raise_for_status()
 
     def stored(self) -> int:
         """How many images there are."""
@@ -97,20 +97,20 @@ def whole_site(folder: Path, triton: Triton, images: int) -> Iterator[WholeSite]
             "CELERY_RESULT_BACKEND": redis,
             "TRITON_PORT": str(triton.ports.grpc),
         }
-        world = plan.world
+        dataset = plan.dataset
         for name, arguments in {
-            "replay": replay_command(world)[1:],
+            "replay": replay_command(dataset)[1:],
             "processor": ["main.py", "processor", "--concurrency", "1"],
             "web": ["main.py", "web"],
         }.items():
             stack.enter_context(_process(arguments, environment, folder / f"{name}.log"))
         url = f"http://127.0.0.1:{plan.ports.web}"
-        for address in (url, f"http://{world.storage}/stats"):
+        for address in (url, f"http://{dataset.storage}/stats"):
             wait_until(lambda address=address: _answers(address), address, 60)  # type: ignore[misc]
         settings = load_settings(
             vector_store="embedded", embedded_store_path=environment["EMBEDDED_STORE_PATH"]
         )
-        yield WholeSite(url, world.plan(), settings, environment, plan)
+        yield WholeSite(url, dataset.images_in_order(), settings, environment, plan)
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from supervisor.options import ServerOptions
 from commands.roles import ROLES
 from demo.servers.ports import free_ports
 from demo.servers.processes import descendants
-from demo.servers.waiting import wait_until
 from demo.stack import PRODUCTION, Plan, demo_config
 from weavloader.settings import Settings, load_settings
 
@@ -155,11 +154,13 @@ def _runs(pid: int) -> bool:
 
 
 def test_descendants_are_found_without_proc_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    with subprocess.Popen(["sh", "-c", "sleep 60 & wait"]) as child:
-        wait_until(lambda: len(descendants()) >= 2, "both processes")
-        found = set(descendants())
-        monkeypatch.setattr(sys, "platform", "darwin")
-        assert set(descendants()) == found
-        for pid in found:
+    with subprocess.Popen(
+        ["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        pids = {child.pid, int(child.stdout.readline())}
+        for platform in (sys.platform, "darwin"):
+            monkeypatch.setattr(sys, "platform", platform)
+            assert pids <= set(descendants())
+        for pid in pids:
             os.kill(pid, signal.SIGKILL)
-    assert child.returncode

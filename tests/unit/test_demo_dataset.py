@@ -1,4 +1,4 @@
-"""The demo's world: pictures that decode, records as SAGE writes them, fates that add up."""
+"""The demo's dataset: pictures that decode, records as SAGE writes them, expected that add up."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import pytest
 from PIL import Image, UnidentifiedImageError
 
 from demo import pictures
-from demo.cases import DEAD, PARTS, REFUSED, ROUND, STORED
-from demo.dataset import PlannedImage, World
+from demo.cases import CASES, DEAD_LETTER, REJECTED, ROUND, STORED
+from demo.dataset import Dataset, PlannedImage
 from demo.sage_replay.catalogue import SECOND
 from weavloader.errors import PermanentError
 from weavloader.images.job import UNKNOWN, ImageJob
 
 BEGAN = 1_795_500_000 * SECOND
-WORLD = World("127.0.0.1:1", "127.0.0.1:2", BEGAN, images=len(ROUND), publish_seconds=10)
+DATASET = Dataset("127.0.0.1:1", "127.0.0.1:2", BEGAN, images=len(ROUND), publish_seconds=10)
 
 
 def of_kind(kind: str) -> list[PlannedImage]:
     """The images of one kind."""
-    return [image for image in WORLD.plan() if image.kind == kind]
+    return [image for image in DATASET.images_in_order() if image.kind == kind]
 
 
 def test_every_kind_appears_in_a_round() -> None:
-    assert set(ROUND) | {"yours"} == set(PARTS)
+    assert set(ROUND) | {"your picture"} == set(CASES)
 
 
 @pytest.mark.parametrize("index", range(len(pictures.SCENES)))
 def test_each_scene_is_a_jpeg_of_the_size_its_look_says(index: int) -> None:
     image = Image.open(io.BytesIO(pictures.draw(index, 7)))
-    assert image.format == "JPEG" and image.size == pictures.look(index, 7).size
+    assert image.format == "JPEG" and image.size == pictures.style_of(index, 7).size
     image.load()
 
 
@@ -43,12 +43,12 @@ def test_pictures_are_the_same_each_time_and_no_two_alike() -> None:
 
 
 def test_some_pictures_have_lettering_and_some_have_none() -> None:
-    letterings = {bool(pictures.look(index, 7).lettering) for index in range(40)}
+    letterings = {bool(pictures.style_of(index, 7).lettering) for index in range(40)}
     assert letterings == {True, False}
 
 
 def test_the_same_arguments_give_the_same_world() -> None:
-    first, second = ([(i.name, i.record) for i in WORLD.plan()] for _ in range(2))
+    first, second = ([(i.name, i.record) for i in DATASET.images_in_order()] for _ in range(2))
     assert first == second
 
 
@@ -60,8 +60,10 @@ def test_good_records_are_read_with_every_field() -> None:
 
 
 def test_refused_records_are_refused_for_the_expected_reason() -> None:
-    refused = [image for image in WORLD.plan() if image.expected and image.expected.reason]
-    refused = [image for image in refused if image.expected and image.expected.outcome == REFUSED]
+    refused = [
+        image for image in DATASET.images_in_order() if image.expected and image.expected.reason
+    ]
+    refused = [image for image in refused if image.expected and image.expected.status == REJECTED]
     assert len(refused) == 3
     for image in refused:
         with pytest.raises(PermanentError) as caught:
@@ -92,7 +94,7 @@ def test_an_image_listed_twice_has_one_record_and_appears_twice() -> None:
 
 
 def test_broken_files_do_not_decode() -> None:
-    for kind in ("truncated", "web page", "empty"):
+    for kind in ("truncated", "error page", "empty"):
         (image,) = of_kind(kind)
         assert image.file is not None
         with pytest.raises((OSError, UnidentifiedImageError)):
@@ -100,7 +102,7 @@ def test_broken_files_do_not_decode() -> None:
 
 
 def test_links_of_the_catalogue_lead_to_its_files() -> None:
-    catalogue = WORLD.catalogue()
+    catalogue = DATASET.catalogue()
     (foreign,) = of_kind("foreign host")
     assert foreign.link == f"http://127.0.0.1:2/{foreign.path}"
     assert foreign.path in catalogue.foreign_objects and foreign.path not in catalogue.objects
@@ -112,19 +114,21 @@ def test_links_of_the_catalogue_lead_to_its_files() -> None:
 
 
 def test_everything_is_published_by_the_end_and_some_at_once_at_most() -> None:
-    after = [entry.publish_after for image in WORLD.plan() for entry in image.entries]
+    after = [entry.publish_after for image in DATASET.images_in_order() for entry in image.entries]
     assert max(after) <= 10 and min(after) > 0
 
 
 def test_pictures_of_the_user_are_published_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "mine.PNG").write_bytes(b"as it is")
     (tmp_path / "notes.txt").write_text("no picture")
-    world = World("127.0.0.1:1", "127.0.0.1:2", BEGAN, 2, 1.0, tmp_path)
-    *drawn, mine = world.plan()
+    dataset = Dataset("127.0.0.1:1", "127.0.0.1:2", BEGAN, 2, 1.0, tmp_path)
+    *drawn, mine = dataset.images_in_order()
     assert len(drawn) == 2 and mine.name == "mine.PNG" and mine.expected is None
     assert mine.file is not None and mine.file.content() == b"as it is"
 
 
 def test_most_images_of_a_small_demo_are_stored() -> None:
-    expected = Counter(image.expected.outcome for image in WORLD.plan() if image.expected)
-    assert expected[STORED] == 30 and expected[DEAD] == 5
+    expected = Counter(
+        image.expected.status for image in DATASET.images_in_order() if image.expected
+    )
+    assert expected[STORED] == 30 and expected[DEAD_LETTER] == 5

@@ -13,9 +13,9 @@ import httpx
 import pytest
 from rich.console import Console
 
-from demo.cases import DEAD, MISSING, ROUND, STORED, Fate
-from demo.dataset import EXCLUDED_NODE, World
-from demo.outcome_checker import Entry, Witness, show_account, show_verdict, totals
+from demo.cases import DEAD_LETTER, MISSING, ROUND, STORED, Outcome
+from demo.dataset import EXCLUDED_NODE, Dataset
+from demo.outcome_checker import OutcomeChecker, Result, show_outcomes, show_verdict, totals
 from demo.sage_replay.server import Replay
 from weavloader.dlq.queue import DeadLetters, FailedTask
 from weavloader.errors import PermanentError, Reason
@@ -27,7 +27,7 @@ from weavloader.times import utc_now
 
 
 class Shelf:
-    """As much of a store as the account looks at."""
+    """As much of a store as the account styles at."""
 
     def __init__(self) -> None:
         self.links: set[str] = set()
@@ -39,29 +39,29 @@ class Shelf:
 
 @dataclass
 class Scene:
-    """A world that the real stream has looked at, with nothing processed yet."""
+    """A dataset that the real stream has looked at, with nothing processed yet."""
 
-    world: World
+    dataset: Dataset
     redis: Any
     shelf: Shelf
     letters: DeadLetters
     published: list[ImageJob]
 
-    def account(self) -> list[Entry]:
+    def account(self) -> list[Result]:
         """The present account."""
         unallowed = [EXCLUDED_NODE.vsn]
-        witness = Witness(self.shelf, self.redis, self.letters, unallowed)  # type: ignore[arg-type]
-        return witness.account(self.world.plan())
+        checker = OutcomeChecker(self.shelf, self.redis, self.letters, unallowed)  # type: ignore[arg-type]
+        return checker.check(self.dataset.images_in_order())
 
     def process(self, jobs: Sequence[ImageJob]) -> None:
         """Do with each image what a processor should."""
-        fates = {image.link: image.expected for image in self.world.plan()}
+        expected = {image.link: image.expected for image in self.dataset.images_in_order()}
         for job in jobs:
-            fate = fates[job.url]
-            if fate is not None and fate.outcome == DEAD:
+            outcome = expected[job.url]
+            if outcome is not None and outcome.status == DEAD_LETTER:
                 task = FailedTask(job.id, "process_image_task", [], {}, 0, "processor@test")
                 self.letters.write(
-                    task, PermanentError("no", reason=Reason[fate.reason.upper()]), ""
+                    task, PermanentError("no", reason=Reason[outcome.reason.upper()]), ""
                 )
             else:
                 self.shelf.links.add(job.url)
@@ -69,30 +69,30 @@ class Scene:
 
 @pytest.fixture
 def scene() -> Iterator[Scene]:
-    """A world of one round after a health check."""
+    """A dataset of one round after a health check."""
     redis: Any = fakeredis.FakeRedis()
     published: list[ImageJob] = []
     with Replay() as replay, httpx.Client(timeout=5) as http:
-        world = World(replay.host, replay.other_host, time.time_ns(), len(ROUND), 0.0)
-        replay.catalogue = world.catalogue()
+        dataset = Dataset(replay.host, replay.other_host, time.time_ns(), len(ROUND), 0.0)
+        replay.catalogue = dataset.catalogue()
         settings = load_settings(unallowed_nodes=(EXCLUDED_NODE.vsn,))
         api = DataApi(replay.environment()["SAGE_DATA_API"], http)
         stream = Stream(settings, api, redis, published.extend, lambda: 0)
         stream.reconcile(utc_now(), TickReport())
-        yield Scene(world, redis, Shelf(), DeadLetters(redis, 60.0), published)
+        yield Scene(dataset, redis, Shelf(), DeadLetters(redis, 60.0), published)
     redis.close()
 
 
 def test_images_that_were_only_queued_are_missing(scene: Scene) -> None:
     counted = totals(scene.account())
-    assert counted[STORED] == counted[DEAD] == 0
-    assert counted == {"stored": 0, "excluded": 2, "refused": 3, "dead": 0, "missing": 35}
+    assert counted[STORED] == counted[DEAD_LETTER] == 0
+    assert counted == {"stored": 0, "excluded": 2, "rejected": 3, "dead letter": 0, "missing": 35}
 
 
 def test_when_all_is_done_each_image_is_as_expected(scene: Scene) -> None:
     scene.process(scene.published)
     account = scene.account()
-    assert [entry.image.name for entry in account if not entry.is_as_expected] == []
+    assert [result.image.name for result in account if not result.is_as_expected] == []
     assert totals(account)[MISSING] == 0
 
 
@@ -102,23 +102,23 @@ def test_one_lost_image_is_named_and_the_verdict_is_bad(scene: Scene) -> None:
     account = scene.account()
     text = io.StringIO()
     assert not show_verdict(Console(file=text, width=200), account, {})
-    (named,) = [entry for entry in account if entry.image.link == lost.url]
+    (named,) = [result for result in account if result.image.link == lost.url]
     assert f"{named.image.name}: missing, expected stored" in text.getvalue()
 
 
 def test_a_dead_image_for_another_reason_is_not_as_expected(scene: Scene) -> None:
     scene.process(scene.published)
-    entry = next(entry for entry in scene.account() if entry.found.outcome == DEAD)
-    assert not replace(entry, found=Fate(DEAD, "out_of_memory")).is_as_expected
+    result = next(result for result in scene.account() if result.found.status == DEAD_LETTER)
+    assert not replace(result, found=Outcome(DEAD_LETTER, "out_of_memory")).is_as_expected
 
 
 def test_an_excluded_image_that_was_taken_is_missing_or_stored_but_not_excluded(
     scene: Scene,
 ) -> None:
-    image = next(image for image in scene.world.plan() if image.kind == "excluded")
+    image = next(image for image in scene.dataset.images_in_order() if image.kind == "excluded")
     scene.shelf.links.add(ImageJob.from_record(image.record).url)
-    (entry,) = [entry for entry in scene.account() if entry.image.link == image.link]
-    assert entry.found == Fate(STORED) and not entry.is_as_expected
+    (result,) = [result for result in scene.account() if result.image.link == image.link]
+    assert result.found == Outcome(STORED) and not result.is_as_expected
 
 
 def test_a_leaked_password_makes_the_verdict_bad(scene: Scene) -> None:
@@ -133,9 +133,9 @@ def test_a_leaked_password_makes_the_verdict_bad(scene: Scene) -> None:
 def test_the_table_has_a_line_for_each_image_and_the_sum(scene: Scene) -> None:
     scene.process(scene.published)
     text = io.StringIO()
-    show_account(Console(file=text, width=120), scene.account())
-    for image in scene.world.plan():
+    show_outcomes(Console(file=text, width=120), scene.account())
+    for image in scene.dataset.images_in_order():
         assert image.name in text.getvalue()
-    assert "published: 40 = stored: 30, excluded: 2, refused: 3, dead: 5, missing: 0" in (
+    assert "published: 40 = stored: 30, excluded: 2, rejected: 3, dead letter: 5, missing: 0" in (
         text.getvalue()
     )
