@@ -1,4 +1,7 @@
-"""Celery's configuration, with the reason for each choice that reliability rests on."""
+"""Celery's configuration: queues and routes, time limits, retry delays, the schedule.
+
+Each choice that reliability depends on has its reason beside it.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,12 @@ from weavloader.redis_connection import SENTINEL_SCHEME, SentinelAddress
 from weavloader.settings import Settings
 
 TASKS = "job_system.tasks."
-# An image that hangs is told to stop, then killed; three model calls and a download fit.
+# A task that hangs is interrupted, then killed; three model calls and a download fit.
 SOFT_TIME_LIMIT = 540
 TIME_LIMIT = 600
+# 100,000 images take the audit a minute or two; a remote store may be slow.
+AUDIT_SOFT_TIME_LIMIT = 1800
+AUDIT_TIME_LIMIT = 1860
 # A message that a dead worker held comes back after this; no wait may be longer.
 VISIBILITY_TIMEOUT = 3600
 MAX_CHILD_MEMORY_KIB = 1_000_000
@@ -27,13 +33,18 @@ def celery_config(settings: Settings) -> dict[str, Any]:
     return {
         "broker_url": settings.celery_broker_url.get_secret_value(),
         "result_backend": settings.celery_result_backend.get_secret_value(),
-        # For Sentinels alone; the other backend does not look.
+        # For Sentinels only; the other backend ignores it.
         "result_backend_transport_options": {"master_name": settings.redis_master_name},
         **_messages(),
         **_delivery(settings),
         **_workers(),
         **_beat(settings),
     }
+
+
+def retry_delay(retries: int, settings: Settings) -> float:
+    """Seconds before retry ``retries + 1``: 60, 120, 240, and never more than the maximum."""
+    return float(min(settings.retry_delay * 2**retries, settings.retry_max_delay))
 
 
 def _messages() -> dict[str, Any]:

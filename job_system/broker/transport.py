@@ -78,7 +78,7 @@ class RecordingChannel:
         left to kombu.
 
         To wait, the last message of a queue is moved to where it is, which blocks while there
-        is none. One queue can be waited for, so those of lower priority are looked at once a
+        is none. One queue can be waited for, so those of lower priority are polled once a
         second while it is empty.
         """
         self._is_ours = set(self.active_queues) <= set(redis_keys.QUEUES)

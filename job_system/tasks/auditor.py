@@ -7,7 +7,7 @@ import logging
 from datetime import datetime, timedelta
 
 from job_system.app import celery_app
-from job_system.celery_config import TASKS
+from job_system.celery_config import AUDIT_SOFT_TIME_LIMIT, AUDIT_TIME_LIMIT, TASKS
 from job_system.dependencies import data_api, dead_letters, redis_client, store
 from job_system.publishing import publish
 from metrics import metrics
@@ -20,14 +20,14 @@ from weavloader.times import utc_now
 WINDOW = timedelta(days=1)
 # As many links of missing images as a person reads.
 MAX_LINKS = 20
-# 100,000 images take a minute or two; a remote store may be slow.
-SOFT_TIME_LIMIT = 1800
 
 logger = logging.getLogger(__name__)
 
 
 @celery_app.task(
-    name=TASKS + "audit_images", soft_time_limit=SOFT_TIME_LIMIT, time_limit=SOFT_TIME_LIMIT + 60
+    name=TASKS + "audit_images",
+    soft_time_limit=AUDIT_SOFT_TIME_LIMIT,
+    time_limit=AUDIT_TIME_LIMIT,
 )
 def audit_images() -> None:
     """Account for every image of the last day, and republish what is missing.

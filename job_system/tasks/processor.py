@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from job_system.app import celery_app
 from job_system.broker.poison import counted_attempt
-from job_system.celery_config import TASKS
+from job_system.celery_config import TASKS, retry_delay
 from job_system.circuit_breaker import CircuitOpenError
 from job_system.dependencies import circuit_breaker, dead_letters, pipeline, redis_client
 from metrics import metrics
@@ -60,11 +60,6 @@ def log_image(
     seconds = {stage: round(seconds, 3) for stage, seconds in stages.seconds.items()}
     extra = {"image": image_id, "outcome": outcome, "seconds": seconds}
     logger.log(level, "%s%s", text, f": {detail}" if detail else "", extra=extra)
-
-
-def retry_delay(retries: int, settings: Settings) -> float:
-    """Seconds before retry ``retries + 1``: 60, 120, 240, and never more than the maximum."""
-    return float(min(settings.retry_delay * 2**retries, settings.retry_max_delay))
 
 
 def _process(task_id: str, image_data: dict[str, Any], stages: Stages) -> None:
