@@ -139,13 +139,13 @@ def measure_enqueueing(stack: Stack, records: int) -> dict[str, float]:
     """
     stack.sage.hold(f"queue{records}", records)
     with stack.redis() as redis:
-        redis.delete(redis_keys.STREAM_LAST_TICK)
+        redis.delete(redis_keys.STREAM_LAST_POLL)
         memory, cpu = redis.info("memory")["used_memory"], stack.cpu_s()["moderator"]
         peak, began = _PeakMemory(stack), time.monotonic()
         poll()
-        stack.wait_until(lambda: bool(redis.exists(redis_keys.STREAM_LAST_TICK)), _MAX_SECONDS)
+        stack.wait_until(lambda: bool(redis.exists(redis_keys.STREAM_LAST_POLL)), _MAX_SECONDS)
         seconds, pss_mb = time.monotonic() - began, peak.stop()
-        queued_by_poll = json.loads(redis.get(redis_keys.STREAM_LAST_TICK) or b"{}")["taken"]
+        queued_by_poll = json.loads(redis.get(redis_keys.STREAM_LAST_POLL) or b"{}")["taken"]
         queued = redis.llen(redis_keys.IMAGE_QUEUE)
         if queued_by_poll != records or queued != records:
             raise SystemExit(

@@ -138,7 +138,7 @@ def _work(profile: str | None) -> None:
             job = ImageJob.from_message(message)
             process_image(job, pipe, stages)  # type: ignore[arg-type]
             with stages.timed("settle"):
-                dead_letters().settle(job.id)
+                dead_letters().resolve(job.id)
         profiler.disable()
         _answer(stages, time.process_time() - start)
     if profile:

@@ -61,7 +61,7 @@ def _account(settings: Settings, since: datetime) -> AuditReport:
     ):
         letters = DeadLetters(redis, settings.dlq_ttl)
         work = Audit(settings, DataApi(settings.sage_data_api, http), store, redis, letters)
-        return work.account(
+        return work.run(
             since,
             utc_now(),
             lambda part, report: advance(part, f"{report.counts.total():,} images"),

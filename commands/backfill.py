@@ -47,7 +47,7 @@ def backfill(start: str, end: str, query_filter: str | None, restart: bool) -> N
         report = _run(work, span, settings.queue_high_water)
     click.echo(
         f"{report.queued:,} queued, {report.stored:,} already stored, {report.dead:,} dead,"
-        f" {report.excluded:,} excluded, {report.refused:,} refused"
+        f" {report.excluded:,} excluded, {report.rejected:,} rejected"
     )
 
 

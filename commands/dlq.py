@@ -18,7 +18,7 @@ from weavloader.errors import PermanentError, Reason
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from weavloader.dlq.queue import DeadLetter, DeadLetters, LetterFilter
+    from weavloader.dlq.queue import DeadLetter, DeadLetterFilter, DeadLetters
 
 BATCH = 500
 MAX_REASONS = 12
@@ -70,7 +70,7 @@ def list_letters(limit: int, as_json: bool, **filters: str | None) -> None:
         if as_json:
             _print_json(shown)
         else:
-            retried = letters.retried_at([letter.task_id for letter in shown])
+            retried = letters.reprocessed_at([letter.task_id for letter in shown])
             _print_table(shown, retried, letters.count(wanted), letters.reasons())
 
 
@@ -82,7 +82,7 @@ def show(task_id: str) -> None:
         letter = letters.get(task_id)
         if letter is None:
             raise _unknown(task_id)
-        _print_letter(letter, letters.retried_at([task_id]).get(task_id))
+        _print_letter(letter, letters.reprocessed_at([task_id]).get(task_id))
 
 
 @command("retry", dlq)
@@ -118,7 +118,7 @@ def drop(task_ids: tuple[str, ...], everything: bool, yes: bool, **filters: str 
     wanted = _wanted(filters)
     with _dead_letters() as letters:
         chosen = _chosen(letters, task_ids, everything, wanted, "Discard", yes)
-        click.echo(f"{sum(map(letters.drop, chosen)):,} discarded")
+        click.echo(f"{sum(map(letters.discard, chosen)):,} discarded")
 
 
 @contextmanager
@@ -131,12 +131,12 @@ def _dead_letters() -> Iterator[DeadLetters]:
         yield DeadLetters(redis, settings.dlq_ttl)
 
 
-def _wanted(filters: Filters) -> LetterFilter:
-    from weavloader.dlq.queue import LetterFilter
+def _wanted(filters: Filters) -> DeadLetterFilter:
+    from weavloader.dlq.queue import DeadLetterFilter
     from weavloader.times import parse_moment
 
     older, newer = filters["older"], filters["newer"]
-    return LetterFilter(
+    return DeadLetterFilter(
         reason=filters["reason"],
         vsn=filters["vsn"],
         older_than=parse_moment(older) if older else None,
@@ -148,7 +148,7 @@ def _chosen(
     letters: DeadLetters,
     task_ids: Sequence[str],
     everything: bool,
-    wanted: LetterFilter,
+    wanted: DeadLetterFilter,
     verb: str,
     yes: bool,
 ) -> Iterator[list[str]]:
@@ -160,9 +160,9 @@ def _chosen(
     """
     from more_itertools import chunked
 
-    from weavloader.dlq.queue import LetterFilter
+    from weavloader.dlq.queue import DeadLetterFilter
 
-    if bool(task_ids) == everything or (task_ids and wanted != LetterFilter()):
+    if bool(task_ids) == everything or (task_ids and wanted != DeadLetterFilter()):
         raise click.UsageError("give the ids of dead letters, or --all with or without filters")
     if unknown := set(task_ids) - letters.existing(task_ids):
         raise _unknown(min(unknown))

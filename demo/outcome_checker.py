@@ -21,7 +21,7 @@ from weavloader.dlq.queue import DeadLetters
 from weavloader.errors import PermanentError
 from weavloader.images.job import ImageJob, image_id
 from weavloader.store.base import Store
-from weavloader.stream.records import Refusal
+from weavloader.stream.records import RejectedRecord
 
 _COLOURS = {
     STORED: "green",
@@ -73,7 +73,7 @@ class OutcomeChecker:
 
     def last_poll(self) -> datetime | None:
         """When the moderator last polled the stream."""
-        last = self._redis.get(redis_keys.STREAM_LAST_TICK)
+        last = self._redis.get(redis_keys.STREAM_LAST_POLL)
         return datetime.fromisoformat(json.loads(last)["at"]) if last else None
 
     def _outcome(self, image: PlannedImage, stored: set[str]) -> Outcome:
@@ -96,12 +96,12 @@ class OutcomeChecker:
         return self._redis.zscore(redis_keys.SEEN, uuid.UUID(member).bytes) is not None
 
 
-def _rejected(image: PlannedImage) -> Refusal | None:
+def _rejected(image: PlannedImage) -> RejectedRecord | None:
     """The rejected record of an image, as the stream marks it as seen."""
     try:
         ImageJob.from_record(image.record)
     except PermanentError as error:
-        return Refusal(error.reason, str(error), json.dumps(image.record, sort_keys=True))
+        return RejectedRecord(error.reason, str(error), json.dumps(image.record, sort_keys=True))
     return None
 
 

@@ -158,7 +158,7 @@ def _worker(role: str) -> Check:
 
 def _stream(settings: Settings) -> str:
     with closing(connect_redis(settings, timeout=REDIS_TIMEOUT, retry=False)) as redis:
-        last = redis.get(redis_keys.STREAM_LAST_TICK)
+        last = redis.get(redis_keys.STREAM_LAST_POLL)
     if last is None:
         raise TransientError("the stream was never polled", reason=Reason.NO_POLL)
     age = (datetime.now(UTC) - datetime.fromisoformat(json.loads(last)["at"])).total_seconds()

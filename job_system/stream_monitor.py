@@ -37,5 +37,5 @@ def submit_polls(settings: Settings, stop: Event) -> None:
 
 
 def _last_queued() -> int:
-    last = json.loads(redis_client().get(redis_keys.STREAM_LAST_TICK) or "{}")
+    last = json.loads(redis_client().get(redis_keys.STREAM_LAST_POLL) or "{}")
     return int(last.get("taken", 0))

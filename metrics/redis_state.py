@@ -70,7 +70,7 @@ def read_state(client: RedisClient) -> RedisState:
         pipeline.llen(lane)
         pipeline.lindex(lane, -1)  # kombu pushes at the head and pops at the tail
     pipeline.zcard(redis_keys.DEAD_LETTER_INDEX)
-    pipeline.get(redis_keys.STREAM_LAST_TICK)
+    pipeline.get(redis_keys.STREAM_LAST_POLL)
     pipeline.zscore(redis_keys.STREAM_NEWEST, redis_keys.STREAM_NEWEST_MEMBER)
     pipeline.get(redis_keys.AUDIT_LAST)
     try:

@@ -20,7 +20,7 @@ LANES = {**{queue: queue for queue in QUEUES}, LOW_LANE: IMAGE_QUEUE_LOW}
 
 STREAM_LOCK = "weavloader:stream:lock"
 STREAM_CURSOR = "weavloader:stream:cursor"
-STREAM_LAST_TICK = "weavloader:stream:last"
+STREAM_LAST_POLL = "weavloader:stream:last"
 STREAM_NEWEST = "weavloader:stream:newest"
 STREAM_NEWEST_MEMBER = "captured"
 STREAM_RECONCILED = "weavloader:stream:reconciled"
@@ -44,9 +44,9 @@ DEAD_LETTER_INDEX = "weavloader:dlq:index"
 DEAD_LETTER_LABELS = "weavloader:dlq:labels"
 DEAD_LETTER_REASONS = "weavloader:dlq:reasons"
 DEAD_LETTER_NODES = "weavloader:dlq:nodes"
-DEAD_LETTERS_RETRIED = "weavloader:dlq:retried"
-DEAD_LETTERS_SETTLED = "weavloader:dlq:settled"
-DEAD_LETTERS_DROPPED = "weavloader:dlq:dropped"
+DEAD_LETTERS_REPROCESSED = "weavloader:dlq:retried"
+DEAD_LETTERS_RESOLVED = "weavloader:dlq:settled"
+DEAD_LETTERS_DISCARDED = "weavloader:dlq:dropped"
 
 
 def dead_letter(task_id: str) -> str:

@@ -29,18 +29,19 @@ def parse_duration(value: object) -> float:
 
 
 def duration(seconds: float | None) -> str:
-    """A duration in its two largest units, such as ``3d 4h``, ``5m 10s`` or ``8s``.
+    """A duration in its largest unit and the next, such as ``3d 4h``, ``5m 10s`` or ``8s``.
 
     A dash stands for ``None``, a negative duration counts as zero.
     """
     if seconds is None:
         return "–"
-    rest, parts = max(0, int(seconds)), []
+    rest = max(0, int(seconds))
+    parts: list[str] = []
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
         amount, rest = divmod(rest, length)
-        if amount:
-            parts.append(f"{amount}{unit}")
-    return " ".join(parts[:2]) or "0s"
+        if amount or parts:
+            parts.append(f"{amount}{unit}" if amount else "")
+    return " ".join(filter(None, parts[:2])) or "0s"
 
 
 def rfc3339(moment: datetime, timespec: str = "auto") -> str:

@@ -14,7 +14,7 @@ from more_itertools import chunked
 from tornado.web import HTTPError
 
 from job_system import publishing
-from weavloader.dlq.queue import DeadLetter, DeadLetters, LetterFilter
+from weavloader.dlq.queue import DeadLetter, DeadLetterFilter, DeadLetters
 from weavloader.errors import ConfigError, Reason
 from weavloader.times import duration, parse_moment, rfc3339, utc_now
 from web.handler import PageHandler
@@ -47,9 +47,9 @@ class DeadLetterQuery:
         """Whether nothing is filtered out."""
         return not (self.reason or self.vsn or self.older)
 
-    def filter(self) -> LetterFilter:
+    def filter(self) -> DeadLetterFilter:
         """The same for the dead-letter queue."""
-        return LetterFilter(
+        return DeadLetterFilter(
             reason=self.reason or None,
             vsn=self.vsn or None,
             older_than=parse_moment(self.older) if self.older else None,
@@ -94,7 +94,7 @@ def list_page(dead_letters: DeadLetters, query: DeadLetterQuery) -> dict[str, An
     shown = dead_letters.page((query.page - 1) * PAGE_SIZE, PAGE_SIZE, wanted)
     return {
         "dead_letters": shown,
-        "reprocessed": dead_letters.retried_at([letter.task_id for letter in shown]),
+        "reprocessed": dead_letters.reprocessed_at([letter.task_id for letter in shown]),
         "count": dead_letters.count(wanted),
         "total": dead_letters.count(),
         "reasons": dead_letters.reasons(),
@@ -124,7 +124,7 @@ def discard(dead_letters: DeadLetters, task_ids: Iterable[str]) -> str:
     Raises:
         RedisError: Redis is unavailable.
     """
-    return f"{_amount(dead_letters.drop(task_ids))} discarded."
+    return f"{_amount(dead_letters.discard(task_ids))} discarded."
 
 
 ACTIONS: dict[str, Callable[[DeadLetters, Iterable[str]], str]] = {
@@ -231,7 +231,9 @@ class DeadLetterPage(DeadLetterHandler):
     async def get(self, task_id: str) -> None:
         """Write the page."""
         letter = await self.dead_letter(task_id)
-        reprocessed = await self.on_thread(self.context.dead_letters.retried_at, [letter.task_id])
+        reprocessed = await self.on_thread(
+            self.context.dead_letters.reprocessed_at, [letter.task_id]
+        )
         self.render(
             "dead_letter.html",
             section="dead-letters",

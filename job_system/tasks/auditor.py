@@ -43,7 +43,7 @@ def audit_images() -> None:
 
 def _audit(now: datetime) -> None:
     audit = Audit(get_settings(), data_api(), store(), redis_client(), dead_letters())
-    report = audit.account(now - WINDOW, now)
+    report = audit.run(now - WINDOW, now)
     redis_client().set(redis_keys.AUDIT_LAST, json.dumps(report.as_json(MAX_LINKS)))
     missing = report.counts[State.MISSING]
     level = logging.ERROR if missing else logging.INFO

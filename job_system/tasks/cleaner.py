@@ -17,7 +17,7 @@ from job_system.dependencies import dead_letters
 from job_system.failure_records import FailureRecord, failure_records, forget
 from job_system.publishing import reprocess
 from metrics import metrics
-from weavloader.dlq.queue import DeadLetter, LetterFilter
+from weavloader.dlq.queue import DeadLetter, DeadLetterFilter
 from weavloader.dlq.retry_policy import is_due, is_hopeless
 from weavloader.settings import get_settings
 from weavloader.times import utc_now
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 def handle_dlq(self: Task, letter: dict[str, Any]) -> None:
     """Keep a dead letter that was written elsewhere."""
     dead_letters().put(DeadLetter(**letter))
-    dead_letters().settle(self.request.id)
+    dead_letters().resolve(self.request.id)
 
 
 @celery_app.task(name=TASKS + "archive_failed_tasks")
@@ -87,13 +87,13 @@ def process_dlq_message(task_id: str) -> bool:
 def cleanup_failed_tasks() -> int:
     """Discard dead letters older than ``DLQ_MAX_AGE``, counting them by origin."""
     settings, now = get_settings(), utc_now()
-    oldest = LetterFilter(older_than=now - timedelta(seconds=settings.dlq_max_age))
+    oldest = DeadLetterFilter(older_than=now - timedelta(seconds=settings.dlq_max_age))
     discarded = 0
     for letters in chunked(dead_letters().each(oldest), BATCH):
         for letter in letters:
             _count_discarded(letter)
-        discarded += dead_letters().drop(letter.task_id for letter in letters)
-    dead_letters().forget_gone(now - timedelta(seconds=settings.dlq_ttl))
+        discarded += dead_letters().discard(letter.task_id for letter in letters)
+    dead_letters().forget_removed(now - timedelta(seconds=settings.dlq_ttl))
     logger.info("discarded %d dead letters because of their age", discarded)
     return discarded
 
@@ -102,7 +102,7 @@ def _without_letter(records: list[FailureRecord]) -> list[FailureRecord]:
     """Records of failures without a dead letter; those resolved since are left out."""
     worth = [record for record in records if record.failed.task in DEAD_LETTERED]
     ids = [record.failed.task_id for record in worth]
-    known, gone = dead_letters().existing(ids), dead_letters().gone_at(ids)
+    known, gone = dead_letters().existing(ids), dead_letters().removed_at(ids)
     return [
         record
         for record in worth

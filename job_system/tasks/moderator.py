@@ -16,7 +16,7 @@ from metrics import metrics
 from weavloader import redis_keys
 from weavloader.errors import TransientError
 from weavloader.settings import get_settings
-from weavloader.stream.stream import Stream, TickReport
+from weavloader.stream.stream import PollReport, Stream
 from weavloader.times import utc_now
 
 # The next health check is half an hour away, so this one waits for a poll to end.
@@ -24,13 +24,13 @@ HEALTH_CHECK_WAIT = 60.0
 
 logger = logging.getLogger(__name__)
 
-Poll = Callable[[Stream, datetime, TickReport], None]
+Poll = Callable[[Stream, datetime, PollReport], None]
 
 
 @celery_app.task(name=TASKS + "monitor_data_stream")
 def monitor_data_stream() -> None:
     """Poll the stream once, and publish what is new. Only one poll runs at a time."""
-    _poll("poll", Stream.tick, wait=0)
+    _poll("poll", Stream.poll, wait=0)
 
 
 @celery_app.task(name=TASKS + "health_check")
@@ -62,7 +62,7 @@ def _poll(name: str, poll: Poll, wait: float) -> None:
 
 
 def _poll_alone(name: str, poll: Poll, lock: StreamLock) -> None:
-    now, report = utc_now(), TickReport()
+    now, report = utc_now(), PollReport()
     try:
         poll(_stream(lock), now, report)
         metrics.set_stream_health(True)
@@ -75,11 +75,11 @@ def _poll_alone(name: str, poll: Poll, lock: StreamLock) -> None:
         _log(name, report)
 
 
-def _record(now: datetime, report: TickReport) -> None:
+def _record(now: datetime, report: PollReport) -> None:
     metrics.set_stream_waiting(report.waiting)
     for origin, amount in report.received.items():
         metrics.count_received(*origin, amount=amount)
-    for reason, amount in report.refused.items():
+    for reason, amount in report.rejected.items():
         metrics.count_rejected(reason, amount)
     if report.newest:
         # A node whose clock is ahead must not hide that the stream falls behind.
@@ -88,18 +88,18 @@ def _record(now: datetime, report: TickReport) -> None:
             redis_keys.STREAM_NEWEST, {redis_keys.STREAM_NEWEST_MEMBER: newest}, gt=True
         )
     # For the stream monitor, which decides when to poll next.
-    last = {"at": now.isoformat(), "taken": report.taken, "waiting": report.waiting}
-    redis_client().set(redis_keys.STREAM_LAST_TICK, json.dumps(last))
+    last = {"at": now.isoformat(), "taken": report.queued, "waiting": report.waiting}
+    redis_client().set(redis_keys.STREAM_LAST_POLL, json.dumps(last))
 
 
-def _log(name: str, report: TickReport) -> None:
+def _log(name: str, report: PollReport) -> None:
     if report.waiting:
         logger.warning("%s paused: %s is full (QUEUE_HIGH_WATER)", name, redis_keys.IMAGE_QUEUE)
     logger.info(
         "%s: %d queued, %d already queued, %d excluded, %d rejected",
         name,
-        report.taken,
+        report.queued,
         report.already,
         report.excluded,
-        report.refused.total(),
+        report.rejected.total(),
     )

@@ -69,7 +69,7 @@ def _process(task_id: str, image_data: dict[str, Any], stages: Stages) -> None:
     finally:
         for stage, seconds in stages.seconds.items():
             metrics.observe_stage(stage, seconds)
-    dead_letters().settle(task_id)
+    dead_letters().resolve(task_id)
     metrics.count_outcome(outcome)
     log_image(logging.INFO, task_id, outcome, stages, f"vsn={job.vsn}")
 

@@ -34,17 +34,17 @@ def _time_limits() -> None:
 
 def _publish_before_mark() -> None:
     """Mark images as seen before they are on the queue, with time to die in between."""
-    from weavloader.stream.records import member
+    from weavloader.stream.records import seen_key
     from weavloader.stream.stream import Stream, _count
 
-    def hand_over(self: Any, items: Any, report: Any) -> None:
+    def publish_after_marking(self: Any, items: Any, report: Any) -> None:
         if items:
-            self._redis.zadd("weavloader:stream:seen", dict.fromkeys(map(member, items), 1e12))
+            self._redis.zadd("weavloader:stream:seen", dict.fromkeys(map(seen_key, items), 1e12))
         time.sleep(1)
         self._publish(items)
         _count(items, report)
 
-    Stream._hand_over = hand_over  # type: ignore[method-assign]
+    Stream._publish_and_mark = publish_after_marking  # type: ignore[method-assign]
 
 
 def _look_back() -> None:

@@ -32,7 +32,7 @@ from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.images.job import ImageJob
 from weavloader.settings import get_settings, load_settings
 from weavloader.stream.audit import Audit, AuditReport
-from weavloader.stream.records import member
+from weavloader.stream.records import seen_key
 from weavloader.stream.sage_api import DataApi
 from weavloader.times import utc_now
 
@@ -79,7 +79,7 @@ class Scene:
 
     def taken(self, jobs: Sequence[ImageJob]) -> None:
         """Mark images as the stream does when it has published them."""
-        redis_client().zadd(redis_keys.SEEN, {member(job): 1 for job in jobs})
+        redis_client().zadd(redis_keys.SEEN, {seen_key(job): 1 for job in jobs})
 
     def die(self, job: ImageJob) -> None:
         """Leave a dead letter."""
@@ -96,7 +96,7 @@ class Scene:
             self.letters,
             self._sleep,
         )
-        return audit.account(self.now - timedelta(days=1), self.now)
+        return audit.run(self.now - timedelta(days=1), self.now)
 
     def counts(self, **settings: Any) -> dict[str, int]:
         """What the audit counts, without the states that no image has."""
@@ -153,7 +153,7 @@ def test_every_state_is_told_apart(scene: Scene, job_system: Celery) -> None:
     )
     scene.die(dead)
     scene.die(given_up)
-    scene.letters.drop([given_up.id])
+    scene.letters.discard([given_up.id])
 
     publish([in_hand])
     redis_client().lmove(redis_keys.IMAGE_QUEUE, redis_keys.IMAGE_QUEUE, "LEFT", "RIGHT")
@@ -165,10 +165,10 @@ def test_every_state_is_told_apart(scene: Scene, job_system: Celery) -> None:
         "queued": 3,
         "waiting": 1,
         "dead": 1,
-        "given_up": 1,
+        "discarded": 1,
         "excluded": 1,
-        "refused": 1,
-        "not_yet_taken": 1,
+        "rejected": 1,
+        "not_yet_queued": 1,
         "missing": 1,
     }
     assert [image.url for image in report.missing] == [missing.url]
@@ -221,7 +221,7 @@ def test_a_stored_image_that_vanishes_is_missing_though_it_once_was_dead(scene: 
     (job,) = scene.images(1)
     scene.taken([job])
     scene.die(job)
-    scene.letters.settle(job.id)
+    scene.letters.resolve(job.id)
     assert scene.counts() == {"missing": 1}
 
 
@@ -230,12 +230,12 @@ def test_a_late_upload_is_missing_only_where_the_health_check_is_overdue(scene: 
     redis = redis_client()
     assert scene.counts() == {"missing": 1}
     redis.set(redis_keys.STREAM_RECONCILED, (scene.now - timedelta(minutes=20)).isoformat())
-    assert scene.counts() == {"not_yet_taken": 1}
+    assert scene.counts() == {"not_yet_queued": 1}
     assert scene.counts(reconcile_window=3600) == {"missing": 1}
     redis.set(redis_keys.STREAM_RECONCILED, (scene.now - timedelta(hours=2)).isoformat())
     assert scene.counts() == {"missing": 1}
-    redis.set(redis_keys.STREAM_LAST_TICK, json.dumps({"waiting": True}))
-    assert scene.counts() == {"not_yet_taken": 1}
+    redis.set(redis_keys.STREAM_LAST_POLL, json.dumps({"waiting": True}))
+    assert scene.counts() == {"not_yet_queued": 1}
 
 
 def test_what_is_no_message_of_ours_is_passed_over(scene: Scene) -> None:

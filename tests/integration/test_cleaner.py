@@ -101,7 +101,7 @@ def test_what_has_a_letter_or_lost_it_since_is_not_archived(
     for name in ("has one", "dropped"):
         record_failure(job_system, name)
         letters.put(letter(name))
-    letters.drop(["dropped"])
+    letters.discard(["dropped"])
     assert cleaner.archive_failed_tasks() == 0
     assert letters.get("dropped") is None
     assert (letters.get("has one") or letter("")).exc_type == "TransientError"
@@ -111,7 +111,7 @@ def test_what_fails_again_after_its_letter_went_is_archived(
     job_system: Celery, letters: DeadLetters
 ) -> None:
     letters.put(letter("again"))
-    letters.drop(["again"])
+    letters.discard(["again"])
     record_failure(job_system, "again")
     assert cleaner.archive_failed_tasks() == 1
 
@@ -134,7 +134,7 @@ def test_the_daily_run_tries_only_what_waited_long_enough(letters: DeadLetters) 
     ):
         letters.put(one)
     assert cleaner.reprocess_dlq_tasks(only_due=True) == 3
-    assert set(letters.retried_at([one.task_id for one in letters.each()])) == {
+    assert set(letters.reprocessed_at([one.task_id for one in letters.each()])) == {
         "a day old",
         "second run, two days old",
         "permanent",
@@ -160,7 +160,7 @@ def test_a_run_is_bounded_and_takes_the_oldest_that_are_due(
     ):
         letters.put(one)
     assert cleaner.reprocess_dlq_tasks(only_due=True) == 2
-    assert set(letters.retried_at(["oldest", "older", "old"])) == {"oldest", "older"}
+    assert set(letters.reprocessed_at(["oldest", "older", "old"])) == {"oldest", "older"}
 
 
 def test_an_image_on_its_way_is_not_submitted_a_second_time(letters: DeadLetters) -> None:
@@ -175,7 +175,7 @@ def test_a_task_that_this_version_does_not_have_stays_a_letter(letters: DeadLett
     strange = letter("strange", task="someone.elses.task")
     letters.put(strange)
     assert reprocess([strange], letters).unknown == 1
-    assert letters.retried_at(["strange"]) == {} and in_lane("cleanup") == 0
+    assert letters.reprocessed_at(["strange"]) == {} and in_lane("cleanup") == 0
 
 
 def test_cleanup_counts_what_it_throws_away_by_origin(
@@ -190,7 +190,7 @@ def test_cleanup_counts_what_it_throws_away_by_origin(
     origin = {"node_id": "W021", "job": "j", "task": "t", "camera": "unknown"}
     name = "weavloader_dlq_tasks_thrown_away_total"
     assert registry.get_sample_value(name, origin) == 2
-    assert set(letters.gone_at(["old", "older", "young"])) == {"old", "older"}
+    assert set(letters.removed_at(["old", "older", "young"])) == {"old", "older"}
 
 
 def test_a_letter_that_someone_wrote_out_is_kept(letters: DeadLetters) -> None:

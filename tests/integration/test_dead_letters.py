@@ -11,7 +11,7 @@ import pytest
 import redis as redis_py
 
 from weavloader import redis_keys
-from weavloader.dlq.queue import DeadLetter, DeadLetters, FailedTask, LetterFilter
+from weavloader.dlq.queue import DeadLetter, DeadLetterFilter, DeadLetters, FailedTask
 from weavloader.errors import PermanentError, Reason, TransientError
 
 TASK = "job_system.tasks.process_image_task"
@@ -91,22 +91,20 @@ def test_pages_are_newest_first_and_filters_find_what_they_name(letters: DeadLet
         letters.put(one)
     assert ids(letters.page(0, 2)) == ["d", "c"]
     assert ids(letters.page(2, 2)) == ["b", "a"]
-    assert ids(letters.page(0, 9, LetterFilter(vsn="w07a"))) == ["b"]
-    assert ids(letters.page(0, 9, LetterFilter(reason=Reason.EMPTY), newest_first=False)) == [
+    assert ids(letters.page(0, 9, DeadLetterFilter(vsn="w07a"))) == ["b"]
+    assert ids(letters.page(0, 9, DeadLetterFilter(reason=Reason.EMPTY)))[::-1] == [
         "a",
         "b",
         "d",
     ]
-    assert ids(letters.page(0, 9, LetterFilter(reason=Reason.EMPTY, vsn="W021", task=TASK))) == [
-        "a"
-    ]
-    before = LetterFilter(older_than=NOON - timedelta(hours=2))
-    after = LetterFilter(newer_than=NOON - timedelta(hours=1))
+    assert ids(letters.page(0, 9, DeadLetterFilter(reason=Reason.EMPTY, vsn="W021"))) == ["d", "a"]
+    before = DeadLetterFilter(older_than=NOON - timedelta(hours=2))
+    after = DeadLetterFilter(newer_than=NOON - timedelta(hours=1))
     assert (ids(letters.page(0, 9, before)), ids(letters.page(0, 9, after))) == (
         ["b", "a"],
         ["d", "c"],
     )
-    assert (letters.count(), letters.count(LetterFilter(reason=Reason.NOT_FOUND))) == (4, 1)
+    assert (letters.count(), letters.count(DeadLetterFilter(reason=Reason.NOT_FOUND))) == (4, 1)
 
 
 def test_counts_follow_letters_that_change_their_reason(letters: DeadLetters) -> None:
@@ -116,7 +114,7 @@ def test_counts_follow_letters_that_change_their_reason(letters: DeadLetters) ->
     letters.put(letter("c", "not_found"))
     assert letters.reasons() == {"not_found": 2, "empty": 1}
     assert letters.nodes() == {"W021": 2, "W07A": 1}
-    assert letters.settle("a") and not letters.settle("a")
+    assert letters.resolve("a") and not letters.resolve("a")
     assert letters.reasons() == {"empty": 1, "not_found": 1}
 
 
@@ -125,22 +123,22 @@ def test_only_a_mark_is_left_of_letters_that_went(redis: Any, letters: DeadLette
         letters.note_failure(name)
         letters.put(letter(name))
     letters.claim(["a"])
-    assert letters.drop(["a", "b", "unheard of"]) == 2
-    assert kept(redis) == {redis_keys.DEAD_LETTERS_DROPPED}
-    assert set(letters.gone_at(["a", "b", "unheard of"])) == {"a", "b"}
-    letters.forget_gone(datetime.now(UTC))
+    assert letters.discard(["a", "b", "unheard of"]) == 2
+    assert kept(redis) == {redis_keys.DEAD_LETTERS_DISCARDED}
+    assert set(letters.removed_at(["a", "b", "unheard of"])) == {"a", "b"}
+    letters.forget_removed(datetime.now(UTC))
     assert kept(redis) == set()
 
 
 def test_what_was_done_after_it_was_given_up_is_given_up_no_more(letters: DeadLetters) -> None:
     letters.put(letter("a"))
-    letters.drop(["a"])
-    assert set(letters.dropped_at(["a"])) == {"a"}
-    letters.settle("a")
-    assert letters.dropped_at(["a"]) == {}
+    letters.discard(["a"])
+    assert set(letters.discarded_at(["a"])) == {"a"}
+    letters.resolve("a")
+    assert letters.discarded_at(["a"]) == {}
     letters.put(letter("b"))
-    letters.settle("b")
-    assert letters.dropped_at(["b"]) == {} and set(letters.gone_at(["b"])) == {"b"}
+    letters.resolve("b")
+    assert letters.discarded_at(["b"]) == {} and set(letters.removed_at(["b"])) == {"b"}
 
 
 def test_an_expired_letter_leaves_the_index_when_it_is_met(
@@ -178,7 +176,7 @@ def test_going_through_all_letters_skips_none_though_each_is_dropped(letters: De
     met = []
     for one in letters.each():
         met.append(one.task_id)
-        letters.settle(one.task_id)
+        letters.resolve(one.task_id)
     assert met == names
     assert letters.count() == 0
 
@@ -194,7 +192,7 @@ def test_counts_are_right_though_many_write_and_settle_at_once(
                 if step % 3:
                     mine.put(letter(name, "empty" if step % 2 else "not_found"))
                 else:
-                    mine.settle(name)
+                    mine.resolve(name)
 
     threads = [Thread(target=work, args=(seed,)) for seed in range(4)]
     for thread in threads:
@@ -212,7 +210,7 @@ def test_a_task_is_claimed_once_until_it_fails_again(letters: DeadLetters) -> No
     letters.put(letter("a"))
     assert letters.claim(["a"]) == {"a"}
     assert letters.claim(["a"]) == set()
-    assert set(letters.retried_at(["a", "b"])) == {"a"}
+    assert set(letters.reprocessed_at(["a", "b"])) == {"a"}
     letters.put(letter("a"))
     assert letters.claim(["a"]) == {"a"}
     letters.release(["a"])
@@ -221,7 +219,7 @@ def test_a_task_is_claimed_once_until_it_fails_again(letters: DeadLetters) -> No
 
 def test_a_claim_without_a_trace_lapses_after_a_day(redis: Any, letters: DeadLetters) -> None:
     yesterday = datetime.now(UTC) - timedelta(hours=25)
-    redis.zadd(redis_keys.DEAD_LETTERS_RETRIED, {"a": yesterday.timestamp()})
+    redis.zadd(redis_keys.DEAD_LETTERS_REPROCESSED, {"a": yesterday.timestamp()})
     assert letters.claim(["a"]) == {"a"}
 
 

@@ -55,7 +55,7 @@ def test_the_oldest_task_the_stream_and_the_audit_are_read_at_the_scrape(
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
     with metrics_server(tmp_path, own_redis) as server, own_redis.client() as redis:
         redis.set(redis_keys.AUDIT_LAST, json.dumps(noted))
-        redis.set(redis_keys.STREAM_LAST_TICK, json.dumps({"at": noted["at"], "taken": 1}))
+        redis.set(redis_keys.STREAM_LAST_POLL, json.dumps({"at": noted["at"], "taken": 1}))
         redis.zadd(redis_keys.STREAM_NEWEST, newest)
         page = server.metrics()
     assert 0 < sample(page, 'queue_oldest_seconds{queue_name="cleanup"}') < 60

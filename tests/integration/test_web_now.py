@@ -55,7 +55,7 @@ def test_the_status_has_stored_queued_dead_and_failed_parts(
         redis.rpush(redis_keys.IMAGE_QUEUE_LOW, "{}", "{}")
         redis.zadd(redis_keys.DEAD_LETTER_INDEX, {"x": 1})
         note = {"at": datetime.now(UTC).isoformat(), "taken": 7, "waiting": True}
-        redis.set(redis_keys.STREAM_LAST_TICK, json.dumps(note))
+        redis.set(redis_keys.STREAM_LAST_POLL, json.dumps(note))
         redis.zadd(
             redis_keys.STREAM_NEWEST, {redis_keys.STREAM_NEWEST_MEMBER: captured.timestamp()}
         )

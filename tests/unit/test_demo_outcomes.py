@@ -22,7 +22,7 @@ from weavloader.errors import PermanentError, Reason
 from weavloader.images.job import ImageJob
 from weavloader.settings import load_settings
 from weavloader.stream.sage_api import DataApi
-from weavloader.stream.stream import Stream, TickReport
+from weavloader.stream.stream import PollReport, Stream
 from weavloader.times import utc_now
 
 
@@ -78,7 +78,7 @@ def scene() -> Iterator[Scene]:
         settings = load_settings(unallowed_nodes=(EXCLUDED_NODE.vsn,))
         api = DataApi(replay.environment()["SAGE_DATA_API"], http)
         stream = Stream(settings, api, redis, published.extend, lambda: 0)
-        stream.reconcile(utc_now(), TickReport())
+        stream.reconcile(utc_now(), PollReport())
         yield Scene(dataset, redis, Shelf(), DeadLetters(redis, 60.0), published)
     redis.close()
 

@@ -18,7 +18,7 @@ from weavloader.images.job import ImageJob
 from weavloader.settings import load_settings
 from weavloader.stream import stream
 from weavloader.stream.sage_api import BadLine, DataApi
-from weavloader.stream.stream import Stream, TickReport, next_interval, slices
+from weavloader.stream.stream import PollReport, Stream, next_interval, slices
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -78,13 +78,13 @@ class Bench:
         }
         return Stream(settings, cast(DataApi, self.api), **ready)
 
-    def tick(self, now: datetime = NOW, **parts: Any) -> TickReport:
-        """One tick of a new process."""
-        self.stream(**parts).tick(now, report := TickReport())
+    def poll(self, now: datetime = NOW, **parts: Any) -> PollReport:
+        """One poll of a new process."""
+        self.stream(**parts).poll(now, report := PollReport())
         return report
 
-    def reconcile(self, now: datetime = NOW) -> TickReport:
-        self.stream().reconcile(now, report := TickReport())
+    def reconcile(self, now: datetime = NOW) -> PollReport:
+        self.stream().reconcile(now, report := PollReport())
         return report
 
     def published(self) -> list[str]:
@@ -108,34 +108,34 @@ def record(name: str, age: timedelta = MINUTE, vsn: str = "W021", **changes: Any
 
 def test_the_first_run_starts_five_minutes_back(bench: Bench) -> None:
     bench.api.records_held = [record("new", 4 * MINUTE), record("old", 6 * MINUTE)]
-    assert bench.tick().taken == 1
+    assert bench.poll().queued == 1
     assert bench.published() == ["new"]
     assert bench.api.asked == [(NOW - 5 * MINUTE, None)]
 
 
 def test_a_tick_starts_at_the_cursor_less_the_look_back(bench: Bench) -> None:
     bench.settings = {"stream_lookback": "7m"}
-    bench.tick(NOW)
-    bench.tick(NOW + MINUTE)
+    bench.poll(NOW)
+    bench.poll(NOW + MINUTE)
     assert bench.api.asked[-1] == (NOW - 7 * MINUTE, None)
 
 
 def test_an_image_uploaded_late_within_the_look_back_is_taken(bench: Bench) -> None:
-    bench.tick(NOW)
+    bench.poll(NOW)
     bench.api.records_held = [record("late", 8 * MINUTE)]
-    assert bench.tick(NOW + MINUTE).taken == 1
+    assert bench.poll(NOW + MINUTE).queued == 1
 
 
 def test_an_image_uploaded_hours_late_is_taken_by_the_reconciliation(bench: Bench) -> None:
-    bench.tick(NOW)
+    bench.poll(NOW)
     bench.api.records_held = [record("hours late", 23 * HOUR), record("days late", 25 * HOUR)]
-    assert bench.tick(NOW + MINUTE).taken == 0
-    assert bench.reconcile().taken == 1
+    assert bench.poll(NOW + MINUTE).queued == 0
+    assert bench.reconcile().queued == 1
     assert bench.published() == ["hours late"]
 
 
 def test_the_reconciliation_leaves_the_cursor_where_it_is(bench: Bench) -> None:
-    bench.tick(NOW - HOUR)
+    bench.poll(NOW - HOUR)
     before = bench.redis.get(redis_keys.STREAM_CURSOR)
     bench.reconcile()
     assert bench.redis.get(redis_keys.STREAM_CURSOR) == before
@@ -143,24 +143,24 @@ def test_the_reconciliation_leaves_the_cursor_where_it_is(bench: Bench) -> None:
 
 def test_what_was_taken_is_not_taken_again(bench: Bench) -> None:
     bench.api.records_held = [record("a"), record("b")]
-    assert bench.tick().taken == 2
-    again = bench.tick(NOW + MINUTE)
-    assert (again.taken, again.already) == (0, 2)
+    assert bench.poll().queued == 2
+    again = bench.poll(NOW + MINUTE)
+    assert (again.queued, again.already) == (0, 2)
     assert bench.reconcile().already == 2
     assert bench.published() == ["a", "b"]
 
 
 def test_images_of_the_same_instant_are_all_taken(bench: Bench) -> None:
     bench.api.records_held = [record("a"), record("b"), record("c", vsn="W07A")]
-    bench.tick()
+    bench.poll()
     bench.api.records_held.append(record("d"))
-    bench.tick()
+    bench.poll()
     assert bench.published() == ["a", "b", "c", "d"]
 
 
 def test_a_record_listed_twice_in_one_answer_is_published_once(bench: Bench) -> None:
     bench.api.records_held = [record("a"), record("a"), record("b")]
-    assert bench.tick().taken == 2
+    assert bench.poll().queued == 2
     assert Counter(bench.published()) == {"a": 1, "b": 1}
 
 
@@ -168,17 +168,17 @@ def test_a_record_listed_twice_in_one_answer_is_published_once(bench: Bench) -> 
 def test_images_of_unallowed_nodes_are_left_out_and_counted(bench: Bench, unallowed: str) -> None:
     bench.settings = {"unallowed_nodes": unallowed}
     bench.api.records_held = [record("a"), record("b", vsn="W022"), record("c", vsn="w021")]
-    report = bench.tick()
+    report = bench.poll()
     assert bench.published() == ["b"]
-    assert (report.taken, report.excluded) == (1, 2)
+    assert (report.queued, report.excluded) == (1, 2)
 
 
 def test_a_node_that_is_allowed_again_gets_its_images_of_the_look_back(bench: Bench) -> None:
     bench.settings = {"unallowed_nodes": "W021"}
     bench.api.records_held = [record("a")]
-    bench.tick()
+    bench.poll()
     bench.settings = {}
-    assert bench.tick(NOW + MINUTE).taken == 1
+    assert bench.poll(NOW + MINUTE).queued == 1
 
 
 def test_a_record_that_is_no_image_is_refused_once_and_stops_nothing(
@@ -197,11 +197,11 @@ def test_a_record_that_is_no_image_is_refused_once_and_stops_nothing(
         record("good"),
     ]
     with caplog.at_level(logging.WARNING):
-        report = bench.tick()
+        report = bench.poll()
     assert bench.published() == ["good"]
-    assert report.refused == {"bad_line": 1, "bad_record": 4, "bad_url": 2, "bad_timestamp": 2}
+    assert report.rejected == {"bad_line": 1, "bad_record": 4, "bad_url": 2, "bad_timestamp": 2}
     assert len(caplog.records) == 9
-    assert bench.tick(NOW + MINUTE).refused.total() == 0
+    assert bench.poll(NOW + MINUTE).rejected.total() == 0
     assert len(caplog.records) == 9
 
 
@@ -210,37 +210,37 @@ def test_a_record_nested_beyond_measure_is_refused_and_stops_nothing(bench: Benc
     for _ in range(5000):
         nested = [nested]
     bench.api.records_held = [record("x", value=nested), record("good")]
-    report = bench.tick()
+    report = bench.poll()
     assert bench.published() == ["good"]
-    assert report.refused.total() == 1
+    assert report.rejected.total() == 1
 
 
 def test_images_are_counted_by_where_they_come_from(bench: Bench) -> None:
     bench.api.records_held = [record("a"), record("b"), record("c", meta={})]
     unknown = ("unknown",) * 4
-    assert bench.tick().received == {("W021", "sage", "t", "top"): 2, unknown: 1}
+    assert bench.poll().received == {("W021", "sage", "t", "top"): 2, unknown: 1}
 
 
 def test_the_newest_capture_time_is_told(bench: Bench) -> None:
     bench.api.records_held = [record("a", 3 * MINUTE), record("b", MINUTE), record("c", 2 * MINUTE)]
-    assert bench.tick().newest == NOW - MINUTE
+    assert bench.poll().newest == NOW - MINUTE
 
 
 def test_above_the_high_water_mark_it_waits_and_takes_it_up_later(bench: Bench) -> None:
     bench.settings = {"queue_high_water": 2}
-    bench.tick()
+    bench.poll()
     cursor = bench.redis.get(redis_keys.STREAM_CURSOR)
     bench.api.records_held = [record("a")]
-    report = bench.tick(NOW + MINUTE, backlog=lambda: 2)
-    assert (report.waiting, report.taken, bench.queue) == (True, 0, [])
+    report = bench.poll(NOW + MINUTE, backlog=lambda: 2)
+    assert (report.waiting, report.queued, bench.queue) == (True, 0, [])
     assert bench.redis.get(redis_keys.STREAM_CURSOR) == cursor
-    assert bench.tick(NOW + 2 * MINUTE, backlog=lambda: 1).taken == 1
+    assert bench.poll(NOW + 2 * MINUTE, backlog=lambda: 1).queued == 1
 
 
 def test_a_full_queue_is_no_reason_to_wait_when_nothing_is_new(bench: Bench) -> None:
     bench.api.records_held = [record("a")]
-    bench.tick()
-    report = bench.tick(NOW + MINUTE, backlog=lambda: 10**9)
+    bench.poll()
+    report = bench.poll(NOW + MINUTE, backlog=lambda: 10**9)
     assert not report.waiting
     assert bench.redis.get(redis_keys.STREAM_CURSOR) == (NOW + MINUTE).isoformat().encode()
 
@@ -264,17 +264,17 @@ def test_a_long_answer_is_published_in_batches(
         sizes.append(len(jobs))
         bench.publish(jobs)
 
-    bench.tick(publish=publish)
+    bench.poll(publish=publish)
     assert sizes == [10, 10, 10, 5]
     assert len(set(bench.published())) == 35
 
 
 def test_a_tick_that_is_no_longer_alone_leaves_the_cursor_where_it_is(bench: Bench) -> None:
-    bench.tick(NOW)
+    bench.poll(NOW)
     before = bench.redis.get(redis_keys.STREAM_CURSOR)
     bench.api.records_held = [record("a")]
     with pytest.raises(TransientError, match="another one"):
-        bench.tick(NOW + MINUTE, is_alone=lambda: False)
+        bench.poll(NOW + MINUTE, is_alone=lambda: False)
     assert bench.redis.get(redis_keys.STREAM_CURSOR) == before
     assert bench.published() == ["a"], "what it had published stays published"
 
@@ -282,20 +282,20 @@ def test_a_tick_that_is_no_longer_alone_leaves_the_cursor_where_it_is(bench: Ben
 def test_an_answer_cut_off_keeps_what_came_and_asks_for_the_rest_again(bench: Bench) -> None:
     bench.api = Api([record(str(number)) for number in range(5)], fails_after=3)
     with pytest.raises(TransientError):
-        bench.tick()
+        bench.poll()
     assert bench.redis.get(redis_keys.STREAM_CURSOR) is None
     bench.api.fails_after = None
-    bench.tick(NOW + MINUTE)
+    bench.poll(NOW + MINUTE)
     assert set(bench.published()) == set("01234")
 
 
 def test_after_an_outage_of_days_every_hour_is_asked_for_and_the_cursor_follows(
     bench: Bench,
 ) -> None:
-    bench.tick(NOW - 3 * DAY)
+    bench.poll(NOW - 3 * DAY)
     bench.api.asked.clear()
     bench.api.records_held = [record(str(hours), hours * HOUR) for hours in range(1, 72)]
-    bench.tick()
+    bench.poll()
     assert len(bench.queue) == 71
     starts, ends = zip(*bench.api.asked, strict=True)
     assert starts[1:] == ends[:-1], "no gap between two slices"
@@ -304,20 +304,20 @@ def test_after_an_outage_of_days_every_hour_is_asked_for_and_the_cursor_follows(
 
 def test_after_an_outage_the_wait_for_room_loses_no_hour(bench: Bench) -> None:
     bench.settings = {"queue_high_water": 3}
-    bench.tick(NOW - DAY)
+    bench.poll(NOW - DAY)
     bench.api.records_held = [record(str(hours), hours * HOUR) for hours in range(20, 0, -1)]
     done: set[str] = set()
     for _ in range(20):
-        bench.tick()
+        bench.poll()
         done.update(bench.published())
         bench.queue.clear()
     assert done == {str(hours) for hours in range(1, 21)}
 
 
 def test_a_clock_that_was_ahead_hides_nothing(bench: Bench) -> None:
-    bench.tick(NOW + 2 * DAY)
+    bench.poll(NOW + 2 * DAY)
     bench.api.records_held = [record("a")]
-    assert bench.tick(NOW).taken == 1
+    assert bench.poll(NOW).queued == 1
 
 
 def test_marks_are_forgotten_only_when_no_look_can_meet_their_record_again(
@@ -327,12 +327,12 @@ def test_marks_are_forgotten_only_when_no_look_can_meet_their_record_again(
     clock = NOW.timestamp()
     monkeypatch.setattr("weavloader.stream.stream.time.time", lambda: clock)
     bench.api.records_held = [record("a")]
-    bench.tick()
+    bench.poll()
     clock += 2 * 3600 + 600
-    bench.tick(NOW + 2 * HOUR)
+    bench.poll(NOW + 2 * HOUR)
     assert bench.redis.zcard(redis_keys.SEEN) == 1
     clock += stream.SEEN_MARGIN_SECONDS + 1
-    bench.tick(NOW + 2 * HOUR)
+    bench.poll(NOW + 2 * HOUR)
     assert bench.redis.zcard(redis_keys.SEEN) == 0
 
 
@@ -380,11 +380,11 @@ STEPS = [
 
 
 def tick_that_dies(bench: Bench, dies_at: int, before: bool) -> list[str]:
-    """A tick in a process that is killed; the steps it came to."""
+    """A poll in a process that is killed; the steps it came to."""
     dying = Dying(bench.redis, dies_at, before)
     publish = lambda jobs: dying.at("publish", lambda: bench.publish(jobs))  # noqa: E731
     try:
-        bench.tick(redis=dying, publish=publish)
+        bench.poll(redis=dying, publish=publish)
     except Killed:
         pass
     return dying.calls
@@ -406,7 +406,7 @@ def test_a_tick_killed_at_any_step_loses_nothing_and_publishes_at_most_twice(
     monkeypatch.setattr(stream, "BATCH", 2)
     bench.api.records_held = [record(name) for name in "abcd"]
     tick_that_dies(bench, step, before)
-    bench.tick(NOW + MINUTE)
+    bench.poll(NOW + MINUTE)
     counted = Counter(bench.published())
     assert counted.keys() == set("abcd")
     assert max(counted.values()) <= 2
@@ -422,10 +422,10 @@ def test_a_batch_that_the_broker_took_in_part_is_published_again_whole(
 
     bench.api.records_held = [record(name) for name in "abc"]
     with pytest.raises(TransientError):
-        bench.tick(publish=publish)
+        bench.poll(publish=publish)
     assert bench.redis.get(redis_keys.STREAM_CURSOR) is None
     assert bench.redis.zcard(redis_keys.SEEN) == 0
-    bench.tick(NOW + MINUTE)
+    bench.poll(NOW + MINUTE)
     assert set(bench.published()) == set("abc")
 
 

@@ -1,8 +1,8 @@
-"""What makes 100,000 dead letters cheap to list, filter and count, without reading one.
+"""The index by which 100,000 dead letters are listed, filtered and counted without reading one.
 
-Beside the letters, which anyone can read with ``redis-cli``, Redis keeps a sorted set of their
+Beside the dead letters, which anyone can read with ``redis-cli``, Redis keeps a sorted set of their
 ids by first failure, a label for each (reason, node, task), and how many carry each reason and
-node. One script writes a letter and all of that together, so the counts cannot drift.
+node. One script writes a dead letter and all of that together, so the counts cannot drift.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ end
 return deleted
 """
 )
-# A letter that is written at this very moment must stay.
+# A dead letter that is written at this moment must stay.
 _FORGET_EXPIRED = (
     _COUNT
     + """
@@ -90,46 +90,42 @@ _COUNTED = (
 
 
 @dataclass(frozen=True, slots=True)
-class LetterFilter:
-    """Which dead letters are meant; ``None`` means no limit.
+class DeadLetterFilter:
+    """Which dead letters are wanted; ``None`` means no limit.
 
     Attributes:
         reason: The short word at the head of the message.
         vsn: The node that captured the image; case does not matter.
-        task: Full name of the Celery task.
         older_than: First failed at this moment or before.
         newer_than: First failed at this moment or after.
     """
 
     reason: str | None = None
     vsn: str | None = None
-    task: str | None = None
     older_than: datetime | None = None
     newer_than: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What a letter can be found by besides its age."""
+    """What a dead letter is found by besides its age."""
 
     reason: str
     vsn: str
     task: str
 
     def to_text(self) -> str:
-        """A line for each, as the scripts read them; no name has a line break in it."""
+        """One line for each field, as the scripts read them; no name contains a line break."""
         return "\n".join(map(clean_name, (self.reason, self.vsn, self.task)))
 
-    def answers(self, wanted: LetterFilter) -> bool:
-        """Whether a letter so labelled is meant by a filter."""
-        return (
-            wanted.reason in (None, self.reason)
-            and wanted.task in (None, self.task)
-            and (wanted.vsn is None or wanted.vsn.casefold() == self.vsn.casefold())
+    def matches(self, wanted: DeadLetterFilter) -> bool:
+        """Whether a dead letter with this label passes a filter."""
+        return wanted.reason in (None, self.reason) and (
+            wanted.vsn is None or wanted.vsn.casefold() == self.vsn.casefold()
         )
 
 
-class LetterIndex:
+class DeadLetterIndex:
     """The index in Redis; see the module's docstring."""
 
     def __init__(self, redis: RedisClient) -> None:
@@ -139,34 +135,44 @@ class LetterIndex:
         self._forget_expired = redis.register_script(_FORGET_EXPIRED)
 
     def write(self, task_id: str, text: str, ttl: int, first_seen: float, label: Label) -> None:
-        """Write a letter of ``ttl`` seconds and index it, replacing the one of the same task."""
-        letter = (redis_keys.dead_letter(task_id), redis_keys.DEAD_LETTERS_RETRIED)
+        """Write a dead letter that expires after ``ttl`` seconds, and index it.
+
+        It replaces the one of the same task.
+        """
+        letter = (redis_keys.dead_letter(task_id), redis_keys.DEAD_LETTERS_REPROCESSED)
         self._write(
             keys=[*_COUNTED, *letter], args=[task_id, text, ttl, first_seen, label.to_text()]
         )
 
-    def delete(self, task_ids: Sequence[str], settled: bool) -> int:
-        """Delete letters and all that is kept of their tasks; how many letters there were.
+    def delete(self, task_ids: Sequence[str], resolved: bool) -> int:
+        """Delete dead letters and all that is kept of their tasks.
 
         Args:
-            settled: Whether to remember them as done, or as given up.
+            resolved: Whether they are recorded as resolved, or as discarded.
+
+        Returns:
+            How many dead letters there were.
         """
         letters = map(redis_keys.dead_letter, task_ids)
         failures = map(redis_keys.failures, task_ids)
-        marks = (redis_keys.DEAD_LETTERS_SETTLED, redis_keys.DEAD_LETTERS_DROPPED)
-        sets = (*_COUNTED, redis_keys.DEAD_LETTERS_RETRIED, *(marks if settled else marks[::-1]))
+        marks = (redis_keys.DEAD_LETTERS_RESOLVED, redis_keys.DEAD_LETTERS_DISCARDED)
+        sets = (
+            *_COUNTED,
+            redis_keys.DEAD_LETTERS_REPROCESSED,
+            *(marks if resolved else marks[::-1]),
+        )
         names = [*sets, *letters, *failures]
         return int(self._delete(keys=names, args=[*task_ids, time.time()]))
 
     def forget_expired(self, task_ids: Sequence[str]) -> None:
-        """Take out of the index what has no letter any more."""
+        """Remove dead letters from the index that have expired."""
         letters = map(redis_keys.dead_letter, task_ids)
         self._forget_expired(keys=[*_COUNTED, *letters], args=list(task_ids))
 
-    def ids(self, wanted: LetterFilter, newest_first: bool = False) -> Iterator[str]:
-        """Ids of the letters that are meant, by first failure.
+    def ids(self, wanted: DeadLetterFilter, newest_first: bool = False) -> Iterator[str]:
+        """Ids of the dead letters that match a filter, by first failure.
 
-        The ids are read at once, so that letters which leave meanwhile shift none.
+        The ids are read at once, so that none is skipped when others are removed meanwhile.
         """
         low = wanted.newer_than.timestamp() if wanted.newer_than else "-inf"
         high = wanted.older_than.timestamp() if wanted.older_than else "+inf"
@@ -175,32 +181,32 @@ class LetterIndex:
             redis_keys.DEAD_LETTER_INDEX, start, end, byscore=True, desc=newest_first
         )
         for batch in chunked(ids, BATCH):
-            yield from (raw.decode() for raw in self._answering(batch, wanted))
+            yield from (raw.decode() for raw in self._matching(batch, wanted))
 
-    def count(self, wanted: LetterFilter) -> int:
-        """How many letters are meant."""
-        if wanted == LetterFilter():
+    def count(self, wanted: DeadLetterFilter) -> int:
+        """How many dead letters match a filter."""
+        if wanted == DeadLetterFilter():
             return int(self._redis.zcard(redis_keys.DEAD_LETTER_INDEX))
         return sum(1 for _ in self.ids(wanted))
 
     def reasons(self) -> dict[str, int]:
-        """How many letters have each reason, the most frequent first."""
+        """Number of dead letters by reason, the most frequent first."""
         return self._counts(redis_keys.DEAD_LETTER_REASONS)
 
     def nodes(self) -> dict[str, int]:
-        """How many letters each node (VSN) has, the most frequent first."""
+        """Number of dead letters by node (VSN), the most frequent first."""
         return self._counts(redis_keys.DEAD_LETTER_NODES)
 
     def _counts(self, key: str) -> dict[str, int]:
         counts = {raw.decode(): int(amount) for raw, amount in self._redis.hgetall(key).items()}
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
-    def _answering(self, ids: Sequence[bytes], wanted: LetterFilter) -> Sequence[bytes]:
-        if wanted.reason is wanted.vsn is wanted.task is None:
+    def _matching(self, ids: Sequence[bytes], wanted: DeadLetterFilter) -> Sequence[bytes]:
+        if wanted.reason is wanted.vsn is None:
             return ids
         labels = self._redis.hmget(redis_keys.DEAD_LETTER_LABELS, ids)
         return [
             task_id
             for task_id, label in zip(ids, labels, strict=True)
-            if label is not None and Label(*label.decode().split("\n")).answers(wanted)
+            if label is not None and Label(*label.decode().split("\n")).matches(wanted)
         ]

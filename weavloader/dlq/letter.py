@@ -1,4 +1,4 @@
-"""A dead letter: what could not be done, with all it takes to understand and redo it."""
+"""A dead letter: a failed task, with all that is needed to understand and reprocess it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class DeadLetter:
         retries: Retries spent in the run that failed last.
         failed_at: Moment of the last failure, RFC 3339 UTC.
         first_seen: Moment of the first failure, RFC 3339 UTC.
-        attempts: Failed starts in all, over every run.
-        worker: Who failed last.
+        attempts: Failed attempts, over all runs.
+        worker: The worker of the last failure.
     """
 
     task_id: str
@@ -59,7 +59,7 @@ class DeadLetter:
 
     @property
     def is_permanent(self) -> bool:
-        """Whether trying again is known to give the same answer."""
+        """Whether another attempt is known to fail in the same way."""
         return self.exc_type == PermanentError.__name__
 
     @property
@@ -70,18 +70,18 @@ class DeadLetter:
 
     @property
     def label(self) -> Label:
-        """What the letter can be found by."""
+        """What the dead letter is found by."""
         return Label(self.reason, self.image_names()["vsn"], self.task)
 
     def image_names(self) -> dict[str, str]:
-        """What the task was told of its image, cleaned; ``unknown`` where it was not."""
+        """The names of the image that the task received, cleaned; ``unknown`` where absent."""
         image = self.args[0] if self.args and isinstance(self.args[0], dict) else {}
         return {name: clean_name(image.get(name)) for name in META_FIELDS}
 
 
 @dataclass(frozen=True, slots=True)
 class FailedTask:
-    """A task that failed, as the one who runs it knows it."""
+    """A task that failed, as its worker knows it."""
 
     task_id: str
     task: str

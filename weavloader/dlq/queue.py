@@ -1,4 +1,4 @@
-"""The dead-letter queue: what could not be done, kept until it is done or given up."""
+"""The dead-letter queue: failed tasks, kept until they are resolved, discarded or expire."""
 
 from __future__ import annotations
 
@@ -10,37 +10,38 @@ from itertools import islice
 from more_itertools import chunked
 
 from weavloader import redis_keys
-from weavloader.dlq.index import BATCH, LetterFilter, LetterIndex
+from weavloader.dlq.index import BATCH, DeadLetterFilter, DeadLetterIndex
 from weavloader.dlq.letter import DeadLetter, FailedTask, describe
 from weavloader.logs import mask
 from weavloader.redis_connection import RedisClient
 from weavloader.times import rfc3339, utc_now
 
-__all__ = ["DeadLetter", "DeadLetters", "FailedTask", "LetterFilter", "describe"]
+__all__ = ["DeadLetter", "DeadLetterFilter", "DeadLetters", "FailedTask", "describe"]
 
 MAX_TEXT = 20_000
-# A resubmitted task that left no trace for so long may be submitted again.
-RETRY_SECONDS = 86400
-_ALL = LetterFilter()
+# A reprocessed task that left no trace for so long may be queued again.
+CLAIM_SECONDS = 86400
+_ALL = DeadLetterFilter()
 
 
 class DeadLetters:
     """The dead-letter queue in Redis.
 
-    A letter leaves when its image is stored or a person says so; else it expires.
+    A dead letter is removed when its image is stored or when it is discarded; otherwise it
+    expires.
 
     Args:
         redis: A client that gives bytes.
-        ttl: Seconds until a letter that nobody wrote again expires.
+        ttl: Seconds after its last failure until a dead letter expires.
     """
 
     def __init__(self, redis: RedisClient, ttl: float) -> None:
         self._redis = redis
         self._ttl = int(ttl)
-        self._index = LetterIndex(redis)
+        self._index = DeadLetterIndex(redis)
 
     def note_failure(self, task_id: str) -> None:
-        """Count a failed start and remember when the first one was."""
+        """Count a failed attempt, and store the time of the first one."""
         key = redis_keys.failures(task_id)
         with self._redis.pipeline() as pipe:
             pipe.hsetnx(key, "first_seen", time.time())
@@ -49,13 +50,16 @@ class DeadLetters:
             pipe.execute()
 
     def write(self, failed: FailedTask, error: BaseException, traceback: str) -> DeadLetter:
-        """Keep a failed task; its failures so far were counted by :meth:`note_failure`."""
+        """Write the dead letter of a failed task.
+
+        Its attempts so far were counted by :meth:`note_failure`.
+        """
         return self.write_described(failed, type(error).__name__, describe(error), traceback)
 
     def write_described(
         self, failed: FailedTask, exc_type: str, exc_message: str, traceback: str
     ) -> DeadLetter:
-        """As :meth:`write`, where the error is known only in words."""
+        """As :meth:`write`, where only the type and the text of the error are known."""
         history = self._redis.hgetall(redis_keys.failures(failed.task_id))
         first_seen = float(history.get(b"first_seen", time.time()))
         letter = DeadLetter(
@@ -76,17 +80,17 @@ class DeadLetters:
         return letter
 
     def put(self, letter: DeadLetter) -> None:
-        """Write a letter as it is, replacing the one of the same task."""
+        """Write a dead letter as it is, replacing the one of the same task."""
         first_seen = datetime.fromisoformat(letter.first_seen).timestamp()
         self._index.write(letter.task_id, letter.to_json(), self._ttl, first_seen, letter.label)
 
     def get(self, task_id: str) -> DeadLetter | None:
-        """One letter, or ``None``."""
+        """The dead letter of a task, or ``None``."""
         text = self._redis.get(redis_keys.dead_letter(task_id))
         return None if text is None else DeadLetter.from_json(text)
 
     def existing(self, task_ids: Sequence[str]) -> set[str]:
-        """Those of ``task_ids`` that have a letter."""
+        """Those of ``task_ids`` that have a dead letter."""
         with self._redis.pipeline(transaction=False) as pipe:
             for task_id in task_ids:
                 pipe.exists(redis_keys.dead_letter(task_id))
@@ -94,94 +98,94 @@ class DeadLetters:
         return {task_id for task_id, one in zip(task_ids, found, strict=True) if one}
 
     def get_many(self, task_ids: Sequence[str]) -> list[DeadLetter]:
-        """Those letters of ``task_ids`` that exist; what expired leaves the index."""
+        """The dead letters of ``task_ids`` that exist; expired ones are removed from the index."""
         texts = self._redis.mget(map(redis_keys.dead_letter, task_ids)) if task_ids else []
         found = dict(zip(task_ids, texts, strict=True))
         if gone := [task_id for task_id, text in found.items() if text is None]:
             self._index.forget_expired(gone)
         return [DeadLetter.from_json(text) for text in texts if text is not None]
 
-    def ids(self, wanted: LetterFilter = _ALL) -> Iterator[str]:
-        """Yield the ids of the letters that are meant, by first failure."""
+    def ids(self, wanted: DeadLetterFilter = _ALL) -> Iterator[str]:
+        """Yield the ids of the dead letters that match a filter, by first failure."""
         return self._index.ids(wanted)
 
-    def each(
-        self, wanted: LetterFilter = _ALL, *, newest_first: bool = False
-    ) -> Iterator[DeadLetter]:
-        """Yield the letters that are meant, by first failure, in bounded memory.
+    def each(self, wanted: DeadLetterFilter = _ALL) -> Iterator[DeadLetter]:
+        """Yield the dead letters that match a filter, by first failure, in bounded memory.
 
-        Letters may be written, settled and dropped meanwhile.
+        Dead letters may be written, resolved and discarded meanwhile.
         """
-        for ids in chunked(self._index.ids(wanted, newest_first), BATCH):
+        for ids in chunked(self._index.ids(wanted), BATCH):
             yield from self.get_many(ids)
 
-    def page(
-        self, offset: int, limit: int, wanted: LetterFilter = _ALL, *, newest_first: bool = True
-    ) -> list[DeadLetter]:
-        """Up to ``limit`` of the letters that are meant, after the first ``offset`` of them."""
-        ids = self._index.ids(wanted, newest_first)
+    def page(self, offset: int, limit: int, wanted: DeadLetterFilter = _ALL) -> list[DeadLetter]:
+        """Up to ``limit`` dead letters that match a filter, newest first, from ``offset`` on."""
+        ids = self._index.ids(wanted, newest_first=True)
         return self.get_many(list(islice(ids, offset, offset + limit)))
 
-    def settle(self, task_id: str) -> bool:
-        """Forget a task's failures, since its work is done; whether it had a letter."""
-        return self._index.delete([task_id], settled=True) > 0
-
-    def drop(self, task_ids: Iterable[str]) -> int:
-        """Give up on letters' tasks: delete them and what is known of their failures.
+    def resolve(self, task_id: str) -> bool:
+        """Delete what is kept of a task's failures, since it succeeded.
 
         Returns:
-            How many letters there were.
+            Whether it had a dead letter.
+        """
+        return self._index.delete([task_id], resolved=True) > 0
+
+    def discard(self, task_ids: Iterable[str]) -> int:
+        """Delete dead letters, and what is kept of their tasks' failures, for good.
+
+        Returns:
+            How many dead letters there were.
         """
         batches = chunked(task_ids, BATCH)
-        return sum(self._index.delete(batch, settled=False) for batch in batches)
+        return sum(self._index.delete(batch, resolved=False) for batch in batches)
 
     def claim(self, task_ids: Sequence[str]) -> set[str]:
-        """Those of ``task_ids`` that may be submitted again now, marked as such.
+        """Mark the tasks that may be reprocessed now, and return them.
 
-        A task is free again once it fails again, or after a day without a trace of it.
+        A task may be claimed again once it has failed again, or after a day without a trace of it.
         """
         now = time.time()
         with self._redis.pipeline() as pipe:
-            pipe.zremrangebyscore(redis_keys.DEAD_LETTERS_RETRIED, "-inf", now - RETRY_SECONDS)
+            pipe.zremrangebyscore(redis_keys.DEAD_LETTERS_REPROCESSED, "-inf", now - CLAIM_SECONDS)
             for task_id in task_ids:
-                pipe.zadd(redis_keys.DEAD_LETTERS_RETRIED, {task_id: now}, nx=True)
+                pipe.zadd(redis_keys.DEAD_LETTERS_REPROCESSED, {task_id: now}, nx=True)
             _, *added = pipe.execute()
         return {task_id for task_id, new in zip(task_ids, added, strict=True) if new}
 
     def release(self, task_ids: Sequence[str]) -> None:
-        """Take back :meth:`claim` for tasks that could not be submitted."""
-        self._redis.zrem(redis_keys.DEAD_LETTERS_RETRIED, *task_ids)
+        """Undo :meth:`claim` for tasks that could not be queued."""
+        self._redis.zrem(redis_keys.DEAD_LETTERS_REPROCESSED, *task_ids)
 
-    def retried_at(self, task_ids: Sequence[str]) -> dict[str, datetime]:
-        """When each was submitted again, for those whose end is still open."""
-        return self._moments(redis_keys.DEAD_LETTERS_RETRIED, task_ids)
+    def reprocessed_at(self, task_ids: Sequence[str]) -> dict[str, datetime]:
+        """When each task was queued again, for those that have not ended since."""
+        return self._times(redis_keys.DEAD_LETTERS_REPROCESSED, task_ids)
 
-    def dropped_at(self, task_ids: Sequence[str]) -> dict[str, datetime]:
-        """When each was given up, for those that were and were not done since."""
-        return self._moments(redis_keys.DEAD_LETTERS_DROPPED, task_ids)
+    def discarded_at(self, task_ids: Sequence[str]) -> dict[str, datetime]:
+        """When each task was discarded, for those that have not succeeded since."""
+        return self._times(redis_keys.DEAD_LETTERS_DISCARDED, task_ids)
 
-    def gone_at(self, task_ids: Sequence[str]) -> dict[str, datetime]:
-        """When each lost its letter, for whatever reason."""
-        return self._moments(redis_keys.DEAD_LETTERS_SETTLED, task_ids) | self.dropped_at(task_ids)
+    def removed_at(self, task_ids: Sequence[str]) -> dict[str, datetime]:
+        """When the dead letter of each task was resolved or discarded."""
+        return self._times(redis_keys.DEAD_LETTERS_RESOLVED, task_ids) | self.discarded_at(task_ids)
 
-    def forget_gone(self, before: datetime) -> None:
-        """Remember no longer which letters went before a moment."""
-        for key in (redis_keys.DEAD_LETTERS_SETTLED, redis_keys.DEAD_LETTERS_DROPPED):
+    def forget_removed(self, before: datetime) -> None:
+        """Delete the times of dead letters that were resolved or discarded before a moment."""
+        for key in (redis_keys.DEAD_LETTERS_RESOLVED, redis_keys.DEAD_LETTERS_DISCARDED):
             self._redis.zremrangebyscore(key, "-inf", before.timestamp())
 
-    def count(self, wanted: LetterFilter = _ALL) -> int:
-        """How many letters are meant."""
+    def count(self, wanted: DeadLetterFilter = _ALL) -> int:
+        """How many dead letters match a filter."""
         return self._index.count(wanted)
 
     def reasons(self) -> dict[str, int]:
-        """How many letters have each reason, the most frequent first."""
+        """Number of dead letters by reason, the most frequent first."""
         return self._index.reasons()
 
     def nodes(self) -> dict[str, int]:
-        """How many letters each node (VSN) has, the most frequent first."""
+        """Number of dead letters by node (VSN), the most frequent first."""
         return self._index.nodes()
 
-    def _moments(self, key: str, task_ids: Sequence[str]) -> dict[str, datetime]:
+    def _times(self, key: str, task_ids: Sequence[str]) -> dict[str, datetime]:
         if not task_ids:
             return {}
         pairs = zip(task_ids, self._redis.zmscore(key, task_ids), strict=True)

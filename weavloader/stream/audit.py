@@ -1,8 +1,8 @@
-"""The account of every image that the stream held: where each is now, and what is missing.
+"""The audit: the state of every image that the stream held, and which images are missing.
 
-It reads the stream again and asks for each image, in batches, whether it is stored, then
-whether it has a dead letter. The few that are left are looked for on the queue and in workers'
-hands, and once more everywhere after a moment, since an image may move while it is looked for.
+It reads the stream again and asks in batches which images are stored, then which have a dead
+letter. The few that are left are looked up on the queue and among the messages that workers hold,
+and again everywhere after a pause, since an image may move meanwhile.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from weavloader.redis_connection import RedisClient
 from weavloader.settings import Settings
 from weavloader.store.base import Store
 from weavloader.stream.in_flight import waiting_for_retry
-from weavloader.stream.records import is_unallowed, judge, member, unallowed_names
+from weavloader.stream.records import is_unallowed, parse_record, seen_key, unallowed_names
 from weavloader.stream.sage_api import DataApi
 from weavloader.stream.stream import slices
 
 BATCH = 1000
-MOST_NAMED = 1000
-SETTLE_SECONDS = 2.0
+MAX_NAMED = 1000
+RECHECK_SECONDS = 2.0
 # The health check comes every half hour and may wait for a lock; after that it is overdue.
 RECONCILE_SECONDS = 2700
 POLL_MARGIN_SECONDS = 60
@@ -40,25 +40,25 @@ class State(StrEnum):
     """Where an image is."""
 
     STORED = "stored"
-    QUEUED = "queued"  # or in a worker's hands
+    QUEUED = "queued"  # or held by a worker
     WAITING = "waiting"  # for a retry
     DEAD = "dead"
-    GIVEN_UP = "given_up"  # its dead letter was too old, or dropped by a person
+    DISCARDED = "discarded"  # its dead letter was too old, or discarded by hand
     EXCLUDED = "excluded"
-    REFUSED = "refused"  # the record is no image
-    NOT_YET_TAKEN = "not_yet_taken"
+    REJECTED = "rejected"  # the record is no image
+    NOT_YET_QUEUED = "not_yet_queued"
     MISSING = "missing"
 
 
 @dataclass(slots=True)
 class AuditReport:
-    """What an audit found.
+    """The result of an audit.
 
     Attributes:
         at: When it began, UTC.
-        since: The earliest capture it asked for, UTC.
+        since: Start of the audited range of capture times, UTC.
         counts: Images by state.
-        missing: Up to :data:`MOST_NAMED` of the missing.
+        missing: Up to :data:`MAX_NAMED` of the missing.
     """
 
     at: datetime
@@ -66,22 +66,22 @@ class AuditReport:
     counts: Counter[State] = field(default_factory=Counter)
     missing: list[ImageJob] = field(default_factory=list)
 
-    def as_json(self, most_missing: int = MOST_NAMED) -> dict[str, object]:
-        """What JSON says of it; every state is named, and links of some missing images."""
+    def as_json(self, max_missing: int = MAX_NAMED) -> dict[str, object]:
+        """The report as JSON: every state, and the links of some missing images."""
         return {
             "at": self.at.isoformat(),
             "since": self.since.isoformat(),
             "counts": {state.value: self.counts[state] for state in State},
-            "missing": [job.url for job in self.missing[:most_missing]],
+            "missing": [job.url for job in self.missing[:max_missing]],
         }
 
 
 class Audit:
-    """One account after another.
+    """Runs audits.
 
     Args:
-        redis: A client that gives bytes.
-        sleep: Waits for what is moving to arrive.
+        redis: A client that answers in bytes.
+        sleep: Waits before images that were not found are looked up again.
     """
 
     def __init__(
@@ -90,27 +90,27 @@ class Audit:
         api: DataApi,
         store: Store,
         redis: RedisClient,
-        letters: DeadLetters,
+        dead_letters: DeadLetters,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._settings = settings
         self._api = api
         self._store = store
         self._redis = redis
-        self._letters = letters
+        self._dead_letters = dead_letters
         self._sleep = sleep
         self._unallowed = unallowed_names(settings)
 
-    def account(
+    def run(
         self,
         since: datetime,
         now: datetime,
         progress: Callable[[float, AuditReport], None] = lambda part, report: None,
     ) -> AuditReport:
-        """Account for every image captured since a moment.
+        """Find the state of every image captured since a moment.
 
         Args:
-            progress: Called after each slice of the stream with the part that is done, 0 to 1.
+            progress: Called after each slice of the stream with the fraction that is done, 0 to 1.
 
         Raises:
             TransientError: SAGE or the store failed.
@@ -121,86 +121,86 @@ class Audit:
         for start, end in slices(since, now):
             records = self._api.records(self._settings.sage_filter, start, end)
             for batch in chunked(self._images(records, known, report), BATCH):
-                open_ += self._unsettled(batch, report)
+                open_ += self._unresolved(batch, report)
             progress(((end or now) - since) / (now - since), report)
-        self._look_again(open_, report)
+        self._recheck(open_, report)
         return report
 
     def _images(
         self, records: Iterable[object], known: set[bytes], report: AuditReport
     ) -> Iterable[ImageJob]:
-        """Yield the images of records, each once; count what is none of ours."""
-        for item in map(judge, records):
-            if (mark := member(item)) in known:
+        """Yield the images of records, each once; count rejected and excluded records."""
+        for item in map(parse_record, records):
+            if (key := seen_key(item)) in known:
                 continue
-            known.add(mark)
+            known.add(key)
             if not isinstance(item, ImageJob):
-                report.counts[State.REFUSED] += 1
+                report.counts[State.REJECTED] += 1
             elif is_unallowed(item, self._unallowed):
                 report.counts[State.EXCLUDED] += 1
             else:
                 yield item
 
-    def _unsettled(self, jobs: Sequence[ImageJob], report: AuditReport) -> list[ImageJob]:
-        """Those neither stored nor dead."""
+    def _unresolved(self, jobs: Sequence[ImageJob], report: AuditReport) -> list[ImageJob]:
+        """The images that are neither stored nor have a dead letter."""
         stored = self._store.existing(job.url for job in jobs)
         rest = [job for job in jobs if job.url not in stored]
-        dead = self._letters.existing([job.id for job in rest])
+        dead = self._dead_letters.existing([job.id for job in rest])
         report.counts[State.STORED] += len(jobs) - len(rest)
         report.counts[State.DEAD] += len(dead)
         return [job for job in rest if job.id not in dead]
 
-    def _look_again(self, jobs: list[ImageJob], report: AuditReport) -> None:
+    def _recheck(self, jobs: list[ImageJob], report: AuditReport) -> None:
         left = self._not_in_flight(jobs, report)
         if left:
-            self._sleep(SETTLE_SECONDS)
-        unsettled = [
-            job for batch in chunked(left, BATCH) for job in self._unsettled(batch, report)
+            self._sleep(RECHECK_SECONDS)
+        unresolved = [
+            job for batch in chunked(left, BATCH) for job in self._unresolved(batch, report)
         ]
         is_late = self._lateness(report.at)
-        for batch in chunked(self._not_in_flight(unsettled, report), BATCH):
-            for job, state in self._unfound(batch, is_late):
+        for batch in chunked(self._not_in_flight(unresolved, report), BATCH):
+            for job, state in self._state_of_unfound(batch, is_late):
                 report.counts[state] += 1
-                if state is State.MISSING and len(report.missing) < MOST_NAMED:
+                if state is State.MISSING and len(report.missing) < MAX_NAMED:
                     report.missing.append(job)
 
     def _not_in_flight(self, jobs: list[ImageJob], report: AuditReport) -> list[ImageJob]:
         in_flight = waiting_for_retry(self._redis) if jobs else {}
         left = []
         for job in jobs:
-            if (mark := member(job)) in in_flight:
-                report.counts[State.WAITING if in_flight[mark] else State.QUEUED] += 1
+            if (key := seen_key(job)) in in_flight:
+                report.counts[State.WAITING if in_flight[key] else State.QUEUED] += 1
             else:
                 left.append(job)
         return left
 
-    def _unfound(
+    def _state_of_unfound(
         self, jobs: Sequence[ImageJob], is_late: Callable[[ImageJob], bool]
     ) -> Iterable[tuple[ImageJob, State]]:
-        """What became of images that are nowhere."""
-        dropped = self._letters.dropped_at([job.id for job in jobs])
-        seen = self._redis.zmscore(redis_keys.SEEN, list(map(member, jobs)))
-        for job, mark in zip(jobs, seen, strict=True):
-            if job.id in dropped:
-                yield job, State.GIVEN_UP
-            elif mark is None and not is_late(job):
-                yield job, State.NOT_YET_TAKEN
+        """The state of images that were found nowhere."""
+        discarded = self._dead_letters.discarded_at([job.id for job in jobs])
+        seen = self._redis.zmscore(redis_keys.SEEN, list(map(seen_key, jobs)))
+        for job, seen_at in zip(jobs, seen, strict=True):
+            if job.id in discarded:
+                yield job, State.DISCARDED
+            elif seen_at is None and not is_late(job):
+                yield job, State.NOT_YET_QUEUED
             else:
                 yield job, State.MISSING
 
     def _lateness(self, now: datetime) -> Callable[[ImageJob], bool]:
-        """Tells of an image that the stream has not taken whether it should have by now.
+        """A test of whether an image that no poll has received should have been by now.
 
-        Records appear in the past when a node uploads late. Where the last health check was
-        not long ago, what it left in its window can only have appeared since.
+        Records appear in the past when a node uploads late. If the last health check is recent,
+        an image within its window that was not queued can only have appeared since.
         """
         settings = self._settings
-        tick = now - timedelta(seconds=2 * settings.poll_max_seconds + POLL_MARGIN_SECONDS)
+        last_poll = now - timedelta(seconds=2 * settings.poll_max_seconds + POLL_MARGIN_SECONDS)
         reconciled = self._redis.get(redis_keys.STREAM_RECONCILED)
-        last = json.loads(self._redis.get(redis_keys.STREAM_LAST_TICK) or "{}")
+        last = json.loads(self._redis.get(redis_keys.STREAM_LAST_POLL) or "{}")
         is_fresh = reconciled is not None and (
             now - datetime.fromisoformat(reconciled.decode())
         ) < timedelta(seconds=RECONCILE_SECONDS)
         window = now - timedelta(seconds=settings.reconcile_window)
-        due = window if is_fresh or last.get("waiting") else tick
+        due = window if is_fresh or last.get("waiting") else last_poll
         return lambda job: job.captured_at < due

@@ -1,7 +1,7 @@
-"""Taking the images of a past stretch of time, behind the live ones.
+"""Queueing the images of a past time range, behind the live ones.
 
-A slice is noted as done once all its images are queued, so a run that was killed goes on with
-the slice it was in. What it then queues twice is stored once.
+A slice is recorded as done once all its images are queued, so that the run after a killed one
+continues with the slice it was in. Images that it queues twice are stored once.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from weavloader.images.job import ImageJob
 from weavloader.redis_connection import RedisClient
 from weavloader.settings import Settings
 from weavloader.store.base import Store
-from weavloader.stream.records import is_unallowed, judge, unallowed_names
+from weavloader.stream.records import is_unallowed, parse_record, unallowed_names
 from weavloader.stream.sage_api import DataApi
 from weavloader.stream.stream import slices
 
 BATCH = 1000
 WAIT_SECONDS = 2.0
-REMEMBERED_SECONDS = 30 * 86400
+PROGRESS_TTL = 30 * 86400
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What is to be taken.
+    """The time range of a backfill.
 
     Attributes:
-        name: The same for every run that is to go on with it.
+        name: Names its progress; the same in every run that continues it.
         start: Inclusive, UTC.
         end: Exclusive, UTC; not in the future.
         query_filter: Regular expressions over ``name`` and the meta fields.
@@ -50,33 +50,33 @@ class Span:
 
 @dataclass(slots=True)
 class BackfillReport:
-    """What a run did; a record that the stream lists twice counts twice.
+    """What a run did. A record that the stream lists twice counts twice.
 
     Attributes:
         queued: Images put on the queue.
-        stored: Images that were stored before.
-        dead: Images with a dead letter, which has ways of its own.
+        stored: Images that were stored already.
+        dead: Images with a dead letter, which are reprocessed otherwise.
         excluded: Images of unallowed nodes.
-        refused: Records that are no image.
-        waiting: It waits at this moment: the lane is at the high-water mark.
+        rejected: Records that are no image.
+        waiting: Whether it is waiting now, since the low-priority queue is at the high-water mark.
     """
 
     queued: int = 0
     stored: int = 0
     dead: int = 0
     excluded: int = 0
-    refused: int = 0
+    rejected: int = 0
     waiting: bool = False
 
 
 class Backfill:
-    """Takes one span after another.
+    """Runs backfills.
 
     Args:
-        redis: Remembers how far each span was taken; gives bytes.
-        publish: Puts jobs on the queue, behind the live ones, all or an error.
-        backlog: How many wait there.
-        sleep: Waits while they are too many.
+        redis: Stores the progress of each span; answers in bytes.
+        publish: Puts jobs on the low-priority queue, all or an error.
+        backlog: Length of that queue.
+        sleep: Waits while it is too long.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Backfill:
         api: DataApi,
         store: Store,
         redis: RedisClient,
-        letters: DeadLetters,
+        dead_letters: DeadLetters,
         publish: Callable[[Sequence[ImageJob]], None],
         backlog: Callable[[], int],
         sleep: Callable[[float], None] = time.sleep,
@@ -94,19 +94,19 @@ class Backfill:
         self._api = api
         self._store = store
         self._redis = redis
-        self._letters = letters
+        self._dead_letters = dead_letters
         self._publish = publish
         self._backlog = backlog
         self._sleep = sleep
         self._unallowed = unallowed_names(settings)
 
     def reached(self, span: Span) -> datetime:
-        """Up to when a span was taken by earlier runs; its start where by none."""
+        """The time up to which earlier runs have queued a span; its start if there were none."""
         noted = self._redis.get(redis_keys.backfill(span.name))
         return max(span.start, datetime.fromisoformat(noted.decode())) if noted else span.start
 
     def restart(self, span: Span) -> None:
-        """Forget how far a span was taken."""
+        """Delete the progress of a span."""
         self._redis.delete(redis_keys.backfill(span.name))
 
     def run(
@@ -114,13 +114,13 @@ class Backfill:
         span: Span,
         progress: Callable[[datetime, BackfillReport], None] = lambda reached, report: None,
     ) -> BackfillReport:
-        """Take what is left of a span, oldest first.
+        """Queue the rest of a span, oldest first.
 
         Args:
-            progress: Called whenever something happened, with the moment that was reached.
+            progress: Called after each step, with the time that was reached.
 
         Raises:
-            TransientError: SAGE, the store or the broker failed; another run goes on from here.
+            TransientError: SAGE, the store or the broker failed; another run continues from here.
         """
         report, reached = BackfillReport(), self.reached(span)
         if reached >= span.end:
@@ -129,27 +129,27 @@ class Backfill:
             end = end or span.end
             records = self._api.records(span.query_filter, start, end)
             for jobs in chunked(self._images(records, report), BATCH):
-                self._take(jobs, report, partial(progress, start, report))
+                self._queue_new(jobs, report, partial(progress, start, report))
             note = end.isoformat()
-            self._redis.set(redis_keys.backfill(span.name), note, ex=REMEMBERED_SECONDS)
+            self._redis.set(redis_keys.backfill(span.name), note, ex=PROGRESS_TTL)
             progress(end, report)
         return report
 
     def _images(self, records: Iterable[object], report: BackfillReport) -> Iterator[ImageJob]:
-        for item in map(judge, records):
+        for item in map(parse_record, records):
             if not isinstance(item, ImageJob):
-                report.refused += 1
+                report.rejected += 1
             elif is_unallowed(item, self._unallowed):
                 report.excluded += 1
             else:
                 yield item
 
-    def _take(
+    def _queue_new(
         self, jobs: Sequence[ImageJob], report: BackfillReport, tell: Callable[[], None]
     ) -> None:
         stored = self._store.existing(job.url for job in jobs)
         rest = [job for job in jobs if job.url not in stored]
-        dead = self._letters.existing([job.id for job in rest])
+        dead = self._dead_letters.existing([job.id for job in rest])
         new = [job for job in rest if job.id not in dead]
         report.stored += len(jobs) - len(rest)
         report.dead += len(rest) - len(new)
@@ -168,6 +168,6 @@ class Backfill:
 
 
 def span_name(start: str, end: str, query_filter: Mapping[str, str]) -> str:
-    """A short name of what a person asked for, in the words they used."""
+    """A short name made from the arguments as they were given."""
     asked = json.dumps([start, end, query_filter], sort_keys=True)
     return hashlib.sha256(asked.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What the records of the stream are: images to take, images of no concern, or no images."""
+"""Records of the stream: which are images, which are excluded, and which are rejected."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from weavloader.stream.sage_api import BadLine
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """A record that is no image, and why. Marked as seen, so that it is counted once."""
+class RejectedRecord:
+    """A record that is no image, and why. It is added to the seen set, so that it counts once."""
 
     reason: str
     message: str
@@ -28,18 +28,18 @@ class Refusal:
         return str(uuid.uuid5(uuid.NAMESPACE_OID, self.record))
 
 
-def judge(record: object) -> ImageJob | Refusal:
-    """The image of a record that :meth:`DataApi.records` gave, or why there is none."""
+def parse_record(record: object) -> ImageJob | RejectedRecord:
+    """The image of a record from :meth:`DataApi.records`, or why the record is rejected."""
     try:
         if isinstance(record, BadLine):
             raise PermanentError(f"{record.text!r} is not JSON", reason=Reason.BAD_LINE)
         return ImageJob.from_record(record)
     except PermanentError as error:
-        return Refusal(error.reason, str(error), _written_out(record))
+        return RejectedRecord(error.reason, str(error), _to_text(record))
 
 
 def unallowed_names(settings: Settings) -> frozenset[str]:
-    """The names of ``UNALLOWED_NODES``, in one case."""
+    """The names of ``UNALLOWED_NODES``, case-folded."""
     return frozenset(name.casefold() for name in settings.unallowed_nodes)
 
 
@@ -48,13 +48,13 @@ def is_unallowed(job: ImageJob, names: Collection[str]) -> bool:
     return job.vsn.casefold() in names or job.node.casefold() in names
 
 
-def member(item: ImageJob | Refusal) -> bytes:
-    """What an item is remembered by: the 16 bytes of its id."""
+def seen_key(item: ImageJob | RejectedRecord) -> bytes:
+    """The member of the seen set that stands for an item: the 16 bytes of its id."""
     return bytes.fromhex(item.id.replace("-", ""))
 
 
-def _written_out(record: object) -> str:
+def _to_text(record: object) -> str:
     try:
         return json.dumps(record, sort_keys=True, default=repr)
-    except RecursionError:  # nested too deeply to be written
+    except RecursionError:  # nested too deeply
         return reprlib.repr(record)

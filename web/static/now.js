@@ -79,10 +79,11 @@ function duration(seconds) {
   let rest = Math.max(0, Math.floor(seconds));
   const parts = [];
   for (const [unit, length] of [["d", 86400], ["h", 3600], ["m", 60], ["s", 1]]) {
-    if (rest >= length) parts.push(`${Math.floor(rest / length)}${unit}`);
+    const amount = Math.floor(rest / length);
+    if (amount || parts.length) parts.push(amount ? `${amount}${unit}` : "");
     rest %= length;
   }
-  return parts.slice(0, 2).join(" ") || "0s";
+  return parts.slice(0, 2).join(" ").trim() || "0s";
 }
 
 function stream(status) {
