@@ -172,8 +172,8 @@ def _scheduler(settings: Settings) -> str:
     with closing(connect_redis(settings, timeout=REDIS_TIMEOUT, retry=False)) as redis:
         held = redis.exists(redis_keys.BEAT_LOCK)
     if not held:
-        raise TransientError("no beat holds the lock", reason=Reason.NO_SCHEDULER)
-    return "a beat holds the lock"
+        raise TransientError("no scheduler holds the lock", reason=Reason.NO_SCHEDULER)
+    return "a scheduler holds the lock"
 
 
 def _page(address: str, port: int, path: str) -> str:

@@ -336,7 +336,7 @@ def test_the_command_queues_what_is_missing_only_when_asked(
     assert redis.llen(redis_keys.IMAGE_QUEUE_LOW) == 0
     code, shown, said = audit_command(monkeypatch, capsys, "--republish", "--json")
     assert code == 1 and json.loads(shown)["counts"]["missing"] == 1
-    assert "1 missing images are queued again" in said
+    assert "1 missing images queued again" in said
     assert redis.llen(redis_keys.IMAGE_QUEUE_LOW) == 1
     code, _, _ = audit_command(monkeypatch, capsys, "--republish")
     assert code == 0

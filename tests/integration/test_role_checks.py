@@ -109,4 +109,4 @@ def test_the_stream_is_well_while_it_is_polled(
         assert "never polled" in ask("stream", environment)[1]
         redis.set(redis_keys.STREAM_LAST_POLL, '{"at": "2026-01-01T00:00:00+00:00"}')
         assert ask("stream", environment)[0] == 1
-    assert "no beat" in ask("scheduler", environment)[1]
+    assert "no scheduler" in ask("scheduler", environment)[1]
