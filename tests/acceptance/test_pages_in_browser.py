@@ -117,7 +117,7 @@ def test_the_slider_goes_from_text_to_visual(site: WholeSite, page: Page) -> Non
     slider = page.get_by_role("slider", name="visual")
     slider.focus()
     page.keyboard.press("Home")
-    expect(page.locator("output")).to_have_text("0 % visual")
+    expect(page.locator("output")).to_have_text("0% visual")
     page.get_by_role("button", name="Search", exact=True).click()
     expect(page).to_have_url(re.compile("alpha=0"))
     assert cards(page) == [f"/image/{ATTACK.id}"]
@@ -198,7 +198,7 @@ def test_a_page_has_no_serious_fault_of_accessibility_in_light_and_dark(
 
 def test_the_status_page_refreshes_itself(site: WholeSite, page: Page) -> None:
     page.goto(f"{site.url}/now")
-    expect(page.get_by_text("Refreshes itself.")).to_be_visible()
+    expect(page.get_by_text("Updates automatically.")).to_be_visible()
     expect(page.locator("[data-show=images_stored]")).to_have_text(str(site.stored()))
     expect(page.locator("[data-list=components]")).to_contain_text("triton ok")
     expect(page.locator("[data-list=workers]")).to_contain_text("processor")

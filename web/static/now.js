@@ -120,7 +120,7 @@ async function refresh() {
     if (status.at !== shownAt) render(status);
     shownAt = status.at;
     const time = new Date(status.at).toISOString().slice(11, 19);
-    if (state.dataset.lost !== "no") state.textContent = "Refreshes itself.";
+    if (state.dataset.lost !== "no") state.textContent = "Updates automatically.";
     state.dataset.lost = "no";
     state.title = `Last snapshot at ${time} UTC`;
   } catch {

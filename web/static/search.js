@@ -4,5 +4,5 @@
 const slider = document.getElementById("alpha");
 const meaning = document.getElementById("blend");
 slider.addEventListener("input", () => {
-  meaning.textContent = `${Math.round(slider.value * 100)} % visual`;
+  meaning.textContent = `${Math.round(slider.value * 100)}% visual`;
 });
