@@ -189,7 +189,7 @@ def test_a_process_that_is_killed_while_it_waits_for_room_is_gone_on_with(
     ]
     with subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE) as first:
         assert first.stderr is not None
-        assert b"waits" in first.stderr.readline()
+        assert b"waiting" in first.stderr.readline()
         first.kill()
     before = queued()
     assert 5 <= len(before) < 10
@@ -197,7 +197,7 @@ def test_a_process_that_is_killed_while_it_waits_for_room_is_gone_on_with(
     second = subprocess.run(
         words, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=60
     )
-    assert b"Goes on from" in second.stdout
+    assert b"Resuming from" in second.stdout
     assert list(dict.fromkeys(queued())) == [job.id for job in JOBS]
 
 
@@ -223,8 +223,8 @@ def test_the_command_queues_goes_on_and_refuses_what_it_cannot_read(
 
     wanted = ("--filter", '{"name": "upload", "vsn": "W021"}')
     code, said, _ = run(*wanted)
-    assert code == 0 and said.startswith("10 queued, 0 stored before"), said
-    assert "done before" in run(*wanted)[1]
+    assert code == 0 and said.startswith("10 queued, 0 already stored"), said
+    assert "Already completed" in run(*wanted)[1]
     assert run(*wanted, "--restart")[1].startswith("10 queued")
     for options in (("--filter", "[]"), ("--start", "2026-10-02"), ("--end", "never")):
         code, said, complaint = run(*options)

@@ -132,9 +132,9 @@ class Transfer:
         assert run_command("export", str(out))[:2] == (0, f"250 objects in {out}\n")
         settings = given(weaviate, monkeypatch)
         said = run_command("import", str(out))[:2]
-        assert said == (0, "250 objects written, 0 stored before\n")
+        assert said == (0, "250 objects written, 0 already stored\n")
         assert_holds(settings, items)
-        assert run_command("import", str(out))[1] == "0 objects written, 250 stored before\n"
+        assert run_command("import", str(out))[1] == "0 objects written, 250 already stored\n"
         assert run_command("export", str(back))[0] == 0
         assert len(gzip.decompress(back.read_bytes()).splitlines()) == 250
         settings = given(embedded(tmp_path / "second"), monkeypatch)
@@ -169,7 +169,7 @@ def test_what_the_reference_stored_gets_its_own_id_on_the_way(
     client.close()
     run_command("schema", "migrate")
     code, said, _ = run_command("export", "--no-images", str(tmp_path / "out"))
-    assert code == 1 and "1 left out: they do not say when they were captured" in said
+    assert code == 1 and "1 skipped: they have no time of capture" in said
     (line,) = (tmp_path / "out").read_text().splitlines()
     assert "image" not in json.loads(line)
     settings = given(embedded(tmp_path / "store"), monkeypatch)
