@@ -62,17 +62,24 @@ def has(store: Store, count: int) -> bool:
         return False
 
 
+@pytest.fixture
+def store(server: LocalWeaviate) -> Iterator[Store]:
+    """A store on that server."""
+    settings = load_settings(vector_store="weaviate", store_timeout="5", **server.settings)
+    store = open_store(settings)
+    store.prepare()
+    yield store
+    store.close()
+
+
 def test_every_object_is_there_once_after_the_server_was_killed_in_mid_batch(
-    server: LocalWeaviate,
+    server: LocalWeaviate, store: Store
 ) -> None:
     vectors = np.random.default_rng(1).normal(size=(1000, 64)).astype(np.float32)
     items = [
         an_image(f"https://storage.example.org/{n}", caption=f"fox {n}", vectors={"clip": vector})
         for n, vector in enumerate(vectors)
     ]
-    settings = load_settings(vector_store="weaviate", store_timeout="5", **server.settings)
-    store = open_store(settings)
-    store.prepare()
     writer = Writer(store, items)
     thread = Thread(target=writer.run)
     thread.start()
@@ -90,4 +97,3 @@ def test_every_object_is_there_once_after_the_server_was_killed_in_mid_batch(
         read = store.get(item.id)
         assert read is not None and read.image == item.image
         np.testing.assert_array_equal(read.vectors["clip"], item.vectors["clip"])
-    store.close()
