@@ -1,2 +1,2 @@
-"""The fault suite: real processes are killed, frozen and starved, and every image is accounted
-for. ``make chaos``; the table goes into ``docs/reliability.md``."""
+"""The fault suite: real processes are killed, frozen and starved, and the outcome of every image
+is checked. ``make chaos``; the table goes into ``docs/reliability.md``."""

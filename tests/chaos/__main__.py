@@ -17,14 +17,14 @@ from rich.console import Console
 
 from tests.chaos.dataset import catalogue
 from tests.chaos.disabled_safeguards import SAFEGUARDS
-from tests.chaos.outcome_checker import Account, Auditor
+from tests.chaos.outcome_checker import OutcomeChecker, Outcomes
 from tests.chaos.scenarios import SCENARIOS, Scenario
 from tests.chaos.system import System
 from weavloader.settings import publish_to_environment
 
 Row = dict[str, str | int | float]
 Rows = Iterator[tuple[Row, bool]]
-RESULTS, PROOF = Path("build/chaos.json"), Path("build/sabotage.json")
+RESULTS, PROOF = Path("build/chaos.json"), Path("build/disabled_safeguards.json")
 SEED = 7
 _POLL_SECONDS = 0.5
 
@@ -35,7 +35,7 @@ _POLL_SECONDS = 0.5
 @click.option("--prove", is_flag=True, help="Take out one safeguard after another instead.")
 @click.option("--out", type=click.Path(path_type=Path), help=f"{RESULTS}, or {PROOF}.")
 def chaos(quick: bool, only: Sequence[str], prove: bool, out: Path | None) -> None:
-    """Do the worst to a running system, and account for every image."""
+    """Injects faults into a running system, and checks the outcome of every image."""
     console = Console(width=160)
     chosen = [each for each in SCENARIOS if _is_chosen(each.name, only)]
     rows = (
@@ -112,43 +112,43 @@ def _play(system: System, scenario: Scenario) -> tuple[Row, list[str]]:
     """Go through a scenario; its row, and what is wrong with it."""
     name = scenario.name.replace(" ", "-").replace(",", "")
     published = scenario.images(system.replay.host, name, SEED)
-    auditor = Auditor(system, published)
+    checker = OutcomeChecker(system, published)
     system.replay.catalogue = catalogue(published, scenario.seconds)
     failures = _act(system, scenario)
     ended = time.monotonic()
-    account = _settled(system, auditor, ended + scenario.patience)
-    wrong = [*failures, *scenario.violations(account)]
-    return _row(scenario, account, time.monotonic() - ended), wrong
+    outcomes = _settled(system, checker, ended + scenario.patience)
+    wrong = [*failures, *scenario.violations(outcomes)]
+    return _row(scenario, outcomes, time.monotonic() - ended), wrong
 
 
 def _act(system: System, scenario: Scenario) -> list[str]:
     """Bring the fault about; what it waited for in vain."""
     try:
-        scenario.act(system)
+        scenario.bring_about(system)
     except AssertionError as error:
         return [str(error)]
     return []
 
 
-def _settled(system: System, auditor: Auditor, deadline: float) -> Account:
+def _settled(system: System, checker: OutcomeChecker, deadline: float) -> Outcomes:
     while True:
         system.tend()
-        is_idle = auditor.is_idle()
-        account = auditor.account()
-        if (is_idle and account.is_settled) or time.monotonic() > deadline:
-            return account
+        is_idle = checker.is_idle()
+        outcomes = checker.outcomes()
+        if (is_idle and outcomes.is_settled) or time.monotonic() > deadline:
+            return outcomes
         time.sleep(_POLL_SECONDS)
 
 
-def _row(scenario: Scenario, account: Account, seconds: float) -> Row:
-    counts = asdict(account)
+def _row(scenario: Scenario, outcomes: Outcomes, seconds: float) -> Row:
+    counts = asdict(outcomes)
     shown = ("published", "stored", "doubled", "dead", "missing", "excluded")
     return {
         "fault": scenario.name,
         **{name: counts[name] for name in shown},
-        "astray": len(account.astray),
-        "other_letters": account.letters,
-        "model_calls_per_image": round(account.calls_per_image, 2),
+        "wrong_outcome": len(outcomes.wrong_outcome),
+        "other_dead_letters": outcomes.dead_letters,
+        "model_calls_per_image": round(outcomes.calls_per_image, 2),
         "recovery_s": round(seconds, 1),
     }
 

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.chaos.dataset import Published, images, picture, publish
 from tests.chaos.role import DEAF, ENDLESS, POISON
 
-LITTER = (
+FOREIGN_MESSAGES = (
     b"garbage",
     b"{}",
     b"\xff\xfe\x00",

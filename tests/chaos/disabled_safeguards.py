@@ -119,7 +119,7 @@ class Safeguard:
     Attributes:
         remove: Takes it out of the process.
         fault: The scenario that needs it.
-        seen_as: What the account of that scenario then shows.
+        seen_as: The violation that the scenario then shows.
     """
 
     remove: Callable[[], None]
@@ -134,18 +134,20 @@ SAFEGUARDS = {
         _recorded_receipt, "kill -9 of all processors at work, twice", "missing"
     ),
     "attempt counter": Safeguard(_attempt_counter, "an image that kills its process", "missing"),
-    "publish, then mark": Safeguard(
-        _publish_before_mark, "kill -9 of the moderator in mid-tick, twice", "missing"
+    "publish before mark": Safeguard(
+        _publish_before_mark, "kill -9 of the moderator in mid-poll, twice", "missing"
     ),
-    "look-back": Safeguard(_look_back, "no fault", "missing"),
+    "lookback": Safeguard(_look_back, "no fault", "missing"),
     "deterministic ids": Safeguard(_deterministic_ids, "every image published twice", "doubled"),
-    "circuit breaker": Safeguard(_circuit_breaker, "Triton down for 60 s", "astray"),
+    "circuit breaker": Safeguard(_circuit_breaker, "Triton down for 60 s", "wrong_outcome"),
     "inference cache": Safeguard(
         _inference_cache, "store down for 10 s while models answer", "model_calls_per_image"
     ),
     "error answers are failures": Safeguard(
-        _error_answers, "models tell of errors as answers", "astray"
+        _error_answers, "models return errors as answers", "wrong_outcome"
     ),
-    "message validation": Safeguard(_message_validation, "litter on the queue", "other_letters"),
+    "message validation": Safeguard(
+        _message_validation, "foreign messages on the queue", "other_dead_letters"
+    ),
     "time limits": Safeguard(_time_limits, "images that hang", "missing"),
 }

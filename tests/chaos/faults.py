@@ -16,24 +16,24 @@ from tests.chaos.system import PROCESSORS, System, pause
 from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetters
 
-Act = Callable[[System], None]
+FaultAction = Callable[[System], None]
 
 
 def nothing(system: System) -> None:
     """No fault at all: the suite's own measure."""
 
 
-def kill(*roles: str, number: int = signal.SIGKILL) -> Act:
+def kill(*roles: str, number: int = signal.SIGKILL) -> FaultAction:
     """Send main processes a signal while models think about images."""
 
-    def act(system: System) -> None:
+    def bring_about(system: System) -> None:
         system.models.behave("think")
         _wait_for_answers(system, 3)
         for role in roles:
             system.kill(role, number)
         system.models.behave("ok")
 
-    return act
+    return bring_about
 
 
 def kill_children(system: System) -> None:
@@ -46,7 +46,7 @@ def kill_children(system: System) -> None:
     system.models.behave("ok")
 
 
-def kill_in_mid_tick(system: System) -> None:
+def kill_in_mid_poll(system: System) -> None:
     """Kill all of the moderator as soon as it has taken images, twice."""
     with closing(system.redis()) as redis:
         for _ in range(2):
@@ -54,17 +54,17 @@ def kill_in_mid_tick(system: System) -> None:
             system.kill_whole("moderator")
 
 
-def kill_again_and_again(times: int, every: float) -> Act:
+def kill_again_and_again(times: int, every: float) -> FaultAction:
     """Kill both processors, ``every`` so many seconds."""
 
-    def act(system: System) -> None:
+    def bring_about(system: System) -> None:
         for _ in range(times):
             pause(every)
             for role in PROCESSORS:
                 system.kill(role)
             system.tend()
 
-    return act
+    return bring_about
 
 
 def kill_at_work(system: System) -> None:
@@ -78,16 +78,16 @@ def kill_at_work(system: System) -> None:
             system.kill(role)
 
 
-def end_redis(number: int, seconds: float) -> Act:
+def end_redis(number: int, seconds: float) -> FaultAction:
     """End Redis by a signal, and start it so many seconds later."""
 
-    def act(system: System) -> None:
+    def bring_about(system: System) -> None:
         _wait_for_work(system)
         system.stop_redis(number)
         pause(seconds)
         system.start_redis()
 
-    return act
+    return bring_about
 
 
 def freeze_redis(system: System) -> None:
@@ -107,40 +107,40 @@ def fill_redis(system: System) -> None:
         redis.config_set("maxmemory", 0)
 
 
-def stop_triton(seconds: float) -> Act:
+def stop_triton(seconds: float) -> FaultAction:
     """Stop Triton, and start it so many seconds later."""
 
-    def act(system: System) -> None:
+    def bring_about(system: System) -> None:
         _wait_for_work(system)
         system.models.server.stop()
         pause(seconds)
         system.models.server.start()
 
-    return act
+    return bring_about
 
 
-def let_models(mode: str) -> Act:
+def let_models(mode: str) -> FaultAction:
     """Let the models misbehave for 6 s; see :mod:`tests.chaos.faulty_model`."""
 
-    def act(system: System) -> None:
+    def bring_about(system: System) -> None:
         _wait_for_answers(system, 1)
         system.models.behave(mode)
         pause(6)
         system.models.behave("ok")
 
-    return act
+    return bring_about
 
 
-def take_store_away(seconds: float) -> Act:
+def take_store_away(seconds: float) -> FaultAction:
     """Take the store away for so many seconds."""
 
-    def act(system: System) -> None:
+    def bring_about(system: System) -> None:
         _wait_for_work(system)
         system.break_store()
         pause(seconds)
         system.mend_store()
 
-    return act
+    return bring_about
 
 
 def take_store_away_from_thinkers(system: System) -> None:
@@ -169,14 +169,14 @@ def lock_store(system: System) -> None:
         database.rollback()
 
 
-def disturb(kind: str, target: str, count: int, **details: int) -> Act:
+def disturb(kind: str, target: str, count: int, **details: int) -> FaultAction:
     """Let the next requests to SAGE go wrong."""
 
-    def act(system: System) -> None:
+    def bring_about(system: System) -> None:
         system.replay.add_fault(Fault(kind, count=count, target=target, **details))
         pause(3)
 
-    return act
+    return bring_about
 
 
 def jump_clock(system: System) -> None:
@@ -207,19 +207,19 @@ def look_over_the_day(system: System) -> None:
 def hurry(system: System) -> None:
     """Give an image 6 s, and 10 s if it hears no signal, until two have died of it."""
     with closing(system.redis()) as redis:
-        letters = DeadLetters(redis, ttl=1)
-        enough = letters.count() + 2
+        dead_letters = DeadLetters(redis, ttl=1)
+        enough = dead_letters.count() + 2
         system.restart(PROCESSORS, HASTY)
         try:
-            system.wait_until(lambda: letters.count() >= enough, "two dead letters", 150)
+            system.wait_until(lambda: dead_letters.count() >= enough, "two dead letters", 150)
         finally:
             system.restart(PROCESSORS)
 
 
-def litter(system: System) -> None:
+def foreign_messages(system: System) -> None:
     """Put on the queue what is no task."""
     with closing(system.redis()) as redis:
-        for rubbish in bad_images.LITTER:
+        for rubbish in bad_images.FOREIGN_MESSAGES:
             redis.lpush(redis_keys.IMAGE_QUEUE, rubbish)
 
 

@@ -1,6 +1,6 @@
 """A model for Triton's Python backend that does as a file says, and notes each answer.
 
-The file holds one word: ``ok``, ``error`` (a failed inference), ``confess`` (the failure told
+The file holds one word: ``ok``, ``error`` (a failed inference), ``error_text`` (the failure told
 as the answer, as deployed servers do), ``blank``, ``nan``, ``slow`` (longer than anyone waits)
 or ``think`` (a good answer, which takes as long as a large model's).
 """
@@ -48,7 +48,7 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse([self._tensor(each, mode) for each in self._outputs])
 
     def _tensor(self, output: dict[str, Any], mode: str) -> Any:
-        said = {"confess": b"ERROR in model: out of memory", "blank": b" "}
+        said = {"error_text": b"ERROR in model: out of memory", "blank": b" "}
         if output["name"] == "answer":
             text = said.get(mode, self._caption.encode())
             return pb_utils.Tensor("answer", np.array([text], dtype=np.object_))

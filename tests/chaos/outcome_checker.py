@@ -1,4 +1,4 @@
-"""The account of a scenario: what became of every image that was published."""
+"""Checks the outcome of every image of a scenario."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from weavloader.dlq.queue import DeadLetters
 from weavloader.store import open_store
 from weavloader.stream.in_flight import waiting_for_retry
 
-_MOST_READ = 500
+_MAX_READ = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """How many images are where.
+class Outcomes:
+    """The number of images of each outcome.
 
     Attributes:
         doubled: Objects in the store beyond one for each image.
-        astray: Images that are dead but should be stored, or the other way round.
+        wrong_outcome: Images that are dead letters but should be stored, or the other way round.
         calls: Good answers of the models about these images.
-        letters: Dead letters that are none of these images'.
+        dead_letters: Dead letters of anything but these images.
     """
 
     published: int
@@ -36,9 +36,9 @@ class Account:
     excluded: int
     missing: int
     doubled: int
-    astray: tuple[str, ...]
+    wrong_outcome: tuple[str, ...]
     calls: int
-    letters: int
+    dead_letters: int
 
     @property
     def is_settled(self) -> bool:
@@ -51,7 +51,7 @@ class Account:
         return self.calls / len(MODELS) / self.stored if self.stored else 0.0
 
 
-class Auditor:
+class OutcomeChecker:
     """Counts from what the system itself keeps: its store and its dead letters.
 
     Args:
@@ -67,29 +67,29 @@ class Auditor:
         self._calls_before = system.models.answers()
         self._letters_before = self._letters()
 
-    def account(self) -> Account:
+    def outcomes(self) -> Outcomes:
         """The present state."""
         wanted = [image for image in self._published if not image.is_excluded]
         objects = self._objects()
         stored = {image.id for image in wanted if image.link in objects}
         dead = self._dead([image for image in wanted if image.id not in stored])
-        astray = [
+        wrong_outcome = [
             image.name
             for image in self._published
             if (image.link in objects and (image.dies or image.is_excluded))
             or (image.id in dead and not image.dies)
         ]
-        astray += self._without_caption(stored)
-        return Account(
+        wrong_outcome += self._without_caption(stored)
+        return Outcomes(
             published=len(self._published),
             stored=len(stored),
             dead=len(dead),
             excluded=len(self._published) - len(wanted),
             missing=len(wanted) - len(stored) - len(dead),
             doubled=objects.total() - self._objects_before - len(stored),
-            astray=tuple(astray),
+            wrong_outcome=tuple(wrong_outcome),
             calls=(self._system.models.answers() - self._calls_before).total(),
-            letters=self._letters() - self._letters_before - len(dead),
+            dead_letters=self._letters() - self._letters_before - len(dead),
         )
 
     def is_idle(self) -> bool:
@@ -105,7 +105,7 @@ class Auditor:
 
     def _without_caption(self, stored: Collection[str]) -> list[str]:
         """Images whose caption is none that a model would give."""
-        if len(stored) > _MOST_READ:
+        if len(stored) > _MAX_READ:
             return []
         with closing(open_store(self._system.settings())) as store:
             found = filter(None, map(store.get, stored))
@@ -113,8 +113,8 @@ class Auditor:
 
     def _dead(self, images: Sequence[Published]) -> Counter[str]:
         with closing(self._system.redis()) as redis:
-            letters = DeadLetters(redis, ttl=1)
-            found = {image.id: letters.get(image.id) for image in images}
+            dead_letters = DeadLetters(redis, ttl=1)
+            found = {image.id: dead_letters.get(image.id) for image in images}
         return Counter(
             {image_id: 1 for image_id, letter in found.items() if letter and letter.reason}
         )

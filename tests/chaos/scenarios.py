@@ -1,4 +1,4 @@
-"""The faults that the suite goes through, and when an account of one passes."""
+"""The faults that the suite goes through, and when the outcomes of one pass."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from demo.sage_replay.faults import DATA, STORAGE
 from tests.chaos import bad_images, faults
 from tests.chaos.dataset import Published, images
-from tests.chaos.outcome_checker import Account
+from tests.chaos.outcome_checker import Outcomes
 from tests.chaos.system import PROCESSORS
 
 Images = Callable[[str, str, int], Sequence[Published]]
@@ -27,32 +27,32 @@ class Scenario:
     """One fault.
 
     Attributes:
-        act: Brings it about, and ends it; called when the images begin to appear.
+        bring_about: Brings the fault about, and ends it; called when the images begin to appear.
         images: What is published: by host, name and seed.
         seconds: Over how long the images appear.
         is_quick: It is part of the short form.
-        patience: Seconds after the fault until every image must be accounted for.
-        most_calls: Answers of each model for an image that may be needed at most.
-        litter: Dead letters that come of something else than the images.
+        patience: Seconds after the fault until every image must have an outcome.
+        max_calls: The most answers of each model that an image may need.
+        foreign_messages: How many dead letters come from foreign messages.
     """
 
     name: str
-    act: faults.Act
+    bring_about: faults.FaultAction
     images: Images = SIXTY
     seconds: float = 4.0
     is_quick: bool = False
     patience: float = 120.0
-    most_calls: float = 1.5
-    litter: int = 0
+    max_calls: float = 1.5
+    foreign_messages: int = 0
 
-    def violations(self, account: Account) -> list[str]:
-        """What was lost, doubled, led astray or done for nothing; empty when it passes."""
+    def violations(self, outcomes: Outcomes) -> list[str]:
+        """What was lost, doubled, of a wrong outcome or done twice; empty on success."""
         found = {
-            "missing": account.missing,
-            "doubled": account.doubled,
-            "astray": len(account.astray),
-            "other_letters": account.letters != self.litter,
-            "model_calls_per_image": account.calls_per_image > self.most_calls,
+            "missing": outcomes.missing,
+            "doubled": outcomes.doubled,
+            "wrong_outcome": len(outcomes.wrong_outcome),
+            "other_dead_letters": outcomes.dead_letters != self.foreign_messages,
+            "model_calls_per_image": outcomes.calls_per_image > self.max_calls,
         }
         return [name for name, is_wrong in found.items() if is_wrong]
 
@@ -70,8 +70,8 @@ SCENARIOS = (
     ),
     Scenario("SIGTERM of all processors", faults.kill(*PROCESSORS, number=signal.SIGTERM)),
     Scenario(
-        "kill -9 of the moderator in mid-tick, twice",
-        faults.kill_in_mid_tick,
+        "kill -9 of the moderator in mid-poll, twice",
+        faults.kill_in_mid_poll,
         seconds=40.0,
         is_quick=True,
     ),
@@ -86,17 +86,17 @@ SCENARIOS = (
     Scenario("Triton down for 5 s", faults.stop_triton(5), is_quick=True),
     Scenario("models slow", faults.let_models("slow")),
     Scenario("models fail", faults.let_models("error")),
-    Scenario("models tell of errors as answers", faults.let_models("confess"), is_quick=True),
-    Scenario("models answer nothing", faults.let_models("blank")),
-    Scenario("models answer NaN", faults.let_models("nan")),
-    Scenario("store down for 60 s", faults.take_store_away(60), most_calls=1.0),
+    Scenario("models return errors as answers", faults.let_models("error_text"), is_quick=True),
+    Scenario("models return empty answers", faults.let_models("blank")),
+    Scenario("models return NaN", faults.let_models("nan")),
+    Scenario("store down for 60 s", faults.take_store_away(60), max_calls=1.0),
     Scenario(
         "store down for 10 s while models answer",
         faults.take_store_away_from_thinkers,
         is_quick=True,
-        most_calls=1.0,
+        max_calls=1.0,
     ),
-    Scenario("store refuses every second image for 6 s", faults.refuse_half, most_calls=1.0),
+    Scenario("store refuses every second image for 6 s", faults.refuse_half, max_calls=1.0),
     Scenario("store locked for 8 s", faults.lock_store),
     Scenario("SAGE answers 500", faults.disturb("status", DATA, 3, status=500)),
     Scenario("SAGE answers 401", faults.disturb("status", DATA, 3, status=401)),
@@ -118,7 +118,12 @@ SCENARIOS = (
         seconds=20.0,
         patience=30.0,
     ),
-    Scenario("litter on the queue", faults.litter, is_quick=True, litter=len(bad_images.LITTER)),
+    Scenario(
+        "foreign messages on the queue",
+        faults.foreign_messages,
+        is_quick=True,
+        foreign_messages=len(bad_images.FOREIGN_MESSAGES),
+    ),
     Scenario(
         "10,000 images, two workers killed every 10 s",
         faults.kill_again_and_again(30, 10),

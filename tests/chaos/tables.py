@@ -23,13 +23,13 @@ CHAOS = {
     "model_calls_per_image": "model calls",
     "recovery_s": "recovery, s",
 }
-SABOTAGE = {
+SAFEGUARDS = {
     "without": "without",
     "fault": "fault",
     "missing": "missing",
     "doubled": "doubled",
-    "astray": "astray",
-    "other_letters": "other letters",
+    "wrong_outcome": "wrong outcome",
+    "other_dead_letters": "other dead letters",
     "model_calls_per_image": "model calls",
 }
 _WORDS = ("fault", "without")
@@ -52,7 +52,7 @@ def replaced(page: str, name: str, text: str) -> str:
 def main(when: str) -> None:
     """Write both tables, each with the moment of the run."""
     page = PAGE.read_text()
-    for name, columns in (("chaos", CHAOS), ("sabotage", SABOTAGE)):
+    for name, columns in (("chaos", CHAOS), ("disabled_safeguards", SAFEGUARDS)):
         lines = Path("build", f"{name}.json").read_text().splitlines()
         rows = [json.loads(line) for line in lines]
         page = replaced(page, name, f"{when}:\n\n{table(rows, columns)}")
