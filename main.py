@@ -4,6 +4,13 @@
 from __future__ import annotations
 
 import importlib
+import sys
+
+from commands import names_role
+from weavloader.shutdown import end_on_signal
+
+if __name__ == "__main__" and names_role(sys.argv[1:]):
+    end_on_signal()  # before the imports below, which take a second
 
 from commands.cli import cli, run
 

@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 
 import click
 
+from commands import ROLES as ROLES
+from commands import normalize_args
 from weavloader import __version__
 from weavloader.errors import ConfigError, WeavloaderError
 from weavloader.logs import configure_logging
@@ -16,13 +18,12 @@ from weavloader.settings import Settings, get_settings, publish_to_environment
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 NO_LIMIT = 10_000  # characters of a summary
 
-# The worker roles with their queue and default concurrency, then all roles.
+# The worker roles with their queue and default concurrency.
 WORKERS = {
     "processor": ("image_processing", 3),
     "moderator": ("data_monitoring", 1),
     "cleaner": ("cleanup", 2),
 }
-ROLES = ("stream", *WORKERS, "scheduler", "metrics", "flower", "web")
 
 
 class Group(click.Group):
@@ -54,14 +55,9 @@ class Cli(Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Rewrite the other spellings into commands."""
-        if args[:1] == ["--worker_type"] and len(args) > 1:
-            args = args[1:]
-        elif args[:1] and args[0].startswith("--worker_type="):
-            args = [args[0].partition("=")[2], *args[1:]]
-        elif not args or args[0].startswith("--log-level"):
-            if not ctx.resilient_parsing:  # which the shell's completion of a command's name is
-                args = ["stream", *args]
-        return super().parse_args(ctx, args)
+        # The shell's completion of a command's name parses too, and has none yet.
+        default = [] if ctx.resilient_parsing else ["stream"]
+        return super().parse_args(ctx, normalize_args(args, default))
 
 
 @click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"]})

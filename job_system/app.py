@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 from celery import Celery
 from celery.signals import before_task_publish
 from kombu.transport import TRANSPORT_ALIASES
@@ -14,6 +15,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from job_system.celery_config import celery_config
 from weavloader import redis_keys
 from weavloader.settings import get_settings, publish_to_environment
+from weavloader.shutdown import end_on_signal
 
 # `celery -A job_system` takes the folder it runs in off the path again once this is imported;
 # what is imported later, the transport first, is found by this.
@@ -37,6 +39,21 @@ def _configuration() -> dict[str, Any]:
 
 # Read when Celery first needs it, not at import.
 celery_app.add_defaults(_configuration)
+
+
+def _end_role_on_signal(context: click.Context, *_: object) -> None:
+    if context.info_name in _ROLES_OF_CELERY:
+        end_on_signal()
+
+
+# Celery has no hook that runs first in its commands and in Flower's, but options of ours.
+_ROLES_OF_CELERY = ("worker", "beat", "flower")
+celery_app.user_options["preload"].add(
+    click.Option(
+        ["--end-role-on-signal"], is_flag=True, hidden=True, expose_value=False,
+        callback=_end_role_on_signal,
+    )
+)  # fmt: skip
 # Named, not imported: only a worker needs it.
 celery_app.steps["consumer"].update(
     ("job_system.broker.recovery:Recovery", "job_system.broker.event_batching:EventBatching")

@@ -20,6 +20,7 @@ from metrics.workers import role_of
 from weavloader import redis_keys
 from weavloader.logs import configure_logging
 from weavloader.settings import get_settings
+from weavloader.shutdown import finish_first
 
 
 @dataclass(slots=True)
@@ -69,6 +70,7 @@ def _import_before_fork(sender: Any = None, **_: Any) -> None:
         keep_freed_buffers()
     share_stop_flag()
     gc.freeze()
+    finish_first(lambda: bool(worker_state.active_requests))
 
 
 @signals.heartbeat_sent.connect

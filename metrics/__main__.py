@@ -8,6 +8,7 @@ from metrics.server import serve
 from weavloader.errors import ConfigError
 from weavloader.logs import configure_logging
 from weavloader.settings import get_settings
+from weavloader.shutdown import end_on_signal
 
 BAD_INPUT = 2
 
@@ -18,6 +19,7 @@ def main() -> int:
     Returns:
         The exit code: 2 where a setting is wrong.
     """
+    end_on_signal()
     try:
         settings = get_settings()
         configure_logging("METRICS", settings)
