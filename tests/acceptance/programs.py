@@ -53,6 +53,23 @@ class Program:
         self._signal(signal.SIGINT)
         return self._process.wait(_ALLOWED_SECONDS)
 
+    def end_by(self, number: signal.Signals) -> int:
+        """Send a signal as it comes in production: SIGINT to the group, SIGTERM to it alone.
+
+        Returns:
+            The exit code.
+        """
+        if number == signal.SIGINT:
+            return self.ctrl_c()
+        self._process.send_signal(number)
+        return self._process.wait(_ALLOWED_SECONDS)
+
+    def handles(self, number: signal.Signals) -> bool:
+        """Whether it has a handler for a signal, by the word of Linux."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        caught = status.partition("SigCgt:")[2].split(maxsplit=1)[0]
+        return bool(int(caught, 16) >> (number - 1) & 1)
+
     def has_descendants(self) -> bool:
         """Whether any process of its group is left."""
         try:

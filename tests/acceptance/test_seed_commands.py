@@ -10,6 +10,7 @@ import pytest
 from demo.servers.waiting import wait_until
 from tests.acceptance.programs import shell
 from tests.acceptance.system import System
+from tests.support.redis_cli import redis_cli
 from tests.support.redis_fixture import StoppableRedis
 
 pytestmark = pytest.mark.timeout(400)
@@ -92,4 +93,4 @@ def test_a_purge_empties_the_queues(own_redis: StoppableRedis) -> None:
 
 def _redis_cli(system: System) -> str:
     port = urlsplit(system.environment["CELERY_BROKER_URL"]).port
-    return f"redis-cli -p {port}"
+    return f"{redis_cli()} -p {port}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,16 @@ class StoppableRedis:
             self._process.terminate()
             self._process.wait(timeout=10)
             self._process = None
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let it hold its connections and answer nothing while the block runs."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def client(self) -> redis.Redis:
         """A client of its own."""
