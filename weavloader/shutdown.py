@@ -11,18 +11,22 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from threading import Event, Thread
+from threading import Thread
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # A role has this long to end in its own way, of the 3 s that are promised.
 GRACE_SECONDS = 2.0
 _LOOK_SECONDS = 0.1
+_MOST_NUMBERS = 4096
 
-_asked = Event()
+# What the interpreter writes the numbers of signals to; those of SIGNALS stay in it.
+_inbox: socket.socket | None = None
+_outbox: socket.socket | None = None
 _is_busy: Callable[[], bool] = bool
 
 
@@ -33,14 +37,15 @@ def end_on_signal() -> None:
     latest :data:`GRACE_SECONDS` after the signal, or after :func:`finish_first` allows it.
     Call it from the main thread; further calls do nothing.
     """
-    if signal.getsignal(signal.SIGTERM) is _end:
+    global _inbox, _outbox
+    if _inbox is not None:
         return
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    _inbox, _outbox = socket.socketpair()
+    _outbox.setblocking(False)
+    signal.set_wakeup_fd(_outbox.fileno(), warn_on_full_buffer=False)
     # A child's signals are its own: its parent must not take them for signals to itself.
     os.register_at_fork(after_in_child=_forget)
-    Thread(target=_end_in_time, args=(reader,), name="shutdown", daemon=True).start()
+    Thread(target=_end_in_time, args=(_inbox,), name="shutdown", daemon=True).start()
     # Registered first, so that it runs last.
     atexit.register(_end_with_success)
     for number in SIGNALS:
@@ -61,10 +66,9 @@ def _end(*_: object) -> None:
     os._exit(0)
 
 
-def _end_in_time(reader: int) -> None:
-    while not {*os.read(reader, 64)} & {*SIGNALS}:
-        pass
-    _asked.set()
+def _end_in_time(inbox: socket.socket) -> None:
+    while not {*(numbers := inbox.recv(_MOST_NUMBERS, socket.MSG_PEEK))} & {*SIGNALS}:
+        inbox.recv(len(numbers))
     while _is_busy():
         time.sleep(_LOOK_SECONDS)
     time.sleep(GRACE_SECONDS)
@@ -73,13 +77,22 @@ def _end_in_time(reader: int) -> None:
 
 def _end_with_success() -> None:
     """A role that was asked to end has not failed, whatever broke on the way out."""
-    if _asked.is_set():
+    if _inbox is not None and _is_asked(_inbox):
         with suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(0)
 
 
+def _is_asked(inbox: socket.socket) -> bool:
+    try:
+        numbers = inbox.recv(_MOST_NUMBERS, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    return bool({*numbers} & {*SIGNALS})
+
+
 def _forget() -> None:
+    global _inbox
     signal.set_wakeup_fd(-1)
-    _asked.clear()
+    _inbox = None
