@@ -31,9 +31,9 @@ ROLES = {
     "processor": " ready.",
     "cleaner": " ready.",
     "scheduler": "Acquired lock",
-    "metrics": "Listening on",
+    "metrics": "listening on",
     "flower": "Connected to rediss",
-    "stream": "looks at the stream",
+    "stream": "polling the SAGE stream",
 }
 pytestmark = pytest.mark.slow
 
@@ -202,7 +202,7 @@ def test_every_role_works_over_tls_and_tells_nobody_the_password(
     [
         ("processor", "invalid username"),
         ("scheduler", "Retrying Redis"),
-        ("stream", "out of reach"),
+        ("stream", "Redis is unavailable"),
     ],
 )
 def test_a_password_that_is_wrong_is_not_told_either(

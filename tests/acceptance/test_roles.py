@@ -14,8 +14,8 @@ from demo.servers.waiting import wait_until
 from tests.acceptance.programs import Program, programs
 from tests.acceptance.system import environment_for
 
-READY, LOCKED, LISTENING = "ready.", "Acquired lock", "Listening on"
-TICKING, VISITED = "looks at the stream", "Visit me at"
+READY, LOCKED, LISTENING = "ready.", "Acquired lock", "listening on"
+TICKING, VISITED = "polling the SAGE stream", "Visit me at"
 # What each says once it is at work.
 COMMANDS = {
     "python main.py processor": READY,

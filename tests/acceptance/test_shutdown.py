@@ -18,11 +18,11 @@ from tests.support.redis_fixture import StoppableRedis
 
 PROMISED_SECONDS = 3.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-READY, LISTENING, VISITED = "ready.", "Listening on", "Visit me at"
+READY, LISTENING, VISITED = "ready.", "listening on", "Visit me at"
 UNREACHABLE = "Cannot connect to redis"
 # What each says once it is at work, and once it has found no Redis.
 COMMANDS = {
-    "python main.py stream": ("looks at the stream", "out of reach"),
+    "python main.py stream": ("polling the SAGE stream", "Redis is unavailable"),
     "python main.py processor": (READY, UNREACHABLE),
     "python main.py moderator": (READY, UNREACHABLE),
     "python main.py cleaner": (READY, UNREACHABLE),
