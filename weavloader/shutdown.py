@@ -60,8 +60,9 @@ def finish_first(is_busy: Callable[[], bool]) -> None:
 
 def _end(*_: object) -> None:
     """Handle a signal before the role does: an exception might be lost in an import."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is not None and asyncio._get_running_loop() is not None:
+    # It may be half imported, and must not be imported here.
+    running_loop = getattr(sys.modules.get("asyncio"), "_get_running_loop", bool)
+    if running_loop():
         sys.exit(0)  # Flower is up, and saves its state at exit
     os._exit(0)
 

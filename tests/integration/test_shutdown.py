@@ -63,6 +63,15 @@ celery_app.worker_main(["worker", "--queues=cleanup", "--concurrency=1", "--logl
 """
 
 
+# As while asyncio is being imported.
+IMPORTING = """
+import sys, time, types
+sys.modules["asyncio"] = types.ModuleType("asyncio")
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
 def program(code: str) -> list[str]:
     return [
         sys.executable,
@@ -72,11 +81,19 @@ def program(code: str) -> list[str]:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("code", [STUCK, BROKEN], ids=["stuck", "broken"])
-def test_it_ends_with_success(code: str, number: signal.Signals) -> None:
-    with subprocess.Popen(
-        program(code), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
+@pytest.mark.parametrize(
+    ("code", "trouble"),
+    [(STUCK, ""), (BROKEN, "broken on the way out"), (IMPORTING, "")],
+    ids=["stuck", "broken", "importing"],
+)
+def test_it_ends_with_success(
+    code: str, trouble: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(program(code), cwd=ROOT, stdout=subprocess.PIPE, stderr=output) as process,
+    ):
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         wait_until(lambda: psutil.Process(process.pid).status() == "sleeping", "its sleep")
@@ -85,6 +102,9 @@ def test_it_ends_with_success(code: str, number: signal.Signals) -> None:
             assert process.wait(PROMISED_SECONDS) == 0
         finally:
             process.kill()
+    said = log.read_text()
+    assert trouble in said
+    assert bool(trouble) == bool(said)
 
 
 def test_a_signal_to_its_child_is_none_to_itself() -> None:
