@@ -17,10 +17,16 @@ RGBImage = NDArray[np.uint8]
 # A shortest side up to this factor above the limit is not resampled again: models resample
 # their input anyway.
 _TOLERATED = 1.05
+# Processors of models tell [3, H, W] from [H, W, 3] by which side is 1 or 3 long, and take the
+# first one where both are.
+_MISTAKEN_HEIGHTS = (1, 3)
 
 
 def reduce_image(image: RGBImage, limit: ImageLimit) -> RGBImage:
-    """``image`` reduced to ``limit``, aspect kept; never enlarged.
+    """``image`` reduced to ``limit``, aspect kept.
+
+    Never enlarged, but for a result 1 or 3 pixels high: each pixel becomes four, since a model
+    would mistake its rows for colours.
 
     Averages over squares of whole pixels come first, and bicubic only where that leaves more
     than the limit (where a shortest side is meant: more than a twentieth above): a quarter of
@@ -30,6 +36,25 @@ def reduce_image(image: RGBImage, limit: ImageLimit) -> RGBImage:
         PermanentError: Not an RGB image of 8 bits with at least one pixel.
     """
     _check(image)
+    reduced = _reduced(image, limit)
+    if reduced.shape[0] in _MISTAKEN_HEIGHTS:
+        return reduced.repeat(2, axis=0).repeat(2, axis=1)
+    return reduced
+
+
+def with_light(image: RGBImage) -> RGBImage:
+    """``image``, never all zeros, which the contract of CLIP takes for no image.
+
+    A black image, of the night or a covered lens, gets one pixel of the darkest grey but black.
+    """
+    if image.any():
+        return image
+    lit = image.copy()
+    lit[0, 0] = 1
+    return lit
+
+
+def _reduced(image: RGBImage, limit: ImageLimit) -> RGBImage:
     height, width = image.shape[:2]
     scale = _scale(height, width, limit)
     if scale >= 1.0:

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from tritonclient.grpc import InferenceServerClient
 
-from inference.images import RGBImage, reduce_image
+from inference.images import RGBImage, reduce_image, with_light
 from inference.model_config import ImageLimit, model_config
 from inference.outputs import Vector, checked_vector, fuse_embeddings, unit_vector
 from inference.registry import embedding_model
@@ -84,7 +84,7 @@ def embed(
     ]
     if not wanted:
         raise PermanentError(f"{model}: neither text nor image", reason=Reason.BAD_INPUT)
-    picture = _NO_IMAGE if image is None else reduce_image(image, limit)
+    picture = _NO_IMAGE if image is None else with_light(reduce_image(image, limit))
     inputs = {"text": text_tensor(text.strip()), "image": picture.astype(np.float32, copy=False)}
     return infer(
         client,

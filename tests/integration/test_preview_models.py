@@ -75,3 +75,16 @@ def test_colbert_finds_the_caption_a_query_means(
     captions = {name: tokens(caption_of(triton_client, draw())) for name, draw in PICTURES.items()}
     late = {name: (tokens(query) @ rows.T).max(axis=1).sum() for name, rows in captions.items()}
     assert max(late, key=lambda name: float(late[name]))[:4] == query[:4].removesuffix("s")
+
+
+@pytest.mark.parametrize("model", ["clip", "align"])
+@pytest.mark.parametrize(
+    ("shape", "value"), [((60, 80), 0), ((1, 80), 0), ((3, 80), 200), ((1, 1), 255), ((3, 3), 1)]
+)
+def test_images_of_one_value_or_hardly_any_height_have_a_caption_and_a_vector(
+    model: str, shape: tuple[int, int], value: int, triton_client: InferenceServerClient
+) -> None:
+    image = np.full((*shape, 3), value, np.uint8)
+    caption = caption_of(triton_client, image)
+    vector = EMBEDDERS[model](triton_client, caption, image, timeout=TIMEOUT)
+    assert np.linalg.norm(vector) == pytest.approx(1.0)

@@ -281,3 +281,17 @@ def test_bad_input_among_sixteen_callers_fails_alone(
         answers = list(pool.map(answered, range(CALLERS)))
     assert [number for number, answer in enumerate(answers) if answer is None] == [0, 4, 8, 12]
     assert all(same(alone[n], answers[n] or {}) for n in alone)
+
+
+@pytest.mark.parametrize("name", [*CAPTIONERS, "clip", "align"])
+@pytest.mark.parametrize(
+    ("shape", "value"), [((60, 80), 0), ((1, 80), 0), ((3, 80), 200), ((1, 1), 255), ((3, 3), 1)]
+)
+def test_images_of_one_value_or_hardly_any_height_are_answered(
+    name: str, shape: tuple[int, int], value: int, models: InferenceServerClient
+) -> None:
+    image = np.full((*shape, 3), value, np.uint8)
+    if name in CAPTIONERS:
+        assert CAPTIONERS[name](models, image, timeout=TIMEOUT)
+    else:
+        assert np.isfinite(EMBEDDERS[name](models, "night", image, timeout=TIMEOUT)).all()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from inference import gemma3_run_model, get_clip_embeddings
+from inference import gemma3_run_model, get_align_embeddings, get_clip_embeddings
 from inference.images import reduce_image
 from inference.model_config import ImageLimit
 from tests.support.drawn_pictures import green_field
@@ -40,7 +42,7 @@ def test_the_aspect_is_kept_to_a_pixel(shape: tuple[int, int]) -> None:
     assert abs(width - height * shape[1] / shape[0]) <= 1 + shape[1] / shape[0]
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 3), (378, 378, 3), (300, 500, 3)])
+@pytest.mark.parametrize("shape", [(2, 1, 3), (378, 378, 3), (300, 500, 3)])
 def test_a_small_image_is_sent_as_it_is(shape: tuple[int, int, int]) -> None:
     image = np.zeros(shape, np.uint8)
     assert reduce_image(image, CLIP) is image
@@ -49,6 +51,50 @@ def test_a_small_image_is_sent_as_it_is(shape: tuple[int, int, int]) -> None:
 def test_a_panorama_is_held_to_an_area() -> None:
     height, width = reduce_image(np.zeros((400, 100_000, 3), np.uint8), CLIP).shape[:2]
     assert 0.98 * CLIP.max_pixels < height * width <= CLIP.max_pixels * TOLERATED**2
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 640), (3, 3), (3, 640), (1, 100_000)])
+def test_a_height_of_one_or_three_is_doubled_since_models_take_it_for_the_colours(
+    shape: tuple[int, int],
+) -> None:
+    image = np.random.default_rng(7).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    reduced = reduce_image(image, CLIP)
+    assert reduced.shape[0] == 2 * shape[0]
+    if shape[1] <= 640:
+        np.testing.assert_array_equal(reduced[::2, ::2], image)
+        np.testing.assert_array_equal(reduced[1::2, 1::2], image)
+
+
+@pytest.mark.parametrize("embed", [get_clip_embeddings, get_align_embeddings])
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((1536, 2048, 3), np.uint8),
+        np.zeros((1, 1, 3), np.uint8),
+        np.zeros((3, 640, 3), np.uint8),
+        np.pad(np.array([[[1, 0, 0]]], np.uint8), ((0, 1535), (0, 2047), (0, 0))),
+    ],
+    ids=["night", "one pixel", "three rows", "one pixel that is lost when reduced"],
+)
+def test_a_black_image_is_never_sent_as_the_zeros_that_mean_none(
+    embed: Callable[..., Tensor], image: Tensor
+) -> None:
+    dimension = 1024 if embed is get_clip_embeddings else 640
+    client = StandInClient([{"image_embedding": np.ones((1, dimension), np.float32)}])
+    before = image.copy()
+    embed(client, "", image, timeout=1)
+    (sent,) = client.sent
+    pixels = np.frombuffer(sent["image"]._get_content(), np.float32)
+    assert pixels.sum() == 3 and pixels.max() == 1
+    np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.parametrize("value", [1, 128, 255])
+def test_an_image_of_one_value_is_sent_as_it_is(value: int) -> None:
+    image = np.full((300, 400, 3), value, np.uint8)
+    client = StandInClient([{"image_embedding": np.ones((1, 1024), np.float32)}])
+    get_clip_embeddings(client, "", image, timeout=1)
+    assert set(np.frombuffer(client.sent[0]["image"]._get_content(), np.float32)) == {value}
 
 
 def test_a_line_of_pixels_stays_one() -> None:
