@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from weavloader.errors import PermanentError, Reason, TransientError, WeavloaderError
-from weavloader.store.embedded import errors as embedded
+from weavloader.store.embedded import schema as embedded
 from weavloader.store.weaviate import errors as weaviate
 from weavloader.store.weaviate.client import exceptions
 

@@ -1,4 +1,4 @@
-"""The embedded store's database: opening, tables, migrations.
+"""The embedded store's database: opening, tables, migrations, the report of its schema, errors.
 
 ``images`` has one row per object, ``words`` is the keyword index (FTS5, without a copy of the
 text), ``vectors`` has every vector as float32, and ``nearest_<name>`` is a vec0 index of the
@@ -19,8 +19,9 @@ from typing import Any
 import apsw
 import sqlite_vec
 
-from weavloader.errors import ConfigError, Reason
-from weavloader.store.base import KEYWORD_PROPERTIES
+from weavloader.errors import ConfigError, PermanentError, Reason, TransientError, WeavloaderError
+from weavloader.store.base import FILTER_PROPERTIES, KEYWORD_PROPERTIES, TEXT_PROPERTIES
+from weavloader.store.schema import SchemaReport
 
 SCHEMA_VERSION = 2
 _PAGES_BEFORE_CHECKPOINT = 1000  # 4 MB, SQLite's default
@@ -80,6 +81,32 @@ PRAGMA user_version = 2;
 _COUNTS = "CREATE VIRTUAL TABLE temp.word_counts USING fts5vocab(main, words, col)"
 
 UPGRADE = "upgrade Weavloader"
+
+# Everything about the machine is transient: a lock, a full disk, a volume that is not mounted.
+# So is a damaged file, because it is not the fault of the image being stored.
+_REASONS: dict[type[apsw.Error], Reason] = {
+    apsw.BusyError: Reason.STORE_LOCKED,
+    apsw.LockedError: Reason.STORE_LOCKED,
+    apsw.ProtocolError: Reason.STORE_LOCKED,
+    apsw.SchemaChangeError: Reason.STORE_LOCKED,
+    apsw.AbortError: Reason.STORE_LOCKED,
+    apsw.InterruptError: Reason.STORE_LOCKED,
+    apsw.FullError: Reason.STORE_FULL,
+    apsw.IOError: Reason.STORE_IO,
+    apsw.CantOpenError: Reason.STORE_IO,
+    apsw.ReadOnlyError: Reason.STORE_IO,
+    apsw.PermissionsError: Reason.STORE_IO,
+    apsw.AuthError: Reason.STORE_IO,
+    apsw.NoLFSError: Reason.STORE_IO,
+    apsw.NoMemError: Reason.STORE_MEMORY,
+    apsw.CorruptError: Reason.STORE_DAMAGED,
+    apsw.NotADBError: Reason.STORE_DAMAGED,
+    apsw.EmptyError: Reason.STORE_DAMAGED,
+    apsw.FormatError: Reason.STORE_DAMAGED,
+    apsw.InternalError: Reason.STORE_FAILED,
+    apsw.ExtensionLoadingError: Reason.STORE_FAILED,
+    apsw.NoFTS5Error: Reason.STORE_FAILED,
+}
 
 logger = logging.getLogger(__name__)
 
@@ -216,3 +243,73 @@ def _limit_wal(busy_ms: int, connection: apsw.Connection, name: str, pages: int)
     finally:
         connection.set_busy_timeout(busy_ms)
     return apsw.SQLITE_OK
+
+
+def report(path: Path) -> SchemaReport:
+    """Inspect the database of a store, without changing or creating anything.
+
+    Raises:
+        TransientError: It cannot be read, or is damaged.
+    """
+    name = f"embedded store {path.parent}"
+    if not path.exists():
+        return SchemaReport(name, missing=("the database",))
+    with store_errors():
+        version, dimensions = _read(path)
+    if version == 0:  # another process is creating it
+        return SchemaReport(name, missing=("the tables",))
+    fields = dict(_fields(version, dimensions))
+    if version > SCHEMA_VERSION:
+        problems = (newer_schema(version),)
+        return SchemaReport(name, fields, problems=problems, remedy=UPGRADE)
+    missing = () if version == SCHEMA_VERSION else (f"schema version {SCHEMA_VERSION}",)
+    return SchemaReport(name, fields, missing)
+
+
+def _read(path: Path) -> tuple[int, dict[str, int]]:
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        version = int(fetch(connection, "PRAGMA user_version")[0][0])
+        if version == 0:
+            return 0, {}
+        return version, dict(fetch(connection, "SELECT name, dimension FROM vector_indexes"))
+    finally:
+        connection.close()
+
+
+def _fields(version: int, dimensions: dict[str, int]) -> Iterator[tuple[str, str]]:
+    yield "schema", str(version)
+    for name in TEXT_PROPERTIES:
+        uses = {"searchable": KEYWORD_PROPERTIES, "filterable": FILTER_PROPERTIES}
+        yield name, ", ".join(["text", *(use for use, names in uses.items() if name in names)])
+    yield "image", "file"
+    yield "location", "degrees, filterable by distance"
+    yield "captured_at", "microseconds, by range"
+    for name, dimension in dimensions.items():
+        yield f"vector {name}", f"{dimension} dimensions, cosine"
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Map the errors raised inside.
+
+    Raises:
+        TransientError: The machine is at fault: locked, full, unreadable.
+        PermanentError: SQLite rejects the values or the statement.
+    """
+    try:
+        yield
+    except apsw.Error as error:
+        raise map_error(error) from error
+    except OSError as error:
+        message = f"embedded store files: {error.strerror or type(error).__name__}"
+        raise TransientError(message, reason=Reason.STORE_IO) from error
+
+
+def map_error(error: apsw.Error) -> WeavloaderError:
+    """Weavloader's error for one of SQLite's."""
+    message = f"embedded store: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    for kind, reason in _REASONS.items():
+        if isinstance(error, kind):
+            return TransientError(message, reason=reason)
+    return PermanentError(message, reason=Reason.STORE_REFUSED)

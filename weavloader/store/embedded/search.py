@@ -1,21 +1,44 @@
-"""Hybrid search in the embedded store."""
+"""Search in the embedded store: hybrid, and its parts, which are filters, keywords and vectors.
+
+FTS5 selects a few hundred candidates by its own BM25, which treats an object as one text.
+Weaviate sums BM25 over properties, so a word in a short property counts more; the candidates are
+rescored that way. Source of the formula: Weaviate 1.38, measured; k1 1.2, b 0.75.
+"""
 
 from __future__ import annotations
 
+import heapq
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import chain
 
 import apsw
+import numpy as np
 
-from weavloader.errors import ConfigError, Reason
-from weavloader.store.base import Filters, SearchQuery, SearchResult
-from weavloader.store.embedded.filters import condition
-from weavloader.store.embedded.keyword_search import keyword_scores
-from weavloader.store.embedded.rows import from_microseconds, location
-from weavloader.store.embedded.schema import fetch
-from weavloader.store.embedded.vector_search import vector_scores
+from weavloader.errors import ConfigError, PermanentError, Reason
+from weavloader.geo import EARTH_KM, KM_PER_DEGREE, Area
+from weavloader.store.base import Filters, SearchQuery, SearchResult, Vector
+from weavloader.store.embedded.rows import from_microseconds, location, to_microseconds
+from weavloader.store.embedded.schema import fetch, vector_dimension
 from weavloader.store.fusion import Fused, autocut, best_first, candidates, fuse
+from weavloader.store.tokenize import fold, tokenize
+
+Value = str | int | float
+Occurrences = Sequence[tuple[int, int, int]]
+"""Occurrences of a query's words in an object: (word, property, count)."""
+
+# Haversine; the latitude range before it excludes most images cheaply.
+_NEAR = f"""
+    latitude BETWEEN ? AND ? AND {2 * EARTH_KM} * asin(min(1, sqrt(
+        pow(sin(radians(latitude - ?) / 2), 2)
+        + cos(radians(?)) * cos(radians(latitude)) * pow(sin(radians(longitude - ?) / 2), 2)
+    ))) <= ?
+"""
+K1, B = 1.2, 0.75
+_MIN_RESCORED = 400
 
 
 def hybrid(connection: apsw.Connection, query: SearchQuery) -> list[SearchResult]:
@@ -82,3 +105,188 @@ def _rows(connection: apsw.Connection, numbers: list[int]) -> dict[int, SearchRe
         for number, uuid, text, captured_at, latitude, longitude in found
     }
     return {number: results[number] for number in numbers}
+
+
+def condition(filters: Filters, number: str) -> tuple[str, tuple[Value, ...]]:
+    """A condition starting with ``AND``, or an empty text, and its bound values.
+
+    Args:
+        number: The column that holds the image number.
+    """
+    conditions: dict[str, tuple[Value, ...]] = {
+        f"{name} = ?": (fold(value),) for name, value in filters.text().items()
+    }
+    bounds: Mapping[str, datetime | None] = {">=": filters.since, "<=": filters.until}
+    for sign, time in bounds.items():
+        if time is not None:
+            conditions[f"captured_at {sign} ?"] = (to_microseconds(time),)
+    if filters.near is not None:
+        conditions[_NEAR] = _near_values(filters.near)
+    if not conditions:
+        return "", ()
+    inner = f"SELECT number FROM images WHERE {' AND '.join(conditions)}"  # noqa: S608 - bound
+    return f"AND {number} IN ({inner})", tuple(chain.from_iterable(conditions.values()))
+
+
+def _near_values(area: Area) -> tuple[Value, ...]:
+    center, degrees = area.center, area.kilometres / KM_PER_DEGREE
+    band = center.latitude - degrees, center.latitude + degrees
+    return (*band, center.latitude, center.latitude, center.longitude, area.kilometres)
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Statistics over all objects that a BM25 score depends on.
+
+    Attributes:
+        idf: Inverse document frequency of each query word.
+        mean_lengths: Mean number of words of each property, over the objects where it is not
+            empty.
+    """
+
+    idf: Sequence[float]
+    mean_lengths: Sequence[float]
+
+    def score(self, found: Occurrences, lengths: Sequence[int]) -> float:
+        """BM25 summed over words and properties; ``lengths`` are the property lengths in words."""
+        return sum(
+            self.idf[word]
+            * times
+            / (times + K1 * (1 - B + B * lengths[at] / self.mean_lengths[at]))
+            for word, at, times in found
+        )
+
+
+def keyword_scores(connection: apsw.Connection, query: SearchQuery, limit: int) -> dict[int, float]:
+    """Scores of the images that contain a word of the query, best first."""
+    wanted = tokenize(query.text)
+    match = _match(wanted, query.properties)
+    numbers = _candidates(connection, match, query, max(_MIN_RESCORED, 2 * limit))
+    if not numbers:
+        return {}
+    corpus = _corpus(connection, wanted, query.properties, match)
+    statement = """
+        SELECT rowid, occurrences(words) FROM words
+        WHERE words MATCH ? AND +rowid IN (SELECT value FROM json_each(?))
+    """
+    rows = fetch(connection, statement, (match, json.dumps(numbers)))
+    scores = {number: corpus.score(*json.loads(found)) for number, found in rows}
+    order = sorted(scores, key=lambda number: (-scores[number], number))
+    return {number: scores[number] for number in order[:limit]}
+
+
+def _match(wanted: Sequence[str], properties: Sequence[str]) -> str:
+    # A quoted word is never an FTS5 operator.
+    any_word = " OR ".join(f'"{word}"' for word in wanted)
+    return f"{{{' '.join(properties)}}} : ({any_word})" if wanted else ""
+
+
+def _candidates(
+    connection: apsw.Connection, match: str, query: SearchQuery, limit: int
+) -> list[int]:
+    if not match:
+        return []
+    # The plus stops SQLite from querying FTS5 once per filtered row: 38 ms instead of 347.
+    where, values = condition(query.filters, "+rowid")
+    statement = f"""
+        SELECT rowid FROM words WHERE words MATCH ? {where} ORDER BY bm25(words), rowid LIMIT ?
+    """  # noqa: S608 - values are bound
+    return [row[0] for row in fetch(connection, statement, (match, *values, limit))]
+
+
+def _corpus(
+    connection: apsw.Connection, wanted: Sequence[str], properties: Sequence[str], match: str
+) -> Corpus:
+    counts = fetch(connection, "SELECT filled, count(*) FROM images GROUP BY filled")
+    objects = sum(count for _, count in counts)
+    statement = "SELECT column_totals(words) FROM words WHERE words MATCH ? LIMIT 1"
+    totals = json.loads(fetch(connection, statement, (match,))[0][0])
+    filled = [sum(count for bits, count in counts if bits >> at & 1) for at, _ in enumerate(totals)]
+    holding = _holding(connection, wanted, properties)
+    return Corpus(
+        idf=[_idf(holding.get(word, 0), objects) for word in wanted],
+        mean_lengths=[total / max(many, 1) for total, many in zip(totals, filled, strict=True)],
+    )
+
+
+def _holding(
+    connection: apsw.Connection, wanted: Sequence[str], properties: Sequence[str]
+) -> dict[str, int]:
+    """Number of objects that contain each word: the mean over the properties that contain it."""
+    statement = f"""
+        SELECT term, sum(doc) / count(*) FROM word_counts
+        WHERE term IN (SELECT value FROM json_each(?)) AND col IN ({"?, " * len(properties)} '')
+        GROUP BY term
+    """  # noqa: S608 - values are bound
+    return dict(fetch(connection, statement, (json.dumps(wanted), *properties)))
+
+
+def _idf(holding: int, objects: int) -> float:
+    return math.log(1 + (max(objects - holding, 0) + 0.5) / (holding + 0.5))
+
+
+def vector_scores(connection: apsw.Connection, query: SearchQuery, limit: int) -> dict[int, float]:
+    """Scores of the images nearest to the query's vector, nearest first.
+
+    Raises:
+        PermanentError: The vector's dimension differs from the store's.
+    """
+    if query.vector is None:
+        return {}
+    if query.vector.ndim == 2:
+        return _by_late_interaction(connection, query, query.vector, limit)
+    return _by_cosine(connection, query, query.vector, limit)
+
+
+def _by_cosine(
+    connection: apsw.Connection, query: SearchQuery, vector: Vector, limit: int
+) -> dict[int, float]:
+    dimension = vector_dimension(connection, query.vector_name)
+    if dimension is None:
+        return {}
+    _check_dimension(query.vector_name, dimension, len(vector))
+    where, values = condition(query.filters, "rowid")
+    statement = f"""
+        SELECT rowid, 1 - distance FROM nearest_{query.vector_name}
+        WHERE embedding MATCH ? AND k = ? {where} ORDER BY distance
+    """  # noqa: S608 - values are bound, the name is checked
+    return dict(fetch(connection, statement, (vector.astype("<f4").tobytes(), limit, *values)))
+
+
+def _by_late_interaction(
+    connection: apsw.Connection, query: SearchQuery, vectors: Vector, limit: int
+) -> dict[int, float]:
+    """Compare every image's tokens with every token of the query: exact, in linear time.
+
+    Source: ColBERT, MaxSim.
+    """
+    query_tokens = _unit_rows(vectors)
+    scores = (
+        (_late_score(query_tokens, tokens), number) for number, tokens in _tokens(connection, query)
+    )
+    best = heapq.nsmallest(limit, ((-score, number) for score, number in scores))
+    return {number: -score for score, number in best}
+
+
+def _late_score(query_tokens: Vector, tokens: Vector) -> float:
+    return float((query_tokens @ _unit_rows(tokens).T).max(axis=1).sum())
+
+
+def _tokens(connection: apsw.Connection, query: SearchQuery) -> Iterator[tuple[int, Vector]]:
+    assert query.vector is not None  # noqa: S101 - for the type checker
+    where, values = condition(query.filters, "number")
+    statement = f"SELECT number, dimension, data FROM vectors WHERE name = ? {where}"  # noqa: S608
+    for number, dimension, data in connection.execute(statement, (query.vector_name, *values)):
+        _check_dimension(query.vector_name, dimension, query.vector.shape[-1])
+        yield number, np.frombuffer(data, "<f4").reshape(-1, dimension)
+
+
+def _unit_rows(vectors: Vector) -> Vector:
+    lengths: Vector = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+
+
+def _check_dimension(name: str, stored: int, given: int) -> None:
+    if stored != given:
+        message = f"{name} has {stored} dimensions in this store, not {given}"
+        raise PermanentError(message, reason=Reason.WRONG_DIMENSION)

@@ -19,7 +19,6 @@ import apsw
 from weavloader.errors import ConfigError, PermanentError, Reason
 from weavloader.images.job import image_id
 from weavloader.store.base import Filters, ImageObject, SearchQuery, SearchResult
-from weavloader.store.embedded.errors import store_errors
 from weavloader.store.embedded.files import ImageFiles
 from weavloader.store.embedded.rows import (
     from_microseconds,
@@ -27,9 +26,8 @@ from weavloader.store.embedded.rows import (
     read_vectors,
     write_rows,
 )
-from weavloader.store.embedded.schema import fetch, open_database, transaction
+from weavloader.store.embedded.schema import fetch, open_database, report, store_errors, transaction
 from weavloader.store.embedded.search import hybrid, newest
-from weavloader.store.embedded.status import report
 from weavloader.store.schema import SchemaReport
 from weavloader.store.validation import (
     VECTOR_RANKS,
