@@ -8,18 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-import numpy as np
-from numpy.typing import NDArray
+from billiard.exceptions import SoftTimeLimitExceeded
 
 from metrics import metrics
-from weavloader.images.decode import decode
+from weavloader.errors import PermanentError, Reason
+from weavloader.images.decode import DecodeLimits, Picture, Pixels, decode
 from weavloader.images.download import Downloader
 from weavloader.images.inference_cache import Inference, InferenceCache
 from weavloader.images.job import ImageJob
 from weavloader.images.nodes import Node, Nodes
 from weavloader.store.base import ImageObject, Store, Vector
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +28,7 @@ class Pipeline:
         caption: Describes pixels [H, W, 3] in words.
         embed: By vector name, turns a caption and pixels into a vector.
         cache: Keeps what the models said while the store is down.
-        max_pixels: Larger images are refused.
-        wanted_pixels: The most that any model uses.
+        limits: What decoding an image may cost.
     """
 
     store: Store
@@ -40,8 +37,7 @@ class Pipeline:
     caption: Callable[[Pixels], str]
     embed: Mapping[str, Callable[[str, Pixels], Vector]]
     cache: InferenceCache
-    max_pixels: int
-    wanted_pixels: int
+    limits: DecodeLimits
 
 
 class Outcome(StrEnum):
@@ -94,13 +90,25 @@ def _infer(data: bytes, inference: Inference, pipeline: Pipeline, stages: Stages
     if inference.caption is not None and not missing:
         return
     with stages.timed("decode"):
-        pixels = decode(data, max_pixels=pipeline.max_pixels, wanted_pixels=pipeline.wanted_pixels)
+        picture = _decode(data, pipeline.limits)
+    pixels, inference.note = picture.pixels, picture.note
     if inference.caption is None:
         with stages.timed("caption"):
             inference.caption = pipeline.caption(pixels)
     with stages.timed("embed"):
         for name in missing:
             inference.vectors[name] = pipeline.embed[name](inference.caption, pixels)
+
+
+def _decode(data: bytes, limits: DecodeLimits) -> Picture:
+    try:
+        return decode(data, limits)
+    except PermanentError as error:
+        # Raised in the midst of the decoder's work, and so taken for an error of its own.
+        if isinstance(error.__cause__, SoftTimeLimitExceeded):
+            message = "decoding the image took too long"
+            raise PermanentError(message, reason=Reason.DECODE_TIMEOUT) from error
+        raise
 
 
 @contextmanager
@@ -121,7 +129,8 @@ def _object(job: ImageJob, inference: Inference, node: Node, data: bytes) -> Ima
         **names,
         "link": link,
         "timestamp": job.captured_at.strftime("%y-%m-%d %H:%M Z"),
-        "caption": inference.caption or "",
+        # The note is for readers, and no part of what the vectors were made of.
+        "caption": " ".join(filter(None, (inference.caption, inference.note))),
         "project": node.project,
         "address": node.address,
     }

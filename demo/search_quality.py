@@ -24,7 +24,7 @@ from tritonclient.grpc import InferenceServerClient
 from demo.pictures import draw, style_of
 from demo.servers.weaviate import HOW_TO_GIVE_ONE, started
 from inference import captioner, embedder
-from weavloader.images.decode import decode
+from weavloader.images.decode import DecodeLimits, decode
 from weavloader.search import search
 from weavloader.settings import load_settings
 from weavloader.store import open_store
@@ -35,7 +35,7 @@ VECTORS = ("clip", "colbert")
 _SEED = 11
 _START = datetime(2026, 11, 1, tzinfo=UTC)
 _TIMEOUT = 60.0
-_WANTED_PIXELS = 640 * 480
+_LIMITS = DecodeLimits(pixels=10**8, bytes=10**9, wanted_pixels=640 * 480)
 # Node, camera, project, address: the names that a query may hold beside what is seen.
 _PLACES = (
     ("W021", "top", "Prairie", "Lemont, IL"),
@@ -101,7 +101,7 @@ def described(client: InferenceServerClient, images: Iterable[Drawn]) -> Iterato
     caption = captioner("gemma3")
     for image in images:
         data = draw(image.index, _SEED)
-        pixels = decode(data, max_pixels=10**8, wanted_pixels=_WANTED_PIXELS)
+        pixels = decode(data, _LIMITS).pixels
         text = caption(client, pixels, timeout=_TIMEOUT)
         yield _object(image, text, _vectors(client, text, pixels))
 

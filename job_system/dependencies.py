@@ -14,6 +14,7 @@ from job_system.circuit_breaker import CircuitBreaker
 from job_system.worker_process import is_stopping
 from processing import Pipeline
 from weavloader.dlq.queue import DeadLetters
+from weavloader.images.decode import DecodeLimits
 from weavloader.images.download import Downloader
 from weavloader.images.inference_cache import InferenceCache
 from weavloader.images.nodes import Nodes
@@ -84,8 +85,11 @@ def pipeline() -> Pipeline:
         cache=InferenceCache(
             redis_client(), ",".join((settings.caption_model, *settings.embedding_models))
         ),
-        max_pixels=settings.max_image_pixels,
-        wanted_pixels=model_config().wanted_pixels,
+        limits=DecodeLimits(
+            pixels=settings.max_image_pixels,
+            bytes=settings.max_decode_bytes,
+            wanted_pixels=model_config().wanted_pixels,
+        ),
     )
 
 

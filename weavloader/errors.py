@@ -81,9 +81,25 @@ class Reason(StrEnum):
         "too_large", _PERMANENT, Component.IMAGE,
         "raise MAX_IMAGE_BYTES if the image is wanted, then retry",
     )  # fmt: skip
+    UNSUPPORTED_FORMAT = (
+        "unsupported_format", _PERMANENT, Component.IMAGE,
+        "none: JPEG, PNG, WebP, GIF, BMP and TIFF are taken; exclude the others by SAGE_FILTER",
+    )  # fmt: skip
     TOO_MANY_PIXELS = (
         "too_many_pixels", _PERMANENT, Component.IMAGE,
-        "raise MAX_IMAGE_PIXELS if the image is wanted, then retry",
+        "raise MAX_IMAGE_PIXELS or MAX_DECODE_BYTES, as it says, if it is wanted, then retry",
+    )  # fmt: skip
+    TOO_MANY_SCANS = (
+        "too_many_scans", _PERMANENT, Component.IMAGE,
+        "none: no camera writes such a file; ask who uploads it",
+    )  # fmt: skip
+    DECODE_TIMEOUT = (
+        "decode_timeout", _PERMANENT, Component.IMAGE,
+        "inspect the image before a retry: decoding it took longer than it may",
+    )  # fmt: skip
+    OUT_OF_MEMORY = (
+        "out_of_memory", _TRANSIENT, Component.WORKER,
+        "give the role more memory, or lower its concurrency or MAX_DECODE_BYTES",
     )  # fmt: skip
     KILLS_ITS_PROCESS = (
         "kills_its_process", _PERMANENT, Component.IMAGE,

@@ -101,7 +101,8 @@ class Settings(Environment):
     sage_timeout: Seconds = 30.0
     unallowed_nodes: Names = ()
     max_image_bytes: int = Field(default=32 * 1024 * 1024, gt=0)
-    max_image_pixels: int = Field(default=100_000_000, gt=0)
+    max_image_pixels: int = Field(default=25_000_000, gt=0)
+    max_decode_bytes: int = Field(default=320 * 1024 * 1024, gt=0)
 
     triton_host: str = "triton"
     triton_port: Port = 8001

@@ -14,7 +14,7 @@ from PIL import Image
 from client import connect_embedder, open_store
 from weavloader import search as searching
 from weavloader.errors import TransientError
-from weavloader.images.decode import decode
+from weavloader.images.decode import DecodeLimits, decode
 from weavloader.settings import Settings
 from weavloader.store.base import Filters, ImageObject, SearchResult, Store, Vector
 from web.query import PageQuery
@@ -147,8 +147,12 @@ class ImageService:
         image = self.image(object_id)
         if image is None or not image.image:
             return None
-        max_pixels = self._settings.max_image_pixels
-        return as_jpeg(image.image, longest_side=longest_side, max_pixels=max_pixels)
+        limits = DecodeLimits(
+            pixels=self._settings.max_image_pixels,
+            bytes=self._settings.max_decode_bytes,
+            wanted_pixels=longest_side**2,
+        )
+        return as_jpeg(image.image, longest_side, limits)
 
     def close(self) -> None:
         """Close the store."""
@@ -188,19 +192,18 @@ class ImageService:
             return self._embedder
 
 
-def as_jpeg(data: bytes, *, longest_side: int, max_pixels: int) -> bytes:
+def as_jpeg(data: bytes, longest_side: int, limits: DecodeLimits) -> bytes:
     """A picture encoded again as JPEG: nothing of the original file but its pixels remains.
 
     Args:
         data: An image file, not trusted.
         longest_side: Pixels; a smaller picture keeps its size.
-        max_pixels: A larger picture is rejected before it is decoded.
+        limits: What decoding it may cost.
 
     Raises:
         PermanentError: The file is not a readable image.
     """
-    pixels = decode(data, max_pixels=max_pixels, wanted_pixels=longest_side**2)
-    picture = Image.fromarray(pixels)
+    picture = Image.fromarray(decode(data, limits).pixels)
     picture.thumbnail((longest_side, longest_side))
     output = io.BytesIO()
     picture.save(output, "JPEG", quality=JPEG_QUALITY, optimize=True)

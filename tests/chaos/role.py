@@ -32,14 +32,14 @@ def _odd_pictures() -> None:
     import processing
     from weavloader.images.decode import decode
 
-    def deadly(data: bytes, **limits: Any) -> Any:
+    def deadly(data: bytes, limits: Any) -> Any:
         if data.startswith(POISON):
             os.kill(os.getpid(), signal.SIGKILL)
         if data.startswith(DEAF):
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         if data.startswith(ENDLESS):
             time.sleep(_FOR_EVER)
-        return decode(data, **limits)
+        return decode(data, limits)
 
     vars(processing)["decode"] = deadly
 

@@ -16,7 +16,7 @@ from inference.images import RGBImage
 from inference.model_config import ImageLimit, model_config
 from inference.models.dual_encoder import embed
 from inference.models.vision_language import ask
-from weavloader.images.decode import decode
+from weavloader.images.decode import DecodeLimits, decode
 from weavloader.store.base import Vector
 
 TIMEOUT = 30.0
@@ -42,8 +42,8 @@ def in_full(data: bytes) -> RGBImage:
 
 
 def as_sent(data: bytes) -> RGBImage:
-    wanted = model_config().wanted_pixels
-    return decode(data, max_pixels=10**8, wanted_pixels=wanted)
+    limits = DecodeLimits(10**8, 10**9, model_config().wanted_pixels)
+    return decode(data, limits).pixels
 
 
 @pytest.mark.parametrize("scene", SCENES)

@@ -11,11 +11,13 @@ from typing import Any, cast
 import fakeredis
 import numpy as np
 import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
 from PIL import Image
 
-from processing import Outcome, Pipeline, Pixels, Stages, process_image
+from processing import Outcome, Pipeline, Stages, process_image
 from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.geo import Location
+from weavloader.images.decode import DecodeLimits, Pixels
 from weavloader.images.download import Downloader
 from weavloader.images.inference_cache import InferenceCache
 from weavloader.images.job import ImageJob, image_id
@@ -100,8 +102,7 @@ class World:
                 "clip": lambda caption, pixels: self.embed("clip", caption),
                 "align": lambda caption, pixels: self.embed("align", caption),
             },
-            max_pixels=1000,
-            wanted_pixels=1000,
+            limits=DecodeLimits(pixels=1000, bytes=10**8, wanted_pixels=1000),
         )
 
 
@@ -210,3 +211,29 @@ def test_the_time_of_each_stage_is_told_also_of_the_one_that_failed(world: World
         process_image(JOB, failing.pipeline(), stages)
     assert list(stages.seconds) == whole[:4]
     assert all(seconds >= 0 for seconds in stages.seconds.values())
+
+
+def test_the_caption_of_a_stretched_picture_says_so_and_its_vectors_do_not(world: World) -> None:
+    Image.new("I;16", (6, 4), 300).save(buffer := io.BytesIO(), "PNG")
+    world.file = buffer.getvalue()
+    # What was cached before a failure is said as well.
+    world.faults = {"upsert": TransientError("down", reason=Reason.STORE_FAILED)}
+    with pytest.raises(TransientError):
+        process_image(JOB, world.pipeline(), Stages())
+    world.faults = {}
+    run(world)
+    note = "(contrast stretched from more than 8 bits a pixel)"
+    assert world.stored[JOB.id].text["caption"] == f"a green field {note}"
+    assert world.done.count("caption") == 1
+
+
+def test_a_decode_that_runs_out_of_time_is_permanent(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def endless(*_: object, **__: object) -> None:
+        raise SoftTimeLimitExceeded
+
+    monkeypatch.setattr(Image, "open", endless)
+    with pytest.raises(PermanentError) as raised:
+        process_image(JOB, world.pipeline(), Stages())
+    assert raised.value.reason == "decode_timeout"

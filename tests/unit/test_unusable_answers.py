@@ -20,6 +20,7 @@ from job_system.tasks import processor
 from processing import Pipeline
 from tests.support.stand_in_triton import StandInResult, Tensor, text
 from weavloader.dlq.queue import DeadLetters
+from weavloader.images.decode import DecodeLimits
 from weavloader.images.download import Downloader
 from weavloader.images.inference_cache import InferenceCache
 from weavloader.images.job import ImageJob, image_id
@@ -92,8 +93,7 @@ class Site:
             caption=partial(captioner(caption), client, timeout=1),
             embed={name: partial(embedder(name), client, timeout=1) for name in vectors},
             cache=InferenceCache(self.redis, "models"),
-            max_pixels=1000,
-            wanted_pixels=1000,
+            limits=DecodeLimits(pixels=1000, bytes=10**8, wanted_pixels=1000),
         )
 
     def existing(self, links: Iterable[str]) -> set[str]:

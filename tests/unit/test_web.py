@@ -14,6 +14,7 @@ from PIL import Image
 from tests.support.pages import HOSTILE, SNOW, STREET, an_image, keep, served
 from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.geo import Location
+from weavloader.images.decode import DecodeLimits
 from weavloader.settings import Settings, load_settings
 from weavloader.store.base import Vector
 from web import image_service
@@ -330,7 +331,7 @@ def test_a_store_out_of_reach_is_a_message_and_503(
 
 def test_bytes_that_are_no_image_are_refused() -> None:
     with pytest.raises(PermanentError):
-        as_jpeg(b"<svg onload=alert(1)>", longest_side=320, max_pixels=10**6)
+        as_jpeg(b"<svg onload=alert(1)>", 320, DecodeLimits(10**6, 10**8, 320**2))
 
 
 @pytest.fixture

@@ -29,10 +29,12 @@ class Inference:
     Attributes:
         caption: ``None`` before there is one.
         vectors: By vector name, as far as they are computed.
+        note: What a reader of the caption should know of how the image was decoded.
     """
 
     caption: str | None = None
     vectors: dict[str, Vector] = field(default_factory=dict)
+    note: str = ""
 
     def __bool__(self) -> bool:
         """Whether a model said anything."""
@@ -82,12 +84,13 @@ class InferenceCache:
         if kept.get("models") != self._models:
             return Inference()
         vectors = {name: _vector(*packed) for name, packed in kept["vectors"].items()}
-        return Inference(kept["caption"], vectors)
+        return Inference(kept["caption"], vectors, kept.get("note", ""))
 
     def _keep(self, image_id: str, inference: Inference) -> None:
         kept = {
             "models": self._models,
             "caption": inference.caption,
+            "note": inference.note,
             "vectors": {name: _packed(vector) for name, vector in inference.vectors.items()},
         }
         try:

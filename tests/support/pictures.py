@@ -1,0 +1,69 @@
+"""Picture files for tests, and what is made of them."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from weavloader.errors import PermanentError
+from weavloader.images.decode import DecodeLimits, Picture, Pixels, decode
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def file_of(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """The bytes of a file that holds an image."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def picture(
+    data: bytes,
+    *,
+    max_pixels: int = 20_000_000,
+    max_bytes: int = 320 * 1024 * 1024,
+    wanted_pixels: int = 10_000_000,
+) -> Picture:
+    """What is decoded, with room enough for every picture of these tests."""
+    return decode(data, DecodeLimits(max_pixels, max_bytes, wanted_pixels))
+
+
+def seen(data: bytes, **limits: int) -> Pixels:
+    """Its pixels."""
+    return picture(data, **limits).pixels
+
+
+def refusal(data: bytes, **limits: int) -> str:
+    """Why it is no picture."""
+    with pytest.raises(PermanentError) as refused:
+        seen(data, **limits)
+    assert "\n" not in str(refused.value)
+    return refused.value.reason
+
+
+def halves(mode: str = "RGB", size: tuple[int, int] = (64, 32)) -> Image.Image:
+    """Red on the left, blue on the right."""
+    image = Image.new("RGB", size, RED)
+    image.paste(BLUE, (size[0] // 2, 0, *size))
+    return image.convert(mode)
+
+
+def scene(size: tuple[int, int] = (160, 120)) -> Image.Image:
+    """A picture with detail everywhere, whose brightness runs from black to white."""
+    width, height = size
+    y, x = np.mgrid[0:height, 0:width]
+    slope = 255 * (x + y) / (width + height - 2)
+    grain = np.random.default_rng(3).normal(0, 12, (height, width))
+    bands = [slope + grain, 255 * y / (height - 1) + grain, 255 - slope + grain]
+    return Image.fromarray(np.stack(bands, axis=-1).clip(0, 255).astype(np.uint8))
+
+
+def is_near(pixel: object, colour: object, tolerance: int = 12) -> bool:
+    """Whether two colours look alike."""
+    difference = np.asarray(pixel, dtype=int) - np.asarray(colour, dtype=int)
+    return bool(np.abs(difference).max() <= tolerance)
