@@ -34,6 +34,7 @@ COPY inference/models inference/models
 COPY job_system job_system
 COPY web web
 COPY commands commands
+COPY docs/runbook.md docs/
 COPY client.py processing.py tasks.py main.py supervisord.conf ./
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \

@@ -66,6 +66,14 @@ def _verified(url: object) -> object:
     return f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=required"
 
 
+def _base_url(value: object) -> object:
+    text = str(value).rstrip("/")
+    if not text.startswith(("http://", "https://")):
+        raise ValueError("expected a URL such as https://weavloader.example.org")
+    return text
+
+
+Url = Annotated[str, BeforeValidator(_base_url)]
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -144,6 +152,10 @@ class Settings(Environment):
     flower_basic_auth: SecretStr = SecretStr(DEFAULT_FLOWER_AUTH)
     flower_url: str = "http://localhost:5555"
     flower_db: str = ""
+    # As people open them: what alerts and the dashboard link to.
+    public_url: Url = "http://localhost:8081"
+    grafana_url: Url = "http://localhost:3000"
+    flower_public_url: Url = "http://localhost:5555"
     log_format: Literal["text", "json"] = "text"
     log_level: LogLevel = "INFO"
     # A factory, since to find the folder for temporary files Python writes one.

@@ -29,6 +29,7 @@ from web.handler import MissingPage, StaticFiles
 from web.image import ImageApi, ImagePage, Picture, Thumbnail
 from web.image_service import ImageService
 from web.now import NowPage, StatusApi
+from web.runbook import RunbookPage
 from web.search import SearchApi, SearchPage
 from web.snapshot import Monitor
 
@@ -40,6 +41,7 @@ ROUTES = {
     r"/thumbnail/([^/]+)\.jpg": Thumbnail,
     r"/picture/([^/]+)\.jpg": Picture,
     r"/now": NowPage,
+    r"/runbook": RunbookPage,
     r"/dead-letters": DeadLettersPage,
     r"/dead-letters/all": DeadLettersAction,
     r"/dead-letters/letter/([^/]+)": DeadLetterPage,
