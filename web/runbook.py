@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -32,7 +33,7 @@ def runbook_html() -> str:
     text = _LINK_ELSEWHERE.sub(_name_document, RUNBOOK.read_text())
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = markdown.parse(text)
-    for token, following in zip(tokens, tokens[1:], strict=False):
+    for token, following in pairwise(tokens):
         if token.type == "heading_open":
             token.attrSet("id", following.content.lower().replace(" ", "-"))
     return str(markdown.renderer.render(tokens, markdown.options, {}))
