@@ -25,7 +25,7 @@ from weavloader.settings import Settings, load_settings
 from weavloader.store import open_store
 from weavloader.store.base import SearchQuery, Store
 from weavloader.store.weaviate import client
-from weavloader.store.weaviate.errors import grpc_code
+from weavloader.store.weaviate.client import grpc_code
 
 ROOT = Path(__file__).parents[2]
 CALLS: dict[str, Callable[[Store], object]] = {

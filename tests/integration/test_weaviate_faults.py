@@ -19,7 +19,7 @@ from weavloader.images.job import image_id
 from weavloader.settings import Settings, load_settings
 from weavloader.store import open_store
 from weavloader.store.base import Store
-from weavloader.store.weaviate import write
+from weavloader.store.weaviate import objects
 
 BAD_TEXT = "invalid text property 'vsn' on class 'Test': not a string, but float64"
 
@@ -147,7 +147,7 @@ class TestFaults:
     def test_what_may_pass_is_never_called_the_fault_of_an_image(
         self, store: Store, server: StandIn, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(write, "_PAUSES", (0.01,))
+        monkeypatch.setattr(objects, "_PAUSES", (0.01,))
         said = {"0": BAD_TEXT, "1": "store is read-only"}
         server.faults.refuse = said.__getitem__
         assert reason(lambda: store.upsert([an_image("0"), an_image("1")])) == (

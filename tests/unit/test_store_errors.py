@@ -12,7 +12,7 @@ import pytest
 
 from weavloader.errors import PermanentError, Reason, TransientError, WeavloaderError
 from weavloader.store.embedded import schema as embedded
-from weavloader.store.weaviate import errors as weaviate
+from weavloader.store.weaviate import client as weaviate
 from weavloader.store.weaviate.client import exceptions
 
 E = TypeVar("E", bound=Exception)

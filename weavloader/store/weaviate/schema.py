@@ -20,8 +20,8 @@ from weavloader.store.weaviate.client import (
     VectorDistances,
     WeaviateClient,
     exceptions,
+    store_errors,
 )
-from weavloader.store.weaviate.errors import store_errors
 
 PROPERTIES = {
     **dict.fromkeys(TEXT_PROPERTIES, DataType.TEXT),
@@ -140,7 +140,7 @@ def _property(name: str) -> Property:
     return Property(
         name=name,
         data_type=kind,
-        # Weaviate's geo index is too slow: see weavloader.store.weaviate.geo.
+        # Weaviate's geo index is too slow: see weavloader.store.weaviate.search.
         index_filterable=False if kind in (DataType.GEO_COORDINATES, DataType.NUMBER) else None,
         index_range_filters=True if kind in (DataType.DATE, DataType.NUMBER) else None,
     )

@@ -20,13 +20,17 @@ from weavloader.store.validation import (
     check_query,
     is_id,
 )
-from weavloader.store.weaviate.client import Collection, WeaviateClient, connect
-from weavloader.store.weaviate.errors import store_errors
-from weavloader.store.weaviate.objects import STORED_PROPERTIES, to_image_object
-from weavloader.store.weaviate.read import LINKS_PER_REQUEST, page_after, stored_links
+from weavloader.store.weaviate.client import Collection, WeaviateClient, connect, store_errors
+from weavloader.store.weaviate.objects import (
+    LINKS_PER_REQUEST,
+    STORED_PROPERTIES,
+    page_after,
+    stored_links,
+    to_image_object,
+    write,
+)
 from weavloader.store.weaviate.schema import prepare, report
 from weavloader.store.weaviate.search import hybrid, newest
-from weavloader.store.weaviate.write import write
 
 
 class WeaviateStore:
