@@ -11,8 +11,7 @@ import click
 from commands.cli import begin_tool, cli, command
 
 if TYPE_CHECKING:
-    from weavloader.store.base import Store
-    from weavloader.store.schema import SchemaReport
+    from weavloader.store.base import SchemaReport, Store
 
 MIGRATE = "`python main.py schema migrate` adds it"
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from weavloader.geo import Area, Location
 from weavloader.images.job import image_id
-from weavloader.store.schema import SchemaReport
 
 if TYPE_CHECKING:
     import numpy as np
@@ -177,6 +176,27 @@ class SearchResult:
     location: Location | None
     explanation: Explanation | None = None
     rerank_score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaReport:
+    """A store's schema, compared with the required one.
+
+    Attributes:
+        name: The collection or file, for people.
+        fields: Description of each property and vector, by name; empty if nothing exists yet.
+        missing: What :meth:`Store.prepare` would add.
+        problems: What would lose data or break search; :meth:`Store.prepare` raises on these.
+        remedy: How an operator fixes the problems.
+        advice: What works but is slow.
+    """
+
+    name: str
+    fields: Mapping[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    remedy: str = ""
+    advice: tuple[str, ...] = ()
 
 
 class Store(Protocol):

@@ -22,7 +22,7 @@ from weavloader.store.embedded.schema import (
     indexed_vectors,
     vector_dimension,
 )
-from weavloader.store.tokenize import fold
+from weavloader.store.ranking import fold
 
 _COLUMNS = ("uuid", "text", "captured_at", "latitude", "longitude", "has_image", *FILTER_PROPERTIES)
 _UPSERT = f"""

@@ -20,8 +20,12 @@ import apsw
 import sqlite_vec
 
 from weavloader.errors import ConfigError, PermanentError, Reason, TransientError, WeavloaderError
-from weavloader.store.base import FILTER_PROPERTIES, KEYWORD_PROPERTIES, TEXT_PROPERTIES
-from weavloader.store.schema import SchemaReport
+from weavloader.store.base import (
+    FILTER_PROPERTIES,
+    KEYWORD_PROPERTIES,
+    TEXT_PROPERTIES,
+    SchemaReport,
+)
 
 SCHEMA_VERSION = 2
 _PAGES_BEFORE_CHECKPOINT = 1000  # 4 MB, SQLite's default

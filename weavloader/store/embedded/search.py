@@ -23,8 +23,7 @@ from weavloader.geo import EARTH_KM, KM_PER_DEGREE, Area
 from weavloader.store.base import Filters, SearchQuery, SearchResult, Vector
 from weavloader.store.embedded.rows import from_microseconds, location, to_microseconds
 from weavloader.store.embedded.schema import fetch, vector_dimension
-from weavloader.store.fusion import Fused, autocut, best_first, candidates, fuse
-from weavloader.store.tokenize import fold, tokenize
+from weavloader.store.ranking import Fused, autocut, best_first, candidates, fold, fuse, tokenize
 
 Value = str | int | float
 Occurrences = Sequence[tuple[int, int, int]]

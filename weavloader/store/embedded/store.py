@@ -18,7 +18,7 @@ import apsw
 
 from weavloader.errors import ConfigError, PermanentError, Reason
 from weavloader.images.job import image_id
-from weavloader.store.base import Filters, ImageObject, SearchQuery, SearchResult
+from weavloader.store.base import Filters, ImageObject, SchemaReport, SearchQuery, SearchResult
 from weavloader.store.embedded.files import ImageFiles
 from weavloader.store.embedded.rows import (
     from_microseconds,
@@ -28,7 +28,6 @@ from weavloader.store.embedded.rows import (
 )
 from weavloader.store.embedded.schema import fetch, open_database, report, store_errors, transaction
 from weavloader.store.embedded.search import hybrid, newest
-from weavloader.store.schema import SchemaReport
 from weavloader.store.validation import (
     VECTOR_RANKS,
     VectorRanks,

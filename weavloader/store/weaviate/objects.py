@@ -17,7 +17,7 @@ from weavloader.errors import PermanentError, Reason, TransientError, Weavloader
 from weavloader.geo import Location
 from weavloader.images.job import image_id
 from weavloader.store.base import TEXT_PROPERTIES, ImageObject, SearchResult, Vector
-from weavloader.store.tokenize import tokenize
+from weavloader.store.ranking import tokenize
 from weavloader.store.weaviate.client import (
     Collection,
     DataObject,

@@ -7,8 +7,12 @@ from functools import partial
 from typing import Any
 
 from weavloader.errors import ConfigError, PermanentError, Reason
-from weavloader.store.base import FILTER_PROPERTIES, KEYWORD_PROPERTIES, TEXT_PROPERTIES
-from weavloader.store.schema import SchemaReport
+from weavloader.store.base import (
+    FILTER_PROPERTIES,
+    KEYWORD_PROPERTIES,
+    TEXT_PROPERTIES,
+    SchemaReport,
+)
 from weavloader.store.validation import VectorRanks
 from weavloader.store.weaviate.client import (
     Collection,

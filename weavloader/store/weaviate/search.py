@@ -18,8 +18,7 @@ from typing import Any
 
 from weavloader.geo import KM_PER_DEGREE, Area, Location, distance_km
 from weavloader.store.base import Explanation, Filters, Fusion, ScorePart, SearchQuery, SearchResult
-from weavloader.store.fusion import autocut
-from weavloader.store.tokenize import same_text, tokenize
+from weavloader.store.ranking import autocut, same_text, tokenize
 from weavloader.store.validation import MAX_RESULTS
 from weavloader.store.weaviate.client import (
     Collection,

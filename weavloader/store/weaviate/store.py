@@ -10,8 +10,7 @@ from threading import Lock
 
 from weavloader.errors import PermanentError, Reason
 from weavloader.settings import Settings
-from weavloader.store.base import Filters, ImageObject, SearchQuery, SearchResult
-from weavloader.store.schema import SchemaReport
+from weavloader.store.base import Filters, ImageObject, SchemaReport, SearchQuery, SearchResult
 from weavloader.store.validation import (
     VECTOR_RANKS,
     VectorRanks,

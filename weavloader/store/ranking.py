@@ -1,10 +1,11 @@
-"""Combine keyword and vector scores of a hybrid search, as Weaviate does.
+"""Ranking as Weaviate does it: words of a text, and keyword and vector scores combined.
 
 Source of the formulas: Weaviate, "hybrid search", rankedFusion and relativeScoreFusion.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,9 +14,15 @@ from weavloader.store.base import Explanation, Fusion, ScorePart
 MIN_CANDIDATES = 100
 _RANK_CONSTANT = 60
 _SAME_SCORE_DIGITS = 7
-
 Scores = Mapping[int, float]
 """Scores by image number, best first; higher is better."""
+# Lucene's English stop words, which Weaviate's preset ``en`` excludes from keyword search.
+_STOPWORDS = frozenset(
+    "a an and are as at be but by for if in into is it no not of on or such that the their then"
+    " there these they this to was will with".split()
+)
+_WORD = re.compile(r"[^\W_]+")
+MAX_WORDS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,3 +103,23 @@ def _ranked(scores: Scores, weight: float) -> dict[int, ScorePart]:
         number: ScorePart(weight / (rank + _RANK_CONSTANT), score)
         for rank, (number, score) in enumerate(scores.items())
     }
+
+
+def tokenize(text: str) -> list[str]:
+    """The distinct words of a text in lower case, without stop words.
+
+    Any character other than a letter or a digit separates words. Only the first 10,000
+    characters are read, and at most 64 words are returned.
+    """
+    found = dict.fromkeys(_WORD.findall(text[:10_000].lower()))
+    return [word for word in found if word not in _STOPWORDS][:MAX_WORDS]
+
+
+def same_text(one: str, other: str) -> bool:
+    """Whether both are equal, ignoring case."""
+    return fold(one) == fold(other)
+
+
+def fold(text: str) -> str:
+    """The case-folded form used for comparison."""
+    return text.casefold()
