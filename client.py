@@ -17,6 +17,7 @@ from redis import RedisError
 from inference import VECTOR_RANKS, embedder
 from weavloader import store
 from weavloader.errors import Reason, TransientError
+from weavloader.http_client import new_http_client
 from weavloader.redis_connection import RedisClient, connect_redis
 from weavloader.settings import Settings
 from weavloader.store.base import Store, Vector
@@ -82,9 +83,4 @@ def open_store(settings: Settings) -> Store:
 
 def connect_sage(settings: Settings) -> httpx.Client:
     """An HTTP client for SAGE: keeps connections, follows no redirect, carries no credentials."""
-    return httpx.Client(
-        timeout=settings.sage_timeout,
-        follow_redirects=False,
-        headers={"User-Agent": "weavloader"},
-        limits=httpx.Limits(max_keepalive_connections=8, max_connections=16),
-    )
+    return new_http_client(settings.sage_timeout)

@@ -15,7 +15,7 @@ from weavloader.errors import PermanentError, Reason
 from weavloader.images.decode import DecodeLimits, Picture, Pixels, decode
 from weavloader.images.download import Downloader
 from weavloader.images.inference_cache import Inference, InferenceCache
-from weavloader.images.job import ImageJob
+from weavloader.images.job import UNKNOWN, ImageJob
 from weavloader.images.nodes import Node, Nodes
 from weavloader.store.base import ImageObject, Store, Vector
 
@@ -74,7 +74,7 @@ def process_image(job: ImageJob, pipeline: Pipeline, stages: Stages) -> Outcome:
         if pipeline.store.existing([job.url]):
             return Outcome.ALREADY_STORED
     with stages.timed("download"):
-        data = pipeline.downloader.fetch(job.url)
+        data = pipeline.downloader.fetch(job.url, job.node if job.node != UNKNOWN else None)
     with pipeline.cache.inference_of(job.id) as inference:
         _infer(data, inference, pipeline, stages)
         with stages.timed("node"):

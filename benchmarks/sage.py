@@ -141,7 +141,7 @@ class Sage:
         return {
             "SAGE_DATA_API": f"http://{host}/api/v1/query",
             # Links name the replay itself, whatever way leads to it.
-            "SAGE_STORAGE_HOSTS": f"{self.host},{host}",
+            "SAGE_STORAGE_HOSTS": f"http://{self.host},http://{host}",
             "MANIFEST_API": f"http://{host}/manifests/",
             "SAGE_USER": _USER,
             "SAGE_PASS": PASSWORD,

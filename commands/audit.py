@@ -60,7 +60,13 @@ def _account(settings: Settings, since: datetime) -> AuditReport:
         progress_bar("audit", total=1.0) as advance,
     ):
         letters = DeadLetters(redis, settings.dlq_ttl)
-        work = Audit(settings, DataApi(settings.sage_data_api, http), store, redis, letters)
+        work = Audit(
+            settings,
+            DataApi(settings.sage_data_api, http, settings.sage_deadline),
+            store,
+            redis,
+            letters,
+        )
         return work.run(
             since,
             utc_now(),

@@ -79,7 +79,7 @@ def _backfill(settings: Settings) -> Iterator[Backfill]:
     ):
         yield Backfill(
             settings,
-            DataApi(settings.sage_data_api, http),
+            DataApi(settings.sage_data_api, http, settings.sage_deadline),
             store,
             redis,
             DeadLetters(redis, settings.dlq_ttl),

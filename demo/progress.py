@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -89,7 +90,8 @@ class ProgressTracker:
         stats = self._stats()
         if "authorization" not in stats:
             raise TransientError("the replay does not answer", reason=Reason.DEMO_FAILED)
-        return dict(stats["authorization"].get("other_host", {}))
+        seen = stats["authorization"]
+        return dict(Counter(seen.get("other_host")) + Counter(seen.get("signed_host")))
 
     def close(self) -> None:
         """Release connections."""

@@ -56,6 +56,7 @@ class Ports:
     triton_metrics: int
     sage: int
     other_host: int
+    signed_host: int
     metrics: int
     flower: int
     web: int
@@ -83,7 +84,7 @@ class Plan:
         cls, folder: Path, images: int, publish_seconds: float, images_dir: Path | None
     ) -> Plan:
         """A plan on free ports, with new passwords."""
-        ports = Ports(*free_ports(9))
+        ports = Ports(*free_ports(10))
         dataset = Dataset(
             storage=f"{HOST}:{ports.sage}",
             other_host=f"{HOST}:{ports.other_host}",
@@ -122,7 +123,8 @@ class Plan:
     def _sage(self) -> dict[str, str]:
         return {
             "SAGE_DATA_API": f"http://{self.dataset.storage}/api/v1/query",
-            "SAGE_STORAGE_HOSTS": self.dataset.storage,
+            "SAGE_STORAGE_HOSTS": f"http://{self.dataset.storage}",
+            "SAGE_PUBLIC_HOSTS": f"http://{HOST}:{self.ports.signed_host}",
             "MANIFEST_API": f"http://{self.dataset.storage}/manifests/",
             "SAGE_USER": USER,
             "SAGE_PASS": self.sage_password,
@@ -256,7 +258,7 @@ class Stack:
         self._commands = {
             "redis": redis_server.command(redis_program, plan.ports.redis, plan.folder / "redis"),
             "triton": _triton_command(plan, installation),
-            "replay": replay_command(plan.dataset),
+            "replay": replay_command(plan),
         }
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -334,8 +336,9 @@ def _triton_command(plan: Plan, installation: triton_install.Installation | None
     return ["env", "-i", *environment, *triton.command(installation, plan.triton_ports())]
 
 
-def replay_command(dataset: Dataset) -> list[str]:
-    """The command line of the replay of a dataset."""
+def replay_command(plan: Plan) -> list[str]:
+    """The command line of the replay of a plan's dataset."""
+    dataset = plan.dataset
     own = ["--images-dir", str(dataset.images_dir.resolve())] if dataset.images_dir else []
     return [
         sys.executable,
@@ -345,6 +348,8 @@ def replay_command(dataset: Dataset) -> list[str]:
         dataset.storage.rpartition(":")[2],
         "--other-port",
         dataset.other_host.rpartition(":")[2],
+        "--signed-port",
+        str(plan.ports.signed_host),
         "--images",
         str(dataset.images),
         "--publish-seconds",

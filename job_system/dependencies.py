@@ -15,7 +15,7 @@ from job_system.worker_process import is_stopping
 from processing import Pipeline
 from weavloader.dlq.queue import DeadLetters
 from weavloader.images.decode import DecodeLimits
-from weavloader.images.download import Downloader
+from weavloader.images.download import Downloader, ForbiddenNodes
 from weavloader.images.inference_cache import InferenceCache
 from weavloader.images.nodes import Nodes
 from weavloader.redis_connection import RedisClient, connect_redis
@@ -40,7 +40,7 @@ def redis_client() -> RedisClient:
 def data_api() -> DataApi:
     """This process's client of the SAGE data API."""
     settings = get_settings()
-    return DataApi(settings.sage_data_api, connect_sage(settings))
+    return DataApi(settings.sage_data_api, connect_sage(settings), settings.sage_deadline)
 
 
 @cache
@@ -107,6 +107,9 @@ def downloader(settings: Settings) -> Downloader:
         hosts=settings.sage_storage_hosts,
         auth=(settings.sage_user, password) if settings.sage_user else None,
         max_bytes=settings.max_image_bytes,
+        public_hosts=settings.sage_public_hosts,
+        forbidden=ForbiddenNodes(redis_client()),
+        seconds=settings.sage_deadline,
     )
 
 
@@ -118,6 +121,7 @@ def _nodes(settings: Settings) -> Nodes:
         manifest_url=settings.manifest_api,
         manifest_ttl=settings.manifest_ttl,
         position_ttl=settings.position_ttl,
+        seconds=settings.sage_deadline,
     )
 
 

@@ -130,6 +130,12 @@ class _Families:
             "Records of the SAGE stream that were rejected",
             ("reason",),
         )
+        self.forbidden = self._counter(
+            "storage_forbidden_total",
+            "Images that storage refused to the account, by node",
+            ("node_id",),
+        )
+        self.forbidden_labels = BoundedLabels()
         # Of the live processes at most one reads the stream; the others stand at 0.
         self.stream_health = self._gauge(
             "sage_stream_health",
@@ -277,6 +283,12 @@ class Metrics:
     def count_rejected(self, reason: str, amount: float = 1) -> None:
         """Count records of the SAGE stream that were rejected; ``reason`` is one of ``Reason``."""
         self._families.rejected.labels(reason).inc(amount)
+
+    def count_forbidden(self, node_id: str) -> None:
+        """Count an image that storage refused to the account."""
+        self._families.forbidden.labels(
+            *self._families.forbidden_labels.within_bound(node_id)
+        ).inc()
 
     def set_stream_health(self, healthy: bool) -> None:
         """Say whether the last poll of the stream succeeded."""

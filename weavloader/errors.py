@@ -117,7 +117,7 @@ class Reason(StrEnum):
     BAD_URL = "bad_url", _PERMANENT, Component.RECORD, "none: the record has no usable link"
     FOREIGN_HOST = (
         "foreign_host", _PERMANENT, Component.RECORD,
-        "none, or add the host to SAGE_STORAGE_HOSTS, then retry",
+        "none, or add the host to SAGE_STORAGE_HOSTS or SAGE_PUBLIC_HOSTS, then retry",
     )  # fmt: skip
 
     # SAGE
@@ -128,6 +128,10 @@ class Reason(StrEnum):
     LOCK_LOST = "lock_lost", _TRANSIENT, Component.SAGE, _STARTS_AGAIN
     MANIFEST_UNREACHABLE = (
         "manifest_unreachable", _TRANSIENT, Component.SAGE, "check MANIFEST_API, then retry",
+    )  # fmt: skip
+    NODE_FORBIDDEN = (
+        "node_forbidden", _PERMANENT, Component.STORAGE,
+        "none, or ask SAGE for access to the node's images, then retry",
     )  # fmt: skip
     STORAGE_AUTH = (
         "storage_auth", _TRANSIENT, Component.STORAGE, "correct SAGE_USER and SAGE_PASS",

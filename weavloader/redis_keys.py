@@ -69,6 +69,11 @@ def position(vsn: str) -> str:
     return f"weavloader:position:{vsn}"
 
 
+def forbidden(node: str) -> str:
+    """Key that exists while the images of a node are not asked for, since storage refused them."""
+    return f"weavloader:forbidden:{node}"
+
+
 def failures(task_id: str) -> str:
     """Key of the hash that remembers a task's failures: ``first_seen``, ``attempts``."""
     return f"weavloader:failures:{task_id}"

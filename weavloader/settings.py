@@ -99,6 +99,7 @@ class Settings(Environment):
     sage_pass: SecretStr = SecretStr("")
     sage_data_api: str = "https://data.sagecontinuum.org/api/v1/query"
     sage_storage_hosts: Names = ("storage.sagecontinuum.org",)
+    sage_public_hosts: Names = ()
     sage_filter: Annotated[dict[str, str], NoDecode, BeforeValidator(_sage_filter)] = {
         "name": "upload",
         "task": "imagesampler-.*",
@@ -107,6 +108,7 @@ class Settings(Environment):
     manifest_ttl: Seconds = 3600.0
     position_ttl: Seconds = 300.0
     sage_timeout: Seconds = 30.0
+    sage_deadline: Seconds = 120.0
     unallowed_nodes: Names = ()
     max_image_bytes: int = Field(default=32 * 1024 * 1024, gt=0)
     max_image_pixels: int = Field(default=25_000_000, gt=0)

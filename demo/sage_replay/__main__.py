@@ -26,7 +26,13 @@ from demo.sage_replay.server import HOST, Replay
     default=0,
     help="Port of the host that is not SAGE's; a free one by default.",
 )
-@click.option("--address", default=HOST, show_default=True, help="Address of both.")
+@click.option(
+    "--signed-port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="Port of the host that signed links lead to; a free one by default.",
+)
+@click.option("--address", default=HOST, show_default=True, help="Address of all three.")
 @click.option("--name", help="Host name in the links; the address by default.")
 @click.option(
     "--images",
@@ -58,6 +64,7 @@ from demo.sage_replay.server import HOST, Replay
 def replay(
     port: int,
     other_port: int,
+    signed_port: int,
     address: str,
     name: str | None,
     images: int,
@@ -69,7 +76,13 @@ def replay(
 ) -> None:
     """Serve SAGE's data API, storage and manifests with drawn images, until Ctrl-C."""
     server = Replay(
-        user=user, password=password, port=port, other_port=other_port, address=address, name=name
+        user=user,
+        password=password,
+        port=port,
+        other_port=other_port,
+        signed_port=signed_port,
+        address=address,
+        name=name,
     )
     began = began or time.time_ns()
     dataset = Dataset(server.host, server.other_host, began, images, publish_seconds, images_dir)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -34,10 +34,13 @@ class StoredObject:
     Attributes:
         content: Makes its bytes; called in a thread, for every request.
         redirected: Storage answers with a signed link to another host.
+        arrives_after: Seconds from the start of publishing until storage has it. A node publishes
+            the record at once, and the file follows.
     """
 
     content: Callable[[], bytes]
     redirected: bool = False
+    arrives_after: float = 0.0
 
 
 @dataclass(slots=True)
@@ -49,12 +52,14 @@ class Catalogue:
         objects: Storage's files by ``<job>/<task>/<node>/<ns>-<filename>``.
         foreign_objects: Files of a host that is not SAGE's, by path without a leading slash.
         manifests: By upper-case VSN.
+        forbidden_nodes: Ids of the nodes whose files the account may not read.
     """
 
     entries: Sequence[Entry] = ()
     objects: Mapping[str, StoredObject] = field(default_factory=dict)
     foreign_objects: Mapping[str, StoredObject] = field(default_factory=dict)
     manifests: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    forbidden_nodes: Collection[str] = ()
 
 
 class Publication:
@@ -75,12 +80,19 @@ class Publication:
 
     def visible(self) -> Iterator[Entry]:
         """The records that have appeared by now."""
-        elapsed = 0.0 if self._began is None else time.monotonic() - self._began
+        elapsed = self._elapsed()
         return (entry for entry in self._entries if entry.publish_after <= elapsed)
+
+    def has_arrived(self, stored: StoredObject) -> bool:
+        """Whether storage has a file by now."""
+        return stored.arrives_after <= self._elapsed()
 
     def is_complete(self) -> bool:
         """Whether every record has appeared."""
         return sum(1 for _ in self.visible()) == len(self._entries)
+
+    def _elapsed(self) -> float:
+        return 0.0 if self._began is None else time.monotonic() - self._began
 
 
 def rfc3339(at: int) -> str:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, fields
 from typing import Self
 
 DATA, STORAGE, MANIFESTS, OTHER_HOST = "data", "storage", "manifests", "other_host"
+SIGNED_HOST = "signed_host"
 TARGETS = (DATA, STORAGE, MANIFESTS)
-KINDS = ("status", "garbage_line", "half_line", "stall")
+KINDS = ("status", "garbage_line", "half_line", "short_answer", "expired_link", "stall")
 
 
 @dataclass(slots=True)
@@ -18,10 +19,13 @@ class Fault:
     Attributes:
         kind: ``status`` answers with :attr:`status`; ``garbage_line`` puts a line that is not
             JSON before the records; ``half_line`` ends the answer in the middle of its last
-            line (of storage: in the middle of the file, breaking the connection); ``stall``
-            waits :attr:`seconds` before the answer.
+            line (of storage: in the middle of the file, breaking the connection);
+            ``short_answer`` ends it after half of the records, at the end of a line, as if it
+            were whole; ``expired_link`` lets the signed link of storage expire before it is
+            followed; ``stall`` waits :attr:`seconds` before the answer.
         count: How many requests it meets.
-        target: ``data``, ``storage`` or ``manifests``; garbage is for ``data`` only.
+        target: ``data``, ``storage`` or ``manifests``; garbage and short answers are for
+            ``data`` only, expired links for ``storage``.
     """
 
     kind: str
@@ -72,7 +76,7 @@ class Ledger:
     """What was asked, and with what credentials.
 
     Attributes:
-        requests: Requests by kind: data, storage, manifests, other_host.
+        requests: Requests by kind: data, storage, manifests, signed_host, other_host.
         statuses: Answers by kind and HTTP status.
         authorization: By kind, each ``Authorization`` header seen and how often.
         served: How often each path of storage and the other host was asked for.

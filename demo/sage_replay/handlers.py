@@ -11,16 +11,27 @@ import secrets
 import time
 from base64 import b64encode
 from dataclasses import dataclass, field
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 
 from demo.sage_replay.catalogue import Catalogue, Publication, StoredObject
-from demo.sage_replay.faults import DATA, MANIFESTS, OTHER_HOST, STORAGE, Fault, Faults, Ledger
+from demo.sage_replay.faults import (
+    DATA,
+    MANIFESTS,
+    OTHER_HOST,
+    SIGNED_HOST,
+    STORAGE,
+    Fault,
+    Faults,
+    Ledger,
+)
 from demo.sage_replay.query import QueryError, parse_query, select
 
 _FLUSH_EVERY = 200
+# A signed link is good for so long.
+LINK_SECONDS = 60
 _OBJECT_PATH = re.compile(r"[^/]+/[^/]+/[^/]+/\d+-.+")
 
 
@@ -30,13 +41,13 @@ class ReplayState:
 
     Attributes:
         user: With ``password``, what storage asks for.
-        other_host: ``host:port`` that signed links lead to; known once it listens.
+        signed_host: ``host:port`` that signed links lead to; known once it listens.
     """
 
     catalogue: Catalogue
     user: str
     password: str
-    other_host: str = ""
+    signed_host: str = ""
     publication: Publication = field(init=False)
     faults: Faults = field(default_factory=Faults)
     ledger: Ledger = field(default_factory=Ledger)
@@ -55,9 +66,10 @@ class ReplayState:
         """The header that storage accepts."""
         return "Basic " + b64encode(f"{self.user}:{self.password}".encode()).decode()
 
-    def signature(self, path: str) -> str:
-        """What a signed link to ``path`` carries."""
-        return hmac.new(self.signing_key, path.encode(), hashlib.sha256).hexdigest()
+    def signature(self, path: str, expires: str) -> str:
+        """What a signed link to ``path`` carries, beside when it expires (Unix seconds)."""
+        signed = f"{path}?{expires}".encode()
+        return hmac.new(self.signing_key, signed, hashlib.sha256).hexdigest()
 
 
 class ReplayHandler(RequestHandler):
@@ -117,6 +129,8 @@ class QueryHandler(ReplayHandler):
     async def _stream(self, lines: list[str]) -> None:
         if self.has_fault("garbage_line"):
             lines.insert(0, "<upstream hiccup>\n")
+        if self.has_fault("short_answer"):
+            del lines[len(lines) // 2 :]
         if self.has_fault("half_line"):
             last = lines.pop() if lines else '{"timestamp"}\n'
             lines.append(last[: len(last) // 2])
@@ -170,38 +184,53 @@ class StorageHandler(FileHandler):
         elif self.request.headers.get("Authorization") != self.state.authorization():
             self.set_header("WWW-Authenticate", "Basic domain=storage.sagecontinuum.org")
             self.refuse(401, "not authorized")
-        elif (found := self.state.catalogue.objects.get(path)) is None:
+        elif path.split("/")[2] in self.state.catalogue.forbidden_nodes:
+            self.refuse(403, "permission denied")
+        elif (found := self._arrived(path)) is None:
             self.refuse(404, "not found")
         else:
             filename = path.rpartition("/")[2].partition("-")[2]
             self.set_header("Content-Disposition", f"attachment; filename={filename}")
             await self._send_or_redirect(path, found)
 
+    def _arrived(self, path: str) -> StoredObject | None:
+        found = self.state.catalogue.objects.get(path)
+        has_arrived = found is not None and self.state.publication.has_arrived(found)
+        return found if has_arrived else None
+
     async def _send_or_redirect(self, path: str, found: StoredObject) -> None:
         if not found.redirected:
             await self.send_object(found)
             return
-        link = f"http://{self.state.other_host}/signed/{quote(path)}"
-        self.redirect(f"{link}?signature={self.state.signature(path)}", status=307)
+        left = -1 if self.has_fault("expired_link") else LINK_SECONDS
+        expires = str(int(time.time()) + left)
+        query = urlencode({"expires": expires, "signature": self.state.signature(path, expires)})
+        link = f"http://{self.state.signed_host}/signed/{quote(path)}?{query}"
+        self.redirect(link, status=307)
 
 
 class SignedHandler(FileHandler):
-    """``GET /signed/<path>?signature=…`` on the other host: a file for whoever has the link."""
+    """``GET /signed/<path>?…`` on the signed host: a file for whoever has the link in time."""
 
-    kind = OTHER_HOST
+    kind = SIGNED_HOST
 
     async def get(self, path: str) -> None:
         """Answer with the file."""
         found = self.state.catalogue.objects.get(path)
-        given = self.get_query_argument("signature", "")
-        if found is None or not hmac.compare_digest(given, self.state.signature(path)):
+        given, expires = (
+            self.get_query_argument("signature", ""),
+            self.get_query_argument("expires", ""),
+        )
+        if found is None or not hmac.compare_digest(given, self.state.signature(path, expires)):
             self.refuse(403, "signature does not match")
+        elif float(expires) < time.time():
+            self.refuse(403, "request has expired")
         else:
             await self.send_object(found)
 
 
 class ForeignHandler(FileHandler):
-    """Everything else on the other host: open to all, and no business of SAGE's clients."""
+    """Everything on the other host: open to all, and no business of SAGE's clients."""
 
     kind = OTHER_HOST
 

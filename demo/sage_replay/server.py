@@ -1,4 +1,4 @@
-"""A replay that runs: its two listeners, alone in a loop or in a thread of a test."""
+"""A replay that runs: its three listeners, alone in a loop or in a thread of a test."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ HOST = "127.0.0.1"
 
 
 class Replay:
-    """A server that behaves like SAGE, and beside it another host, on loopback unless told.
+    """A server that behaves like SAGE, the host that its signed links lead to, and another host.
+
+    All are on loopback unless told.
 
     As a context manager it runs in a thread while the ``with`` block does.
 
@@ -35,7 +37,7 @@ class Replay:
         catalogue: What it holds. Links in it name the ports, so a catalogue may also be set
             (:attr:`catalogue`) once the ports are known.
         user: With ``password``, what storage asks for.
-        port: 0 takes a free one, as for ``other_port``.
+        port: 0 takes a free one, as for ``other_port`` and ``signed_port``.
         address: Where it listens.
         name: How others reach it, when not by that address.
     """
@@ -48,15 +50,18 @@ class Replay:
         password: str = "replayed",  # noqa: S107 - guards drawn pictures
         port: int = 0,
         other_port: int = 0,
+        signed_port: int = 0,
         address: str = HOST,
         name: str | None = None,
     ) -> None:
         self._state = ReplayState(catalogue or Catalogue(), user, password)
         self._sockets = bind_sockets(port, address)
         self._other_sockets = bind_sockets(other_port, address)
+        self._signed_sockets = bind_sockets(signed_port, address)
         self.host = f"{name or address}:{self._sockets[0].getsockname()[1]}"
         self.other_host = f"{name or address}:{self._other_sockets[0].getsockname()[1]}"
-        self._state.other_host = self.other_host
+        self.signed_host = f"{name or address}:{self._signed_sockets[0].getsockname()[1]}"
+        self._state.signed_host = self.signed_host
         self._stop = threading.Event()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve_in_thread()))
@@ -79,7 +84,8 @@ class Replay:
         """The settings that lead Weavloader here instead of to SAGE."""
         return {
             "SAGE_DATA_API": f"http://{self.host}/api/v1/query",
-            "SAGE_STORAGE_HOSTS": self.host,
+            "SAGE_STORAGE_HOSTS": f"http://{self.host}",
+            "SAGE_PUBLIC_HOSTS": f"http://{self.signed_host}",
             "MANIFEST_API": f"http://{self.host}/manifests/",
             "SAGE_USER": self._state.user,
             "SAGE_PASS": self._state.password,
@@ -91,8 +97,14 @@ class Replay:
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set."""
-        servers = [HTTPServer(app) for app in (_sage(self._state), _other(self._state))]
-        for server, sockets in zip(servers, (self._sockets, self._other_sockets), strict=True):
+        listeners = (
+            (_sage(self._state), self._sockets),
+            (_signed(self._state), self._signed_sockets),
+            (_other(self._state), self._other_sockets),
+        )
+        servers = []
+        for app, sockets in listeners:
+            servers.append(server := HTTPServer(app))
             server.add_sockets(sockets)
         self._ready.set()
         await stop.wait()
@@ -133,7 +145,11 @@ def _sage(state: ReplayState) -> Application:
     return Application(routes, log_function=lambda handler: None)
 
 
+def _signed(state: ReplayState) -> Application:
+    routes = [url(r"/signed/(.+)", SignedHandler, {"state": state})]
+    return Application(routes, log_function=lambda handler: None)
+
+
 def _other(state: ReplayState) -> Application:
-    shared = {"state": state}
-    routes = [url(r"/signed/(.+)", SignedHandler, shared), url(r"/(.*)", ForeignHandler, shared)]
+    routes = [url(r"/(.*)", ForeignHandler, {"state": state})]
     return Application(routes, log_function=lambda handler: None)

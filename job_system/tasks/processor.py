@@ -120,6 +120,8 @@ def _dead_letter(task: Task, error: Exception, stages: Stages) -> None:
     text = "".join(traceback.format_exception(error))
     letter = dead_letters().write(failed, error, text)
     metrics.count_outcome("dead")
+    if letter.reason == Reason.NODE_FORBIDDEN:
+        metrics.count_forbidden(letter.label.vsn)
     log_image(logging.ERROR, letter.task_id, "dead", stages, letter.exc_message)
 
 

@@ -18,7 +18,8 @@ IMAGES = 20
 REDIS = f"redis://:{SECRETS['REDIS_PASSWORD']}@redis:6379/0"
 SETTINGS = {
     "SAGE_DATA_API": "http://replay:8000/api/v1/query",
-    "SAGE_STORAGE_HOSTS": "replay:8000",
+    "SAGE_STORAGE_HOSTS": "http://replay:8000",
+    "SAGE_PUBLIC_HOSTS": "http://replay:8002",
     "MANIFEST_API": "http://replay:8000/manifests/",
     "UNALLOWED_NODES": EXCLUDED_NODE.vsn,
     "POLL_MIN_SECONDS": "1",
@@ -78,6 +79,7 @@ def start_replay(engine: Engine, began: int) -> None:
         "--name=replay",
         "--port=8000",
         "--other-port=8001",
+        "--signed-port=8002",
         f"--images={IMAGES}",
         f"--began={began}",
         "--user=sage",

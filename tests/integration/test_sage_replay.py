@@ -63,7 +63,13 @@ def api(replay: Replay, http: httpx.Client) -> DataApi:
 @pytest.fixture
 def downloader(replay: Replay, http: httpx.Client) -> Downloader:
     """The project's client of storage."""
-    return Downloader(http, [replay.host], (USER, PASSWORD), max_bytes=1000)
+    return Downloader(
+        http,
+        [f"http://{replay.host}"],
+        (USER, PASSWORD),
+        max_bytes=1000,
+        public_hosts=[f"http://{replay.signed_host}"],
+    )
 
 
 def query(replay: Replay, **fields: Any) -> list[dict[str, Any]]:
@@ -183,8 +189,8 @@ def test_a_signed_link_leads_to_another_host_without_the_password(
     replay: Replay, downloader: Downloader
 ) -> None:
     assert downloader.fetch(f"http://{replay.host}/api/v1/data/{SIGNED}") == b"signed"
-    assert replay.ledger.requests["other_host"] == 1
-    assert not replay.ledger.authorization["other_host"]
+    assert replay.ledger.requests["signed_host"] == 1
+    assert not replay.ledger.authorization["signed_host"]
 
 
 def test_a_password_that_follows_a_redirect_would_be_noticed(replay: Replay) -> None:
@@ -192,7 +198,7 @@ def test_a_password_that_follows_a_redirect_would_be_noticed(replay: Replay) -> 
     answer = httpx.get(url, auth=(USER, PASSWORD), follow_redirects=False)
     assert answer.status_code == 307
     httpx.get(answer.headers["location"], auth=(USER, PASSWORD))
-    assert replay.ledger.authorization["other_host"].total() == 1
+    assert replay.ledger.authorization["signed_host"].total() == 1
 
 
 def test_a_signature_is_for_one_object(replay: Replay, http: httpx.Client) -> None:
@@ -265,3 +271,53 @@ def test_the_count_says_what_was_asked(replay: Replay, http: httpx.Client) -> No
     assert stats["statuses"] == {"storage": {"200": 1, "401": 1}}
     assert list(stats["authorization"]["storage"].values()) == [1]
     assert stats["served"] == {f"/api/v1/data/{PLAIN}": 2}
+
+
+def test_a_file_may_come_after_its_record(replay: Replay, http: httpx.Client) -> None:
+    late = StoredObject(lambda: b"late", arrives_after=0.3)
+    replay.catalogue = Catalogue(entries=[record(NOW)], objects={PLAIN: late})
+    url = f"http://{replay.host}/api/v1/data/{PLAIN}"
+    query(replay, start="-5m")
+    assert http.get(url, auth=(USER, PASSWORD)).status_code == 404
+    deadline = datetime.now(UTC) + timedelta(seconds=5)
+    while http.get(url, auth=(USER, PASSWORD)).status_code == 404:
+        assert datetime.now(UTC) < deadline
+    assert http.get(url, auth=(USER, PASSWORD)).content == b"late"
+
+
+def test_the_account_may_not_read_the_files_of_every_node(
+    replay: Replay, downloader: Downloader
+) -> None:
+    replay.catalogue = Catalogue(
+        objects={PLAIN: StoredObject(lambda: b"private")}, forbidden_nodes={"n1"}
+    )
+    with pytest.raises(PermanentError) as refused:
+        downloader.fetch(f"http://{replay.host}/api/v1/data/{PLAIN}")
+    assert refused.value.reason == "node_forbidden"
+
+
+def test_an_answer_may_end_early_and_look_whole(replay: Replay, api: DataApi) -> None:
+    replay.add_fault(Fault("short_answer"))
+    start = datetime(2026, 11, 24, 11, 59, tzinfo=UTC)
+    assert len(list(api.records({"name": "upload"}, start))) == 2
+    assert len(list(api.records({"name": "upload"}, start))) == 4
+
+
+def test_a_signed_link_expires_and_storage_signs_another(
+    replay: Replay, downloader: Downloader
+) -> None:
+    replay.add_fault(Fault("expired_link", target="storage"))
+    url = f"http://{replay.host}/api/v1/data/{SIGNED}"
+    with pytest.raises(TransientError) as failed:
+        downloader.fetch(url)
+    assert failed.value.reason == "storage_error"
+    assert downloader.fetch(url) == b"signed"
+
+
+def test_names_of_files_are_taken_as_they_are(replay: Replay, downloader: Downloader) -> None:
+    names = ["a#b.jpg", "a?b=c.jpg", "a%20b.jpg", "a b.jpg", "é.jpg"]
+    base = "sage/sampler/n1/17-"
+    replay.catalogue = Catalogue(objects={base + name: StoredObject(name.encode) for name in names})
+    for name in names:
+        found = downloader.fetch(f"http://{replay.host}/api/v1/data/{base}{name}")
+        assert found == name.encode()

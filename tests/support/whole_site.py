@@ -99,7 +99,7 @@ def whole_site(folder: Path, triton: Triton, images: int) -> Iterator[WholeSite]
         }
         dataset = plan.dataset
         for name, arguments in {
-            "replay": replay_command(dataset)[1:],
+            "replay": replay_command(plan)[1:],
             "processor": ["main.py", "processor", "--concurrency", "1"],
             "web": ["main.py", "web"],
         }.items():

@@ -67,8 +67,9 @@ class World:
         self.note("existing")
         return {link for link in links if image_id(link) in self.stored}
 
-    def fetch(self, url: str) -> bytes:
+    def fetch(self, url: str, node: str | None) -> bytes:
         self.note("fetch")
+        assert node is None, "unknown is no node"
         assert url == JOB.url
         return self.file
 

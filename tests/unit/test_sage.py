@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from threading import Event
+from typing import cast
 
 import httpx
 import pytest
@@ -117,7 +119,47 @@ def test_a_line_without_end_fills_no_memory(
     say(server, *[b"x" * 500] * 100)
     with pytest.raises(TransientError) as failed:
         list(api.records({}, "-5m"))
+    assert failed.value.reason == "sage_cut"
+
+
+def test_a_line_too_long_fails_itself_and_not_the_poll(
+    server: LocalServer, api: DataApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sage_api, "MAX_LINE", 1000)
+    say(server, LINES[0], *[b"x" * 500] * 100, b"\n", LINES[1], b'"' + b"y" * 999 + b'"\n')
+    first, long, last, string = api.records({}, "-5m")
+    assert (first, last) == (A, B)
+    assert long == BadLine("x" * 200)
+    assert isinstance(string, BadLine)
+
+
+def test_an_answer_without_end_is_cut_and_one_that_is_compressed_is_not_unfolded(
+    server: LocalServer, api: DataApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sage_api, "MAX_ANSWER", 1000)
+    say(server, *LINES * 100)
+    with pytest.raises(TransientError) as failed:
+        list(api.records({}, "-5m"))
     assert failed.value.reason == "sage_garbage"
+    zipped = (gzip.compress(LINES[0]),)
+    server.answer = lambda request: Answer(200, zipped, {"Content-Encoding": "gzip"})
+    with pytest.raises(TransientError) as failed:
+        list(api.records({}, "-5m"))
+    assert failed.value.reason == "sage_garbage"
+
+
+def test_of_the_body_of_an_error_little_is_read(server: LocalServer, api: DataApi) -> None:
+    sent: list[int] = []
+
+    def endless() -> Iterator[bytes]:
+        for number in range(1_000_000):
+            sent.append(number)
+            yield b"x" * 65536
+
+    server.answer = lambda request: Answer(500, cast("tuple[bytes, ...]", endless()))
+    with pytest.raises(TransientError, match="500: xxx"):
+        list(api.records({}, "-5m"))
+    assert len(sent) < 1000, "64 MiB, which sockets may hold"
 
 
 @pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 429, 500, 502, 503])

@@ -16,6 +16,7 @@ import httpx
 from weavloader import redis_keys
 from weavloader.errors import Reason, TransientError
 from weavloader.geo import Location, to_location
+from weavloader.http_client import DEADLINE_SECONDS, exchange, read
 from weavloader.images.job import UNKNOWN, clean_name
 from weavloader.redis_connection import RedisClient
 from weavloader.stream.sage_api import DataApi
@@ -28,6 +29,7 @@ LIVE_FOR = timedelta(hours=1)
 STALE_SECONDS = 7 * 86400
 # Seconds before a server that failed is asked again about the same node.
 PAUSE = 60
+MAX_MANIFEST = 1 << 20
 _VSN = re.compile(r"[A-Z0-9_-]{1,32}")
 
 logger = logging.getLogger(__name__)
@@ -46,12 +48,13 @@ class Nodes:
     """Looks nodes up, with a cache in Redis that all processes share.
 
     Args:
-        http: Carries the timeouts.
+        http: Carries the timeouts of every read.
         api: For the live position of mobile nodes.
         redis: Holds the cache.
         manifest_url: Manifests lie under it, by upper-case VSN.
         manifest_ttl: Seconds before a manifest is asked for again.
         position_ttl: Seconds before a live position is asked for again.
+        seconds: How long each manifest may be waited for in all.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Nodes:
         manifest_url: str,
         manifest_ttl: float,
         position_ttl: float,
+        seconds: float = DEADLINE_SECONDS,
     ) -> None:
         self._http = http
         self._api = api
@@ -69,6 +73,7 @@ class Nodes:
         self._manifest_url = manifest_url.rstrip("/") + "/"
         self._manifest_ttl = manifest_ttl
         self._position_ttl = position_ttl
+        self._seconds = seconds
 
     def describe(self, vsn: str, captured_at: datetime) -> Node:
         """The node, standing where it stood at ``captured_at`` as far as that is known.
@@ -106,12 +111,13 @@ class Nodes:
 
     def _fetch(self, vsn: str) -> object:
         try:
-            answer = self._http.get(self._manifest_url + vsn)
-            if answer.status_code == httpx.codes.NOT_FOUND:
-                return None
-            answer.raise_for_status()
-            return _known_part(answer.json())
-        except (httpx.HTTPError, ValueError) as error:
+            url = self._manifest_url + vsn
+            with exchange(self._http, "GET", url, seconds=self._seconds) as answer:
+                if answer.status_code == httpx.codes.NOT_FOUND:
+                    return None
+                answer.raise_for_status()
+                return _known_part(json.loads(read(answer, MAX_MANIFEST)))
+        except (httpx.HTTPError, ValueError, RecursionError) as error:
             message = f"manifest of {vsn}: {error!r}"
             raise TransientError(message, reason=Reason.MANIFEST_UNREACHABLE) from error
 

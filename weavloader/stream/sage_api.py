@@ -15,14 +15,24 @@ from datetime import datetime
 import httpx
 
 from weavloader.errors import Reason, TransientError
+from weavloader.http_client import (
+    DEADLINE_SECONDS,
+    EncodedError,
+    TooLargeError,
+    exchange,
+    parts_of,
+    read_error,
+)
 from weavloader.times import rfc3339
 
 MAX_LINE = 1 << 20
+# Some two million records; an hour of a busy network has some ten thousand. Memory stays flat.
+MAX_ANSWER = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line of an answer that is not JSON."""
+    """A line of an answer that is not JSON, or too long; its first 200 characters."""
 
     text: str
 
@@ -32,12 +42,14 @@ class DataApi:
 
     Args:
         url: Full URL of the query endpoint.
-        http: Carries the timeouts of every request.
+        http: Carries the timeouts of every read.
+        seconds: How long each answer may be waited for in all.
     """
 
-    def __init__(self, url: str, http: httpx.Client) -> None:
+    def __init__(self, url: str, http: httpx.Client, seconds: float = DEADLINE_SECONDS) -> None:
         self._url = url
         self._http = http
+        self._seconds = seconds
 
     def records(
         self,
@@ -55,8 +67,9 @@ class DataApi:
             tail: Only so many of the newest of each series.
 
         Raises:
-            TransientError: The API is out of reach, refused, or its answer ended early; what
-                was yielded until then is good.
+            TransientError: The API is out of reach, too slow, refused, or its answer ended in
+                the middle of a line; what was yielded until then is good. An answer that ends
+                early at the end of a line looks whole: the API sends nothing at its end.
         """
         body: dict[str, object] = {"start": _range_end(start), "filter": dict(query_filter)}
         if end is not None:
@@ -64,9 +77,13 @@ class DataApi:
         if tail is not None:
             body["tail"] = tail
         try:
-            with self._http.stream("POST", self._url, json=body) as answer:
+            with exchange(
+                self._http, "POST", self._url, json=body, seconds=self._seconds
+            ) as answer:
                 _check_status(answer)
-                yield from _parsed(_lines(answer.iter_bytes()))
+                yield from _parsed(_lines(parts_of(answer, MAX_ANSWER)))
+        except (TooLargeError, EncodedError) as error:
+            raise TransientError(f"SAGE data API: {error}", reason=Reason.SAGE_GARBAGE) from error
         except httpx.HTTPError as error:
             raise TransientError(
                 f"SAGE data API: {error!r}", reason=Reason.SAGE_UNREACHABLE
@@ -79,20 +96,21 @@ def _range_end(moment: datetime | str) -> str:
 
 def _check_status(answer: httpx.Response) -> None:
     if answer.status_code != httpx.codes.OK:
-        answer.read()
-        said = answer.text[:200].strip()
+        said = read_error(answer)[:200].strip()
         message = f"SAGE data API answered {answer.status_code}: {said}"
         raise TransientError(message, reason=Reason.SAGE_REFUSED)
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Split at newlines; with each line, whether it was ended by one."""
+    """Split at newlines; with each line, whether it was ended by one.
+
+    Of a line that is too long only the beginning is kept.
+    """
     rest = b""
     for chunk in chunks:
         *whole, rest = (rest + chunk).split(b"\n")
         yield from ((line, True) for line in whole)
-        if len(rest) > MAX_LINE:
-            raise TransientError("SAGE data API: a line without end", reason=Reason.SAGE_GARBAGE)
+        rest = rest[: MAX_LINE + 1]
     yield rest, False
 
 
@@ -102,6 +120,8 @@ def _parsed(lines: Iterator[tuple[bytes, bool]]) -> Iterator[object]:
         if not line.strip():
             continue
         try:
+            if len(line) > MAX_LINE:
+                raise ValueError("too long")
             record = json.loads(line)
         except (ValueError, RecursionError):
             if not ended:
