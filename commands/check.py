@@ -8,6 +8,7 @@ import click
 
 from commands.cli import begin_tool, command
 from commands.roles import ROLES
+from weavloader.logs import mask, printable
 
 
 @command("check")
@@ -23,5 +24,6 @@ def check(role: str | None) -> None:
     failed = False
     for result in run_checks(checks, settings):
         failed = failed or not result.ok
-        click.echo(f"{'ok  ' if result.ok else 'FAIL'}  {result.name:9}  {result.detail}")
+        detail = printable(mask(result.detail))
+        click.echo(f"{'ok  ' if result.ok else 'FAIL'}  {result.name:9}  {detail}")
     sys.exit(1 if failed else 0)

@@ -12,7 +12,7 @@ from commands import ROLES as ROLES
 from commands import normalize_args
 from weavloader import __version__
 from weavloader.errors import ConfigError, WeavloaderError
-from weavloader.logs import configure_logging
+from weavloader.logs import configure_logging, mask, printable
 from weavloader.settings import Settings, get_settings, publish_to_environment
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -124,5 +124,5 @@ def run(program: click.Command) -> NoReturn:
 
 def _fail(error: Exception, code: int) -> NoReturn:
     text = error.format_message() if isinstance(error, click.ClickException) else str(error)
-    click.echo(f"weavloader: {' '.join(text.split())}", err=True)
+    click.echo(f"weavloader: {printable(mask(' '.join(text.split())))}", err=True)
     sys.exit(code)

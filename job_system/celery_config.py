@@ -6,6 +6,7 @@ Each choice that reliability depends on has its reason beside it.
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from celery.schedules import crontab
 from kombu.entity import Exchange, Queue
@@ -137,12 +138,12 @@ def _beat(settings: Settings) -> dict[str, Any]:
 
 def _beat_redis(settings: Settings) -> dict[str, Any]:
     url = settings.celery_broker_url.get_secret_value()
-    # It waits for a Redis that is away, rather than end.
-    options: dict[str, Any] = {**SOCKET_TIMEOUTS, "retry_period": -1}
-    if url.startswith(SENTINEL_SCHEME):
-        address = SentinelAddress.from_url(url)
-        url = "redis-sentinel://"  # redbeat's own scheme; it takes the rest from the options
-        options = {
+    if not url.startswith(SENTINEL_SCHEME):
+        return _redbeat_by_url(url)
+    address = SentinelAddress.from_url(url)
+    return {
+        "redbeat_redis_url": "redis-sentinel://",  # it takes the rest from the options
+        "redbeat_redis_options": {
             "retry_period": -1,
             "socket_timeout": SOCKET_TIMEOUTS["socket_timeout"],
             "sentinels": list(address.hosts),
@@ -150,8 +151,23 @@ def _beat_redis(settings: Settings) -> dict[str, Any]:
             "username": address.username,
             "password": address.password,
             "db": address.db,
-        }
-    return {"redbeat_redis_url": url, "redbeat_redis_options": options}
+        },
+    }
+
+
+def _redbeat_by_url(url: str) -> dict[str, Any]:
+    """The password apart from the URL, since Celery shows its configuration in `celery report` and
+    in Flower, and there masks what has a telling name but not this URL."""
+    parts = urlsplit(url)
+    login = {"username": parts.username, "password": parts.password}
+    return {
+        "redbeat_redis_url": parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
+        "redbeat_redis_options": {
+            **SOCKET_TIMEOUTS,
+            "retry_period": -1,  # it waits for a Redis that is away, rather than end
+            **{name: unquote(value) for name, value in login.items() if value},
+        },
+    }
 
 
 def _every(task: str, schedule: crontab) -> dict[str, Any]:

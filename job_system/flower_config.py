@@ -9,8 +9,9 @@ from __future__ import annotations
 from logging import getLogger
 from typing import Any
 
+from job_system.flower_access import guard_flower
 from weavloader.logs import masker
-from weavloader.settings import DEFAULT_FLOWER_AUTH, get_settings
+from weavloader.settings import get_settings
 
 MAX_TEXT = 300
 _SHOWN_TEXTS = ("args", "kwargs", "result", "exception", "traceback")
@@ -29,16 +30,34 @@ def _shortened(text: str) -> str:
     return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
 
 
+def _choose_address() -> str:
+    """Where Flower listens; with the published default password, here only unless told otherwise.
+
+    In the all-in-one container it is told otherwise: at loopback nobody outside would reach it.
+    """
+    given = _settings.flower_address
+    if not _settings.has_default_account:
+        return given
+    is_told = "flower_address" in _settings.model_fields_set
+    chosen = given if is_told else "127.0.0.1"
+    getLogger(__name__).warning(
+        "Flower is guarded by the published default password and listens on %s, %s: set "
+        "FLOWER_BASIC_AUTH",
+        chosen,
+        "since FLOWER_ADDRESS says so" if is_told else "not on other addresses",
+    )
+    return chosen
+
+
 _settings = get_settings()
 _without_secrets = masker(_settings)
-_given = _settings.flower_basic_auth.get_secret_value()
-if _given == DEFAULT_FLOWER_AUTH:
-    getLogger(__name__).warning(
-        "Flower is guarded by the published default password: set FLOWER_BASIC_AUTH"
-    )
+# Flower knows no roles: where it may change things, those who may not stay outside.
+_accounts = [each for each in _settings.accounts() if each.may_change or _settings.flower_read_only]
+guard_flower(_accounts)
 
-basic_auth = [pair.strip() for pair in _given.split(",")]
-address = _settings.flower_address
+basic_auth = [account.credentials for account in _accounts]
+read_only = _settings.flower_read_only
+address = _choose_address()
 port = _settings.flower_port
 persistent = bool(_settings.flower_db)
 db = _settings.flower_db or "flower"

@@ -6,7 +6,7 @@ import sys
 
 from metrics.server import serve
 from weavloader.errors import ConfigError
-from weavloader.logs import configure_logging
+from weavloader.logs import configure_logging, mask, printable
 from weavloader.settings import get_settings
 from weavloader.shutdown import end_on_signal
 
@@ -25,7 +25,7 @@ def main() -> int:
         configure_logging("METRICS", settings)
         serve(settings)
     except ConfigError as error:
-        print(f"weavloader: {error}", file=sys.stderr)
+        print(f"weavloader: {printable(mask(str(error)))}", file=sys.stderr)
         return BAD_INPUT
     return 0
 

@@ -44,8 +44,9 @@ class FlowerPage:
     """Reads Flower's ``/metrics`` with its basic auth."""
 
     def __init__(self, settings: Settings) -> None:
-        first = settings.flower_basic_auth.get_secret_value().split(",")[0]
-        self._user, _, self._password = first.partition(":")
+        accounts = settings.accounts()
+        # Flower that changes things lets in operators only.
+        self._account = next((each for each in accounts if each.may_change), accounts[0])
         self._url = f"{settings.flower_url.rstrip('/')}/metrics"
 
     async def families(self) -> list[Metric]:
@@ -70,8 +71,8 @@ class FlowerPage:
                 self._url,
                 request_timeout=TIMEOUT,
                 connect_timeout=TIMEOUT,
-                auth_username=self._user,
-                auth_password=self._password,
+                auth_username=self._account.name,
+                auth_password=self._account.password,
             )
         except (HTTPError, OSError, ValueError) as error:
             raise TransientError(f"Flower: {error}", reason=Reason.FLOWER_UNREACHABLE) from error

@@ -13,6 +13,7 @@ import httpx
 
 from metrics.redis_state import ping
 from weavloader.errors import Reason, TransientError, WeavloaderError
+from weavloader.logs import mask
 from weavloader.redis_connection import RedisClient
 from weavloader.settings import Settings
 
@@ -81,7 +82,7 @@ class HealthChecks:
         error = future.exception()
         if error is None:
             return ""
-        return str(error) if isinstance(error, WeavloaderError) else type(error).__name__
+        return mask(str(error)) if isinstance(error, WeavloaderError) else type(error).__name__
 
 
 def is_healthy(failures: Mapping[str, str]) -> bool:

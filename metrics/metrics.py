@@ -34,6 +34,7 @@ TASKS = (
 ORIGIN = ("node_id", "job", "task", "camera")
 OUTCOMES = ("stored", "already_stored", "dead")
 RESTORED_FROM = ("dead_worker", "orphan")
+GUARDED_SERVERS = ("flower", "web")
 # Nodes, jobs and cameras are named by the stream.
 MAX_ORIGINS = 2000
 MAX_LABEL_LENGTH = 64
@@ -183,6 +184,9 @@ class _Families:
         self.errors = self._counter(
             "errors_total", "Errors by component and type", ("component", "error_type")
         )
+        self.wrong_passwords = self._counter(
+            "wrong_passwords_total", "Requests with a wrong password, by server", ("server",)
+        )
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
         return Counter(PREFIX + name, text, labels, registry=self._registry)
@@ -237,6 +241,8 @@ class Metrics:
             self._families.images.labels(outcome)
         for cause in RESTORED_FROM:
             self._families.restored.labels(cause)
+        for server in GUARDED_SERVERS:
+            self._families.wrong_passwords.labels(server)
         self._families.reprocessed.labels("submitted")
 
     def observe_task(
@@ -321,6 +327,10 @@ class Metrics:
     def observe_stage(self, stage: str, seconds: float) -> None:
         """Record how long an image spent in a stage, such as download or store."""
         self._families.stage_seconds.labels(stage).observe(seconds)
+
+    def count_wrong_password(self, server: str) -> None:
+        """Count a wrong password: ``server`` is one of :data:`GUARDED_SERVERS`."""
+        self._families.wrong_passwords.labels(server).inc()
 
     def count_error(self, component: str, error_type: str) -> None:
         """Count an error; both labels are short constants, never a message."""

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from types import TracebackType
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import SecretStr
 from pythonjsonlogger.json import JsonFormatter as BaseJsonFormatter
 
-from weavloader.settings import Settings
+from weavloader.errors import ConfigError
+from weavloader.settings import Settings, get_settings
 
 FORMAT = "%(asctime)s [{tag}] %(levelname)s %(message)s"
 _MASK = "***"
+# A shorter secret is in many words: to cut it out would spoil texts, and tell it.
+_MIN_MASKED = 4
 _URL_PASSWORD = re.compile(r"(\w+://[^\s:/@]*:)[^\s/]+(?=@)")
 # These write a line for every request or task at INFO; an image has a line of its own.
 _CHATTY = (
@@ -34,19 +39,40 @@ Masker = Callable[[str], str]
 
 def masker(settings: Settings) -> Masker:
     """What replaces every secret of the settings, and any URL's password, in a text."""
-    longest_first = sorted(_secrets(settings), key=len, reverse=True)
-    secrets = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-    return lambda text: mask(secrets.sub(_MASK, text))
+    secrets = _pattern(frozenset(_secrets(settings)))
+    return lambda text: _mask_urls(secrets.sub(_MASK, text))
 
 
 def mask(text: str) -> str:
-    """``text`` with the password of any URL in it replaced."""
-    return _URL_PASSWORD.sub(rf"\1{_MASK}", text) if "://" in text else text
+    """``text`` without the secrets of this process and the password of any URL.
+
+    For whatever leaves the process: pages, JSON, command lines, dead letters.
+    """
+    try:
+        settings = get_settings()
+    except ConfigError:
+        return _mask_urls(text)
+    return masker(settings)(text)
 
 
 def printable(text: str) -> str:
-    """``text`` on one line, without characters that could control a terminal."""
-    return "".join(character if character.isprintable() else " " for character in text)
+    """``text`` on one line, without characters that control a terminal or reorder what it shows."""
+    return text if text.isprintable() else "".join(map(_printable, text))
+
+
+def _printable(character: str) -> str:
+    # Line breaks, escapes and those that turn the direction of writing are not printable.
+    return character if character.isprintable() else " "
+
+
+def _mask_urls(text: str) -> str:
+    return _URL_PASSWORD.sub(rf"\1{_MASK}", text) if "://" in text else text
+
+
+@lru_cache(maxsize=8)
+def _pattern(secrets: frozenset[str]) -> re.Pattern[str]:
+    longest_first = sorted(secrets, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 
 class TextFormatter(logging.Formatter):
@@ -117,7 +143,14 @@ def _log_uncaught(
 
 def _secrets(settings: Settings) -> set[str]:
     values = (value for _, value in settings if isinstance(value, SecretStr))
-    return {part for value in values for part in _parts(value.get_secret_value()) if part}
+    parts = {part for value in values for part in _parts(value.get_secret_value()) if part}
+    parts |= {account.credentials for account in settings.accounts()}
+    if password := settings.sage_pass.get_secret_value():
+        parts.add(f"{settings.sage_user}:{password}")
+    # As a header, a URL and the repr of an error hold them.
+    parts |= {base64.b64encode(part.encode()).decode() for part in parts if ":" in part}
+    parts |= {form for part in parts for form in (quote(part, safe=""), repr(part)[1:-1])}
+    return {part for part in parts if len(part) >= _MIN_MASKED}
 
 
 def _parts(secret: str) -> Iterator[str]:

@@ -12,13 +12,25 @@ import tempfile
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from weavloader.accounts import DEFAULT_FLOWER_AUTH, PLACEHOLDER, Account, parse_accounts
 from weavloader.errors import ConfigError, Reason
 from weavloader.times import parse_duration
 
-DEFAULT_FLOWER_AUTH = "admin:weavloader123"
+__all__ = ["DEFAULT_FLOWER_AUTH", "Settings", "get_settings", "load_settings"]
+
+# Each is written in its own syntax, which may hold line breaks.
+_MULTILINE = ("sage_filter",)
 
 
 def _split(value: object) -> object:
@@ -73,11 +85,17 @@ def _base_url(value: object) -> object:
     return text
 
 
+def _accounts(secret: SecretStr) -> SecretStr:
+    parse_accounts(secret.get_secret_value())
+    return secret
+
+
 Url = Annotated[str, BeforeValidator(_base_url)]
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 RedisUrl = Annotated[SecretStr, BeforeValidator(_verified)]
+Accounts = Annotated[SecretStr, AfterValidator(_accounts)]
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(lambda name: str(name).upper())
 ]
@@ -151,7 +169,9 @@ class Settings(Environment):
     web_port: Port = 8081
     flower_address: str = "0.0.0.0"  # noqa: S104 - behind basic auth
     flower_port: Port = 5555
-    flower_basic_auth: SecretStr = SecretStr(DEFAULT_FLOWER_AUTH)
+    flower_basic_auth: Accounts = SecretStr(DEFAULT_FLOWER_AUTH)
+    flower_viewers: Names = ()
+    flower_read_only: bool = True
     flower_url: str = "http://localhost:5555"
     flower_db: str = ""
     # As people open them: what alerts and the dashboard link to.
@@ -164,6 +184,35 @@ class Settings(Environment):
     prometheus_multiproc_dir: str = Field(
         default_factory=lambda: os.path.join(tempfile.gettempdir(), "weavloader-metrics")
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_plain(cls, value: object, info: ValidationInfo) -> object:
+        """A secret read from a file ends in a newline, which HTTP clients quote in their errors."""
+        if not isinstance(value, str):
+            return value
+        text = value.strip()
+        if PLACEHOLDER in text:
+            raise ValueError(f"the placeholder {PLACEHOLDER} must be replaced")
+        if info.field_name not in _MULTILINE and not text.isprintable():
+            raise ValueError("holds a control character")
+        return text
+
+    @field_validator("flower_viewers")
+    @classmethod
+    def _have_accounts(cls, viewers: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if isinstance(accounts := info.data.get("flower_basic_auth"), SecretStr):
+            parse_accounts(accounts.get_secret_value(), viewers)
+        return viewers
+
+    def accounts(self) -> tuple[Account, ...]:
+        """The accounts of Flower and of the dead-letter pages."""
+        return parse_accounts(self.flower_basic_auth.get_secret_value(), self.flower_viewers)
+
+    @property
+    def has_default_account(self) -> bool:
+        """Whether the published default password is in use."""
+        return self.flower_basic_auth.get_secret_value() == DEFAULT_FLOWER_AUTH
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -2,67 +2,81 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hmac
 import ipaddress
 import logging
 from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
 
-from weavloader.settings import DEFAULT_FLOWER_AUTH, Settings
+from metrics import metrics
+from weavloader.accounts import Account, PasswordCheck
+from weavloader.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 # Headers by which proxies name the client that they forward for.
 FORWARDED = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
+_AT_THIS_MACHINE = Account("", "")
 
 
 class Access:
     """Basic auth with Flower's accounts, for requests that may come from another machine.
 
     Args:
-        accounts: ``user:password`` each.
+        accounts: Who may pass.
         is_local: Whether the pages listen on this machine only.
     """
 
-    def __init__(self, accounts: Sequence[str], is_local: bool) -> None:
-        self._accounts = [account.encode() for account in accounts]
+    def __init__(self, accounts: Sequence[Account], is_local: bool) -> None:
+        self._passwords = PasswordCheck(accounts, lambda: metrics.count_wrong_password("web"))
         self._is_local = is_local
 
     @classmethod
     def of(cls, settings: Settings) -> Access:
         """Access by the settings; warns where the published default password is in use."""
-        given = settings.flower_basic_auth.get_secret_value()
         is_local = is_loopback(settings.web_address)
-        if given == DEFAULT_FLOWER_AUTH and not is_local:
+        if settings.has_default_account and not is_local:
             logger.warning(
                 "dead letters are open to the published default password: set FLOWER_BASIC_AUTH"
             )
-        return cls([account.strip() for account in given.split(",")], is_local)
+        return cls(settings.accounts(), is_local)
 
-    def allows(self, host: str, headers: Mapping[str, str]) -> bool:
-        """Whether a request is allowed.
+    def account(self, host: str, headers: Mapping[str, str], source: str) -> Account | None:
+        """The account of a request; ``None`` where it has none.
 
-        A host other than this machine means that a proxy forwarded the request, or that a
-        foreign page rebound its name to this address: neither is a person at this machine. Many
-        proxies send this machine's name, and name the client in a header of their own.
+        A person at this machine needs no password. A host other than this machine means that a
+        proxy forwarded the request, or that a foreign page rebound its name to this address:
+        neither is a person at this machine. Many proxies send this machine's name, and name the
+        client in a header of their own.
 
         Args:
             host: The ``Host`` header, without the port.
             headers: All headers.
-        """
-        is_here = is_loopback(host) and not any(name in headers for name in FORWARDED)
-        return (self._is_local and is_here) or self._is_known(headers.get("Authorization", ""))
+            source: Address of the client.
 
-    def _is_known(self, authorization: str) -> bool:
-        scheme, _, encoded = authorization.partition(" ")
-        try:
-            given = base64.b64decode(encoded, validate=True)
-        except (binascii.Error, ValueError):
-            return False
-        # Every account is compared, in constant time: the delay of the response reveals nothing.
-        matches = [hmac.compare_digest(given, account) for account in self._accounts]
-        return scheme.lower() == "basic" and any(matches)
+        Raises:
+            TooManyGuesses: The source has sent too many wrong passwords.
+        """
+        # HTTP/1.0 allows for a request without a host, to which the server gives this machine's.
+        is_here = "Host" in headers and is_loopback(host)
+        if self._is_local and is_here and not any(name in headers for name in FORWARDED):
+            return _AT_THIS_MACHINE
+        return self._passwords.find(headers.get("Authorization", ""), source)
+
+
+def is_same_origin(host: str, headers: Mapping[str, str]) -> bool:
+    """Whether a request comes from a page of this server, or from no page at all.
+
+    Every browser of today says it. Another port of this machine is the same site to cookies, which
+    it may set, so the token of a form alone does not tell.
+
+    Args:
+        host: The ``Host`` header, with the port.
+        headers: All headers.
+    """
+    if site := headers.get("Sec-Fetch-Site"):
+        return site == "same-origin"
+    origin = headers.get("Origin")
+    return origin is None or urlsplit(origin).netloc == host
 
 
 def is_loopback(host: str) -> bool:

@@ -14,6 +14,7 @@ from more_itertools import chunked
 from tornado.web import HTTPError
 
 from job_system import publishing
+from weavloader.accounts import TooManyGuesses
 from weavloader.dlq.queue import DeadLetter, DeadLetterFilter, DeadLetters
 from weavloader.errors import ConfigError, Reason
 from weavloader.times import duration, parse_moment, rfc3339, utc_now
@@ -150,9 +151,20 @@ class DeadLetterHandler(PageHandler):
     def prepare(self) -> None:
         """Ask for a name and password where they are needed."""
         self.set_header("Cache-Control", "no-store")
-        if not self.context.access.allows(self.request.host_name, self.request.headers):
+        request = self.request
+        try:
+            account = self.context.access.account(
+                request.host_name, request.headers, request.remote_ip or ""
+            )
+        except TooManyGuesses as error:
+            self.set_header("Retry-After", str(error.seconds))
+            self.explain(429, str(error))
+            return
+        if account is None:
             self.set_header("WWW-Authenticate", 'Basic realm="Weavloader", charset="UTF-8"')
             self.explain(401, "This page requires a user name and password of Flower")
+        elif request.method == "POST" and not account.may_change:
+            self.explain(403, "This account may look, but change nothing")
 
     async def dead_letter(self, task_id: str) -> DeadLetter:
         """The dead letter of a task id, which is not trusted.

@@ -13,6 +13,8 @@ from redis.exceptions import RedisError
 from tornado.web import HTTPError, RequestHandler, StaticFileHandler
 
 from weavloader.errors import ConfigError, PermanentError, Reason, TransientError
+from weavloader.logs import mask
+from web.access import is_same_origin
 from web.context import AppContext
 
 P = ParamSpec("P")
@@ -40,6 +42,16 @@ class PageHandler(RequestHandler):
     def set_default_headers(self) -> None:
         """Set the security headers."""
         _set_security_headers(self)
+
+    def check_xsrf_cookie(self) -> None:
+        """Refuse what a page of another origin sends, and a form without this server's token.
+
+        Raises:
+            HTTPError: It is one of these.
+        """
+        if not is_same_origin(self.request.host, self.request.headers):
+            raise HTTPError(403, reason="This request comes from another site")
+        super().check_xsrf_cookie()
 
     async def on_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call ``function`` on a thread, so that no request blocks another."""
@@ -72,6 +84,7 @@ class PageHandler(RequestHandler):
 
     def explain(self, status_code: int, message: str) -> None:
         """Answer with a message, as a page or as JSON."""
+        message = mask(message)
         self.set_status(status_code)
         if self.request.path.startswith("/api/"):
             self.finish({"error": message})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from weavloader.logs import mask
 from weavloader.search import as_json
 from weavloader.store.base import SearchResult
 from web.handler import PageHandler
@@ -23,7 +25,7 @@ class SearchPage(PageHandler):
             "search.html",
             section="search",
             query=query,
-            found=found,
+            found=replace(found, notice=mask(found.notice)),
             cards=[Card.of(result) for result in found.results],
             facets=facets(found.results, query),
             reference=await self._reference(query),
@@ -53,7 +55,7 @@ class SearchApi(PageHandler):
         found = await self.on_thread(self.context.images.search, query)
         answer: dict[str, Any] = {
             "query": query.text,
-            "notice": found.notice,
+            "notice": mask(found.notice),
             "results": [as_json(result) for result in found.results],
             "next": "/api/search" + query.address(page=query.page + 1)[1:] if found.more else None,
         }

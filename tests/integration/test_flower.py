@@ -14,6 +14,7 @@ from demo.servers.ports import HOST, free_ports
 from demo.servers.waiting import wait_until
 from tests.support.metrics_endpoint import FLOWER_AUTH, ROOT, running
 from tests.support.redis_fixture import StoppableRedis
+from weavloader.accounts import MAX_WRONG
 
 SECRET = "the-password-of-sage"
 USER, _, PASSWORD = FLOWER_AUTH.partition(":")
@@ -101,6 +102,25 @@ def workers(page: str) -> str:
         return httpx.get(f"{page}/metrics", auth=(USER, PASSWORD), timeout=10).text
     except httpx.TransportError:
         return ""
+
+
+def test_flower_changes_nothing_and_slows_down_who_guesses(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    page = f"http://{HOST}:{environment['FLOWER_PORT']}"
+    with running(FLOWER, tmp_path / "flower.log", **environment):
+        wait_until(lambda: "# HELP" in workers(page), "Flower", 60)
+        task = f"{page}/api/task/send-task/job_system.tasks.health_check"
+        refused = httpx.post(task, json={"args": []}, auth=(USER, PASSWORD), timeout=10)
+        assert refused.status_code == 403
+        for number in range(MAX_WRONG):
+            wrong = httpx.get(f"{page}/workers", auth=(USER, f"wröng-{number}"), timeout=10)
+            assert wrong.status_code == 401
+        slowed = httpx.get(f"{page}/workers", auth=(USER, PASSWORD), timeout=10)
+        assert slowed.status_code == 429
+    log = (tmp_path / "flower.log").read_text()
+    assert log.count(f"wrong password from {HOST}") == MAX_WRONG
+    assert "wröng" not in log and "Traceback" not in log
 
 
 def test_flower_forgets_where_no_file_is_named(tmp_path: Path, environment: dict[str, str]) -> None:

@@ -16,6 +16,7 @@ from celery import Celery
 
 from tests.support.pages import HOSTILE, served
 from weavloader import redis_keys
+from weavloader.accounts import MAX_WRONG
 from weavloader.dlq.queue import DeadLetter, DeadLetters
 from weavloader.errors import Reason
 from weavloader.settings import Settings, load_settings
@@ -212,6 +213,51 @@ def test_a_foreign_page_that_takes_this_machines_address_is_asked_too(
     with served(settings, host="rebound.example") as site:
         assert site.get("/dead-letters").status_code == 401
         assert site.post("/dead-letters/all", data={"action": "discard"}).status_code in (401, 403)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://localhost:3000"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "null"},
+    ],
+    ids=str,
+)
+def test_another_port_of_this_machine_can_change_nothing(
+    site: httpx.Client, letters: DeadLetters, headers: dict[str, str]
+) -> None:
+    """Though it may set the cookie of this one, and so know the token."""
+    site.cookies.set("_xsrf", "abc")
+    form = {"_xsrf": "abc", "action": "discard"}
+    assert site.post(f"/dead-letters/letter/{A}", data=form, headers=headers).status_code == 403
+    assert letters.count() == 3
+    mine = {"Origin": f"http://{site.headers['Host']}"}
+    assert site.post(f"/dead-letters/letter/{A}", data=form, headers=mine).status_code == 302
+    assert letters.count() == 2
+
+
+def test_a_viewer_sees_dead_letters_and_changes_nothing(
+    settings: Settings, letters: DeadLetters
+) -> None:
+    roles = {"web_address": "0.0.0.0", "flower_viewers": ("ann",)}
+    with served(settings.model_copy(update=roles)) as site:
+        site.auth = ("ann", "secret")
+        assert site.get("/dead-letters").status_code == 200
+        answer = discard(site, A)
+        assert answer.status_code == 403
+        assert "change nothing" in answer.text
+    assert letters.count() == 3
+
+
+def test_who_guesses_passwords_is_told_to_wait(settings: Settings, letters: DeadLetters) -> None:
+    with served(settings.model_copy(update={"web_address": "0.0.0.0"})) as site:
+        guesses = [site.get("/api/dlq", auth=("ann", f"{n}")) for n in range(MAX_WRONG)]
+        assert {guess.status_code for guess in guesses} == {401}
+        refused = site.get("/api/dlq", auth=("ann", "secret"))
+        assert refused.status_code == 429
+        assert int(refused.headers["Retry-After"]) > 0
+        assert site.get("/").status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import logging
@@ -16,8 +17,8 @@ import pytest
 from job_system.tasks.processor import log_image
 from processing import Stages
 from weavloader import logs
-from weavloader.logs import configure_logging, mask, masker
-from weavloader.settings import load_settings
+from weavloader.logs import configure_logging, mask, masker, printable
+from weavloader.settings import get_settings, load_settings
 
 ROOT = Path(__file__).parents[2]
 SECRETS = {
@@ -140,8 +141,36 @@ def test_the_password_of_any_url_is_masked(text: str, masked: str) -> None:
 
 
 def test_where_nothing_is_secret_nothing_is_masked() -> None:
-    nothing = load_settings(sage_pass="", flower_basic_auth="", weaviate_api_key="")
+    nothing = load_settings(sage_pass="", flower_basic_auth="a:b", weaviate_api_key="")
     assert masker(nothing)("a plain text") == "a plain text"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "at /x?key=a%2Bb%20secret",
+        f"header {base64.b64encode(b'joe:a+b secret')!r}",
+        "with 'a+b secret'",
+    ],
+)
+def test_a_secret_is_masked_however_it_is_written(text: str) -> None:
+    without_secrets = masker(load_settings(sage_user="joe", sage_pass="a+b secret"))
+    assert "***" in without_secrets(text)
+
+
+def test_whatever_leaves_the_process_is_without_its_secrets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WEAVIATE_API_KEY", "the-api-key")
+    get_settings.cache_clear()
+    assert mask("illegal header 'Bearer the-api-key'") == "illegal header 'Bearer ***'"
+    get_settings.cache_clear()
+
+
+def test_what_controls_a_terminal_or_turns_its_text_is_not_printed() -> None:
+    hostile = "a\x1b[2Jb\r\nc\u202ed\u2066e\u200bf\x9bg\u2028h"
+    assert printable(hostile) == "a [2Jb  c d e f g h"
+    assert printable("Schnee über dem Grat – 雪") == "Schnee über dem Grat – 雪"
 
 
 def test_an_error_that_nobody_caught_ends_with_a_tagged_line_without_secrets() -> None:

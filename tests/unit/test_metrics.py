@@ -44,6 +44,7 @@ PROMISED = {
     "weaviate_operations_total": ("operation", "status"),
     "weaviate_operation_duration_seconds": ("operation", "status"),
     "errors_total": ("component", "error_type"),
+    "wrong_passwords_total": ("server",),
     "tasks_restored_total": ("cause",),
     "circuit_open": ("component",),
 }
@@ -181,5 +182,6 @@ def _use_everything(counted: Metrics) -> None:
     counted.observe_inference("clip", "embed", "success", 1)
     counted.observe_store("upsert", "success", 1)
     counted.count_error("processor", "timeout")
+    counted.count_wrong_password("web")
     counted.count_restored("orphan", 1)
     counted.set_circuit("store", True)

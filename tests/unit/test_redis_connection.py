@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 import pytest
+from celery import Celery
 from redis import Redis
 from redis.connection import SSLConnection
 from redis.sentinel import SentinelConnectionPool
@@ -60,6 +61,28 @@ def test_a_url_that_says_how_certificates_are_checked_is_left_alone() -> None:
 def test_a_plain_url_is_left_alone() -> None:
     with connect_redis(load_settings(celery_broker_url="redis://h:1/0")) as client:
         assert type(cast(Redis, client)) is Redis
+
+
+@pytest.mark.parametrize("url", ["redis://:p%40ss@h/0", "rediss://me:p%40ss@h/0", SENTINELS])
+def test_celery_shows_its_configuration_without_a_password(url: str) -> None:
+    """In ``celery report``, and in ``/api/workers`` of Flower."""
+    settings = load_settings(celery_broker_url=url, celery_result_backend=url)
+    app = Celery(set_as_current=False)
+    app.config_from_object(celery_config(settings))
+    shown = app.conf.humanize() + repr(app.conf.table(censored=True))
+    assert "redbeat" in shown
+    assert "p%40ss" not in shown and "p@ss" not in shown
+
+
+def test_beat_signs_in_with_the_password_of_the_broker() -> None:
+    config = celery_config(load_settings(celery_broker_url="redis://me:p%40ss@h:1/3"))
+    client = Redis.from_url(
+        config["redbeat_redis_url"],
+        username=config["redbeat_redis_options"]["username"],
+        password=config["redbeat_redis_options"]["password"],
+    )
+    wanted = {"host": "h", "port": 1, "db": 3, "username": "me", "password": "p@ss"}
+    assert wanted.items() <= client.connection_pool.connection_kwargs.items()
 
 
 def test_beat_finds_its_lock_by_the_same_sentinels() -> None:

@@ -53,6 +53,9 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) ->
         ("SAGE_FILTER", '{"name": 3}', "SAGE_FILTER: "),
         ("WEAVIATE_SECURE", "perhaps", "WEAVIATE_SECURE: "),
         ("LOG_LEVEL", "LOUD", "LOG_LEVEL: "),
+        ("FLOWER_VIEWERS", "eve", "FLOWER_VIEWERS: no account has the name 'eve'"),
+        ("WEAVIATE_HOST", "a\nb", "WEAVIATE_HOST: holds a control character"),
+        ("SAGE_USER", "REPLACE_ME", "SAGE_USER: the placeholder REPLACE_ME must be replaced"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_the_variable_and_shows_the_value(
@@ -68,6 +71,38 @@ def test_a_wrong_value_is_one_line_that_names_the_variable_and_shows_the_value(
     assert raised.value.__suppress_context__
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SAGE_PASS", "se\ncret"),
+        ("WEAVIATE_API_KEY", "se\x00cret"),
+        ("CELERY_BROKER_URL", "redis://:secret\r@h/0"),
+        ("FLOWER_BASIC_AUTH", "op:secret,"),
+        ("FLOWER_BASIC_AUTH", ":secret"),
+        ("FLOWER_BASIC_AUTH", "op:REPLACE_ME"),
+        ("CELERY_BROKER_URL", "redis://:REPLACE_ME@h/0"),
+    ],
+)
+def test_a_secret_that_cannot_be_right_is_refused_without_its_text(name: str, value: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_settings(**{name.lower(): value})
+    assert str(raised.value).startswith(f"{name}: ")
+    assert "cret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", sorted(SECRETS))
+def test_a_secret_read_from_a_file_loses_its_line_break(name: str) -> None:
+    value = "redis://:pw@h/0" if "celery" in name else "ann:secret"
+    settings = load_settings(**{name: f" {value}\n"})
+    assert getattr(settings, name).get_secret_value() == value
+
+
+def test_accounts_have_roles() -> None:
+    settings = load_settings(flower_basic_auth="ann:one,bob:two", flower_viewers="bob")
+    assert [each.may_change for each in settings.accounts()] == [True, False]
+    assert settings.flower_read_only and not settings.has_default_account
+
+
 def test_a_lower_case_log_level_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOG_LEVEL", "debug")
     assert load_settings().log_level == "DEBUG"
@@ -75,7 +110,7 @@ def test_a_lower_case_log_level_is_understood(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("name", sorted(SECRETS))
 def test_a_secret_is_in_no_repr_dump_or_error(name: str) -> None:
-    settings = load_settings(**{name: "hunter2"})
+    settings = load_settings(**{name: "op:hunter2"})
     assert "hunter2" not in f"{settings!r} {settings} {settings.model_dump()}"
     assert "hunter2" not in settings.model_dump_json()
     with pytest.raises(ConfigError) as raised:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 
@@ -10,17 +9,12 @@ import pytest
 
 from inference.preview.captions import PREFIX
 from weavloader.geo import Location
-from web.access import FORWARDED, Access, is_loopback
 from web.map import HEIGHT, WIDTH, describe, draw_map, map_data
 from web.query import PageQuery, parse_query
 from web.snapshot import Snapshot, images_per_minute
 from web.view_models import PREVIEW_PREFIX, Caption
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
-
-
-def basic(account: str) -> str:
-    return "Basic " + base64.b64encode(account.encode()).decode()
 
 
 def test_a_preview_caption_is_told_from_a_models() -> None:
@@ -86,58 +80,6 @@ def test_every_point_of_the_map_data_is_on_earth() -> None:
     assert all(abs(at.latitude) <= 90 and abs(at.longitude) <= 180 for at in data.cities.values())
     for lon, lat in chain(*data.land, *data.water, *data.borders):
         assert abs(lat) <= 90 and abs(lon) <= 180
-
-
-def test_who_sits_at_this_machine_needs_no_password() -> None:
-    access = Access(["admin:secret"], is_local=True)
-    assert access.allows("localhost", {}) and access.allows("127.0.0.1", {})
-    assert access.allows("::1", {})
-
-
-def test_a_foreign_name_for_this_machine_needs_the_password() -> None:
-    access = Access(["admin:secret"], is_local=True)
-    assert not access.allows("pages.example", {})
-    assert access.allows("pages.example", {"Authorization": basic("admin:secret")})
-
-
-@pytest.mark.parametrize("header", FORWARDED)
-def test_who_is_passed_on_by_a_proxy_needs_the_password(header: str) -> None:
-    access = Access(["admin:secret"], is_local=True)
-    assert not access.allows("localhost", {header: "203.0.113.7"})
-    assert access.allows("localhost", {header: "", "Authorization": basic("admin:secret")})
-
-
-@pytest.mark.parametrize(
-    "authorization",
-    [
-        "",
-        "Basic",
-        "Basic !!",
-        basic(""),
-        basic("admin"),
-        basic("admin:wrong"),
-        basic("root:secret"),
-        basic("admin:secret").replace("Basic", "Bearer"),
-        basic("admin:secret,other:word"),
-    ],
-)
-def test_beyond_this_machine_only_flowers_accounts_pass(authorization: str) -> None:
-    access = Access(["admin:secret", "other:word"], is_local=False)
-    assert not access.allows("localhost", {"Authorization": authorization})
-    assert access.allows("localhost", {"Authorization": basic("admin:secret")})
-    assert access.allows("localhost", {"Authorization": basic("other:word")})
-
-
-@pytest.mark.parametrize(
-    "host", ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost", "LOCALHOST"]
-)
-def test_names_of_this_machine_are_known(host: str) -> None:
-    assert is_loopback(host)
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.1", "localhost.example", "", "127.0.0.1.nip"])
-def test_other_names_are_not_this_machine(host: str) -> None:
-    assert not is_loopback(host)
 
 
 def snapshots(*stored: int | None, every: float = 30) -> list[Snapshot]:
