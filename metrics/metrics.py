@@ -35,6 +35,7 @@ ORIGIN = ("node_id", "job", "task", "camera")
 OUTCOMES = ("stored", "already_stored", "dead")
 RESTORED_FROM = ("dead_worker", "orphan")
 GUARDED_SERVERS = ("flower", "web")
+TRIMMED_FOR = ("repeated", "cut_off")
 # Nodes, jobs and cameras are named by the stream.
 MAX_ORIGINS = 2000
 MAX_LABEL_LENGTH = 64
@@ -160,6 +161,9 @@ class _Families:
             inference,
             INFERENCE_BUCKETS,
         )
+        self.trimmed = self._counter(
+            "captions_trimmed_total", "Captions that were trimmed, by cause", ("cause",)
+        )
         operation = ("operation", "status")
         self.operations = self._counter("weaviate_operations_total", "Store calls", operation)
         self.operation_seconds = self._histogram(
@@ -244,6 +248,8 @@ class Metrics:
         for server in GUARDED_SERVERS:
             self._families.wrong_passwords.labels(server)
         self._families.reprocessed.labels("submitted")
+        for cause in TRIMMED_FOR:
+            self._families.trimmed.labels(cause)
 
     def observe_task(
         self, task: str, status: TaskStatus, seconds: float, error_type: str = ""
@@ -310,6 +316,10 @@ class Metrics:
         """Count a model call and its duration."""
         self._families.inferences.labels(model_name, operation, status).inc()
         self._families.inference_seconds.labels(model_name, operation, status).observe(seconds)
+
+    def count_trimmed(self, cause: str) -> None:
+        """Count a caption that was trimmed: one of :data:`TRIMMED_FOR`."""
+        self._families.trimmed.labels(cause).inc()
 
     def observe_store(self, operation: str, status: str, seconds: float) -> None:
         """Count a store call and its duration."""

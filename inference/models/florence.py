@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from tritonclient.grpc import InferenceServerClient
 
+from inference.captions import tidy_caption
 from inference.images import RGBImage, reduce_image
 from inference.model_config import ImageLimit, model_config
 from inference.outputs import bad_answer, bounded, checked_text, clean_text, read_text_output
@@ -129,7 +130,7 @@ def _answer(task: str, outputs: Tensors) -> Any:
 def _description(answer: Any) -> str:
     if not isinstance(answer, str):
         raise bad_answer("the description is no text")
-    return checked_text(answer)
+    return tidy_caption(checked_text(answer))
 
 
 def _labels(answer: Any) -> list[str]:

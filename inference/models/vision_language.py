@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from tritonclient.grpc import InferenceServerClient
 
+from inference.captions import tidy_caption
 from inference.images import RGBImage, reduce_image
 from inference.model_config import ImageLimit, model_config
-from inference.outputs import bounded, read_text_output
+from inference.outputs import read_text_output
 from inference.registry import caption_model
 from inference.triton import Tensors, infer, text_tensor
 
@@ -65,7 +66,7 @@ def ask(
     """
 
     def read(outputs: Tensors) -> str:
-        return bounded(read_text_output(outputs["answer"]))
+        return tidy_caption(read_text_output(outputs["answer"]))
 
     question = model_config().caption_prompt if prompt is None else prompt
     inputs = {"image": reduce_image(image, limit), "prompt": text_tensor(question)}

@@ -16,6 +16,7 @@ from metrics.metrics import (
     OUTCOMES,
     RESTORED_FROM,
     TASKS,
+    TRIMMED_FOR,
     BoundedLabels,
     Metrics,
 )
@@ -47,6 +48,7 @@ PROMISED = {
     "wrong_passwords_total": ("server",),
     "tasks_restored_total": ("cause",),
     "circuit_open": ("component",),
+    "captions_trimmed_total": ("cause",),
 }
 
 
@@ -112,6 +114,8 @@ def test_series_known_beforehand_start_at_zero(
         assert value(registry, "images_total", outcome=outcome) == 0
     for cause in RESTORED_FROM:
         assert value(registry, "tasks_restored_total", cause=cause) == 0
+    for cause in TRIMMED_FOR:
+        assert value(registry, "captions_trimmed_total", cause=cause) == 0
     assert value(registry, "dlq_tasks_reprocessed_total", status="submitted") == 0
 
 
@@ -184,4 +188,5 @@ def _use_everything(counted: Metrics) -> None:
     counted.count_error("processor", "timeout")
     counted.count_wrong_password("web")
     counted.count_restored("orphan", 1)
+    counted.count_trimmed("repeated")
     counted.set_circuit("store", True)
