@@ -64,3 +64,21 @@ celery_app.steps["consumer"].update(
 def note_when_queued(headers: dict[str, Any], **_: Any) -> None:
     """Let the age of the oldest message be read off the queue, whoever publishes."""
     headers[redis_keys.QUEUED_AT] = time.time()
+
+
+def queued_at(request: Any) -> float | None:
+    """When the message of a task was put on its queue, Unix seconds; ``None`` if it does not say.
+
+    Args:
+        request: Celery's, of the running task.
+    """
+    moment = request.get(redis_keys.QUEUED_AT)
+    return float(moment) if isinstance(moment, int | float) else None
+
+
+def lane_of(request: Any) -> str:
+    """The name in ``redis_keys.LANES`` of the queue that the message of a task came from."""
+    delivery = request.delivery_info or {}
+    if delivery.get("priority") == redis_keys.LOW_PRIORITY:
+        return redis_keys.LOW_LANE
+    return str(delivery.get("routing_key", ""))

@@ -12,6 +12,7 @@ from typing import Any
 from celery import signals, states
 from celery.worker import state as worker_state
 
+from job_system.app import lane_of, queued_at
 from job_system.broker.watchdog import start_watchdog
 from job_system.broker.worker_registry import new_worker_id, transport_options
 from job_system.worker_process import keep_freed_buffers, share_stop_flag, stop
@@ -79,8 +80,16 @@ def _report_scheduled(**_: Any) -> None:
 
 
 @signals.task_prerun.connect
-def _begin(task_id: str = "", **_: Any) -> None:
+def _begin(task_id: str = "", task: Any = None, **_: Any) -> None:
     _process.started[task_id] = time.monotonic()
+    _observe_wait(task.request)
+
+
+def _observe_wait(request: Any) -> None:
+    """A retry is queued again with its own delay, which is no wait for a worker."""
+    since, lane = queued_at(request), lane_of(request)
+    if since is not None and lane in redis_keys.LANES and not request.retries:
+        metrics.observe_queue_wait(lane, max(0.0, time.time() - since))
 
 
 @signals.task_postrun.connect

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import product
 from threading import Lock
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+
+from weavloader import redis_keys
 
 PREFIX = "weavloader_"
 # CLIP on a GPU answers in tens of milliseconds; a caption on a busy GPU takes tens of seconds,
@@ -17,6 +20,13 @@ INFERENCE_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.
 STORE_BUCKETS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 # A housekeeping task is over in a moment; an image may wait for two slow models in turn.
 TASK_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
+# From a queue that is short, to a backlog of a day.
+WAIT_BUCKETS = (0.1, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 14400.0, 43200.0, 86400.0)
+# 900 s is the objective of alerts.yml: 95 % of live images searchable within 15 minutes.
+SEARCHABLE_BUCKETS = (
+    *(5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0, 14400.0, 43200.0, 86400.0),
+    604800.0,
+)
 STAGE_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 TASKS = (
@@ -33,6 +43,11 @@ TASKS = (
 # Whose image it is; such labels come from outside and are bounded.
 ORIGIN = ("node_id", "job", "task", "camera")
 OUTCOMES = ("stored", "already_stored", "dead")
+# How an image came: at once; later than an hour after its capture, since its node was offline;
+# or on the low-priority queue.
+ARRIVALS = ("live", "late", "low")
+Arrival = Literal["live", "late", "low"]
+STORE_OPERATIONS = ("exists", "upsert")
 RESTORED_FROM = ("dead_worker", "orphan")
 GUARDED_SERVERS = ("flower", "web")
 TRIMMED_FOR = ("repeated", "cut_off")
@@ -94,6 +109,12 @@ class _Families:
         )
         self.task_seconds = self._histogram(
             "tasks_duration_seconds", "Duration of a task run in seconds", per_task, TASK_BUCKETS
+        )
+        self.wait_seconds = self._histogram(
+            "queue_wait_seconds",
+            "Seconds that a task waited on its queue before its first attempt",
+            ("queue_name",),
+            WAIT_BUCKETS,
         )
         self.restored = self._counter(
             "tasks_restored_total", "Tasks put back on their queue, by cause", ("cause",)
@@ -179,6 +200,12 @@ class _Families:
             ("stage",),
             STAGE_BUCKETS,
         )
+        self.searchable_seconds = self._histogram(
+            "image_searchable_seconds",
+            "Seconds from the capture of an image until it was stored, by arrival",
+            ("arrival",),
+            SEARCHABLE_BUCKETS,
+        )
         self.circuit = self._gauge(
             "circuit_open",
             "1 while the circuit breaker of a component is open",
@@ -243,10 +270,16 @@ class Metrics:
                 family.labels(task)
         for outcome in OUTCOMES:
             self._families.images.labels(outcome)
+        for queue in redis_keys.LANES:
+            self._families.wait_seconds.labels(queue)
+        for arrival in ARRIVALS:
+            self._families.searchable_seconds.labels(arrival)
         for cause in RESTORED_FROM:
             self._families.restored.labels(cause)
         for server in GUARDED_SERVERS:
             self._families.wrong_passwords.labels(server)
+        for operation, status in product(STORE_OPERATIONS, ("success", "error")):
+            self._families.operations.labels(operation, status)
         self._families.reprocessed.labels("submitted")
         for cause in TRIMMED_FOR:
             self._families.trimmed.labels(cause)
@@ -261,6 +294,10 @@ class Metrics:
             self._families.succeeded.labels(task).inc()
         else:
             self._families.failed.labels(task, error_type).inc()
+
+    def observe_queue_wait(self, queue: str, seconds: float) -> None:
+        """Record how long a task waited on its queue; ``queue`` is one of ``redis_keys.LANES``."""
+        self._families.wait_seconds.labels(queue).observe(seconds)
 
     def count_retry(self, task: str, reason: str) -> None:
         """Count a task run that failed and will be retried."""
@@ -334,6 +371,10 @@ class Metrics:
         """Count an image's outcome: one of :data:`OUTCOMES`."""
         self._families.images.labels(outcome).inc()
 
+    def observe_searchable(self, arrival: Arrival, seconds: float) -> None:
+        """Record how long after its capture an image was stored."""
+        self._families.searchable_seconds.labels(arrival).observe(seconds)
+
     def observe_stage(self, stage: str, seconds: float) -> None:
         """Record how long an image spent in a stage, such as download or store."""
         self._families.stage_seconds.labels(stage).observe(seconds)
@@ -365,4 +406,11 @@ def counters(name: str, text: str, label: str, values: Mapping[str, float]) -> M
     family = CounterMetricFamily(PREFIX + name, text, labels=[label])
     for key, value in values.items():
         family.add_metric([key], value)
+    return family
+
+
+def info(name: str, text: str, labels: Mapping[str, str]) -> Metric:
+    """A gauge that is always 1; its labels are what it tells."""
+    family = GaugeMetricFamily(PREFIX + name, text, labels=list(labels))
+    family.add_metric(list(labels.values()), 1.0)
     return family

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import platform
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
@@ -13,11 +14,11 @@ from prometheus_client.registry import Collector
 
 from metrics.flower import FlowerPage
 from metrics.health import HealthChecks
-from metrics.metrics import gauge, gauges
+from metrics.metrics import gauge, gauges, info
 from metrics.multiprocess import SharedMetrics
 from metrics.redis_state import backlog_families, read_state, redis_families
 from metrics.workers import WorkerStates
-from weavloader import redis_keys
+from weavloader import __version__, redis_keys
 from weavloader.errors import TransientError
 from weavloader.redis_connection import RedisClient
 from weavloader.settings import Settings
@@ -37,6 +38,7 @@ class MetricsPage:
         flower: Flower's own metrics.
         health: Probes of every component.
         folders: Where the system writes, by a short name.
+        about: What does not change while the server runs.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class MetricsPage:
         flower: FlowerPage,
         health: HealthChecks,
         folders: Mapping[str, str],
+        about: Sequence[Metric] = (),
     ) -> None:
         self._shared = shared
         self._redis = redis
@@ -54,6 +57,7 @@ class MetricsPage:
         self._flower = flower
         self._health = health
         self._folders = folders
+        self._about = about
 
     async def render(self) -> bytes:
         """The page in Prometheus' text format."""
@@ -92,7 +96,7 @@ class MetricsPage:
 
     def _exposition(self, live: list[Metric]) -> bytes:
         registry = CollectorRegistry(auto_describe=False)
-        here = disk_families(self._folders)
+        here = [*self._about, *disk_families(self._folders)]
         registry.register(LiveFamilies([*self._shared.collect(), *live, *here]))
         return generate_latest(registry)
 
@@ -116,6 +120,20 @@ def volumes(settings: Settings) -> dict[str, str]:
     if settings.vector_store == "embedded":
         folders["store"] = settings.embedded_store_path
     return folders
+
+
+def about_families(settings: Settings) -> list[Metric]:
+    """What is running, and where people find its pages: alerts and the dashboard link there."""
+    build = {"version": __version__, "python": platform.python_version()}
+    links = {
+        "pages": settings.public_url,
+        "grafana": settings.grafana_url,
+        "flower": settings.flower_public_url,
+    }
+    return [
+        info("build_info", "Version of Weavloader and of Python", build),
+        info("links_info", "Base URLs at which people open the web interfaces", links),
+    ]
 
 
 def disk_families(folders: Mapping[str, str]) -> list[Metric]:

@@ -15,7 +15,7 @@ from metrics.flower import FlowerPage
 from metrics.health import HealthChecks, builtin_probes, is_healthy
 from metrics.http import serve_until_signal
 from metrics.multiprocess import SharedMetrics, share_values
-from metrics.page import CONTENT_TYPE, MetricsPage, volumes
+from metrics.page import CONTENT_TYPE, MetricsPage, about_families, volumes
 from metrics.redis_state import TIMEOUT as REDIS_TIMEOUT
 from metrics.workers import HeartbeatListener, WorkerStates
 from weavloader.redis_connection import connect_redis
@@ -43,7 +43,11 @@ def application(settings: Settings) -> Iterator[Application]:
     health = HealthChecks(builtin_probes(settings, redis))
     shared = SharedMetrics(settings.prometheus_multiproc_dir)
     flower = FlowerPage(settings)
-    page = MetricsPage(shared, redis, workers, flower, health, volumes(settings))
+    page = MetricsPage(
+        *(shared, redis, workers, flower, health),
+        folders=volumes(settings),
+        about=about_families(settings),
+    )
     listener.start()
     try:
         yield Application(routes(page, health), log_function=lambda handler: None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from typing import Any, NoReturn
 
@@ -12,19 +13,24 @@ from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from job_system.app import celery_app
+from job_system.app import celery_app, lane_of, queued_at
 from job_system.broker.poison import counted_attempt
 from job_system.celery_config import TASKS, retry_delay
 from job_system.circuit_breaker import CircuitOpenError
 from job_system.dependencies import circuit_breaker, dead_letters, pipeline, redis_client
 from metrics import metrics
+from metrics.metrics import Arrival
 from processing import Outcome, Stages, process_image
+from weavloader import redis_keys
 from weavloader.dlq.queue import FailedTask, describe
 from weavloader.errors import ConfigError, PermanentError, Reason, TransientError, WeavloaderError
 from weavloader.images.job import ImageJob
 from weavloader.settings import Settings, get_settings
 
 logger = logging.getLogger(__name__)
+
+# An image queued longer after its capture than this was uploaded late.
+LATE_SECONDS = 3600.0
 
 
 @celery_app.task(
@@ -35,7 +41,7 @@ def process_image_task(self: Task, image_data: dict[str, Any]) -> None:
     stages = Stages()
     try:
         with counted_attempt(redis_client(), self.request.id, self.request.retries):
-            _process(self.request.id, image_data, stages)
+            _process(self.request, image_data, stages)
     except SoftTimeLimitExceeded:
         _after_failure(self, TransientError("it took too long", reason=Reason.TIME_LIMIT), stages)
     except CircuitOpenError as error:
@@ -62,16 +68,34 @@ def log_image(
     logger.log(level, "%s%s", text, f": {detail}" if detail else "", extra=extra)
 
 
-def _process(task_id: str, image_data: dict[str, Any], stages: Stages) -> None:
+def _process(request: Any, image_data: dict[str, Any], stages: Stages) -> None:
     job = ImageJob.from_message(image_data)
     try:
         outcome = _process_behind_breaker(job, stages)
     finally:
         for stage, seconds in stages.seconds.items():
             metrics.observe_stage(stage, seconds)
-    dead_letters().resolve(task_id)
+    dead_letters().resolve(request.id)
     metrics.count_outcome(outcome)
-    log_image(logging.INFO, task_id, outcome, stages, f"vsn={job.vsn}")
+    if outcome is Outcome.STORED:
+        captured, now = job.captured_at.timestamp(), time.time()
+        metrics.observe_searchable(arrival_of(request, captured, now), max(0.0, now - captured))
+    log_image(logging.INFO, request.id, outcome, stages, f"vsn={job.vsn}")
+
+
+def arrival_of(request: Any, captured: float, now: float) -> Arrival:
+    """How an image came to its queue.
+
+    SAGE tells when an image was captured, not when it was uploaded. One that is queued long after
+    its capture was uploaded late, and says nothing of this system's own delay.
+
+    Args:
+        request: Celery's, of the running task.
+        captured: Unix seconds, as ``now``.
+    """
+    if lane_of(request) == redis_keys.LOW_LANE:
+        return "low"
+    return "late" if (queued_at(request) or now) - captured > LATE_SECONDS else "live"
 
 
 def _process_behind_breaker(job: ImageJob, stages: Stages) -> Outcome:

@@ -11,15 +11,18 @@ from prometheus_client.exposition import generate_latest
 
 from metrics import metrics as module_level
 from metrics.metrics import (
+    ARRIVALS,
     MAX_LABEL_LENGTH,
     ORIGIN,
     OUTCOMES,
     RESTORED_FROM,
+    STORE_OPERATIONS,
     TASKS,
     TRIMMED_FOR,
     BoundedLabels,
     Metrics,
 )
+from weavloader import redis_keys
 from weavloader.errors import Reason
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -29,6 +32,8 @@ PROMISED = {
     "tasks_failed_total": ("task", "error_type"),
     "tasks_retried_total": ("task", "retry_reason"),
     "tasks_duration_seconds": ("task",),
+    "queue_wait_seconds": ("queue_name",),
+    "image_searchable_seconds": ("arrival",),
     "memory_usage_bytes": ("worker_type",),
     "celery_tasks_scheduled": ("role",),
     "dlq_tasks_thrown_away_total": ORIGIN,
@@ -116,6 +121,13 @@ def test_series_known_beforehand_start_at_zero(
         assert value(registry, "tasks_restored_total", cause=cause) == 0
     for cause in TRIMMED_FOR:
         assert value(registry, "captions_trimmed_total", cause=cause) == 0
+    for arrival in ARRIVALS:
+        assert value(registry, "image_searchable_seconds_count", arrival=arrival) == 0
+    for queue in redis_keys.LANES:
+        assert value(registry, "queue_wait_seconds_count", queue_name=queue) == 0
+    for operation in STORE_OPERATIONS:
+        labels = {"operation": operation, "status": "error"}
+        assert value(registry, "weaviate_operations_total", **labels) == 0
     assert value(registry, "dlq_tasks_reprocessed_total", status="submitted") == 0
 
 
@@ -182,6 +194,8 @@ def _use_everything(counted: Metrics) -> None:
     counted.count_rejected("not_an_image")
     counted.set_stream_waiting(False)
     counted.count_outcome("stored")
+    counted.observe_queue_wait("image_processing", 1)
+    counted.observe_searchable("live", 1)
     counted.observe_stage("download", 1)
     counted.observe_inference("clip", "embed", "success", 1)
     counted.observe_store("upsert", "success", 1)

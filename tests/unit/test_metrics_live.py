@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import platform
 from collections.abc import Iterator
 from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,8 +19,9 @@ from prometheus_client.exposition import generate_latest
 from metrics.flower import renamed_families, reserved_tasks
 from metrics.health import HealthChecks, Probe, builtin_probes, is_healthy
 from metrics.metrics import gauge
-from metrics.page import LiveFamilies
+from metrics.page import LiveFamilies, about_families
 from metrics.redis_state import TIMEOUT as REDIS_TIMEOUT
+from weavloader import __version__
 from weavloader.errors import Reason, TransientError
 from weavloader.redis_connection import connect_redis
 from weavloader.settings import load_settings
@@ -63,6 +65,15 @@ def test_of_two_families_with_one_name_the_first_is_kept() -> None:
     page = exposition(gauge("dlq_size", "ours", 1), gauge("dlq_size", "Flower's", 2))
     assert page.count("# TYPE weavloader_dlq_size") == 1
     assert "weavloader_dlq_size 1.0" in page
+
+
+def test_the_page_tells_the_version_and_where_people_find_the_pages() -> None:
+    page = exposition(*about_families(load_settings(public_url="https://weavloader.example.org/")))
+    assert (
+        f'weavloader_build_info{{python="{platform.python_version()}",version="{__version__}"}} 1.0'
+        in page
+    )
+    assert 'pages="https://weavloader.example.org"' in page
 
 
 def test_reserved_tasks_are_added_up_by_role() -> None:
