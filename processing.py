@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -78,6 +78,8 @@ def process_image(job: ImageJob, pipeline: Pipeline, stages: Stages) -> Outcome:
     with pipeline.cache.inference_of(job.id) as inference:
         _infer(data, inference, pipeline, stages)
         with stages.timed("node"):
+            if job.vsn == UNKNOWN != job.node:
+                job = replace(job, vsn=pipeline.nodes.vsn_of(job.node))
             node = pipeline.nodes.describe(job.vsn, job.captured_at)
         with stages.timed("store"), _store_operation("upsert"):
             pipeline.store.upsert([_object(job, inference, node, data)])

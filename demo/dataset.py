@@ -69,7 +69,11 @@ EXCLUDED_NODE = DemoNode("W0FF", "000048b02d0ff0ff", "top", {"project": "Private
 def manifests() -> dict[str, dict[str, object]]:
     """Every manifest, by VSN."""
     known = (*NODES, EXCLUDED_NODE)
-    return {node.vsn: {"vsn": node.vsn, **node.manifest} for node in known if node.manifest}
+    return {
+        node.vsn: {"vsn": node.vsn, "name": node.node.upper(), **node.manifest}
+        for node in known
+        if node.manifest
+    }
 
 
 def positions(began: int) -> Iterator[Entry]:

@@ -153,6 +153,12 @@ class _Families:
             "Records of the SAGE stream that were rejected",
             ("reason",),
         )
+        # The suffixes are those of a list.
+        self.unwanted = self._counter(
+            "sage_files_refused_total",
+            "Files of the SAGE stream that are no pictures, by suffix",
+            ("suffix",),
+        )
         self.forbidden = self._counter(
             "storage_forbidden_total",
             "Images that storage refused to the account, by node",
@@ -332,6 +338,10 @@ class Metrics:
     def count_rejected(self, reason: str, amount: float = 1) -> None:
         """Count records of the SAGE stream that were rejected; ``reason`` is one of ``Reason``."""
         self._families.rejected.labels(reason).inc(amount)
+
+    def count_unwanted(self, suffix: str, amount: float = 1) -> None:
+        """Count files of the stream that are no pictures; ``suffix`` with its dot."""
+        self._families.unwanted.labels(suffix).inc(amount)
 
     def count_forbidden(self, node_id: str) -> None:
         """Count an image that storage refused to the account."""

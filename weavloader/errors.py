@@ -115,6 +115,10 @@ class Reason(StrEnum):
     BAD_RECORD = "bad_record", _PERMANENT, Component.RECORD, "none: the record is not an image"
     BAD_TIMESTAMP = "bad_timestamp", _PERMANENT, Component.RECORD, "correct the clock of the node"
     BAD_URL = "bad_url", _PERMANENT, Component.RECORD, "none: the record has no usable link"
+    UNWANTED_FILE = (
+        "unwanted_file", _PERMANENT, Component.RECORD,
+        "none: the file is no picture by its suffix; narrow SAGE_FILTER to see fewer",
+    )  # fmt: skip
     FOREIGN_HOST = (
         "foreign_host", _PERMANENT, Component.RECORD,
         "none, or add the host to SAGE_STORAGE_HOSTS or SAGE_PUBLIC_HOSTS, then retry",

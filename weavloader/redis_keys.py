@@ -59,6 +59,10 @@ def backfill(name: str) -> str:
     return f"weavloader:backfill:{name}"
 
 
+MANIFESTS = "weavloader:manifests"
+"""Key under which the VSN of every node is cached, by the node's id."""
+
+
 def manifest(vsn: str) -> str:
     """Key under which a node's manifest is cached."""
     return f"weavloader:manifest:{vsn}"

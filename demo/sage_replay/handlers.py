@@ -143,14 +143,17 @@ class QueryHandler(ReplayHandler):
 
 
 class ManifestHandler(ReplayHandler):
-    """``GET /manifests/<VSN>``: what a node is and where."""
+    """``GET /manifests/<VSN>``: what a node is and where; without a VSN, all of them."""
 
     kind = MANIFESTS
 
     def get(self, vsn: str) -> None:
         """Answer with the manifest."""
         manifest = self.state.catalogue.manifests.get(vsn)
-        if manifest is None:
+        if not vsn:
+            self.set_header("Content-Type", "application/json")
+            self.finish(json.dumps(list(map(dict, self.state.catalogue.manifests.values()))))
+        elif manifest is None:
             self.refuse(404, "not found")
         else:
             self.finish(dict(manifest))

@@ -138,7 +138,7 @@ def _sage(state: ReplayState) -> Application:
     routes = [
         url(r"/api/v1/query", QueryHandler, shared),
         url(r"/api/v1/data/(.*)", StorageHandler, shared),
-        url(r"/manifests/(.+)", ManifestHandler, shared),
+        url(r"/manifests/(.*)", ManifestHandler, shared),
         url(r"/stats", StatsHandler, shared),
         url(r"/faults", FaultsHandler, shared),
     ]

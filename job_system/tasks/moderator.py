@@ -81,6 +81,8 @@ def _record(now: datetime, report: PollReport) -> None:
         metrics.count_received(*origin, amount=amount)
     for reason, amount in report.rejected.items():
         metrics.count_rejected(reason, amount)
+    for suffix, amount in report.unwanted.items():
+        metrics.count_unwanted(suffix, amount)
     if report.newest:
         # A node whose clock is ahead must not hide that the stream falls behind.
         newest = min(report.newest, now).timestamp()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from weavloader.images.job import (
 )
 
 LINK = "https://storage.sagecontinuum.org/api/v1/data/sage/t/000048b02d15bc7c/17-sample.jpg"
+PLAIN_LINK = "https://pictures.example/1.jpg"
 TIME = "2026-11-24T01:57:56.713832936Z"
 
 
@@ -48,15 +50,15 @@ def test_the_message_has_the_fields_that_users_know() -> None:
 )
 def test_a_meta_field_that_is_no_name_becomes_unknown(name: str, absurd: object) -> None:
     meta = {**record()["meta"], name: absurd}
-    job = ImageJob.from_record(record(meta=meta))
+    job = ImageJob.from_record(record(meta=meta, value=PLAIN_LINK))
     assert getattr(job, name) == UNKNOWN
 
 
 @pytest.mark.parametrize("meta", [None, [], "W021", 7, {}], ids=repr)
 def test_a_record_without_meta_is_taken_all_the_same(meta: object) -> None:
-    job = ImageJob.from_record(record(meta=meta))
+    job = ImageJob.from_record(record(meta=meta, value=PLAIN_LINK))
     assert {getattr(job, name) for name in META_FIELDS} == {UNKNOWN}
-    del (without := record())["meta"]
+    del (without := record(value=PLAIN_LINK))["meta"]
     assert ImageJob.from_record(without) == job
 
 
@@ -196,3 +198,34 @@ def test_a_message_read_and_written_again_is_the_same(meta: dict[str, Any]) -> N
 )
 def test_a_name_is_one_printable_line_of_bounded_length(value: object, name: str) -> None:
     assert clean_name(value) == name
+
+
+def test_name_and_node_of_an_old_record_are_read_off_its_link() -> None:
+    job = ImageJob.from_record(record(meta={"task": "t"}))
+    assert (job.filename, job.node, job.task) == ("sample.jpg", "000048b02d15bc7c", "t")
+    named = ImageJob.from_record(record(meta={"filename": "given.jpg"}))
+    assert (named.filename, named.node) == ("given.jpg", "000048b02d15bc7c")
+
+
+@pytest.mark.parametrize("name", ["a#b.jpg", "what?.jpg", "a%20b.jpg", "a b.jpg"])
+def test_a_link_that_is_built_unquoted_is_one_path_and_keeps_its_id(name: str) -> None:
+    link = LINK.replace("sample.jpg", name)
+    job = ImageJob.from_record(record(value=f"  {link} ", meta={}))
+    assert (job.url, job.filename, job.id) == (link, name, image_id(link))
+
+
+@pytest.mark.parametrize(
+    "time", ["0001-01-01T00:00:00Z", "1999-12-31T23:59:59Z", "9999-12-31T23:59:59Z"]
+)
+def test_a_time_outside_the_life_of_the_network_is_refused(time: str) -> None:
+    for read in (ImageJob.from_record, lambda given: ImageJob.from_message({"url": LINK, **given})):
+        with pytest.raises(PermanentError, match="before 2000 or more than a day") as refused:
+            read(record(timestamp=time))
+        assert refused.value.reason == "bad_timestamp"
+
+
+def test_a_clock_that_is_a_little_ahead_is_taken() -> None:
+    soon = datetime.now(UTC) + timedelta(hours=23)
+    assert ImageJob.from_record(record(timestamp=soon.isoformat())).captured_at == soon
+    with pytest.raises(PermanentError):
+        ImageJob.from_record(record(timestamp=(soon + timedelta(hours=2)).isoformat()))

@@ -40,6 +40,7 @@ PROMISED = {
     "dlq_tasks_reprocessed_total": ("status",),
     "sage_images_received_total": ORIGIN,
     "sage_records_refused_total": ("reason",),
+    "sage_files_refused_total": ("suffix",),
     "storage_forbidden_total": ("node_id",),
     "sage_stream_health": (),
     "stream_waiting": (),
@@ -191,6 +192,7 @@ def _use_everything(counted: Metrics) -> None:
     counted.count_reprocessed("submitted")
     counted.count_received("n", "j", "t", "c")
     counted.count_forbidden("n")
+    counted.count_unwanted(".wav")
     counted.count_rejected("not_an_image")
     counted.set_stream_waiting(False)
     counted.count_outcome("stored")

@@ -255,3 +255,35 @@ def test_positions_out_of_reach_stop_no_image_and_are_left_in_peace_for_a_while(
         assert lookup.describe("W021", ago(minutes=1)) == LEMONT
     assert asked(server, "/query") == 1
     assert 0 < redis.ttl(redis_keys.position("W021")) <= nodes.PAUSE
+
+
+ALL = [
+    {"vsn": "W021", "name": "000048B02D15BC7C", "project": "Prairie"},
+    {"vsn": "../x", "name": "000048B02D15BC7D"},
+    {"vsn": 7, "name": None},
+    "nonsense",
+]
+
+
+def test_the_vsn_of_a_node_is_found_by_its_id_and_the_list_fetched_once(
+    lookup: Nodes, server: LocalServer, sage: Sage
+) -> None:
+    sage.manifest = Answer(parts=(json.dumps(ALL).encode(),))
+    assert lookup.vsn_of("000048b02d15bc7c") == "W021"
+    assert lookup.vsn_of("000048b02d15bc7d") == lookup.vsn_of("another") == "unknown"
+    assert asked(server, "/manifests/") == 1
+
+
+@pytest.mark.parametrize("answer", [Answer(404), Answer(parts=(b"{}",)), Answer(parts=(b"7",))])
+def test_without_a_list_of_manifests_the_vsn_stays_unknown(
+    lookup: Nodes, sage: Sage, answer: Answer
+) -> None:
+    sage.manifest = answer
+    assert lookup.vsn_of("000048b02d15bc7c") == "unknown"
+
+
+def test_a_list_that_cannot_be_fetched_is_transient(lookup: Nodes, sage: Sage) -> None:
+    sage.manifest = Answer(503)
+    with pytest.raises(TransientError) as failed:
+        lookup.vsn_of("000048b02d15bc7c")
+    assert failed.value.reason == "manifest_unreachable"

@@ -57,6 +57,7 @@ class World:
     faults: dict[str, Exception] = field(default_factory=dict)
     file: bytes = field(default_factory=drawn)
     redis: Any = field(default_factory=fakeredis.FakeRedis)
+    node: str | None = None
 
     def note(self, name: str) -> None:
         self.done.append(name)
@@ -69,7 +70,7 @@ class World:
 
     def fetch(self, url: str, node: str | None) -> bytes:
         self.note("fetch")
-        assert node is None, "unknown is no node"
+        assert node == self.node
         assert url == JOB.url
         return self.file
 
@@ -82,6 +83,10 @@ class World:
         self.note(name)
         assert caption == "a green field"
         return np.full(3, len(name), dtype=np.float32)
+
+    def vsn_of(self, node: str) -> str:
+        assert node == self.node
+        return JOB.vsn
 
     def describe(self, vsn: str, captured_at: datetime) -> Node:
         self.note("describe")
@@ -238,3 +243,10 @@ def test_a_decode_that_runs_out_of_time_is_permanent(
     with pytest.raises(PermanentError) as raised:
         process_image(JOB, world.pipeline(), Stages())
     assert raised.value.reason == "decode_timeout"
+
+
+def test_the_vsn_of_an_old_record_comes_from_the_manifests(world: World) -> None:
+    job = replace(JOB, vsn="unknown", node="000048b02d15bc7c")
+    world.node = job.node
+    run(world, job)
+    assert world.stored[job.id].text["vsn"] == JOB.vsn

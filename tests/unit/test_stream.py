@@ -35,6 +35,7 @@ class Api:
     records_held: list[Any] = field(default_factory=list)
     asked: list[tuple[datetime, datetime | None]] = field(default_factory=list)
     fails_after: int | None = None
+    answers_all: bool = False
 
     def records(
         self, query_filter: Mapping[str, str], start: datetime, end: datetime | None = None
@@ -43,7 +44,7 @@ class Api:
         for count, record in enumerate(self.records_held):
             if count == self.fails_after:
                 raise TransientError("cut off", reason=Reason.SAGE_CUT)
-            if is_within(record, start, end):
+            if self.answers_all or is_within(record, start, end):
                 yield record
 
 
@@ -203,6 +204,36 @@ def test_a_record_that_is_no_image_is_refused_once_and_stops_nothing(
     assert len(caplog.records) == 9
     assert bench.poll(NOW + MINUTE).rejected.total() == 0
     assert len(caplog.records) == 9
+
+
+def test_files_that_are_no_pictures_are_counted_by_suffix_and_not_queued(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    def named(name: str) -> dict[str, Any]:
+        return record(f"1-{name}", meta={"vsn": "W021", "filename": name})
+
+    names = ["a.wav", "b.WAV", "c.nc", "d.tar.gz", "e.jpg", "f.PNG", "g", "h.cr2"]
+    bench.api.records_held = [*map(named, names), record("1-link.mp4", meta={})]
+    with caplog.at_level(logging.INFO):
+        report = bench.poll()
+    assert bench.published() == ["1-e.jpg", "1-f.PNG", "1-g", "1-h.cr2"]
+    assert report.rejected == {"unwanted_file": 5}
+    assert report.unwanted == {".wav": 2, ".nc": 1, ".gz": 1, ".mp4": 1}
+    assert not caplog.records, "thousands of them would fill the log"
+    assert bench.poll(NOW + MINUTE).rejected.total() == 0
+
+
+def test_an_absurd_time_moves_neither_cursor_nor_newest(bench: Bench) -> None:
+    absurd = ["9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z"]
+    bench.api.records_held = [
+        *(record(str(n), timestamp=time) for n, time in enumerate(absurd)),
+        record("good"),
+    ]
+    bench.api.answers_all = True
+    report = bench.poll()
+    assert (bench.published(), report.newest) == (["good"], NOW - MINUTE)
+    assert report.rejected == {"bad_timestamp": 2}
+    assert bench.redis.get(redis_keys.STREAM_CURSOR) == NOW.isoformat().encode()
 
 
 def test_a_record_nested_beyond_measure_is_refused_and_stops_nothing(bench: Bench) -> None:

@@ -7,14 +7,14 @@ import reprlib
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Self
 from urllib.parse import urlsplit
 
 from weavloader.errors import PermanentError, Reason
 from weavloader.logs import mask
-from weavloader.times import parse_timestamp
+from weavloader.times import parse_timestamp, utc_now
 
 UNKNOWN = "unknown"
 META_FIELDS = ("vsn", "filename", "camera", "host", "job", "node", "plugin", "task", "zone")
@@ -22,6 +22,11 @@ MAX_NAME = 256
 MAX_URL = 2048
 # A poll computes the ids of a batch of 1,000 several times.
 _MAX_CACHED_IDS = 1024
+# The oldest images of the network are of 2018; a node's clock may be a little ahead.
+OLDEST = datetime(2000, 1, 1, tzinfo=UTC)
+MAX_AHEAD = timedelta(days=1)
+# `…/<job>/<task>/<node>/<ns>-<filename>`; a node's id is its MAC address.
+_STORAGE_PATH = re.compile(r"/([0-9a-fA-F]{16})/\d+-([^/]+)$")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 
 
@@ -39,7 +44,8 @@ class ImageJob:
     """One image to process; its fields are the message ``process_image_task`` receives.
 
     Attributes:
-        url: Where the image lies, http or https, without credentials.
+        url: Where the image lies, http or https, without credentials; as the record gives it, so
+            that its id stays the same. All of it after the host is a path, unquoted.
         timestamp: Moment of capture, RFC 3339 as the data API gave it.
     """
 
@@ -59,7 +65,8 @@ class ImageJob:
     def from_record(cls, record: object) -> Self:
         """Take a record of the data API.
 
-        A meta field that is missing or no name becomes ``"unknown"``.
+        A meta field that is missing or no name becomes ``"unknown"``; a file name and a node's
+        id are read off the link where it has them.
 
         Raises:
             PermanentError: Without a usable link or time there is no image; ``reason`` is
@@ -85,7 +92,11 @@ class ImageJob:
     @classmethod
     def _checked(cls, url: object, timestamp: object, meta: Mapping[str, object]) -> Self:
         names = {name: clean_name(meta.get(name)) for name in META_FIELDS}
-        return cls(url=_checked_url(url), timestamp=_checked_timestamp(timestamp), **names)
+        link = _checked_url(url)
+        if UNKNOWN in (names["node"], names["filename"]) and (found := _STORAGE_PATH.search(link)):
+            for name, text in zip(("node", "filename"), found.groups(), strict=True):
+                names[name] = clean_name(text) if names[name] == UNKNOWN else names[name]
+        return cls(url=link, timestamp=_checked_timestamp(timestamp), **names)
 
     @property
     def id(self) -> str:
@@ -124,15 +135,19 @@ def _checked_timestamp(value: object) -> str:
     try:
         if not isinstance(value, str) or len(value) > 64:
             raise ValueError
-        parse_timestamp(value)
+        moment = parse_timestamp(value)
     except (ValueError, OverflowError):
         raise PermanentError(
             f"{_shown(value)} is not a time", reason=Reason.BAD_TIMESTAMP
         ) from None
+    if not OLDEST <= moment <= utc_now() + MAX_AHEAD:
+        message = f"{_shown(value)} is before 2000 or more than a day ahead"
+        raise PermanentError(message, reason=Reason.BAD_TIMESTAMP)
     return value
 
 
 def _checked_url(value: object) -> str:
+    value = value.strip(" ") if isinstance(value, str) else value
     if not isinstance(value, str) or len(value) > MAX_URL or _CONTROL.search(value):
         raise PermanentError(f"{_shown(value)} is not a link", reason=Reason.BAD_URL)
     try:

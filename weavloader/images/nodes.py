@@ -7,7 +7,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -30,6 +30,7 @@ STALE_SECONDS = 7 * 86400
 # Seconds before a server that failed is asked again about the same node.
 PAUSE = 60
 MAX_MANIFEST = 1 << 20
+MAX_MANIFESTS = 16 << 20  # of all nodes together
 _VSN = re.compile(r"[A-Z0-9_-]{1,32}")
 
 logger = logging.getLogger(__name__)
@@ -88,17 +89,34 @@ class Nodes:
         live = self._position(vsn) if utc_now() - captured_at < LIVE_FOR else None
         return Node(node.project, node.address, live or node.location)
 
+    def vsn_of(self, node: str) -> str:
+        """The VSN of a node by its id, from the list of all manifests; ``"unknown"`` without one.
+
+        Raises:
+            TransientError: The list was never fetched and cannot be now.
+        """
+        listed = self._cached(redis_keys.MANIFESTS, "", _vsns)
+        found = listed.get(node.lower()) if isinstance(listed, Mapping) else None
+        return clean_name(found)
+
     def _manifest(self, vsn: str) -> object:
-        key = redis_keys.manifest(vsn)
+        return self._cached(redis_keys.manifest(vsn), vsn, _known_part)
+
+    def _cached(self, key: str, path: str, extract: Callable[[object], object]) -> object:
+        """What is needed of a document under the manifests' address, from Redis while it is fresh.
+
+        Args:
+            extract: Takes what is needed out of the JSON.
+        """
         cached = json.loads(self._redis.get(key) or "null")
         if cached and time.time() - cached["at"] < self._manifest_ttl:
             return cached["manifest"]
         try:
-            manifest = self._fetch(vsn)
+            manifest = self._fetch(path, extract)
         except TransientError as error:
             if cached is None:
                 raise
-            logger.warning("manifest of %s: %s; the last one known is used", vsn, error)
+            logger.warning("%s; the last one known is used", error)
             # Asked again soon, but not for every image: each would wait for the same timeout.
             self._keep(key, cached["manifest"], asked_at=time.time() - self._manifest_ttl + PAUSE)
             return cached["manifest"]
@@ -109,16 +127,16 @@ class Nodes:
         entry = {"at": asked_at, "manifest": manifest}
         self._redis.set(key, json.dumps(entry), ex=STALE_SECONDS)
 
-    def _fetch(self, vsn: str) -> object:
+    def _fetch(self, path: str, extract: Callable[[object], object]) -> object:
         try:
-            url = self._manifest_url + vsn
+            url = self._manifest_url + path
             with exchange(self._http, "GET", url, seconds=self._seconds) as answer:
                 if answer.status_code == httpx.codes.NOT_FOUND:
                     return None
                 answer.raise_for_status()
-                return _known_part(json.loads(read(answer, MAX_MANIFEST)))
+                return extract(json.loads(read(answer, MAX_MANIFEST if path else MAX_MANIFESTS)))
         except (httpx.HTTPError, ValueError, RecursionError) as error:
-            message = f"manifest of {vsn}: {error!r}"
+            message = f"manifest of {path or 'all nodes'}: {error!r}"
             raise TransientError(message, reason=Reason.MANIFEST_UNREACHABLE) from error
 
     def _position(self, vsn: str) -> Location | None:
@@ -141,6 +159,20 @@ def _known_part(manifest: object) -> dict[str, object] | None:
     if not isinstance(manifest, Mapping):
         return None
     return {name: manifest.get(name) for name in ("project", "address", "gps_lat", "gps_lon")}
+
+
+def _vsns(manifests: object) -> dict[str, str]:
+    """The VSN of each node by its id in lower case."""
+    if not isinstance(manifests, list):
+        return {}
+    return {
+        name.lower(): vsn
+        for manifest in manifests
+        if isinstance(manifest, Mapping)
+        and isinstance(name := manifest.get("name"), str)
+        and isinstance(vsn := manifest.get("vsn"), str)
+        and _VSN.fullmatch(vsn)
+    }
 
 
 def _node(manifest: object) -> Node:

@@ -50,6 +50,7 @@ class PollReport:
     Attributes:
         received: Images queued, by (vsn, job, task, camera).
         rejected: Records that are no image, by reason.
+        unwanted: Those whose file is no picture by its suffix, by suffix.
         excluded: Records of unallowed nodes.
         already: Records that an earlier poll received.
         newest: Newest capture time of the images queued, UTC.
@@ -58,6 +59,7 @@ class PollReport:
 
     received: Counter[Origin] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
+    unwanted: Counter[str] = field(default_factory=Counter)
     excluded: int = 0
     already: int = 0
     newest: datetime | None = None
@@ -209,4 +211,8 @@ def _count(items: Iterable[ImageJob | RejectedRecord], report: PollReport) -> No
             report.received[(item.vsn, item.job, item.task, item.camera)] += 1
         else:
             report.rejected[item.reason] += 1
-            logger.warning("record rejected (%s): %s", item.reason, item.message)
+            if item.suffix:
+                report.unwanted[item.suffix] += 1
+            # A wide filter lets thousands of such files through; they are counted.
+            level = logging.DEBUG if item.suffix else logging.WARNING
+            logger.log(level, "record rejected (%s): %s", item.reason, item.message)
