@@ -35,7 +35,7 @@ from inference import (
 )
 from inference.images import RGBImage, reduce_image
 from inference.model_config import ImageLimit, model_config
-from inference.models.florence import CAPTION_TASK
+from inference.models.captions import CAPTION_TASK
 from tools.served_models import make_weights, serve
 
 CALLERS = 16

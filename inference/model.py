@@ -1,13 +1,20 @@
 """Every model function: captions, embeddings, and the models that can be configured.
 
-A family of models has a module in :mod:`inference.models`. Importing this module declares all of
+Each kind of model has a module in :mod:`inference.models`. Importing this module declares all of
 them in :mod:`inference.registry`.
 """
 
-from inference.models.colbert import get_colbert_embedding
-from inference.models.dual_encoder import get_align_embeddings, get_clip_embeddings
-from inference.models.florence import florence2_gen_caption, florence2_run_model
-from inference.models.vision_language import gemma3_run_model, qwen2_5_run_model
+from inference.models.captions import (
+    florence2_gen_caption,
+    florence2_run_model,
+    gemma3_run_model,
+    qwen2_5_run_model,
+)
+from inference.models.embeddings import (
+    get_align_embeddings,
+    get_clip_embeddings,
+    get_colbert_embedding,
+)
 from inference.outputs import fuse_embeddings
 from inference.registry import (
     CAPTIONERS,

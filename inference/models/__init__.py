@@ -1,4 +1,4 @@
-"""A module for each family of models.
+"""A module for each kind of model.
 
 Every module in this folder is imported, and registers its models with the decorators of
 :mod:`inference.registry`.

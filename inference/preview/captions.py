@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .picture_features import COLUMNS, ROWS, Mask, PictureFeatures
-from .vocabulary import COLOURS, concepts_of, words_of
+from .picture_features import COLOURS, COLUMNS, ROWS, Mask, PictureFeatures, concepts_of, words_of
 
 PREFIX = "Preview caption:"
 

@@ -1,18 +1,28 @@
-"""The interface of every served model to Triton: load, execute (single or batched), finalize."""
+"""The interface of every served model to Triton: load, execute, finalize, requests, responses.
+
+A request is answered singly or in a batch; its inputs are validated, and errors are mapped.
+"""
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+from PIL import Image
 
-from .batching import Batcher
-from .errors import AbandonedError
-from .requests import Tensors, failure, respond, response
+from .batching import AbandonedError, Batcher, InputError, OutputError
 from .settings import Settings, read_settings
+
+Tensor = NDArray[Any]
+Tensors = Mapping[str, Tensor]
+Answer = Callable[[Any], Tensors]
+_NO_LIMIT = 2**62
 
 
 class Model(Protocol):
@@ -91,3 +101,120 @@ def _reply(sender: Any, result: Tensors | Exception) -> None:
 
 def _send(sender: Any, answer: Any) -> None:
     sender.send(answer, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def respond(requests: list[Any], answer: Answer) -> list[Any]:
+    """A response to each request: the tensors that ``answer`` returns, or an error."""
+    return [_respond(request, answer) for request in requests]
+
+
+def _respond(request: Any, answer: Answer) -> Any:
+    try:
+        return response(answer(request))
+    except Exception as error:
+        # An error of one request must not affect the others.
+        return failure(error)
+
+
+def response(tensors: Tensors) -> Any:
+    """The response with ``tensors``.
+
+    Raises:
+        OutputError: A tensor holds NaN or infinity, or a blank text.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype == np.object_ and not tensor[0].strip():
+            raise OutputError(f"{name}: the model returned a blank text")
+        if tensor.dtype == np.float32 and not np.isfinite(tensor).all():
+            raise OutputError(f"{name}: not finite")
+    return pb_utils.InferenceResponse(
+        output_tensors=[pb_utils.Tensor(name, tensor) for name, tensor in tensors.items()]
+    )
+
+
+def failure(error: Exception) -> Any:
+    """The error response for ``error``; its status tells it from an answer."""
+    if isinstance(error, InputError):
+        return _failure(str(error), pb_utils.TritonError.INVALID_ARG)
+    if isinstance(error, AbandonedError):
+        pb_utils.Logger.log_info(str(error))
+        return _failure(str(error), pb_utils.TritonError.CANCELLED)
+    message = f"{type(error).__name__}: {error}"
+    # In Triton's log too, for whoever operates it.
+    pb_utils.Logger.log_error(message)
+    return _failure(message, pb_utils.TritonError.INTERNAL)
+
+
+def _failure(message: str, code: Any) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+
+
+def read_image(request: Any, max_pixels: int = _NO_LIMIT) -> Tensor:
+    """The input ``image``: shape [H, W, 3], 0 to 255; not a copy.
+
+    Raises:
+        InputError: It has no pixels, more than ``max_pixels``, or values out of range.
+    """
+    image = pb_utils.get_input_tensor_by_name(request, "image").as_numpy()
+    if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise InputError(f"image: expected [H, W, 3] with H, W > 0, not {list(image.shape)}")
+    if image.shape[0] * image.shape[1] > max_pixels:
+        raise InputError(f"image: {list(image.shape)} is more than {max_pixels} pixels")
+    if not ((image >= 0) & (image <= 255)).all():
+        raise InputError("image: expected values from 0 to 255")
+    return np.asarray(image)
+
+
+def read_picture(request: Any, max_pixels: int = _NO_LIMIT) -> Image.Image | None:
+    """The input ``image``, copied, for a processor; ``None`` for one black pixel: no image.
+
+    A processor cannot mistake the axes of a picture, as it can those of an array of 3x3x3.
+
+    Raises:
+        InputError: As :func:`read_image`.
+    """
+    image = read_image(request, max_pixels)
+    if image.shape == (1, 1, 3) and not image.any():
+        return None
+    return Image.fromarray(np.rint(image).astype(np.uint8))
+
+
+def read_text(request: Any, name: str, max_characters: int = _NO_LIMIT) -> str:
+    """The STRING [1] input ``name``.
+
+    Raises:
+        InputError: It is not UTF-8, or longer than ``max_characters``.
+    """
+    (data,) = pb_utils.get_input_tensor_by_name(request, name).as_numpy()
+    try:
+        text = bytes(data).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: not UTF-8") from error
+    if len(text) > max_characters:
+        raise InputError(f"{name}: {len(text)} characters, at most {max_characters}")
+    return text
+
+
+def read_size(request: Any) -> tuple[int, int]:
+    """The inputs ``image_width`` and ``image_height``.
+
+    Raises:
+        InputError: One is not positive.
+    """
+    inputs = (f"image_{name}" for name in ("width", "height"))
+    width, height = (
+        int(pb_utils.get_input_tensor_by_name(request, name).as_numpy()[0]) for name in inputs
+    )
+    if width < 1 or height < 1:
+        raise InputError(f"image_width, image_height: not positive: {width}, {height}")
+    return width, height
+
+
+def read_parameter(request: Any, name: str) -> str:
+    """The parameter ``name`` of the request; ``""`` if absent."""
+    return str(json.loads(request.parameters() or "{}").get(name, ""))
+
+
+def text_tensor(text: str) -> Tensor:
+    """``text`` as STRING [1]."""
+    return np.array([text.encode()], dtype=np.object_)

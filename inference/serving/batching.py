@@ -1,4 +1,4 @@
-"""Batches of waiting requests.
+"""Batches of waiting requests, and the errors that a request is answered with.
 
 Triton's own batching cannot be used: with the ``max_batch_size: 0`` of the contracts it passes
 on one request at a time, and with a larger value it refuses the shapes of the contracts.
@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
-
-from .errors import AbandonedError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -131,3 +129,18 @@ class Batcher(Generic[Item, Result]):
         except Exception:
             # The caller is gone; the others still wait.
             logger.exception("sending a reply failed")
+
+
+class InputError(ValueError):
+    """The input breaks the contract or a limit: sending it again cannot succeed."""
+
+
+class AbandonedError(RuntimeError):
+    """The caller has given up, so the model is not run for the request."""
+
+    def __init__(self) -> None:
+        super().__init__("not run: the caller has given up")
+
+
+class OutputError(RuntimeError):
+    """The output of the model is unusable: blank text, NaN or infinity."""

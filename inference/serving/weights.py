@@ -1,13 +1,18 @@
-"""Loading weights and their processors, from the model hub or a folder."""
+"""Loading weights and their processors, from the model hub or a folder; special tokens.
+
+Special tokens, such as the end of a turn, are removed from requests.
+"""
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from transformers import AutoProcessor
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from .settings import Settings
+
+if TYPE_CHECKING:
+    import torch
 
 
 def load_model(kind: Any, settings: Settings) -> Any:
@@ -30,8 +35,12 @@ def load_model(kind: Any, settings: Settings) -> Any:
     return model.to(device).eval()
 
 
-def load_processor(settings: Settings, kind: Any = AutoProcessor) -> Any:
+def load_processor(settings: Settings, kind: Any = None) -> Any:
     """The processor, or with ``kind`` the tokenizer, that belongs to the weights."""
+    if kind is None:
+        from transformers import AutoProcessor
+
+        kind = AutoProcessor
     return kind.from_pretrained(settings.weights, revision=settings.revision)
 
 
@@ -44,12 +53,16 @@ def to_model(model: Any, inputs: Any) -> dict[str, Any]:
 
 
 def _device(name: str) -> torch.device:
+    import torch
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
+    import torch
+
     if name == "auto":
         # In float16 Gemma 3 overflows: empty answers, or NaN.
         return torch.float32 if device.type == "cpu" else torch.bfloat16
@@ -57,3 +70,23 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     if not isinstance(found, torch.dtype):
         raise ValueError(f"dtype: expected float32, bfloat16 or float16, not {name!r}")
     return found
+
+
+def special_tokens(tokenizer: Any) -> set[str]:
+    """The special tokens of a Hugging Face tokenizer."""
+    added = {str(each) for each in tokenizer.added_tokens_decoder.values() if each.special}
+    return added | set(tokenizer.all_special_tokens)
+
+
+def stripper(tokens: set[str]) -> Callable[[str], str]:
+    """A function that removes ``tokens`` from a text, until none is left."""
+    longest_first = sorted(map(re.escape, tokens), key=len, reverse=True)
+    pattern = re.compile("|".join(longest_first) or r"(?!)")
+
+    def strip(text: str) -> str:
+        found = 1
+        while found:
+            text, found = pattern.subn("", text)
+        return text.strip()
+
+    return strip

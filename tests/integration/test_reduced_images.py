@@ -14,8 +14,8 @@ from demo.pictures import SCENES, Canvas
 from inference import gemma3_run_model, get_align_embeddings, get_clip_embeddings
 from inference.images import RGBImage
 from inference.model_config import ImageLimit, model_config
-from inference.models.dual_encoder import embed
-from inference.models.vision_language import ask
+from inference.models.captions import ask
+from inference.models.embeddings import embed
 from weavloader.images.decode import DecodeLimits, decode
 from weavloader.store.base import Vector
 

@@ -11,7 +11,7 @@ from threading import Barrier
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
-from inference.serving.errors import AbandonedError
+from inference.serving.batching import AbandonedError
 from tests.models.calls import call, valid
 from tests.models.test_served_models import same
 from tools.served_models import only, serve

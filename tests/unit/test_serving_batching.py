@@ -8,8 +8,7 @@ from functools import partial
 
 import pytest
 
-from inference.serving.batching import Batcher
-from inference.serving.errors import AbandonedError
+from inference.serving.batching import AbandonedError, Batcher
 
 Answer = int | Exception
 PATIENCE = 20.0

@@ -17,6 +17,6 @@ class TritonPythonModel(Backend):
 
     def load(self, settings: Settings) -> Any:
         """The model and its processor, on their device."""
-        from serving.dual_encoder import load_align
+        from serving.embeddings import load_align
 
         return load_align(settings)

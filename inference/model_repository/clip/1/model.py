@@ -17,6 +17,6 @@ class TritonPythonModel(Backend):
 
     def load(self, settings: Settings) -> Any:
         """The model and its processor, on their device."""
-        from serving.dual_encoder import load_clip
+        from serving.embeddings import load_clip
 
         return load_clip(settings)

@@ -17,6 +17,6 @@ class TritonPythonModel(Backend):
 
     def load(self, settings: Settings) -> Any:
         """The model and its processor, on their device."""
-        from serving.colbert import load_colbert
+        from serving.embeddings import load_colbert
 
         return load_colbert(settings)

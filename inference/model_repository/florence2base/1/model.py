@@ -17,6 +17,6 @@ class TritonPythonModel(Backend):
 
     def load(self, settings: Settings) -> Any:
         """The model and its processor, on their device."""
-        from serving.florence import load_florence2
+        from serving.captions import load_florence2
 
         return load_florence2(settings)

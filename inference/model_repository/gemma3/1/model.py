@@ -17,6 +17,6 @@ class TritonPythonModel(Backend):
 
     def load(self, settings: Settings) -> Any:
         """The model and its processor, on their device."""
-        from serving.vision_language import load_gemma3
+        from serving.captions import load_gemma3
 
         return load_gemma3(settings)

@@ -17,6 +17,6 @@ class TritonPythonModel(Backend):
 
     def load(self, settings: Settings) -> Any:
         """The model and its processor, on their device."""
-        from serving.vision_language import load_qwen2_5_vl
+        from serving.captions import load_qwen2_5_vl
 
         return load_qwen2_5_vl(settings)

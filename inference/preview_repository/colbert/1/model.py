@@ -8,9 +8,8 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).resolve().parents[3]))
 
-from preview.models import Preview
-from preview.vectors import token_vectors
-from serving.requests import read_text
+from preview.models import Preview, token_vectors
+from serving.backend import read_text
 
 _DIMENSION = 128
 _PADDED_TO = 8

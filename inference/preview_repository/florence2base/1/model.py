@@ -10,8 +10,8 @@ sys.path.append(str(Path(__file__).resolve().parents[3]))
 from preview.captions import UnknownTaskError, answer
 from preview.models import Preview
 from preview.picture_features import extract
-from serving.errors import InputError
-from serving.requests import read_image, read_size, read_text, text_tensor
+from serving.backend import read_image, read_size, read_text, text_tensor
+from serving.batching import InputError
 
 
 class TritonPythonModel(Preview):

@@ -1,4 +1,7 @@
-"""Florence-2: one model for many tasks, each asked for by its prompt."""
+"""Caption models: Gemma 3 and Qwen2.5-VL, which answer a prompt, and Florence-2.
+
+Florence-2 is one model for many tasks, each asked for by its prompt.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,75 @@ from inference.registry import caption_model
 from inference.triton import Tensors, infer, text_tensor
 
 Part = TypeVar("Part")
-
-NAME = "florence2base"
+FLORENCE2 = "florence2base"
 """In Triton."""
-
 CAPTION_TASK = "<MORE_DETAILED_CAPTION>"
 GROUNDING_TASK = "<CAPTION_TO_PHRASE_GROUNDING>"
 REGIONS_TASK = "<DENSE_REGION_CAPTION>"
-
 _OPERATIONS = {CAPTION_TASK: "caption", GROUNDING_TASK: "grounding", REGIONS_TASK: "regions"}
+
+
+@caption_model("gemma3")
+def gemma3_run_model(
+    client: InferenceServerClient,
+    image: RGBImage,
+    prompt: str | None = None,
+    *,
+    timeout: float,
+) -> str:
+    """Gemma 3's answer to ``prompt`` about ``image``.
+
+    Args:
+        client: A client of the server.
+        image: Shape [H, W, 3]; reduced to the size that the model uses.
+        prompt: The question; by default ``CAPTION_PROMPT``, which asks for a caption.
+        timeout: Seconds.
+
+    Raises:
+        PermanentError: The image or the prompt was refused.
+        TransientError: Triton could not be reached, or the model failed or answered nothing.
+    """
+    limit = ImageLimit(model_config().gemma3_max_pixels)
+    return ask("gemma3", client, image, prompt, limit=limit, timeout=timeout)
+
+
+@caption_model("qwen2_5_vl")
+def qwen2_5_run_model(
+    client: InferenceServerClient,
+    image: RGBImage,
+    prompt: str | None = None,
+    *,
+    timeout: float,
+) -> str:
+    """Qwen2.5-VL's answer to ``prompt``; as :func:`gemma3_run_model`."""
+    limit = ImageLimit(model_config().qwen2_5_vl_max_pixels)
+    return ask("qwen2_5_vl", client, image, prompt, limit=limit, timeout=timeout)
+
+
+def ask(
+    model: str,
+    client: InferenceServerClient,
+    image: RGBImage,
+    prompt: str | None = None,
+    *,
+    limit: ImageLimit,
+    timeout: float,
+) -> str:
+    """The answer of any model in Triton with the contract of gemma3.
+
+    Args:
+        model: Its name in Triton.
+        limit: Largest image that it uses.
+    """
+
+    def read(outputs: Tensors) -> str:
+        return tidy_caption(read_text_output(outputs["answer"]))
+
+    question = model_config().caption_prompt if prompt is None else prompt
+    inputs = {"image": reduce_image(image, limit), "prompt": text_tensor(question)}
+    return infer(
+        client, model, inputs, read, outputs=("answer",), operation="caption", timeout=timeout
+    )
 
 
 def florence2_run_model(
@@ -57,7 +120,7 @@ def florence2_run_model(
     return _run(client, image, task, text_input, timeout, lambda answer: answer)
 
 
-@caption_model("florence2", served_as=NAME)
+@caption_model("florence2", served_as=FLORENCE2)
 def florence2_gen_caption(client: InferenceServerClient, image: RGBImage, *, timeout: float) -> str:
     """A caption, ``DESCRIPTION: … LABELS: a, b``, made in three calls; no labels, no list.
 
@@ -93,7 +156,7 @@ def _run(
     """What ``read`` makes of the answer to ``task``."""
     return infer(
         client,
-        NAME,
+        FLORENCE2,
         _inputs(image, task, text_input),
         lambda outputs: read(_answer(task, outputs)),
         outputs=("answer",),
