@@ -8,6 +8,7 @@ from job_system.tasks import (
     health_check,
     monitor_data_stream,
     process_dlq_message,
+    process_dlq_tasks,
     process_image_task,
     reprocess_dlq_tasks,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "health_check",
     "monitor_data_stream",
     "process_dlq_message",
+    "process_dlq_tasks",
     "process_image_task",
     "reprocess_dlq_tasks",
 ]

@@ -66,6 +66,7 @@ def list_letters(limit: int, as_json: bool, **filters: str | None) -> None:
     """List dead letters, newest first."""
     wanted = _wanted(filters)
     with _dead_letters() as letters:
+        letters.adopt()
         shown = letters.page(0, limit, wanted)
         if as_json:
             _print_json(shown)
@@ -82,7 +83,8 @@ def show(task_id: str) -> None:
         letter = letters.get(task_id)
         if letter is None:
             raise _unknown(task_id)
-        _print_letter(letter, letters.reprocessed_at([task_id]).get(task_id))
+        retried = letters.reprocessed_at([letter.task_id])
+        _print_letter(letter, retried.get(letter.task_id))
 
 
 @command("retry", dlq)
@@ -164,9 +166,11 @@ def _chosen(
 
     if bool(task_ids) == everything or (task_ids and wanted != DeadLetterFilter()):
         raise click.UsageError("give the ids of dead letters, or --all with or without filters")
-    if unknown := set(task_ids) - letters.existing(task_ids):
+    letters.adopt()
+    found = letters.find(task_ids)
+    if unknown := set(task_ids) - set(found):
         raise _unknown(min(unknown))
-    ids = list(task_ids) or list(letters.ids(wanted))
+    ids = list(dict.fromkeys(chain.from_iterable(found.values()))) or list(letters.ids(wanted))
     if len(ids) > 1 and not yes:
         click.confirm(f"{verb} {len(ids):,} dead letters?", abort=True)
     yield from chunked(ids, BATCH)

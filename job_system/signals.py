@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import logging
 import resource
 import time
 from dataclasses import dataclass, field
@@ -11,17 +12,23 @@ from typing import Any
 
 from celery import signals, states
 from celery.worker import state as worker_state
+from redis.exceptions import RedisError
 
 from job_system.app import lane_of, queued_at
 from job_system.broker.watchdog import start_watchdog
 from job_system.broker.worker_registry import new_worker_id, transport_options
+from job_system.dependencies import dead_letters
 from job_system.worker_process import keep_freed_buffers, share_stop_flag, stop
 from metrics import metrics
 from metrics.workers import role_of
 from weavloader import redis_keys
+from weavloader.errors import WeavloaderError
+from weavloader.images.job import image_id_in
 from weavloader.logs import configure_logging
 from weavloader.settings import get_settings
 from weavloader.shutdown import finish_first
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -50,6 +57,18 @@ def _name_worker(sender: str = "", conf: Any = None, **_: Any) -> None:
 @signals.worker_ready.connect
 def _start_watchdog(sender: Any = None, **_: Any) -> None:
     start_watchdog(sender)
+
+
+@signals.worker_ready.connect
+def _adopt_dead_letters(sender: Any = None, **_: Any) -> None:
+    """Take over at once what the reference deployment left; later, the hourly task does."""
+    if redis_keys.CLEANUP_QUEUE not in sender.app.amqp.queues.consume_from:
+        return
+    try:
+        if adopted := dead_letters().adopt():
+            logger.warning("adopted %d dead letters that another program wrote", adopted)
+    except RedisError as error:
+        logger.warning("dead letters of another program not looked for: %s", error)
 
 
 @signals.worker_shutting_down.connect
@@ -102,3 +121,19 @@ def _end(
     elif state == states.FAILURE:
         metrics.observe_task(task.name, "failure", seconds, type(retval).__name__)
     metrics.set_memory(_process.role, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+@signals.task_failure.connect
+def _log_lost_image(
+    sender: Any = None,
+    task_id: str = "",
+    exception: BaseException | None = None,
+    args: object = None,
+    kwargs: object = None,
+    **_: Any,
+) -> None:
+    """Name the image of a task that failed, unless the task did: its log has no arguments."""
+    image_id = None if isinstance(exception, WeavloaderError) else image_id_in([args, kwargs])
+    if image_id is not None:
+        name = getattr(sender, "name", sender)
+        logger.error("task %s %s failed: image %s: %r", name, task_id, image_id, exception)

@@ -36,6 +36,7 @@ TASKS = (
     "archive_failed_tasks",
     "reprocess_dlq_tasks",
     "process_dlq_message",
+    "process_dlq_tasks",
     "cleanup_failed_tasks",
     "health_check",
     "audit_images",

@@ -31,8 +31,9 @@ WORKERS = "weavloader:workers"
 
 BEAT_PREFIX = "weavloader:beat:"
 BEAT_LOCK = "weavloader:beat:lock"
-# Where messages lie that a consumer other than our workers has taken: kombu's own name.
+# Where messages lie that a consumer other than our workers has taken: kombu's own names.
 UNACKED = "unacked"
+UNACKED_INDEX = "unacked_index"
 
 AUDIT_LAST = "weavloader:audit:last"
 
@@ -44,6 +45,11 @@ DEAD_LETTER_INDEX = "weavloader:dlq:index"
 DEAD_LETTER_LABELS = "weavloader:dlq:labels"
 DEAD_LETTER_REASONS = "weavloader:dlq:reasons"
 DEAD_LETTER_NODES = "weavloader:dlq:nodes"
+DEAD_LETTER_IMAGES = "weavloader:dlq:images"
+"""Sorted set of ``<image id> <dead letter's id>``, for dead letters under another id than their
+image's."""
+DEAD_LETTER_IMAGE_OF = "weavloader:dlq:image-of"
+"""Hash of the image's id, by the id of such a dead letter."""
 DEAD_LETTERS_REPROCESSED = "weavloader:dlq:retried"
 DEAD_LETTERS_RESOLVED = "weavloader:dlq:settled"
 DEAD_LETTERS_DISCARDED = "weavloader:dlq:dropped"

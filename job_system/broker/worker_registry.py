@@ -9,6 +9,7 @@ no clocks compared, no worker is declared dead while Redis is down or frozen.
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -102,6 +103,25 @@ def restore(channel: Any, worker_id: str, tags: Iterable[str]) -> None:
     held.unacked_index_key = redis_keys.unacked_index(worker_id)
     for tag in tags:
         held.restore_by_tag(tag)  # type: ignore[no-untyped-call]
+
+
+def restore_abandoned(channel: Any, seconds: float) -> int:
+    """Put messages back that a consumer other than our workers took long ago; return how many.
+
+    kombu's own keys hold them, and only such a consumer would restore them: one of the reference
+    deployment that was killed.
+
+    Args:
+        channel: An open channel of the broker.
+        seconds: Those taken so long ago or longer.
+    """
+    held = QoS(channel)  # type: ignore[no-untyped-call]
+    held.unacked_key, held.unacked_index_key = redis_keys.UNACKED, redis_keys.UNACKED_INDEX
+    with channel.conn_or_acquire() as client:
+        tags = client.zrangebyscore(redis_keys.UNACKED_INDEX, "-inf", time.time() - seconds)
+    for tag in tags:
+        held.restore_by_tag(tag.decode())  # type: ignore[no-untyped-call]
+    return len(tags)
 
 
 def held_by(channel: Any, worker_id: str) -> list[str]:

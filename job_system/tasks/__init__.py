@@ -6,6 +6,7 @@ from job_system.tasks.cleaner import (
     cleanup_failed_tasks,
     handle_dlq,
     process_dlq_message,
+    process_dlq_tasks,
     reprocess_dlq_tasks,
 )
 from job_system.tasks.moderator import health_check, monitor_data_stream
@@ -19,6 +20,7 @@ __all__ = [
     "health_check",
     "monitor_data_stream",
     "process_dlq_message",
+    "process_dlq_tasks",
     "process_image_task",
     "reprocess_dlq_tasks",
 ]

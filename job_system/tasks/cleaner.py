@@ -4,46 +4,72 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from itertools import islice
-from typing import Any
 
 from celery import Task
+from celery.exceptions import Reject
+from kombu.exceptions import OperationalError
 from more_itertools import chunked
+from redis.exceptions import RedisError
 
 from job_system.app import celery_app
-from job_system.celery_config import TASKS
+from job_system.broker.worker_registry import restore_abandoned
+from job_system.celery_config import TASKS, VISIBILITY_TIMEOUT
 from job_system.dependencies import dead_letters
 from job_system.failure_records import FailureRecord, failure_records, forget
 from job_system.publishing import reprocess
 from metrics import metrics
-from weavloader.dlq.queue import DeadLetter, DeadLetterFilter
+from weavloader.dlq import reference
+from weavloader.dlq.queue import DeadLetter, DeadLetterFilter, FailedTask
 from weavloader.dlq.retry_policy import is_due, is_hopeless
+from weavloader.errors import PermanentError, Reason, TransientError
+from weavloader.images.job import image_id_in
 from weavloader.settings import get_settings
 from weavloader.times import utc_now
 
 MAX_REPROCESSED = 5000
 BATCH = 500
-# What any other task failed to do, its next run does.
-DEAD_LETTERED = (TASKS + "process_image_task", TASKS + "handle_dlq")
+# A message that another program took is abandoned after as long as Celery itself waits.
+ABANDONED_SECONDS = VISIBILITY_TIMEOUT
 
 logger = logging.getLogger(__name__)
 
 
 @celery_app.task(name=TASKS + "handle_dlq", bind=True)
-def handle_dlq(self: Task, letter: dict[str, Any]) -> None:
-    """Keep a dead letter that was written elsewhere."""
-    dead_letters().put(DeadLetter(**letter))
-    dead_letters().resolve(self.request.id)
+def handle_dlq(
+    self: Task,
+    letter: object = None,
+    args: object = None,
+    kwargs: object = None,
+    headers: object = None,
+) -> None:
+    """Keep a dead letter that was written elsewhere.
+
+    Args:
+        letter: All its fields; or, from the reference deployment, the name of the failed task.
+        args: Then its arguments.
+        kwargs: And its keyword arguments.
+        headers: And its id and error.
+    """
+    with _requeued_on_outage():
+        found = _letter_of(self, letter, args, kwargs, headers)
+        dead_letters().put(found)
+        _resolve_own(self, found)
 
 
 @celery_app.task(name=TASKS + "archive_failed_tasks")
 def archive_failed_tasks() -> int:
     """Write the missing dead letter of every failure that has none; return how many.
 
+    Dead letters and messages that another program left are taken over.
+
     A task whose process was killed, or whose message did not fit it, fails where its own code
     cannot write one; Celery's record of the failure is what is left.
     """
+    _adopt()
+    _restore_abandoned()
     archived = 0
     for records in failure_records():
         for record in _without_letter(records):
@@ -67,20 +93,46 @@ def reprocess_dlq_tasks(only_due: bool = False) -> int:
     Args:
         only_due: Skip those whose wait of some days is not over, as the daily run does.
     """
+    _adopt()
     letters = islice(_candidates(only_due), MAX_REPROCESSED)
     report = reprocess(letters, dead_letters())
     logger.info("%d dead letters are reprocessed", report.queued)
     return report.queued
 
 
-@celery_app.task(name=TASKS + "process_dlq_message")
-def process_dlq_message(task_id: str) -> bool:
-    """Put one dead letter back on its queue; return whether it was."""
-    letter = dead_letters().get(task_id)
-    if letter is None:
-        logger.warning("there is no dead letter %s", task_id)
-        return False
-    return reprocess([letter], dead_letters()).queued == 1
+@celery_app.task(name=TASKS + "process_dlq_tasks")
+def process_dlq_tasks() -> int:
+    """As ``reprocess_dlq_tasks``, under its name in the reference deployment."""
+    return int(reprocess_dlq_tasks())
+
+
+@celery_app.task(name=TASKS + "process_dlq_message", bind=True)
+def process_dlq_message(
+    self: Task, task: object = None, args: object = None, kwargs: object = None
+) -> bool:
+    """Put one dead letter back on its queue; return whether it was.
+
+    Args:
+        task: The id of the dead letter's task; or, from the reference deployment, the name of the
+            failed task. It has deleted its dead letter, so that one is written first.
+        args: Then its arguments.
+        kwargs: And its keyword arguments.
+    """
+    with _requeued_on_outage():
+        if args is not None and not isinstance(task, str):
+            _letter_of_message(self, "the failed task has no name")
+            return False
+        letter = _letter_to_reprocess(self, str(task), args, kwargs)
+        if letter is None:
+            logger.warning("there is no dead letter %s", task)
+            return False
+        report = reprocess([letter], dead_letters())
+        _resolve_own(self, letter)
+    if report.unknown:
+        logger.warning(
+            "dead letter %s is not reprocessed: there is no task %s", letter.task_id, letter.task
+        )
+    return report.queued == 1
 
 
 @celery_app.task(name=TASKS + "cleanup_failed_tasks")
@@ -98,9 +150,78 @@ def cleanup_failed_tasks() -> int:
     return discarded
 
 
+@contextmanager
+def _requeued_on_outage() -> Iterator[None]:
+    """Leave the message on its queue when Redis fails, since it may be all that is left."""
+    try:
+        yield
+    except (RedisError, OperationalError, TransientError) as outage:
+        raise Reject(outage, requeue=True) from outage
+
+
+def _resolve_own(task: Task, letter: DeadLetter) -> None:
+    """Delete the dead letter of an earlier failure of this message, unless it is ``letter``."""
+    if task.request.id not in (None, letter.task_id):
+        dead_letters().resolve(task.request.id)
+
+
+def _letter_of(
+    task: Task, letter: object, args: object, kwargs: object, headers: object
+) -> DeadLetter:
+    """The dead letter that a message of ``handle_dlq`` holds; else one of the message itself."""
+    if isinstance(letter, str):
+        known = headers if isinstance(headers, dict) else {}
+        letter_id = str(known.get("task_id") or task.request.id)
+        return reference.from_message(letter_id, letter, args, kwargs, headers, utc_now())
+    try:
+        return DeadLetter.from_fields(letter if isinstance(letter, dict) else {})
+    except ValueError as error:
+        return _letter_of_message(task, str(error))
+
+
+def _letter_to_reprocess(task: Task, name: str, args: object, kwargs: object) -> DeadLetter | None:
+    if args is None:
+        return dead_letters().get(name)
+    letter_id = image_id_in([args, kwargs]) or str(task.request.id)
+    letter = dead_letters().get(letter_id)
+    if letter is None:
+        letter = reference.from_message(letter_id, name, args, kwargs, None, utc_now())
+        dead_letters().put(letter)
+    return letter
+
+
+def _letter_of_message(task: Task, why: str) -> DeadLetter:
+    """The dead letter of a message whose arguments are none of its task's."""
+    request = task.request
+    failed = FailedTask(
+        request.id, task.name, list(request.args), dict(request.kwargs), 0, str(request.hostname)
+    )
+    return dead_letters().write(failed, PermanentError(why, reason=Reason.MALFORMED_MESSAGE), "")
+
+
+def _adopt() -> None:
+    if adopted := dead_letters().adopt():
+        logger.warning("adopted %d dead letters that another program wrote", adopted)
+
+
+def _restore_abandoned() -> None:
+    with celery_app.connection_for_write() as connection:
+        restored = restore_abandoned(connection.default_channel, ABANDONED_SECONDS)
+    if restored:
+        logger.warning("%d tasks that another program took put back on their queue", restored)
+
+
+def _leaves_letter(record: FailureRecord) -> bool:
+    """Whether a failure may lose an image; what any other task failed to do, its next run does."""
+    failed = record.failed
+    if failed.task == TASKS + "process_dlq_message":
+        return image_id_in([failed.args, dict(failed.kwargs)]) is not None
+    return failed.task in (TASKS + "process_image_task", TASKS + "handle_dlq")
+
+
 def _without_letter(records: list[FailureRecord]) -> list[FailureRecord]:
     """Records of failures without a dead letter; those resolved since are left out."""
-    worth = [record for record in records if record.failed.task in DEAD_LETTERED]
+    worth = list(filter(_leaves_letter, records))
     ids = [record.failed.task_id for record in worth]
     known, gone = dead_letters().existing(ids), dead_letters().removed_at(ids)
     return [

@@ -24,7 +24,7 @@ from processing import Outcome, Stages, process_image
 from weavloader import redis_keys
 from weavloader.dlq.queue import FailedTask, describe
 from weavloader.errors import ConfigError, PermanentError, Reason, TransientError, WeavloaderError
-from weavloader.images.job import ImageJob
+from weavloader.images.job import ImageJob, image_id_in
 from weavloader.settings import Settings, get_settings
 
 logger = logging.getLogger(__name__)
@@ -36,8 +36,12 @@ LATE_SECONDS = 3600.0
 @celery_app.task(
     name=TASKS + "process_image_task", bind=True, max_retries=None, throws=(WeavloaderError,)
 )
-def process_image_task(self: Task, image_data: dict[str, Any]) -> None:
-    """Bring one image into the store, or its failure into the dead-letter queue."""
+def process_image_task(self: Task, image_data: object = None, *_: object, **__: object) -> None:
+    """Bring one image into the store, or its failure into the dead-letter queue.
+
+    What else a message holds is ignored, such as ``_dlq_attempt`` of the reference deployment:
+    a message that did not fit the task would fail without a dead letter.
+    """
     stages = Stages()
     try:
         with counted_attempt(redis_client(), self.request.id, self.request.retries):
@@ -45,7 +49,7 @@ def process_image_task(self: Task, image_data: dict[str, Any]) -> None:
     except SoftTimeLimitExceeded:
         _after_failure(self, TransientError("it took too long", reason=Reason.TIME_LIMIT), stages)
     except CircuitOpenError as error:
-        log_image(logging.WARNING, self.request.id, "requeued", stages, str(error))
+        log_image(logging.WARNING, _image_id(self), "requeued", stages, str(error))
         raise Reject(error, requeue=True) from error
     except Exception as error:
         _after_failure(self, error, stages)
@@ -54,7 +58,7 @@ def process_image_task(self: Task, image_data: dict[str, Any]) -> None:
 def log_image(
     level: int, image_id: str, outcome: str, stages: Stages, detail: str | None = None
 ) -> None:
-    """Log how a run ended: the id of the image, which is also its task's, outcome and stage times.
+    """Log how a run ended: the id of the image, outcome and stage times.
 
     Args:
         level: Of :mod:`logging`.
@@ -68,19 +72,19 @@ def log_image(
     logger.log(level, "%s%s", text, f": {detail}" if detail else "", extra=extra)
 
 
-def _process(request: Any, image_data: dict[str, Any], stages: Stages) -> None:
+def _process(request: Any, image_data: object, stages: Stages) -> None:
     job = ImageJob.from_message(image_data)
     try:
         outcome = _process_behind_breaker(job, stages)
     finally:
         for stage, seconds in stages.seconds.items():
             metrics.observe_stage(stage, seconds)
-    dead_letters().resolve(request.id)
+    dead_letters().resolve(request.id, job.id)
     metrics.count_outcome(outcome)
     if outcome is Outcome.STORED:
         captured, now = job.captured_at.timestamp(), time.time()
         metrics.observe_searchable(arrival_of(request, captured, now), max(0.0, now - captured))
-    log_image(logging.INFO, request.id, outcome, stages, f"vsn={job.vsn}")
+    log_image(logging.INFO, job.id, outcome, stages, f"vsn={job.vsn}")
 
 
 def arrival_of(request: Any, captured: float, now: float) -> Arrival:
@@ -127,7 +131,7 @@ def _retry(task: Task, error: Exception, stages: Stages, settings: Settings) -> 
     delay = retry_delay(task.request.retries, settings)
     metrics.count_retry(task.name, _reason(error))
     outcome = f"retried in {delay:.0f} s"
-    log_image(logging.WARNING, task.request.id, outcome, stages, describe(error))
+    log_image(logging.WARNING, _image_id(task), outcome, stages, describe(error))
     raise task.retry(exc=error, countdown=delay)
 
 
@@ -146,7 +150,12 @@ def _dead_letter(task: Task, error: Exception, stages: Stages) -> None:
     metrics.count_outcome("dead")
     if letter.reason == Reason.NODE_FORBIDDEN:
         metrics.count_forbidden(letter.label.vsn)
-    log_image(logging.ERROR, letter.task_id, "dead", stages, letter.exc_message)
+    log_image(logging.ERROR, letter.image_id, "dead", stages, letter.exc_message)
+
+
+def _image_id(task: Task) -> str:
+    """Id of the image of a run, whoever named the task; that of the task where there is none."""
+    return image_id_in([task.request.args, task.request.kwargs]) or str(task.request.id)
 
 
 def _reason(error: Exception) -> str:

@@ -26,6 +26,7 @@ from job_system.tasks.auditor import audit_images
 from job_system.tasks.processor import process_image_task
 from main import main
 from metrics.redis_state import audit_families
+from tests.support.reference_deployment import archive, reference_app, send, take
 from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetters, FailedTask
 from weavloader.errors import PermanentError, Reason, TransientError
@@ -353,3 +354,15 @@ def _one_in_hand(app: Celery, options: dict[str, str]) -> Iterator[None]:
         connection.transport_options.update(options)
         connection.SimpleQueue(redis_keys.IMAGE_QUEUE).get(timeout=5)
         yield
+
+
+def test_what_the_reference_deployment_queued_or_kept_is_found_by_its_image(
+    scene: Scene, redis_url: str
+) -> None:
+    dead, queued, held = scene.images(3)
+    archive(redis_client(), dead.to_message())
+    with reference_app(redis_url) as theirs:
+        for job in (queued, held):
+            send(theirs, "process_image_task", job.to_message())
+    take(redis_client(), redis_keys.IMAGE_QUEUE)
+    assert scene.counts() == {"dead": 1, "queued": 2}

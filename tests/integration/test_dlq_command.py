@@ -17,9 +17,11 @@ import pytest
 from celery import Celery
 
 from main import main
+from tests.support.reference_deployment import archive, image_data
 from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetter, DeadLetters
 from weavloader.errors import Reason
+from weavloader.images.job import image_id
 
 ROOT = Path(__file__).parents[2]
 TASK = "job_system.tasks.process_image_task"
@@ -196,3 +198,26 @@ def test_without_a_redis_it_says_so_in_one_line() -> None:
     )
     assert answer.returncode == 1 and len(answer.stderr.splitlines()) == 1
     assert "Redis" in answer.stderr
+
+
+def test_dead_letters_of_the_reference_deployment_are_handled_like_ours(
+    dlq: Callable[..., Answer], letters: DeadLetters, redis: Any
+) -> None:
+    first, second = (archive(redis, image_data(f"https://x/{name}.jpg")) for name in "12")
+    shown = dlq("show", first)
+    assert shown.returncode == 0 and "HTTPError: 404 Client Error" in shown.stdout
+    listed = dlq("list").stdout
+    assert first in listed and "5 of 5 shown" in listed and "HTTPError 2" in listed
+    by_image = dlq("show", image_id("https://x/1.jpg"))
+    assert first in by_image.stdout
+    assert dlq("retry", image_id("https://x/1.jpg")).stdout == "1 queued again\n"
+    assert set(letters.reprocessed_at([first, second])) == {first}
+    assert dlq("drop", second).stdout == "1 discarded\n"
+    assert redis.exists(f"dlq:{second}") == 0
+
+
+def test_a_key_that_is_no_dead_letter_is_one_line(dlq: Callable[..., Answer], redis: Any) -> None:
+    redis.set("dlq:odd", '{"failed_task": 1}')
+    ended = dlq("show", "odd")
+    assert ended.returncode == 1
+    assert ended.stderr == "weavloader: there is no dead letter odd\n"

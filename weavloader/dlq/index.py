@@ -2,7 +2,8 @@
 
 Beside the dead letters, which anyone can read with ``redis-cli``, Redis keeps a sorted set of their
 ids by first failure, a label for each (reason, node, task), and how many carry each reason and
-node. One script writes a dead letter and all of that together, so the counts cannot drift.
+node. One script writes a dead letter and all of that together, so the counts cannot drift. Where
+the id is not that of the image, because another program named the task, it is kept by image too.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from datetime import datetime
 from more_itertools import chunked
 
 from weavloader import redis_keys
-from weavloader.images.job import clean_name
+from weavloader.images.job import clean_name, is_image_id
 from weavloader.redis_connection import RedisClient
 
 BATCH = 1000
 
 _COUNT = """
 local labels, reasons, nodes, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local images, image_of = KEYS[5], KEYS[6]
 local function count(label, change)
     local reason, node = string.match(label, '^([^\\n]*)\\n([^\\n]*)\\n')
     for counts, name in pairs({[reasons] = reason, [nodes] = node}) do
@@ -33,34 +35,46 @@ end
 local function forget(id)
     local label = redis.call('HGET', labels, id)
     if label then count(label, -1) end
+    local image = redis.call('HGET', image_of, id)
+    if image then
+        redis.call('ZREM', images, image .. ' ' .. id)
+        redis.call('HDEL', image_of, id)
+    end
+    return image
 end
 """
 _WRITE = (
     _COUNT
     + """
-local letter, retried = KEYS[5], KEYS[6]
-local id, text, seconds, score, label = unpack(ARGV)
+local letter, retried = KEYS[7], KEYS[8]
+local id, text, seconds, score, label, image, replaced = unpack(ARGV)
+if replaced ~= '' and redis.call('GET', letter) ~= replaced then return 0 end
 forget(id)
 redis.call('SET', letter, text, 'EX', seconds)
 redis.call('ZADD', index, score, id)
 redis.call('HSET', labels, id, label)
 redis.call('ZREM', retried, id)
 count(label, 1)
+if image ~= id then
+    redis.call('ZADD', images, 0, image .. ' ' .. id)
+    redis.call('HSET', image_of, id, image)
+end
+return 1
 """
 )
 _DELETE = (
     _COUNT
     + """
-local retried, noted, forgotten, deleted = KEYS[5], KEYS[6], KEYS[7], 0
+local retried, noted, forgotten, deleted = KEYS[7], KEYS[8], KEYS[9], 0
 local now = table.remove(ARGV)
 for n, id in ipairs(ARGV) do
-    forget(id)
-    redis.call('ZREM', forgotten, id)
-    if redis.call('DEL', KEYS[7 + n]) == 1 then
+    local image = forget(id) or id
+    redis.call('ZREM', forgotten, id, image)
+    if redis.call('DEL', KEYS[9 + n]) == 1 then
         deleted = deleted + 1
-        redis.call('ZADD', noted, now, id)
+        redis.call('ZADD', noted, now, id, now, image)
     end
-    redis.call('DEL', KEYS[7 + #ARGV + n])
+    redis.call('DEL', KEYS[9 + #ARGV + n])
     redis.call('ZREM', index, id)
     redis.call('HDEL', labels, id)
     redis.call('ZREM', retried, id)
@@ -73,7 +87,7 @@ _FORGET_EXPIRED = (
     _COUNT
     + """
 for n, id in ipairs(ARGV) do
-    if redis.call('EXISTS', KEYS[4 + n]) == 0 then
+    if redis.call('EXISTS', KEYS[6 + n]) == 0 then
         forget(id)
         redis.call('ZREM', index, id)
         redis.call('HDEL', labels, id)
@@ -86,6 +100,8 @@ _COUNTED = (
     redis_keys.DEAD_LETTER_REASONS,
     redis_keys.DEAD_LETTER_NODES,
     redis_keys.DEAD_LETTER_INDEX,
+    redis_keys.DEAD_LETTER_IMAGES,
+    redis_keys.DEAD_LETTER_IMAGE_OF,
 )
 
 
@@ -125,6 +141,21 @@ class Label:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """What the index holds of a dead letter.
+
+    Attributes:
+        first_seen: First failure, Unix seconds.
+        image_id: Id of the image; that of the task where there is none.
+    """
+
+    task_id: str
+    first_seen: float
+    label: Label
+    image_id: str
+
+
 class DeadLetterIndex:
     """The index in Redis; see the module's docstring."""
 
@@ -134,15 +165,24 @@ class DeadLetterIndex:
         self._delete = redis.register_script(_DELETE)
         self._forget_expired = redis.register_script(_FORGET_EXPIRED)
 
-    def write(self, task_id: str, text: str, ttl: int, first_seen: float, label: Label) -> None:
+    def write(self, entry: IndexEntry, text: str, ttl: int, replaced: bytes = b"") -> bool:
         """Write a dead letter that expires after ``ttl`` seconds, and index it.
 
         It replaces the one of the same task.
+
+        Args:
+            replaced: Unless empty, write only if this is what is written there.
+
+        Returns:
+            Whether it was written.
         """
-        letter = (redis_keys.dead_letter(task_id), redis_keys.DEAD_LETTERS_REPROCESSED)
-        self._write(
-            keys=[*_COUNTED, *letter], args=[task_id, text, ttl, first_seen, label.to_text()]
+        letter = (redis_keys.dead_letter(entry.task_id), redis_keys.DEAD_LETTERS_REPROCESSED)
+        label = entry.label.to_text()
+        written = self._write(
+            keys=[*_COUNTED, *letter],
+            args=[entry.task_id, text, ttl, entry.first_seen, label, entry.image_id, replaced],
         )
+        return bool(written)
 
     def delete(self, task_ids: Sequence[str], resolved: bool) -> int:
         """Delete dead letters and all that is kept of their tasks.
@@ -168,6 +208,30 @@ class DeadLetterIndex:
         """Remove dead letters from the index that have expired."""
         letters = map(redis_keys.dead_letter, task_ids)
         self._forget_expired(keys=[*_COUNTED, *letters], args=list(task_ids))
+
+    def unindexed(self, task_ids: Sequence[str]) -> list[str]:
+        """Those of ``task_ids`` that the index does not hold, or not by image where it should."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zmscore(redis_keys.DEAD_LETTER_INDEX, list(task_ids))
+            pipe.hmget(redis_keys.DEAD_LETTER_IMAGE_OF, task_ids)
+            scores, images = pipe.execute()
+        return [
+            task_id
+            for task_id, score, image in zip(task_ids, scores, images, strict=True)
+            if score is None or (image is None and not is_image_id(task_id))
+        ]
+
+    def of_images(self, image_ids: Sequence[str]) -> list[list[str]]:
+        """For each image, the ids other than its own under which it has dead letters.
+
+        Some may have expired.
+        """
+        with self._redis.pipeline(transaction=False) as pipe:
+            for image_id in image_ids:
+                # The member is the image's id, a space, and the dead letter's; "!" follows " ".
+                pipe.zrangebylex(redis_keys.DEAD_LETTER_IMAGES, f"[{image_id} ", f"({image_id}!")
+            found = pipe.execute()
+        return [[raw.decode().partition(" ")[2] for raw in members] for members in found]
 
     def ids(self, wanted: DeadLetterFilter, newest_first: bool = False) -> Iterator[str]:
         """Ids of the dead letters that match a filter, by first failure.

@@ -6,12 +6,15 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any, Self
 
 from weavloader.dlq.index import Label
 from weavloader.errors import PermanentError, WeavloaderError, find_reason
-from weavloader.images.job import META_FIELDS, clean_name
+from weavloader.images.job import META_FIELDS, clean_name, image_data_in, image_id_in
 
+MAX_TEXT = 20_000
+_TYPES = {"args": list, "kwargs": dict, "retries": int, "attempts": int}
 _REASON = re.compile(r"[a-z0-9_]+(?=: )")
 
 
@@ -43,9 +46,29 @@ class DeadLetter:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Read what :meth:`to_json` wrote."""
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: It is something else.
+        """
         stored = json.loads(text)
-        return cls(**{name: stored[name] for name in cls.__slots__})
+        if not isinstance(stored, dict):
+            raise ValueError("no JSON object")
+        return cls.from_fields(stored)
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Self:
+        """The dead letter of its fields, others left aside.
+
+        Raises:
+            ValueError: A field is absent, or of another type.
+        """
+        for name in cls.__slots__:
+            if not isinstance(fields.get(name), _TYPES.get(name, str)):
+                raise ValueError(f"{name} is absent or of another type")
+        datetime.fromisoformat(fields["first_seen"])
+        datetime.fromisoformat(fields["failed_at"])
+        return cls(**{name: fields[name] for name in cls.__slots__})
 
     def to_json(self) -> str:
         """JSON for a person with ``redis-cli GET``."""
@@ -73,9 +96,15 @@ class DeadLetter:
         """What the dead letter is found by."""
         return Label(self.reason, self.image_names()["vsn"], self.task)
 
+    @property
+    def image_id(self) -> str:
+        """Id of the image that the task received; that of the task where there is none."""
+        return image_id_in([self.args, self.kwargs]) or self.task_id
+
     def image_names(self) -> dict[str, str]:
         """The names of the image that the task received, cleaned; ``unknown`` where absent."""
-        image = self.args[0] if self.args and isinstance(self.args[0], dict) else {}
+        first = self.args[0] if self.args else None
+        image = first if isinstance(first, dict) else image_data_in([self.args, self.kwargs]) or {}
         return {name: clean_name(image.get(name)) for name in META_FIELDS}
 
 

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 
 from more_itertools import chunked
 
 from weavloader import redis_keys
-from weavloader.dlq.index import BATCH, DeadLetterFilter, DeadLetterIndex
-from weavloader.dlq.letter import DeadLetter, FailedTask, describe
+from weavloader.dlq import reference
+from weavloader.dlq.index import BATCH, DeadLetterFilter, DeadLetterIndex, IndexEntry
+from weavloader.dlq.letter import MAX_TEXT, DeadLetter, FailedTask, describe
 from weavloader.logs import mask
 from weavloader.redis_connection import RedisClient
 from weavloader.times import rfc3339, utc_now
 
 __all__ = ["DeadLetter", "DeadLetterFilter", "DeadLetters", "FailedTask", "describe"]
 
-MAX_TEXT = 20_000
 # A reprocessed task that left no trace for so long may be queued again.
 CLAIM_SECONDS = 86400
 _ALL = DeadLetterFilter()
+
+logger = logging.getLogger(__name__)
 
 
 class DeadLetters:
@@ -81,21 +85,44 @@ class DeadLetters:
 
     def put(self, letter: DeadLetter) -> None:
         """Write a dead letter as it is, replacing the one of the same task."""
-        first_seen = datetime.fromisoformat(letter.first_seen).timestamp()
-        self._index.write(letter.task_id, letter.to_json(), self._ttl, first_seen, letter.label)
+        self._index.write(_entry(letter, _first_seen(letter)), letter.to_json(), self._ttl)
+
+    def adopt(self) -> int:
+        """Index dead letters of another program or an earlier version; return how many.
+
+        Those in the format of the reference deployment are rewritten in ours, under their id. They
+        were not reprocessed here yet, so that their age is counted from now on.
+        """
+        adopted = 0
+        keys = self._redis.scan_iter(match=f"{redis_keys.DEAD_LETTER_PREFIX}*", count=BATCH)
+        for batch in chunked(keys, BATCH):
+            names = [key.decode(errors="replace") for key in batch]
+            ids = [name.removeprefix(redis_keys.DEAD_LETTER_PREFIX) for name in names]
+            adopted += sum(map(self._adopt, *self._unindexed(ids)))
+        return adopted
 
     def get(self, task_id: str) -> DeadLetter | None:
-        """The dead letter of a task, or ``None``."""
-        text = self._redis.get(redis_keys.dead_letter(task_id))
-        return None if text is None else DeadLetter.from_json(text)
+        """The dead letter of a task or image, or ``None``."""
+        for found in self.find([task_id]).values():
+            for letter in self.get_many(found):
+                return letter
+        return None
 
-    def existing(self, task_ids: Sequence[str]) -> set[str]:
-        """Those of ``task_ids`` that have a dead letter."""
+    def find(self, ids: Sequence[str]) -> dict[str, list[str]]:
+        """The ids of the dead letters of tasks or images, for those that have any."""
+        others = self._index.of_images(ids) if ids else []
+        candidates = {each: [each, *more] for each, more in zip(ids, others, strict=True)}
+        every = [letter_id for letter_ids in candidates.values() for letter_id in letter_ids]
         with self._redis.pipeline(transaction=False) as pipe:
-            for task_id in task_ids:
-                pipe.exists(redis_keys.dead_letter(task_id))
-            found = pipe.execute()
-        return {task_id for task_id, one in zip(task_ids, found, strict=True) if one}
+            for letter_id in every:
+                pipe.exists(redis_keys.dead_letter(letter_id))
+            exists = dict(zip(every, pipe.execute(), strict=True))
+        found = {each: [one for one in found if exists[one]] for each, found in candidates.items()}
+        return {each: letter_ids for each, letter_ids in found.items() if letter_ids}
+
+    def existing(self, ids: Sequence[str]) -> set[str]:
+        """Those tasks or images that have a dead letter."""
+        return set(self.find(ids))
 
     def get_many(self, task_ids: Sequence[str]) -> list[DeadLetter]:
         """The dead letters of ``task_ids`` that exist; expired ones are removed from the index."""
@@ -103,7 +130,7 @@ class DeadLetters:
         found = dict(zip(task_ids, texts, strict=True))
         if gone := [task_id for task_id, text in found.items() if text is None]:
             self._index.forget_expired(gone)
-        return [DeadLetter.from_json(text) for text in texts if text is not None]
+        return [letter for letter in map(_parsed, task_ids, texts) if letter is not None]
 
     def ids(self, wanted: DeadLetterFilter = _ALL) -> Iterator[str]:
         """Yield the ids of the dead letters that match a filter, by first failure."""
@@ -122,13 +149,19 @@ class DeadLetters:
         ids = self._index.ids(wanted, newest_first=True)
         return self.get_many(list(islice(ids, offset, offset + limit)))
 
-    def resolve(self, task_id: str) -> bool:
+    def resolve(self, task_id: str, image_id: str | None = None) -> bool:
         """Delete what is kept of a task's failures, since it succeeded.
+
+        Args:
+            image_id: The image that it stored, whose other dead letters are deleted too.
 
         Returns:
             Whether it had a dead letter.
         """
-        return self._index.delete([task_id], resolved=True) > 0
+        ids = {task_id}
+        if image_id is not None:
+            ids |= {image_id, *self._index.of_images([image_id])[0]}
+        return self._index.delete(list(ids), resolved=True) > 0
 
     def discard(self, task_ids: Iterable[str]) -> int:
         """Delete dead letters, and what is kept of their tasks' failures, for good.
@@ -185,8 +218,44 @@ class DeadLetters:
         """Number of dead letters by node (VSN), the most frequent first."""
         return self._index.nodes()
 
+    def _unindexed(self, ids: Sequence[str]) -> tuple[list[str], list[bytes | None]]:
+        """Those of ``ids`` that the index lacks, with what is written under them."""
+        lacking = self._index.unindexed(ids)
+        texts = self._redis.mget(map(redis_keys.dead_letter, lacking)) if lacking else []
+        return lacking, texts
+
+    def _adopt(self, letter_id: str, text: bytes | None) -> bool:
+        letter = _parsed(letter_id, text)
+        if letter is None or text is None:
+            return False
+        is_ours = "failed_task" not in json.loads(text)
+        entry = _entry(letter, _first_seen(letter) if is_ours else time.time())
+        return self._index.write(entry, letter.to_json(), self._ttl, replaced=text)
+
     def _times(self, key: str, task_ids: Sequence[str]) -> dict[str, datetime]:
         if not task_ids:
             return {}
         pairs = zip(task_ids, self._redis.zmscore(key, task_ids), strict=True)
         return {task_id: datetime.fromtimestamp(at, UTC) for task_id, at in pairs if at}
+
+
+def _entry(letter: DeadLetter, first_seen: float) -> IndexEntry:
+    return IndexEntry(letter.task_id, first_seen, letter.label, letter.image_id)
+
+
+def _first_seen(letter: DeadLetter) -> float:
+    return datetime.fromisoformat(letter.first_seen).timestamp()
+
+
+def _parsed(letter_id: str, text: bytes | None) -> DeadLetter | None:
+    """A dead letter of ours or of the reference deployment; ``None`` without one."""
+    if text is None:
+        return None
+    try:
+        record = json.loads(text)
+        if isinstance(record, Mapping) and (letter := reference.from_record(letter_id, record)):
+            return letter
+        return DeadLetter.from_json(text)
+    except (ValueError, RecursionError):
+        logger.warning("%s is not a dead letter", redis_keys.dead_letter(letter_id))
+        return None

@@ -27,6 +27,9 @@ OLDEST = datetime(2000, 1, 1, tzinfo=UTC)
 MAX_AHEAD = timedelta(days=1)
 # `…/<job>/<task>/<node>/<ns>-<filename>`; a node's id is its MAC address.
 _STORAGE_PATH = re.compile(r"/([0-9a-fA-F]{16})/\d+-([^/]+)$")
+_IMAGE_ID_VERSION = 5
+# The arguments of any task of ours are a few dozen values.
+_MAX_SEARCHED = 1000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 
 
@@ -37,6 +40,36 @@ def image_id(link: str) -> str:
     ``uuid5(NAMESPACE_URL, link)``, so that writing an image twice gives one object.
     """
     return str(uuid.uuid5(uuid.NAMESPACE_URL, link))
+
+
+def is_image_id(text: str) -> bool:
+    """Whether an id is of the kind that :func:`image_id` makes, and not drawn at random."""
+    try:
+        return uuid.UUID(text).version == _IMAGE_ID_VERSION and "-" in text
+    except ValueError:
+        return False
+
+
+def image_data_in(arguments: object) -> Mapping[str, object] | None:
+    """The first image in the arguments of a task, however they are nested; ``None`` without one."""
+    left = [arguments]
+    for _ in range(_MAX_SEARCHED):
+        if not left:
+            return None
+        each = left.pop()
+        if isinstance(each, Mapping):
+            if isinstance(each.get("url"), str):
+                return each
+            left.extend(reversed(list(each.values())))
+        elif isinstance(each, list | tuple):
+            left.extend(reversed(each))
+    return None
+
+
+def image_id_in(arguments: object) -> str | None:
+    """Id of the image that :func:`image_data_in` finds."""
+    found = image_data_in(arguments)
+    return None if found is None else image_id(str(found["url"]).strip(" "))
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,6 +116,7 @@ class Audit:
             TransientError: SAGE or the store failed.
         """
         report = AuditReport(now, since)
+        self._dead_letters.adopt()
         known: set[bytes] = set()
         open_: list[ImageJob] = []
         for start, end in slices(since, now):

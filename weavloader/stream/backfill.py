@@ -125,6 +125,7 @@ class Backfill:
         report, reached = BackfillReport(), self.reached(span)
         if reached >= span.end:
             return report
+        self._dead_letters.adopt()
         for start, end in slices(reached, span.end):
             end = end or span.end
             records = self._api.records(span.query_filter, start, end)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from weavloader import redis_keys
+from weavloader.images.job import image_id_in, is_image_id
 from weavloader.redis_connection import RedisClient
 
 PAGE = 500
@@ -23,7 +25,7 @@ def waiting_for_retry(redis: RedisClient) -> dict[bytes, bool]:
         redis: A client that answers in bytes.
 
     Returns:
-        By the 16 bytes of the task's id; some 150 bytes of memory each.
+        By the 16 bytes of the image's id; some 150 bytes of memory each.
     """
     found: dict[bytes, bool] = {}
     for lane in (redis_keys.IMAGE_QUEUE, redis_keys.IMAGE_QUEUE_LOW):
@@ -68,6 +70,16 @@ def _image_tasks(messages: Iterable[Any]) -> Iterator[tuple[bytes, bool]]:
     for message in messages:
         try:
             headers = message["headers"]
-            yield uuid.UUID(headers["id"]).bytes, bool(headers["eta"])
+            yield uuid.UUID(_image_id(message)).bytes, bool(headers["eta"])
         except (TypeError, KeyError, ValueError, AttributeError):
             continue  # not ours; workers reject it and keep it as a dead letter
+
+
+def _image_id(message: Any) -> str:
+    """The id of the task, which is the image's; else, where another program named it, of the
+    image that the message holds."""
+    task_id = message["headers"]["id"]
+    if is_image_id(task_id):
+        return str(task_id)
+    args, kwargs, _ = json.loads(base64.b64decode(message["body"]))
+    return image_id_in([args, kwargs]) or str(task_id)

@@ -1,0 +1,125 @@
+"""What the reference deployment leaves behind, in its formats: messages, dead letters, objects."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from celery import Celery
+from kombu.entity import Queue
+
+TASKS = "job_system.tasks."
+QUEUES = {
+    "process_image_task": "image_processing",
+    "monitor_data_stream": "data_monitoring",
+    "handle_dlq": "cleanup",
+    "process_dlq_message": "cleanup",
+    "process_dlq_tasks": "cleanup",
+}
+
+
+def image_data(url: str, vsn: str = "W021", **names: object) -> dict[str, object]:
+    """The one argument of ``process_image_task``; a name that a record lacks is NaN."""
+    return {
+        "url": url,
+        "timestamp": "2026-11-24T01:57:56.713832936+00:00",
+        "vsn": vsn,
+        "filename": url.rpartition("/")[2],
+        "camera": "bottom",
+        "host": "0000.ws-nxcore",
+        "job": "sage",
+        "node": "000048b02d15bc7c",
+        "plugin": "imagesampler:0.3.0",
+        "task": "imagesampler-bottom",
+        "zone": float("nan"),
+        **names,
+    }
+
+
+@contextmanager
+def reference_app(redis_url: str) -> Iterator[Celery]:
+    """Its Celery application, which knows the names of its tasks and sends as it does."""
+    app = Celery("weavloader", set_as_current=False)
+    queues = ("data_monitoring", "image_processing", "cleanup")
+    app.conf.update(
+        broker_url=redis_url,
+        result_backend=redis_url,
+        task_queues=[Queue(name) for name in queues],  # type: ignore[no-untyped-call]
+        task_routes={TASKS + name: {"queue": queue} for name, queue in QUEUES.items()},
+        task_serializer="json",
+        accept_content=["json"],
+        result_serializer="json",
+        timezone="UTC",
+        task_acks_late=True,
+        task_send_sent_event=True,
+    )
+    try:
+        yield app
+    finally:
+        app.close()
+
+
+def send(app: Celery, name: str, *args: object, **kwargs: object) -> str:
+    """Put one of its messages on its queue; the task's id, which is random."""
+    sent = app.send_task(TASKS + name, args=list(args), kwargs=kwargs, queue=QUEUES[name])
+    return str(sent.id)
+
+
+def take(redis: Any, queue: str, seconds_ago: float = 0.0) -> None:
+    """Take a message of a queue as its worker does, which then is killed."""
+    raw = redis.rpop(queue)
+    tag = json.loads(raw)["properties"]["delivery_tag"]
+    redis.hset("unacked", tag, b"[" + raw + b', "", ' + json.dumps(queue).encode() + b"]")
+    redis.zadd("unacked_index", {tag: time.time() - seconds_ago})
+
+
+def failure(name: str = "process_image_task") -> dict[str, str]:
+    """The headers of a dead letter: the failed task and its error."""
+    return {
+        "task_id": str(uuid.uuid4()),
+        "failed_task": TASKS + name,
+        "exc_type": "HTTPError",
+        "exc_message": "404 Client Error: Not Found",
+    }
+
+
+def archive(
+    redis: Any, image: Mapping[str, object], days: float = 0.0, task: str = "process_image_task"
+) -> str:
+    """Write one of its dead letters; its id, which is not that of the failed task."""
+    letter_id = uuid.uuid4().hex
+    record = {
+        "failed_task": TASKS + task,
+        "args": [image],
+        "kwargs": {},
+        "headers": failure(task),
+        "archived_at": time.time() - days * 86400,
+    }
+    redis.set(f"dlq:{letter_id}", json.dumps(record, default=str), ex=60 * 86400)
+    return letter_id
+
+
+def stored_properties(
+    link: str, timestamp: str, file: bytes, latitude: float = 0.0, longitude: float = 0.0
+) -> dict[str, Any]:
+    """The properties of one of its objects; 0 and 0 are the location of a node without one."""
+    from weavloader.store.weaviate.client import GeoCoordinate
+
+    image = image_data(link)
+    names = ("camera", "host", "job", "node", "plugin", "task", "vsn", "filename")
+    return {
+        **{name: str(image[name]) for name in names},
+        "zone": "nan",
+        "image": base64.b64encode(file).decode(),
+        "timestamp": timestamp,
+        "link": link,
+        "caption": f"a fox beside {image['filename']}",
+        "project": "SAGE",
+        "address": "unknown",
+        "location": GeoCoordinate(latitude=latitude, longitude=longitude),
+    }
