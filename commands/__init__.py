@@ -12,16 +12,32 @@ ROLES = ("stream", "processor", "moderator", "cleaner", "scheduler", "metrics", 
 
 
 def normalize_args(args: list[str], default: Sequence[str] = ("stream",)) -> list[str]:
-    """Rewrite the other spellings into commands: ``--worker_type X`` is X, none is ``default``."""
-    if args[:1] == ["--worker_type"] and len(args) > 1:
-        return args[1:]
-    if args[:1] and args[0].startswith("--worker_type="):
-        return [args[0].partition("=")[2], *args[1:]]
-    if not args or args[0].startswith("--log-level"):
-        return [*default, *args]
-    return args
+    """Rewrite the other spellings into commands.
+
+    ``--worker_type X`` is X, and without a command it is ``default``; ``--log-level LEVEL`` may
+    stand before either. ``--worker_type`` without a value stays as it is.
+    """
+    level, rest = _split_level(args)
+    option, _, value = (rest[0] if rest else "").partition("=")
+    if option.replace("_", "-") == "--worker-type":
+        if not value and len(rest) == 1:
+            return rest
+        rest = [value, *rest[1:]] if value else rest[1:]
+    elif not rest:
+        rest = [*default]
+    return [*level, *rest]
+
+
+def _split_level(args: list[str]) -> tuple[list[str], list[str]]:
+    """The option ``--log-level`` with its value at the head of ``args``, and the rest."""
+    option, equals, _ = (args[0] if args else "").partition("=")
+    if option.replace("_", "-") != "--log-level":
+        return [], args
+    length = 1 if equals else 2
+    return args[:length], args[length:]
 
 
 def names_role(args: list[str]) -> bool:
     """Whether a command line starts a role, rather than a tool."""
-    return normalize_args(args)[0] in ROLES
+    _, rest = _split_level(normalize_args(args))
+    return bool(rest) and rest[0] in ROLES

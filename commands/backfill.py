@@ -54,10 +54,10 @@ def backfill(start: str, end: str, query_filter: str | None, restart: bool) -> N
 def _span(settings: Settings, start: str, end: str, query_filter: str | None) -> Span:
     from weavloader.settings import parse_filter
     from weavloader.stream.backfill import Span, span_name
-    from weavloader.times import parse_moment, utc_now
+    from weavloader.times import parse_end, parse_moment, utc_now
 
     chosen = parse_filter(query_filter) if query_filter else settings.sage_filter
-    first, last = parse_moment(start), min(parse_moment(end), utc_now())
+    first, last = parse_moment(start), min(parse_end(end, inclusive=False), utc_now())
     if first >= last:
         raise click.UsageError("--start must be before --end and in the past")
     return Span(span_name(start, end, chosen), first, last, chosen)

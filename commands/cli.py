@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
@@ -16,6 +18,8 @@ from weavloader.logs import configure_logging, mask, printable
 from weavloader.settings import Settings, get_settings, publish_to_environment
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+DEFAULT_ROLE = "stream"
+IS_DEFAULT = "weavloader.is_default"  # in a context's meta: whether no command was given
 NO_LIMIT = 10_000  # characters of a summary
 
 # The worker roles with their queue and default concurrency.
@@ -24,6 +28,20 @@ WORKERS = {
     "moderator": ("data_monitoring", 1),
     "cleaner": ("cleanup", 2),
 }
+
+
+def _log_level(_: click.Context, __: click.Parameter, value: str | None) -> None:
+    if value:
+        publish_to_environment("LOG_LEVEL", value)
+
+
+log_level = click.option(
+    "--log-level",
+    type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], case_sensitive=False),
+    callback=_log_level,
+    expose_value=False,
+    help="Log level (LOG_LEVEL).",
+)
 
 
 class Group(click.Group):
@@ -56,31 +74,55 @@ class Cli(Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Rewrite the other spellings into commands."""
         # The shell's completion of a command's name parses too, and has none yet.
-        default = [] if ctx.resilient_parsing else ["stream"]
-        return super().parse_args(ctx, normalize_args(args, default))
+        default = [] if ctx.resilient_parsing else [DEFAULT_ROLE]
+        normalized = normalize_args(args, default)
+        if normalized[-1:] in (["--worker_type"], ["--worker-type"]):
+            raise click.UsageError(f"--worker_type requires a role: {', '.join(ROLES)}")
+        ctx.meta[IS_DEFAULT] = not args
+        return super().parse_args(ctx, normalized)
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Parse the command line, which may print the help."""
+        with _until_reader_ends():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with _until_reader_ends():
+            return super().invoke(ctx)
 
 
-@click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"]})
+@contextmanager
+def _until_reader_ends() -> Iterator[None]:
+    """End the command with success when its output's reader, such as `head`, wants no more."""
+    try:
+        yield
+    except BrokenPipeError:
+        drop_output()
+        raise click.exceptions.Exit(0) from None
+
+
+def drop_output() -> None:
+    """Let what is still to be written to standard output go nowhere."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+@click.group(
+    cls=Cli,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        # --log_level, as --worker_type is written.
+        "token_normalize_func": lambda name: name.replace("_", "-"),
+    },
+)
+@log_level
 @click.version_option(__version__, prog_name="weavloader", message="%(prog)s %(version)s")
 def cli() -> None:
     """Weavloader makes the images of the SAGE sensor network searchable.
 
     Without a command it runs the role `stream`.
     """
-
-
-def _log_level(_: click.Context, __: click.Parameter, value: str | None) -> None:
-    if value:
-        publish_to_environment("LOG_LEVEL", value)
-
-
-log_level = click.option(
-    "--log-level",
-    type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
-    callback=_log_level,
-    expose_value=False,
-    help="Log level (LOG_LEVEL).",
-)
 
 
 def command(name: str, group: click.Group = cli) -> Callable[[Callable[..., Any]], click.Command]:
@@ -113,16 +155,26 @@ def begin_tool(tag: str) -> Settings:
 def run(program: click.Command) -> NoReturn:
     """Run a command line to its end; an error is one line on standard error."""
     try:
-        sys.exit(program(standalone_mode=False))
+        code = program(standalone_mode=False)
+    except SystemExit as end:
+        code = end.code
     except click.Abort:
-        sys.exit(INTERRUPTED)
+        code = INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        code = BAD_INPUT
     except (click.ClickException, ConfigError) as error:
-        _fail(error, BAD_INPUT)
+        code = _report(error, BAD_INPUT)
     except WeavloaderError as error:
-        _fail(error, FAILED)
+        code = _report(error, FAILED)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        drop_output()
+    sys.exit(code)
 
 
-def _fail(error: Exception, code: int) -> NoReturn:
+def _report(error: Exception, code: int) -> int:
     text = error.format_message() if isinstance(error, click.ClickException) else str(error)
     click.echo(f"weavloader: {printable(mask(' '.join(text.split())))}", err=True)
-    sys.exit(code)
+    return code

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from pathlib import Path
 from threading import Event
 
 import click
 
-from commands.cli import ROLES, WORKERS, begin, command
+from commands.cli import IS_DEFAULT, ROLES, WORKERS, begin, command
+from weavloader.errors import ConfigError, Reason
 from weavloader.settings import Settings
 
 __all__ = ["ROLES", "WORKERS"]
@@ -18,6 +20,9 @@ __all__ = ["ROLES", "WORKERS"]
 def stream() -> None:
     """Schedule polls of the SAGE stream, which the moderator runs."""
     settings = begin("main")
+    if click.get_current_context().meta.get(IS_DEFAULT):
+        text = "no command given: running the stream monitor; python main.py --help lists commands"
+        logging.getLogger(__name__).info(text)
     from job_system.stream_monitor import submit_polls
 
     submit_polls(settings, _stop_on_signal())
@@ -79,11 +84,16 @@ def metrics_server() -> None:
 @command("flower")
 def flower() -> None:
     """Run Flower on FLOWER_PORT."""
-    begin("flower")
+    settings = begin("flower")
     from job_system import celery_app
 
     config = Path(__file__).parents[1] / "job_system" / "flower_config.py"
-    celery_app.start(["flower", f"--conf={config}"])
+    try:
+        celery_app.start(["flower", f"--conf={config}"])
+    except OSError as error:
+        address = f"{settings.flower_address}:{settings.flower_port}"
+        message = f"cannot listen on {address}: {error.strerror}"
+        raise ConfigError(message, reason=Reason.BAD_ADDRESS) from error
 
 
 @command("web")

@@ -158,7 +158,7 @@ def _like(store: Store, text: str, options: dict[str, Any], chosen: Filters) -> 
 
 
 def _needed(text: str) -> str:
-    if not text:
+    if not text.strip():
         raise ConfigError("search: expected a TEXT or --like ID", reason=Reason.BAD_ARGUMENT)
     return text
 

@@ -14,6 +14,7 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from job_system.celery_config import celery_config
 from weavloader import redis_keys
+from weavloader.errors import ConfigError
 from weavloader.settings import get_settings, publish_to_environment
 from weavloader.shutdown import end_on_signal
 
@@ -41,7 +42,20 @@ def _configuration() -> dict[str, Any]:
 celery_app.add_defaults(_configuration)
 
 
-def _end_role_on_signal(context: click.Context, *_: object) -> None:
+class _InvalidSetting(click.ClickException):
+    exit_code = 2
+
+
+def _begin_command(context: click.Context, *_: object) -> None:
+    """What a command of ``celery -A job_system`` does first.
+
+    Raises:
+        ClickException: A setting is invalid: one line, exit code 2.
+    """
+    try:
+        get_settings()
+    except ConfigError as error:
+        raise _InvalidSetting(str(error)) from None
     if context.info_name in _ROLES_OF_CELERY:
         end_on_signal()
 
@@ -50,8 +64,8 @@ def _end_role_on_signal(context: click.Context, *_: object) -> None:
 _ROLES_OF_CELERY = ("worker", "beat", "flower")
 celery_app.user_options["preload"].add(
     click.Option(
-        ["--end-role-on-signal"], is_flag=True, hidden=True, expose_value=False,
-        callback=_end_role_on_signal,
+        ["--end-role-on-signal"], is_flag=True, is_eager=True, hidden=True, expose_value=False,
+        callback=_begin_command,
     )
 )  # fmt: skip
 # Named, not imported: only a worker needs it.

@@ -59,6 +59,7 @@ basic_auth = [account.credentials for account in _accounts]
 read_only = _settings.flower_read_only
 address = _choose_address()
 port = _settings.flower_port
+logging = _settings.log_level.lower()
 persistent = bool(_settings.flower_db)
 db = _settings.flower_db or "flower"
 # At its end too, but it may be killed.

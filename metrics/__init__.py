@@ -12,6 +12,7 @@ import logging
 import os
 
 from prometheus_client import CollectorRegistry
+from prometheus_client.values import close_all_multiprocess_files
 
 from metrics.metrics import Metrics
 from metrics.multiprocess import forget_process, share_values
@@ -31,7 +32,13 @@ def _share() -> None:
     except ConfigError as error:
         logging.getLogger(__name__).warning("metrics stay in this process: %s", error)
         return
-    atexit.register(lambda: forget_process(directory, os.getpid()))
+    atexit.register(_end_process, directory)
+
+
+def _end_process(directory: str) -> None:
+    forget_process(directory, os.getpid())
+    # Python complains about files that are left open where a library turns its warnings on.
+    close_all_multiprocess_files()  # type: ignore[no-untyped-call]
 
 
 metrics = Metrics(CollectorRegistry(), before_first_use=_share)

@@ -220,8 +220,8 @@ def from_line(line: bytes) -> ImageObject:
             location=Location(**place) if place else None,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        message = f"not an object of an export: {line[:60]!r}"
-        raise PermanentError(message, reason=Reason.BAD_OBJECT) from error
+        # The line may be of any file, with anybody's secrets.
+        raise PermanentError("not an object of an export", reason=Reason.BAD_OBJECT) from error
 
 
 def _numbers(vector: Vector) -> Any:

@@ -18,7 +18,7 @@ from weavloader.store.base import (
     Vector,
 )
 from weavloader.store.validation import MAX_RESULTS, VECTOR_RANKS
-from weavloader.times import parse_moment
+from weavloader.times import parse_end, parse_moment
 
 WITHIN_KM = 50.0
 
@@ -87,18 +87,24 @@ def filters(
     """Filters as a person writes them.
 
     Args:
+        until: A date means the end of its day.
         near: ``latitude, longitude`` in degrees.
         within: Kilometres around it.
         names: Text that is filtered by: ``vsn``, ``node``, ``job``, ``task``, ``camera``,
             ``project``.
 
     Raises:
-        ConfigError: A time or the point cannot be read.
+        ConfigError: A time or the point cannot be read, or the times are the wrong way round.
     """
+    first = None if since is None else parse_moment(since)
+    last = None if until is None else parse_end(until, inclusive=True)
+    if first and last and first > last:
+        message = f"since ({since}) is later than until ({until})"
+        raise ConfigError(message, reason=Reason.BAD_ARGUMENT)
     return Filters(
         **names,
-        since=None if since is None else parse_moment(since),
-        until=None if until is None else parse_moment(until),
+        since=first,
+        until=last,
         near=None if near is None else Area(parse_point(near), within),
     )
 

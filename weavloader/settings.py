@@ -11,6 +11,7 @@ import os
 import tempfile
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -31,6 +32,7 @@ __all__ = ["DEFAULT_FLOWER_AUTH", "Settings", "get_settings", "load_settings"]
 
 # Each is written in its own syntax, which may hold line breaks.
 _MULTILINE = ("sage_filter",)
+_REDIS_SCHEMES = ("redis", "rediss", "sentinel")
 
 
 def _split(value: object) -> object:
@@ -90,14 +92,29 @@ def _accounts(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _redis_url(url: object) -> object:
+    """Reject the URL of another broker, by which clients would fail much later."""
+    if not isinstance(url, str):
+        return url  # a default
+    first, *sentinels = url.split(";")
+    try:
+        scheme, _ = urlsplit(first).scheme, [urlsplit(each).port for each in (first, *sentinels)]
+    except ValueError:  # a port that is no number
+        scheme = ""
+    if scheme not in _REDIS_SCHEMES:
+        raise ValueError("expected redis://HOST:PORT/DB, rediss://… or sentinel://…")
+    return _verified(url)
+
+
 Url = Annotated[str, BeforeValidator(_base_url)]
+Accounts = Annotated[SecretStr, AfterValidator(_accounts)]
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Port = Annotated[int, Field(ge=1, le=65535)]
-RedisUrl = Annotated[SecretStr, BeforeValidator(_verified)]
-Accounts = Annotated[SecretStr, AfterValidator(_accounts)]
+RedisUrl = Annotated[SecretStr, BeforeValidator(_redis_url)]
 LogLevel = Annotated[
-    Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(lambda name: str(name).upper())
+    Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"],
+    BeforeValidator(lambda name: str(name).upper()),
 ]
 
 

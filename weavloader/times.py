@@ -7,7 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 from weavloader.errors import ConfigError, Reason
 
+# Years before SAGE and its forerunners; an earlier time is a slip of the keyboard.
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 _UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_DATE = re.compile(r"\d{4}-?\d\d-?\d\d|\d{4}-?W\d\d-?\d", re.ASCII)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.ASCII)
 
 
@@ -68,16 +71,37 @@ def parse_timestamp(text: str) -> datetime:
 def parse_moment(text: str) -> datetime:
     """A moment from ``24h`` (so long ago), ``2026-01-31`` or ``2026-01-31T12:00:00Z``.
 
-    Without an offset it is UTC.
+    Without an offset it is UTC. A date is its first moment.
 
     Raises:
-        ConfigError: The text is none of these.
+        ConfigError: The text is none of these, or lies before there was any image.
     """
     try:
-        if text.strip()[-1:].lower() in tuple("smhdw"):
-            return utc_now() - timedelta(seconds=parse_duration(text))
-        moment = datetime.fromisoformat(text.strip())
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+        moment = _moment(text.strip())
     except (ValueError, OverflowError):
         message = f"expected a time such as 24h, 2026-01-31 or 2026-01-31T12:00:00Z, not {text!r}"
         raise ConfigError(message, reason=Reason.BAD_ARGUMENT) from None
+    if moment < EARLIEST:
+        message = f"{text!r} is {moment:%Y-%m-%d}; no image is older than {EARLIEST:%Y-%m-%d}"
+        raise ConfigError(message, reason=Reason.BAD_ARGUMENT)
+    return moment
+
+
+def parse_end(text: str, *, inclusive: bool) -> datetime:
+    """As :func:`parse_moment`, for the end of a range; a date means the end of that day.
+
+    Args:
+        inclusive: Whether the end belongs to the range: a date is then the last microsecond of
+            its day, else the first moment of the next.
+    """
+    moment = parse_moment(text)
+    if not _DATE.fullmatch(text.strip()):
+        return moment
+    return moment + timedelta(days=1) - timedelta(microseconds=inclusive)
+
+
+def _moment(text: str) -> datetime:
+    if text[-1:].lower() in tuple("smhdw"):
+        return utc_now() - timedelta(seconds=parse_duration(text))
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)

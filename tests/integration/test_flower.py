@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -129,3 +130,27 @@ def test_flower_forgets_where_no_file_is_named(tmp_path: Path, environment: dict
         page = f"http://{HOST}:{environment['FLOWER_PORT']}"
         wait_until(lambda: "# HELP" in workers(page), "Flower", 60)
     assert not list(ROOT.glob("flower*"))
+
+
+def test_the_level_of_logging_holds_for_flower_too(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    page = f"http://{HOST}:{environment['FLOWER_PORT']}"
+    with running(FLOWER, tmp_path / "log", **{**environment, "LOG_LEVEL": "WARNING"}):
+        wait_until(lambda: "# HELP" in workers(page), "Flower", 60)
+    assert "Visit me" not in (tmp_path / "log").read_text()
+
+
+def test_a_port_in_use_ends_flower_with_one_line(environment: dict[str, str]) -> None:
+    with socket.create_server((HOST, int(environment["FLOWER_PORT"]))):
+        done = subprocess.run(
+            [sys.executable, "main.py", "flower"],
+            cwd=ROOT,
+            env={"PATH": "", **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    address = f"{HOST}:{environment['FLOWER_PORT']}"
+    assert done.stderr == f"weavloader: cannot listen on {address}: Address already in use\n"
+    assert done.returncode == 2

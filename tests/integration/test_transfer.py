@@ -190,10 +190,12 @@ def test_a_file_that_is_none_of_ours_is_one_line(
     whole = file.read_bytes()
     assert run_command("export", str(file))[0] == 2  # never over a file that is there
     assert file.read_bytes() == whole
-    for content, code in ((whole[:-9], 2), (b"no gzip", 2), (gzip.compress(b"{}\n"), 1)):
+    other = gzip.compress(b'{"password": "hunter2"}\n')
+    for content, code in ((whole[:-9], 2), (b"no gzip", 2), (other, 1)):
         file.write_bytes(content)
         found, said, complaint = run_command("import", str(file))
         assert (found, said, len(complaint.splitlines())) == (code, "", 1)
+        assert "hunter2" not in complaint
     assert run_command("import", str(tmp_path / "nowhere"))[0] == 2
     assert run_command("export", str(tmp_path / "no" / "folder"))[0] == 2
 

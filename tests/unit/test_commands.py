@@ -10,9 +10,11 @@ from pathlib import Path
 import click
 import pytest
 
+from commands import names_role, normalize_args
 from commands.cli import ROLES, cli
 from tests.support import commands_page
 from weavloader import __version__
+from weavloader.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
 REAL = commands_page.real()
@@ -71,6 +73,13 @@ def test_every_command_that_a_document_tells_people_to_run_exists(page: Path) ->
         (["check", "--role", "painter"], "painter"),
         (["demo", "--images-dir", "/nowhere/at/all"], "/nowhere/at/all"),
         (["--log-level", "loud"], "loud"),
+        (["--log-level"], "--log-level"),
+        (["--worker_type"], "processor"),
+        (["--log_level", "loud", "check"], "loud"),
+        (["search", "   "], "TEXT"),
+        (["search", "snow", "--since", "1h", "--until", "2h"], "1h"),
+        (["audit", "--since", "400000d"], "400000d"),
+        (["backfill", "--start", "400000d", "--end", "1d"], "400000d"),
     ],
 )
 def test_bad_input_is_one_line_that_names_it_and_exit_code_2(
@@ -91,6 +100,115 @@ def test_a_bad_setting_ends_any_role_with_one_line_and_exit_code_2(role: str) ->
         "weavloader: POLL_MIN_SECONDS: expected a duration such as 90s, 10m, 24h or 30d,"
         " not 'soon'\n"
     )
+
+
+@pytest.mark.parametrize("name", ["CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"])
+@pytest.mark.parametrize("url", ["nonsense", "amqp://guest:secret@rabbit//", "redis://h:port/0"])
+@pytest.mark.parametrize("command", ["stream", "processor", "scheduler", "dlq list"])
+def test_another_broker_than_redis_is_refused_in_one_line(
+    name: str, url: str, command: str
+) -> None:
+    done = run(command.split(), **{name: url})
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"weavloader: {name}: expected redis://HOST:PORT/DB, rediss://… or sentinel://…\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h", "rediss://h:1/2", "sentinel://h:1;sentinel://i:2", "sentinel://h:1;i:2/0"]
+)
+def test_every_form_of_a_redis_address_is_accepted(url: str) -> None:
+    assert load_settings(celery_broker_url=url).celery_broker_url
+
+
+@pytest.mark.parametrize(
+    "line", ["-A job_system inspect active", "-A tasks worker", "-A tasks beat"]
+)
+def test_a_bad_setting_ends_a_command_of_celery_with_one_line(line: str) -> None:
+    celery = [sys.executable, "-m", "celery", *line.split()]
+    done = run_program(celery, LOG_LEVEL="loud")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1 and "LOG_LEVEL" in done.stderr
+
+
+@pytest.mark.parametrize("level", ["CRITICAL", "critical", "DEBUG"])
+def test_every_level_of_logging_is_accepted(level: str) -> None:
+    assert load_settings(log_level=level).log_level == level.upper()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        ([], ["stream"]),
+        (["--log-level", "debug"], ["--log-level", "debug", "stream"]),
+        (["--log-level=debug"], ["--log-level=debug", "stream"]),
+        (["--log-level", "debug", "processor"], ["--log-level", "debug", "processor"]),
+        (["--log_level", "debug", "dlq"], ["--log_level", "debug", "dlq"]),
+        (["--worker_type", "web"], ["web"]),
+        (["--worker-type=web", "--help"], ["web", "--help"]),
+        (["--log-level", "debug", "--worker_type", "web"], ["--log-level", "debug", "web"]),
+        (["--log-level", "debug", "--help"], ["--log-level", "debug", "--help"]),
+        (["--worker_type"], ["--worker_type"]),
+    ],
+)
+def test_a_command_line_is_understood_as_people_write_it(
+    arguments: list[str], meant: list[str]
+) -> None:
+    assert normalize_args(arguments) == meant
+    assert names_role(arguments) == (meant[-1] in ROLES or "web" in meant)
+
+
+def test_a_level_of_logging_may_stand_before_the_command() -> None:
+    for line in (["processor"], ["dlq", "list"], ["--worker_type", "web"]):
+        done = run(["--log-level", "debug", *line, "--help"])
+        assert (done.returncode, done.stderr) == (0, "")
+        assert line[-1] in done.stdout.splitlines()[0]
+
+
+@pytest.mark.parametrize("group", ["dlq", "schema"])
+def test_a_group_alone_shows_its_help_over_several_lines(group: str) -> None:
+    done = run([group])
+    assert (done.returncode, done.stdout) == (2, "")
+    lines = done.stderr.splitlines()
+    command = cli.commands[group]
+    assert isinstance(command, click.Group)
+    for name in command.commands:
+        assert any(line.startswith(f"  {name} ") for line in lines)
+
+
+@pytest.mark.parametrize("command", ["--help", "schema show", "search --help"])
+def test_a_reader_that_wants_no_more_ends_a_command_well(command: str, tmp_path: Path) -> None:
+    # The reader has ended before anything is written, which one of `head -1` may or may not have.
+    line = f"set -o pipefail; {{ sleep 0.5; {sys.executable} main.py {command}; }} | true"
+    store = {"VECTOR_STORE": "embedded", "EMBEDDED_STORE_PATH": str(tmp_path)}
+    done = run_program(["bash", "-c", line], **store)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_tool_that_counts_leaves_no_file_open(tmp_path: Path) -> None:
+    # weaviate's package turns these warnings on.
+    line = [sys.executable, "-W", "always::ResourceWarning", "main.py", "search", "snow"]
+    nowhere = {"TRITON_HOST": "127.0.0.1", "TRITON_PORT": "1"}
+    store = {"VECTOR_STORE": "embedded", "EMBEDDED_STORE_PATH": str(tmp_path / "store")}
+    counts = str(tmp_path / "counts")
+    done = run_program(line, **nowhere, **store, PROMETHEUS_MULTIPROC_DIR=counts)
+    assert list(Path(counts).iterdir()), "it counted the call of the model"
+    assert "ResourceWarning" not in done.stderr
+
+
+def test_without_a_command_the_first_log_line_says_what_runs() -> None:
+    with subprocess.Popen(
+        [sys.executable, "main.py"],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "CELERY_BROKER_URL": "redis://127.0.0.1:1/0"},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stderr is not None
+        first = program.stderr.readline()
+        program.terminate()
+    assert "no command given: running the stream monitor" in first and "--help" in first
 
 
 def test_help_needs_no_setting_to_be_right() -> None:
@@ -114,7 +232,8 @@ def test_the_version_is_one_line() -> None:
     ("words", "completed"),
     [
         ("main.py se", "search"),
-        ("main.py --log-level ", "search"),
+        ("main.py --log-level ", "debug"),
+        ("main.py --log-level debug ", "search"),
         ("main.py search --al", "--alpha"),
     ],
 )
@@ -130,8 +249,13 @@ def test_the_shell_completes_commands_and_options(words: str, completed: str) ->
 
 def run(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
     """``python main.py`` with ``arguments``, and no environment but the given."""
+    return run_program([sys.executable, "main.py", *arguments], **environment)
+
+
+def run_program(line: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """A program in the project's folder, and no environment but the given."""
     return subprocess.run(
-        [sys.executable, "main.py", *arguments],
+        line,
         cwd=ROOT,
         env={"PATH": "/usr/bin:/bin", **environment},
         capture_output=True,

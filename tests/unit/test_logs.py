@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from job_system.tasks.processor import log_image
 from processing import Stages
@@ -171,6 +172,13 @@ def test_what_controls_a_terminal_or_turns_its_text_is_not_printed() -> None:
     hostile = "a\x1b[2Jb\r\nc\u202ed\u2066e\u200bf\x9bg\u2028h"
     assert printable(hostile) == "a [2Jb  c d e f g h"
     assert printable("Schnee über dem Grat – 雪") == "Schnee über dem Grat – 雪"
+
+
+def test_a_secret_of_a_letter_or_two_does_not_mask_ordinary_words(
+    written: Callable[..., str],
+) -> None:
+    text = written(lambda: logging.warning("a cat sat"), sage_pass=SecretStr("a"))
+    assert "a cat sat" in text
 
 
 def test_an_error_that_nobody_caught_ends_with_a_tagged_line_without_secrets() -> None:

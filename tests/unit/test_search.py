@@ -103,6 +103,17 @@ def test_filters_are_given_as_people_write_them() -> None:
     assert filters() == Filters()
 
 
+def test_one_day_is_a_range_with_all_its_images() -> None:
+    day = filters(since="2026-11-24", until="2026-11-24")
+    assert day.since == datetime(2026, 11, 24, tzinfo=UTC)
+    assert day.until == datetime(2026, 11, 24, 23, 59, 59, 999999, tzinfo=UTC)
+
+
+def test_a_reversed_range_is_refused() -> None:
+    with pytest.raises(ConfigError, match="later than"):
+        filters(since="2026-11-25", until="2026-11-24")
+
+
 def test_options_reach_the_store() -> None:
     query = asked("fox", None, limit=3, offset=6, fusion="ranked", autocut=1, explain=True)
     assert (query.limit, query.offset, query.fusion) == (3, 6, "ranked")

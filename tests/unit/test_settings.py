@@ -110,11 +110,19 @@ def test_a_lower_case_log_level_is_understood(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("name", sorted(SECRETS))
 def test_a_secret_is_in_no_repr_dump_or_error(name: str) -> None:
-    settings = load_settings(**{name: "op:hunter2"})
+    value = "redis://:hunter2@redis/0" if name.startswith("celery") else "op:hunter2"
+    settings = load_settings(**{name: value})
     assert "hunter2" not in f"{settings!r} {settings} {settings.model_dump()}"
     assert "hunter2" not in settings.model_dump_json()
     with pytest.raises(ConfigError) as raised:
         load_settings(**{name: ["hunter2"]})
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["celery_broker_url", "celery_result_backend"])
+def test_an_address_of_another_broker_is_not_shown_since_it_may_hold_a_password(name: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_settings(**{name: "amqp://:hunter2@rabbit//"})
     assert "hunter2" not in str(raised.value)
 
 

@@ -6,7 +6,15 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from weavloader.times import duration, parse_duration, parse_moment, parse_timestamp, rfc3339
+from weavloader.errors import ConfigError
+from weavloader.times import (
+    duration,
+    parse_duration,
+    parse_end,
+    parse_moment,
+    parse_timestamp,
+    rfc3339,
+)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +87,24 @@ def test_so_long_ago_is_understood(text: str, age: timedelta) -> None:
 )
 def test_dates_and_times_are_understood_utc_by_default(text: str, moment: datetime) -> None:
     assert parse_moment(text) == moment
+
+
+@pytest.mark.parametrize("text", ["2026-01-31", "20260131", "2026-W05-6", " 2026-01-31 "])
+def test_a_date_as_an_end_means_the_end_of_that_day(text: str) -> None:
+    next_day = datetime(2026, 2, 1, tzinfo=UTC)
+    assert parse_end(text, inclusive=False) == next_day
+    assert parse_end(text, inclusive=True) == next_day - timedelta(microseconds=1)
+
+
+@pytest.mark.parametrize("text", ["2026-01-31T00:00:00Z", "2026-01-31 00:00"])
+def test_a_time_as_an_end_is_that_time(text: str) -> None:
+    assert parse_end(text, inclusive=True) == datetime(2026, 1, 31, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("text", ["400000d", "1999-12-31", "0001-01-01"])
+def test_a_time_before_any_image_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="no image is older"):
+        parse_moment(text)
 
 
 @pytest.mark.parametrize(

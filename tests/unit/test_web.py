@@ -181,6 +181,7 @@ def test_a_page_asks_nothing_of_other_hosts(site: httpx.Client) -> None:
         {"limit": "1000"},
         {"vsn": "W021; DROP"},
         {"since": "yesterday-ish"},
+        {"since": "1h", "until": "2h"},
         {"q": "x" * 501},
         {"until": "soon"},
         {"like": "x"},
@@ -295,6 +296,12 @@ def test_an_image_is_told_as_json(site: httpx.Client) -> None:
     assert told["vectors"] == {"clip": [4]}
     assert told["location"] == {"latitude": 41.7016, "longitude": -87.9953}
     assert site.get(told["picture"]).headers["content-type"] == "image/jpeg"
+
+
+def test_one_day_as_both_ends_holds_all_images_of_that_day(site: httpx.Client) -> None:
+    image = site.get(f"/api/images/{HILLS.id}").json()
+    day = image["captured_at"][:10]
+    assert HILLS.id in found(site, since=day, until=day)
 
 
 def test_results_can_be_narrowed_to_what_they_hold(site: httpx.Client) -> None:
