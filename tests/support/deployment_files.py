@@ -29,6 +29,17 @@ SECRETS = {
     "FLOWER_BASIC_AUTH",
     "WEAVIATE_API_KEY",
     "HF_TOKEN",
+    "ALERT_WEBHOOK_URL",
+    "ALERT_SMTP_PASSWORD",
+}
+# Read by metrics/artifacts/alertmanager.sh.
+OF_ALERTMANAGER = {
+    "ALERT_WEBHOOK_URL",
+    "ALERT_EMAIL_TO",
+    "ALERT_EMAIL_FROM",
+    "ALERT_SMTP_HOST",
+    "ALERT_SMTP_USER",
+    "ALERT_SMTP_PASSWORD",
 }
 NOT_SETTINGS = {
     "REDIS_PASSWORD",  # of which the broker's URL is made
@@ -37,6 +48,7 @@ NOT_SETTINGS = {
     "PATH",
     "PYTHONUNBUFFERED",
     "PYTHONDONTWRITEBYTECODE",
+    *OF_ALERTMANAGER,
 }
 
 

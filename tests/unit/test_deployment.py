@@ -17,6 +17,7 @@ from tests.support.deployment_files import (
     HYPERPARAMETERS,
     KNOWN,
     NOT_SETTINGS,
+    OF_ALERTMANAGER,
     ROOT,
     SECRETS,
     compose,
@@ -199,6 +200,16 @@ def test_every_claimed_volume_and_configuration_exists() -> None:
             assert (ROOT / source).exists() if source.startswith(".") else source in volumes
 
 
+def prometheus_text() -> str:
+    return (ROOT / "metrics/artifacts/prometheus.yml").read_text()
+
+
+def test_the_alertmanager_of_compose_takes_every_variable_that_its_script_reads() -> None:
+    given = set(compose()["services"]["alertmanager"]["environment"])
+    script = (ROOT / "metrics/artifacts/alertmanager.sh").read_text()
+    assert given == set(re.findall(r"\$\{?(ALERT_\w+)", script)) == OF_ALERTMANAGER
+
+
 def test_prometheus_scrapes_services_of_compose() -> None:
     jobs = documents("metrics/artifacts/prometheus.yml")[0]["scrape_configs"]
     (discovered,) = jobs[0]["dns_sd_configs"]
@@ -207,6 +218,8 @@ def test_prometheus_scrapes_services_of_compose() -> None:
     for job in jobs:
         for target in job["static_configs"][0]["targets"]:
             assert target.split(":")[0] in compose()["services"]
+    for other in re.findall(r"names: \[(.*)\]", prometheus_text()):
+        assert set(other.split(", ")) <= set(compose()["services"])
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["with", "without"])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.support.missing_parts import skip_without
 
@@ -33,6 +34,15 @@ def panels() -> list[dict[str, Any]]:
     return [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 
 
+def rules() -> list[dict[str, Any]]:
+    groups = yaml.safe_load(ALERTS)["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def alerts() -> list[dict[str, Any]]:
+    return [rule for rule in rules() if "alert" in rule]
+
+
 def test_alerts_speak_of_metrics_that_exist() -> None:
     assert names_in(ALERTS) <= documented()
 
@@ -54,8 +64,25 @@ def test_every_alert_has_a_case_in_which_it_fires() -> None:
 def test_every_alert_leads_to_its_place_in_the_runbook() -> None:
     headings = re.findall(r"^## (\w+)$", (ROOT / "docs/runbook.md").read_text(), re.M)
     assert headings == re.findall(r"- alert: (\w+)", ALERTS)
-    links = re.findall(r"runbook_url: docs/runbook.md#(\w+)", ALERTS)
+    links = re.findall(r"runbook_url: .*/runbook#(\w+)'", ALERTS)
     assert links == [heading.lower() for heading in headings]
+
+
+def test_every_link_begins_with_the_urls_of_the_settings() -> None:
+    for rule in alerts():
+        for name, label in (("runbook_url", "pages"), ("dashboard_url", "grafana")):
+            link = rule["annotations"][name]
+            base = f'{{{{ with query "weavloader:links" }}}}{{{{ . | first | label "{label}" }}}}'
+            assert link.startswith(base + "{{ end }}/"), rule["alert"]
+    assert rules()[-len(alerts()) - 1]["record"] == "weavloader:links", "made before it is asked"
+
+
+def test_the_runbook_tells_the_severity_of_every_alert() -> None:
+    text = (ROOT / "docs/runbook.md").read_text()
+    written = dict(re.findall(r"^## (\w+)\n\n- \*\*Severity:\*\* (\w+)$", text, re.M))
+    assert written == {rule["alert"]: rule["labels"]["severity"] for rule in alerts()}
+    levels = set(re.findall(r"^\| (critical|warning|info) \|", text, re.M))
+    assert levels == set(written.values())
 
 
 def test_the_dashboard_has_its_rows_and_variables() -> None:
@@ -82,6 +109,61 @@ def test_panels_do_not_overlap() -> None:
         }
         assert not cells & taken, panel["title"]
         taken |= cells
+
+
+def written_config(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What ``alertmanager.sh`` does; a stand-in for Alertmanager prints the configuration."""
+    stand_in = tmp_path / "alertmanager"
+    stand_in.write_text('#!/bin/sh\ncat "${1#--config.file=}"\n')
+    stand_in.chmod(0o755)
+    return subprocess.run(
+        ["/bin/sh", ARTIFACTS / "alertmanager.sh"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "TMPDIR": str(tmp_path), **environment},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+
+
+HOSTILE = 'http://hooks.example/it\'s?a="b"&c: d #e'
+MAIL = {"ALERT_EMAIL_FROM": "weavloader@example.org", "ALERT_SMTP_HOST": "mail.example.org:587"}
+
+
+def test_alerts_go_to_the_webhook_that_the_environment_names(tmp_path: Path) -> None:
+    done = written_config(tmp_path, ALERT_WEBHOOK_URL=HOSTILE)
+    (receiver,) = yaml.safe_load(done.stdout)["receivers"]
+    assert receiver["webhook_configs"] == [{"send_resolved": True, "url": HOSTILE}]
+    assert "email_configs" not in receiver
+    assert (tmp_path / "alertmanager.yml").stat().st_mode & 0o077 == 0, "it may hold a password"
+
+
+def test_alerts_go_by_mail_to_whom_the_environment_names(tmp_path: Path) -> None:
+    done = written_config(tmp_path, ALERT_EMAIL_TO="a@example.org, b@example.org", **MAIL)
+    (receiver,) = yaml.safe_load(done.stdout)["receivers"]
+    (mail,) = receiver["email_configs"]
+    assert mail["to"] == "a@example.org, b@example.org"
+    assert (mail["from"], mail["smarthost"]) == tuple(MAIL.values())
+    assert "webhook_configs" not in receiver
+
+
+@pytest.mark.parametrize("given", [{}, {"ALERT_EMAIL_TO": "a@example.org"}], ids=str)
+def test_alertmanager_does_not_start_without_a_receiver(
+    tmp_path: Path, given: dict[str, str]
+) -> None:
+    done = written_config(tmp_path, **given)
+    assert done.returncode == 2
+    assert "ALERT_" in done.stderr
+
+
+def test_amtool_accepts_the_written_configuration(tmp_path: Path) -> None:
+    amtool = shutil.which("amtool")
+    if amtool is None:
+        skip_without("amtool is missing: apt-get install prometheus-alertmanager")
+    given = {"ALERT_WEBHOOK_URL": "http://hooks.example/", "ALERT_EMAIL_TO": "a@b.example", **MAIL}
+    assert written_config(tmp_path, **given).returncode == 0
+    command = [amtool, "check-config", str(tmp_path / "alertmanager.yml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
