@@ -77,6 +77,10 @@ class Reason(StrEnum):
     EMPTY = "empty", _PERMANENT, Component.IMAGE, _NOTHING
     NOT_AN_IMAGE = "not_an_image", _PERMANENT, Component.IMAGE, _NOTHING
     NOT_FOUND = "not_found", _PERMANENT, Component.IMAGE, _NOTHING
+    NOT_YET_UPLOADED = (
+        "not_yet_uploaded", _TRANSIENT, Component.STORAGE,
+        "none needed: asked for again until LATE_UPLOAD_WINDOW after its record, then `not_found`",
+    )  # fmt: skip
     TOO_LARGE = (
         "too_large", _PERMANENT, Component.IMAGE,
         "raise MAX_IMAGE_BYTES if the image is wanted, then retry",

@@ -26,6 +26,9 @@ STREAM_NEWEST_MEMBER = "captured"
 STREAM_RECONCILED = "weavloader:stream:reconciled"
 SEEN = "weavloader:stream:seen"
 
+LATE_UPLOADS = "weavloader:late"
+"""Sorted set of the images whose file storage does not have yet, by when that was first seen."""
+
 WORKERS = "weavloader:workers"
 """Hash of every living worker's count of beats, by its id."""
 

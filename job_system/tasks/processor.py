@@ -9,10 +9,11 @@ from typing import Any, NoReturn
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Task
-from celery.exceptions import Reject
+from celery.exceptions import Ignore, Reject
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from job_system import late_uploads
 from job_system.app import celery_app, lane_of, queued_at
 from job_system.broker.poison import counted_attempt
 from job_system.celery_config import TASKS, retry_delay
@@ -33,6 +34,20 @@ logger = logging.getLogger(__name__)
 LATE_SECONDS = 3600.0
 
 
+class _Deferred(Ignore):
+    """The image's file is not there yet, and its task was sent again: this run has no outcome.
+
+    Args:
+        pause: Seconds before the task starts again.
+        why: One line for the log.
+    """
+
+    def __init__(self, pause: float, why: str) -> None:
+        super().__init__(why)
+        self.pause = pause
+        self.why = why
+
+
 @celery_app.task(
     name=TASKS + "process_image_task", bind=True, max_retries=None, throws=(WeavloaderError,)
 )
@@ -45,12 +60,18 @@ def process_image_task(self: Task, image_data: object = None, *_: object, **__: 
     stages = Stages()
     try:
         with counted_attempt(redis_client(), self.request.id, self.request.retries):
-            _process(self.request, image_data, stages)
+            _process(self, image_data, stages)
     except SoftTimeLimitExceeded:
         _after_failure(self, TransientError("it took too long", reason=Reason.TIME_LIMIT), stages)
     except CircuitOpenError as error:
         log_image(logging.WARNING, _image_id(self), "requeued", stages, str(error))
         raise Reject(error, requeue=True) from error
+    except _Deferred as deferred:
+        outcome = f"asked for again in {deferred.pause:.0f} s"
+        log_image(logging.INFO, _image_id(self), outcome, stages, deferred.why)
+        raise
+    except Reject:
+        raise
     except Exception as error:
         _after_failure(self, error, stages)
 
@@ -72,18 +93,20 @@ def log_image(
     logger.log(level, "%s%s", text, f": {detail}" if detail else "", extra=extra)
 
 
-def _process(request: Any, image_data: object, stages: Stages) -> None:
-    job = ImageJob.from_message(image_data)
+def _process(task: Task, image_data: object, stages: Stages) -> None:
+    request, job = task.request, ImageJob.from_message(image_data)
     try:
-        outcome = _process_behind_breaker(job, stages)
+        outcome = _process_behind_breaker(task, job, stages)
     finally:
         for stage, seconds in stages.seconds.items():
             metrics.observe_stage(stage, seconds)
+    was_late = late_uploads.resolve(redis_client(), job)
     dead_letters().resolve(request.id, job.id)
     metrics.count_outcome(outcome)
     if outcome is Outcome.STORED:
         captured, now = job.captured_at.timestamp(), time.time()
-        metrics.observe_searchable(arrival_of(request, captured, now), max(0.0, now - captured))
+        arrival = "late" if was_late else arrival_of(request, captured, now)
+        metrics.observe_searchable(arrival, max(0.0, now - captured))
     log_image(logging.INFO, job.id, outcome, stages, f"vsn={job.vsn}")
 
 
@@ -102,14 +125,30 @@ def arrival_of(request: Any, captured: float, now: float) -> Arrival:
     return "late" if (queued_at(request) or now) - captured > LATE_SECONDS else "live"
 
 
-def _process_behind_breaker(job: ImageJob, stages: Stages) -> Outcome:
+def _process_behind_breaker(task: Task, job: ImageJob, stages: Stages) -> Outcome:
     """Process an image, again when a circuit that was open has closed."""
     while True:
         try:
-            return process_image(job, pipeline(), stages)
+            return _process_uploaded(task, job, stages)
         except (TransientError, ConfigError) as error:
             if not circuit_breaker().wait_until_closed(error):
                 raise
+
+
+def _process_uploaded(task: Task, job: ImageJob, stages: Stages) -> Outcome:
+    """Process an image, or send its task again while its file is not there yet."""
+    try:
+        return process_image(job, pipeline(), stages)
+    except TransientError as error:
+        if error.reason is not Reason.NOT_YET_UPLOADED:
+            raise
+        try:
+            pause = late_uploads.defer(redis_client(), task, job)
+        except (RedisError, OperationalError) as outage:
+            raise Reject(outage, requeue=True) from error
+        if pause is None:
+            raise PermanentError(str(error), reason=Reason.NOT_FOUND) from error
+        raise _Deferred(pause, describe(error)) from error
 
 
 def _after_failure(task: Task, error: Exception, stages: Stages) -> None:

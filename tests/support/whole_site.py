@@ -65,7 +65,7 @@ class WholeSite:
 
     def lose_next_download(self) -> None:
         """Let storage deny that it has the next image it is asked for."""
-        fault = {"kind": "status", "target": "storage", "status": 404, "count": 1}
+        fault = {"kind": "status", "target": "storage", "status": 410, "count": 1}
         httpx.post(f"http://{self.plan.dataset.storage}/faults", json=fault).raise_for_status()
 
     def stored(self) -> int:

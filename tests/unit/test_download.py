@@ -249,11 +249,8 @@ def test_a_size_that_is_no_number_is_not_believed(
     assert refusal(downloader, f"{storage.url}/a.jpg") == "empty"
 
 
-@pytest.mark.parametrize("status", [404, 410])
-def test_an_image_that_is_not_there_is_permanent(
-    storage: LocalServer, downloader: Downloader, status: int
-) -> None:
-    say(storage, status=status)
+def test_an_image_that_is_gone_is_permanent(storage: LocalServer, downloader: Downloader) -> None:
+    say(storage, status=410)
     assert refusal(downloader, f"{storage.url}/a.jpg") == "not_found"
 
 
@@ -261,6 +258,7 @@ def test_an_image_that_is_not_there_is_permanent(
     ("status", "reason"),
     [
         (401, "storage_auth"),
+        (404, "not_yet_uploaded"),
         (429, "storage_error"),
         (500, "storage_error"),
         (503, "storage_error"),

@@ -104,7 +104,7 @@ class Site:
         """Store."""
         self.stored |= {each.id: each for each in objects}
 
-    def fetch(self, url: str) -> bytes:
+    def fetch(self, url: str, node: str | None) -> bytes:
         """A small picture."""
         Image.new("RGB", (6, 4), "green").save(buffer := io.BytesIO(), "PNG")
         return buffer.getvalue()

@@ -21,7 +21,6 @@ from weavloader.redis_connection import RedisClient
 MAX_REDIRECTS = 3
 FORBIDDEN_SECONDS = 3600
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_GONE = (httpx.codes.NOT_FOUND, httpx.codes.GONE)
 _REFUSED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
 # Left as they are in a path; SAGE builds its links unquoted, so that all else is a character of
 # a file's name, the percent sign, the question mark and the hash included.
@@ -93,10 +92,9 @@ class Downloader:
                 images, the others fail without a request for an hour.
 
         Raises:
-            PermanentError: Another host's link, nothing there, not for this account, empty, or
-                too large.
-            TransientError: Storage is out of reach, overloaded, or refuses the credentials
-                (which an operator can mend).
+            PermanentError: Another host's link, not for this account, empty, or too large.
+            TransientError: Storage does not have it yet (``not_yet_uploaded``), is out of reach or
+                overloaded, or refuses the credentials (which an operator can mend).
         """
         try:
             url, is_storage = self._resolve(link)
@@ -151,7 +149,10 @@ class Downloader:
     def _check_status(self, status: int, from_storage: bool, node: str | None) -> None:
         if status == httpx.codes.OK:
             return
-        if status in _GONE:
+        if status == httpx.codes.NOT_FOUND:
+            message = f"storage has no such image ({status})"
+            raise TransientError(message, reason=Reason.NOT_YET_UPLOADED)
+        if status == httpx.codes.GONE:
             raise PermanentError(f"storage has no such image ({status})", reason=Reason.NOT_FOUND)
         if not from_storage and status in _REFUSED:
             # A signed link has expired, or its signature does not hold; storage signs another.
