@@ -70,7 +70,7 @@ celery_app.user_options["preload"].add(
 )  # fmt: skip
 # Named, not imported: only a worker needs it.
 celery_app.steps["consumer"].update(
-    ("job_system.broker.recovery:Recovery", "job_system.broker.event_batching:EventBatching")
+    ("job_system.broker.bootsteps:Recovery", "job_system.broker.bootsteps:EventBatching")
 )
 
 

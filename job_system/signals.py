@@ -15,10 +15,9 @@ from celery.worker import state as worker_state
 from redis.exceptions import RedisError
 
 from job_system.app import lane_of, queued_at
-from job_system.broker.watchdog import start_watchdog
 from job_system.broker.worker_registry import new_worker_id, transport_options
 from job_system.dependencies import dead_letters
-from job_system.worker_process import keep_freed_buffers, share_stop_flag, stop
+from job_system.worker_process import keep_freed_buffers, share_stop_flag, start_watchdog, stop
 from metrics import metrics
 from metrics.workers import role_of
 from weavloader import redis_keys

@@ -1,8 +1,8 @@
 """Every task, under the names that users and messages know: ``job_system.tasks.<name>``."""
 
-from job_system.tasks.auditor import audit_images
 from job_system.tasks.cleaner import (
     archive_failed_tasks,
+    audit_images,
     cleanup_failed_tasks,
     handle_dlq,
     process_dlq_message,

@@ -1,14 +1,20 @@
-"""The tasks that maintain the dead-letter queue."""
+"""The tasks that maintain the dead-letter queue, and the daily audit.
+
+Failures that have no dead letter are found in Celery's own records, in its result backend.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from itertools import islice
+from typing import Any
 
-from celery import Task
+from celery import Task, states
 from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 from more_itertools import chunked
@@ -16,23 +22,33 @@ from redis.exceptions import RedisError
 
 from job_system.app import celery_app
 from job_system.broker.worker_registry import restore_abandoned
-from job_system.celery_config import TASKS, VISIBILITY_TIMEOUT
-from job_system.dependencies import dead_letters
-from job_system.failure_records import FailureRecord, failure_records, forget
-from job_system.publishing import reprocess
+from job_system.celery_config import (
+    AUDIT_SOFT_TIME_LIMIT,
+    AUDIT_TIME_LIMIT,
+    TASKS,
+    VISIBILITY_TIMEOUT,
+)
+from job_system.dependencies import data_api, dead_letters, redis_client, store
+from job_system.publishing import publish, reprocess
 from metrics import metrics
+from weavloader import redis_keys
 from weavloader.dlq import reference
 from weavloader.dlq.queue import DeadLetter, DeadLetterFilter, FailedTask
 from weavloader.dlq.retry_policy import is_due, is_hopeless
 from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.images.job import image_id_in
 from weavloader.settings import get_settings
+from weavloader.stream.audit import Audit, State
 from weavloader.times import utc_now
 
 MAX_REPROCESSED = 5000
 BATCH = 500
 # A message that another program took is abandoned after as long as Celery itself waits.
 ABANDONED_SECONDS = VISIBILITY_TIMEOUT
+_RECORDS_PER_READ = 1000
+AUDIT_WINDOW = timedelta(days=1)
+# As many links of missing images as a person reads.
+MAX_AUDIT_LINKS = 20
 
 logger = logging.getLogger(__name__)
 
@@ -247,3 +263,94 @@ def _count_discarded(letter: DeadLetter) -> None:
     logger.warning(
         "dead letter %s discarded because of its age: %s", letter.task_id, letter.exc_message
     )
+
+
+@dataclass(frozen=True, slots=True)
+class FailureRecord:
+    """Celery's record of one failure.
+
+    Attributes:
+        failed_at: When, with its offset.
+    """
+
+    failed: FailedTask
+    exc_type: str
+    exc_message: str
+    traceback: str
+    failed_at: datetime
+
+
+def failure_records() -> Iterator[list[FailureRecord]]:
+    """Yield every record of a failure, in batches.
+
+    Celery keeps no list of them, so Redis' keys are walked, some 1,000 a step: a fraction of a
+    second an hour, where a list of our own would miss the record of a process that was killed
+    before it added to it.
+    """
+    backend = celery_app.backend
+    names = backend.client.scan_iter(match=backend.task_keyprefix + b"*", count=_RECORDS_PER_READ)
+    for batch in chunked(names, _RECORDS_PER_READ):
+        records = (backend.decode(raw) for raw in backend.client.mget(batch) if raw)
+        yield [_record(meta) for meta in records if meta["status"] == states.FAILURE]
+
+
+def forget(task_ids: Sequence[str]) -> None:
+    """Delete the records of tasks."""
+    backend = celery_app.backend
+    if task_ids:
+        backend.client.delete(*map(backend.get_key_for_task, task_ids))
+
+
+def _record(meta: dict[str, Any]) -> FailureRecord:
+    args, kwargs = meta.get("args"), meta.get("kwargs")
+    failed = FailedTask(
+        task_id=str(meta["task_id"]),
+        task=str(meta.get("name")),
+        args=args if isinstance(args, list) else [],
+        kwargs=kwargs if isinstance(kwargs, dict) else {},
+        retries=int(meta.get("retries") or 0),
+        worker=str(meta.get("worker")),
+    )
+    error = meta["result"] if isinstance(meta.get("result"), dict) else {}
+    return FailureRecord(
+        failed,
+        exc_type=str(error.get("exc_type")),
+        exc_message=_message(error.get("exc_message")),
+        traceback=str(meta.get("traceback") or ""),
+        failed_at=datetime.fromisoformat(meta["date_done"]),
+    )
+
+
+def _message(given: object) -> str:
+    """One text of what Celery keeps: the error's arguments, a list, or one text."""
+    return ", ".join(map(str, given)) if isinstance(given, list | tuple) else str(given)
+
+
+@celery_app.task(
+    name=TASKS + "audit_images",
+    soft_time_limit=AUDIT_SOFT_TIME_LIMIT,
+    time_limit=AUDIT_TIME_LIMIT,
+)
+def audit_images() -> None:
+    """Account for every image of the last day, and republish what is missing.
+
+    The report is kept for the metrics server.
+    """
+    try:
+        _audit(utc_now())
+    except TransientError as error:
+        metrics.count_error("cleaner", error.reason)
+        logger.warning("audit failed, the next one is tomorrow: %s", error)
+
+
+def _audit(now: datetime) -> None:
+    audit = Audit(get_settings(), data_api(), store(), redis_client(), dead_letters())
+    report = audit.run(now - AUDIT_WINDOW, now)
+    redis_client().set(redis_keys.AUDIT_LAST, json.dumps(report.as_json(MAX_AUDIT_LINKS)))
+    missing = report.counts[State.MISSING]
+    level = logging.ERROR if missing else logging.INFO
+    logger.log(level, "audit: %d images, %d missing", report.counts.total(), missing)
+    if report.missing:
+        # Behind the live ones. The health check would skip those that are marked as seen.
+        publish(report.missing, redis_keys.LOW_PRIORITY)
+        logger.warning("%d missing images republished", len(report.missing))

@@ -15,9 +15,9 @@ def _acks_late() -> None:
 
 
 def _worker_registry() -> None:
-    from job_system.broker import recovery
+    from job_system.broker import bootsteps
 
-    recovery.Recovery._heartbeat = lambda self, consumer: None  # type: ignore[method-assign]
+    bootsteps.Recovery._heartbeat = lambda self, consumer: None  # type: ignore[method-assign]
 
 
 def _attempt_counter() -> None:

@@ -22,7 +22,7 @@ from demo.sage_replay.server import Replay
 from job_system import dependencies
 from job_system.broker.worker_registry import transport_options
 from job_system.publishing import publish
-from job_system.tasks.auditor import audit_images
+from job_system.tasks.cleaner import audit_images
 from job_system.tasks.processor import process_image_task
 from main import main
 from metrics.redis_state import audit_families

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from redis.exceptions import ConnectionError as RedisGone
 
-from job_system.broker.watchdog import STALL_SECONDS, Watchdog
+from job_system.worker_process import STALL_SECONDS, Watchdog
 
 
 class Worker:

@@ -21,7 +21,7 @@ import numpy as np
 from weavloader.errors import ConfigError, PermanentError, Reason
 from weavloader.geo import EARTH_KM, KM_PER_DEGREE, Area
 from weavloader.store.base import Filters, SearchQuery, SearchResult, Vector
-from weavloader.store.embedded.rows import from_microseconds, location, to_microseconds
+from weavloader.store.embedded.objects import from_microseconds, location, to_microseconds
 from weavloader.store.embedded.schema import fetch, vector_dimension
 from weavloader.store.ranking import Fused, autocut, best_first, candidates, fold, fuse, tokenize
 

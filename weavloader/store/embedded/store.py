@@ -19,8 +19,8 @@ import apsw
 from weavloader.errors import ConfigError, PermanentError, Reason
 from weavloader.images.job import image_id
 from weavloader.store.base import Filters, ImageObject, SchemaReport, SearchQuery, SearchResult
-from weavloader.store.embedded.files import ImageFiles
-from weavloader.store.embedded.rows import (
+from weavloader.store.embedded.objects import (
+    ImageFiles,
     from_microseconds,
     location,
     read_vectors,
