@@ -17,10 +17,12 @@ class AppContext:
 
     Attributes:
         pool: Runs what would block other requests.
+        pictures: The same for pictures, so that none of them keeps a search waiting.
         access: Who may see dead letters.
     """
 
     pool: Executor
+    pictures: Executor
     images: ImageService
     monitor: Monitor
     dead_letters: DeadLetters

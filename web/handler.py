@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from concurrent.futures import Executor
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
@@ -53,10 +54,15 @@ class PageHandler(RequestHandler):
             raise HTTPError(403, reason="This request comes from another site")
         super().check_xsrf_cookie()
 
+    @property
+    def pool(self) -> Executor:
+        """Where :meth:`on_thread` calls."""
+        return self.context.pool
+
     async def on_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call ``function`` on a thread, so that no request blocks another."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.context.pool, lambda: function(*args, **kwargs))
+        return await loop.run_in_executor(self.pool, lambda: function(*args, **kwargs))
 
     def render(self, template_name: str, **kwargs: Any) -> Any:
         """Write a page; ``section`` names its place in the navigation."""

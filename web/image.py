@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Executor
 
 from tornado.web import HTTPError
 
@@ -57,6 +58,11 @@ class ImageApi(ImageHandler):
 
 class Thumbnail(ImageHandler):
     """``/thumbnail/<id>.jpg``: the picture, small."""
+
+    @property
+    def pool(self) -> Executor:
+        """Threads of its own: a picture that takes long delays no search."""
+        return self.context.pictures
 
     async def get(self, object_id: str) -> None:
         """Write the JPEG."""

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
 
-from cachetools import LRUCache
-from PIL import Image
+from cachetools import LRUCache, TTLCache
 
 from client import connect_embedder, open_store
 from weavloader import search as searching
-from weavloader.errors import TransientError
-from weavloader.images.decode import DecodeLimits, decode
+from weavloader.errors import PermanentError, TransientError
 from weavloader.settings import Settings
 from weavloader.store.base import Filters, ImageObject, SearchResult, Store, Vector
+from web.picture_process import PictureProcess
 from web.query import PageQuery
 
 logger = logging.getLogger(__name__)
@@ -25,8 +23,10 @@ logger = logging.getLogger(__name__)
 EMBEDDING_TIMEOUT = 10.0
 THUMBNAIL_SIDE = 320
 PICTURE_SIDE = 1600
-JPEG_QUALITY = 80
 CACHE_BYTES = 64 * 1024 * 1024
+# What could not be decoded is not tried again for each visitor.
+FAILURE_SECONDS = 600.0
+MAX_FAILURES = 10_000
 NEIGHBOURS = 6
 TEXT_ONLY = "The embedding model is unavailable: these results are by text only."
 
@@ -60,7 +60,9 @@ class ImageService:
         self._store: Store | None = None
         self._embedder: Embedder | None = None
         self._thumbnails: LRUCache[str, bytes] = LRUCache(CACHE_BYTES, getsizeof=len)
+        self._failures: TTLCache[str, PermanentError] = TTLCache(MAX_FAILURES, FAILURE_SECONDS)
         self._thumbnails_lock = Lock()
+        self._pictures = PictureProcess(settings.max_image_pixels, settings.max_decode_bytes)
 
     def search(self, query: PageQuery) -> SearchPageResult:
         """A hybrid search, images similar to another, or the newest.
@@ -144,18 +146,28 @@ class ImageService:
 
     def picture(self, object_id: str, longest_side: int = PICTURE_SIDE) -> bytes | None:
         """A JPEG of an image; errors as :meth:`thumbnail`."""
+        with self._thumbnails_lock:
+            failure = self._failures.get(object_id)
+        if failure is not None:
+            raise PermanentError(str(failure), reason=failure.reason)
         image = self.image(object_id)
         if image is None or not image.image:
             return None
-        limits = DecodeLimits(
-            pixels=self._settings.max_image_pixels,
-            bytes=self._settings.max_decode_bytes,
-            wanted_pixels=longest_side**2,
-        )
-        return as_jpeg(image.image, longest_side, limits)
+        try:
+            return self._pictures.as_jpeg(image.image, longest_side)
+        except PermanentError as error:
+            with self._thumbnails_lock:
+                self._failures[object_id] = error
+            logger.warning("no picture of image %s: %s", object_id, error)
+            raise
+
+    def end_pictures(self) -> None:
+        """Make no more pictures; one under way fails at once."""
+        self._pictures.close()
 
     def close(self) -> None:
-        """Close the store."""
+        """Close the store, and make no more pictures."""
+        self.end_pictures()
         if self._store is not None:
             self._store.close()
 
@@ -190,24 +202,6 @@ class ImageService:
                 settings = self._settings.model_copy(update={"triton_timeout": EMBEDDING_TIMEOUT})
                 self._embedder = connect_embedder(settings, settings.embedding_models[0])
             return self._embedder
-
-
-def as_jpeg(data: bytes, longest_side: int, limits: DecodeLimits) -> bytes:
-    """A picture encoded again as JPEG: nothing of the original file but its pixels remains.
-
-    Args:
-        data: An image file, not trusted.
-        longest_side: Pixels; a smaller picture keeps its size.
-        limits: What decoding it may cost.
-
-    Raises:
-        PermanentError: The file is not a readable image.
-    """
-    picture = Image.fromarray(decode(data, limits).pixels)
-    picture.thumbnail((longest_side, longest_side))
-    output = io.BytesIO()
-    picture.save(output, "JPEG", quality=JPEG_QUALITY, optimize=True)
-    return output.getvalue()
 
 
 def _filters(query: PageQuery) -> Filters:

@@ -71,14 +71,17 @@ def application(
 ) -> Iterator[Application]:
     """The application with its routes, a Redis connection and a thread pool."""
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="pages")
+    pictures = ThreadPoolExecutor(THREADS, thread_name_prefix="pictures")
     try:
         with redis_session(settings) as redis:
             dead_letters = DeadLetters(redis, settings.dlq_ttl)
-            context = AppContext(pool, images, monitor, dead_letters, Access.of(settings))
+            context = AppContext(pool, pictures, images, monitor, dead_letters, Access.of(settings))
             arguments = {"context": context}
             routes = [url(pattern, handler, arguments) for pattern, handler in ROUTES.items()]
             yield Application(routes, **_options(context))
     finally:
+        images.end_pictures()
+        pictures.shutdown(cancel_futures=True)
         pool.shutdown(cancel_futures=True)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,9 @@ from weavloader.errors import PermanentError
 from weavloader.images.decode import DecodeLimits, Picture, Pixels, decode
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+# 99.9 and 25 million pixels.
+HUGE, LARGE = (9999, 9990), (5000, 4999)
+_END_OF_SCAN = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 
 
 def file_of(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -67,3 +72,21 @@ def is_near(pixel: object, colour: object, tolerance: int = 12) -> bool:
     """Whether two colours look alike."""
     difference = np.asarray(pixel, dtype=int) - np.asarray(colour, dtype=int)
     return bool(np.abs(difference).max() <= tolerance)
+
+
+def jpeg_segments(data: bytes) -> Iterator[bytes]:
+    """The segments of a JPEG, each scan with its data."""
+    position = 2
+    while data[position + 1] != 0xD9:
+        end = position + 2 + int.from_bytes(data[position + 2 : position + 4])
+        if data[position + 1] == 0xDA and (found := _END_OF_SCAN.search(data, end)):
+            end = found.start()
+        yield data[position:end]
+        position = end
+
+
+def with_scans(size: tuple[int, int], more: int) -> bytes:
+    """A progressive JPEG whose last scan comes many more times."""
+    image = Image.new("RGB", size, (10, 20, 30))
+    segments = list(jpeg_segments(file_of(image, "JPEG", progressive=True, quality=30)))
+    return b"\xff\xd8" + b"".join(segments) + segments[-1] * more + b"\xff\xd9"

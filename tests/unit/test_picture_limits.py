@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.pictures import file_of, refusal, scene, seen
+from tests.support.pictures import HUGE, LARGE, file_of, refusal, scene, seen, with_scans
 from weavloader.errors import PermanentError
 from weavloader.images import jpeg
 from weavloader.settings import Settings
@@ -23,9 +22,6 @@ ROOT = Path(__file__).parents[2]
 MEBIBYTE = 1024 * 1024
 # Numpy, Pillow and the interpreter.
 IDLE = 80
-# 99.9 and 25 million pixels.
-HUGE, LARGE = (9999, 9990), (5000, 4999)
-_END_OF_SCAN = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 _DECODE = """
 import resource, sys
 from pathlib import Path
@@ -45,24 +41,6 @@ else:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(peak, outcome)
 """
-
-
-def jpeg_segments(data: bytes) -> Iterator[bytes]:
-    """The segments of a JPEG, each scan with its data."""
-    position = 2
-    while data[position + 1] != 0xD9:
-        end = position + 2 + int.from_bytes(data[position + 2 : position + 4])
-        if data[position + 1] == 0xDA and (found := _END_OF_SCAN.search(data, end)):
-            end = found.start()
-        yield data[position:end]
-        position = end
-
-
-def with_scans(size: tuple[int, int], more: int) -> bytes:
-    """A progressive JPEG whose last scan comes many more times."""
-    image = Image.new("RGB", size, (10, 20, 30))
-    segments = list(jpeg_segments(file_of(image, "JPEG", progressive=True, quality=30)))
-    return b"\xff\xd8" + b"".join(segments) + segments[-1] * more + b"\xff\xd9"
 
 
 def enlarged(data: bytes, size: tuple[int, int]) -> bytes:

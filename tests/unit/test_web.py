@@ -14,11 +14,11 @@ from PIL import Image
 from tests.support.pages import HOSTILE, SNOW, STREET, an_image, keep, served
 from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.geo import Location
-from weavloader.images.decode import DecodeLimits
 from weavloader.settings import Settings, load_settings
 from weavloader.store.base import Vector
 from web import image_service
-from web.image_service import ImageService, as_jpeg
+from web.image_service import ImageService
+from web.picture_process import as_jpeg
 
 LEMONT = Location(41.7016, -87.9953)
 HILLS = an_image(
@@ -338,7 +338,7 @@ def test_a_store_out_of_reach_is_a_message_and_503(
 
 def test_bytes_that_are_no_image_are_refused() -> None:
     with pytest.raises(PermanentError):
-        as_jpeg(b"<svg onload=alert(1)>", 320, DecodeLimits(10**6, 10**8, 320**2))
+        as_jpeg(b"<svg onload=alert(1)>", 320, 10**6, 10**8)
 
 
 @pytest.fixture
