@@ -108,6 +108,7 @@ class PictureProcess:
                 return connection.recv_bytes(_MAX_ANSWER)
         except (EOFError, OSError) as error:
             self._end()
+            self._check_open()
             message = "the process that decoded the image died"
             raise PermanentError(message, reason=Reason.KILLS_ITS_PROCESS) from error
         self._end()
@@ -118,8 +119,7 @@ class PictureProcess:
         if self._connection is not None and self._process is not None and self._process.is_alive():
             return self._connection
         self._end()
-        if self._is_closed:
-            raise TransientError("the pages are closing", reason=Reason.UNREACHABLE)
+        self._check_open()
         # Not forked: the pages have threads.
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
@@ -134,6 +134,10 @@ class PictureProcess:
             pass
         self._end()
         raise TransientError("no process to decode images in", reason=Reason.UNREACHABLE)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise TransientError("the pages are closing", reason=Reason.UNREACHABLE)
 
     def _end(self) -> None:
         if self._connection is not None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Event
 
@@ -41,6 +42,20 @@ def maker() -> Iterator[PictureProcess]:
     settings = Settings()
     with closing(PictureProcess(settings.max_image_pixels, settings.max_decode_bytes)) as made:
         yield made
+
+
+@pytest.fixture
+def under_way(maker: PictureProcess, monkeypatch: pytest.MonkeyPatch) -> Event:
+    """Set once a child is there for a request."""
+    started, real = Event(), maker._started
+
+    def noted() -> Connection:
+        connection = real()
+        started.set()
+        return connection
+
+    monkeypatch.setattr(maker, "_started", noted)
+    return started
 
 
 def child(maker: PictureProcess) -> int:
@@ -89,12 +104,13 @@ def test_a_picture_that_takes_too_long_is_refused_and_the_next_is_made(
 
 
 def test_a_picture_that_ends_the_child_is_refused_and_the_next_is_made(
-    maker: PictureProcess, slow: bytes
+    maker: PictureProcess, slow: bytes, under_way: Event
 ) -> None:
     maker.as_jpeg(SMALL, 80)
+    under_way.clear()
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(maker.as_jpeg, slow, 80)
-        wait_until(maker._lock.locked, "a picture under way")
+        assert under_way.wait(30)
         os.kill(child(maker), signal.SIGKILL)
         with pytest.raises(PermanentError) as refused:
             answer.result(30)
@@ -112,15 +128,16 @@ def test_a_child_that_was_killed_while_idle_is_replaced(maker: PictureProcess) -
     assert child(maker) != before
 
 
-def test_closing_waits_for_no_picture(maker: PictureProcess, slow: bytes) -> None:
+def test_closing_waits_for_no_picture(maker: PictureProcess, slow: bytes, under_way: Event) -> None:
     maker.as_jpeg(SMALL, 80)
+    under_way.clear()
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(maker.as_jpeg, slow, 80)
-        wait_until(maker._lock.locked, "a picture under way")
+        assert under_way.wait(30)
         start = time.monotonic()
         maker.close()
         assert time.monotonic() - start < 1
-        with pytest.raises(PermanentError):
+        with pytest.raises(TransientError):
             answer.result(30)
     with pytest.raises(TransientError):
         maker.as_jpeg(SMALL, 80)
