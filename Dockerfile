@@ -1,7 +1,7 @@
 # One image for every role. Without a command it is the whole system on one machine: supervisord
 # runs Redis and every role. Any role alone: docker run weavloader python main.py processor
 
-FROM python:3.11-slim AS packages
+FROM python:3.11.15-slim-bookworm AS packages
 RUN python -m venv /opt/venv
 COPY requirements.lock /requirements.lock
 RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes \
@@ -9,15 +9,16 @@ RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --requi
     && /opt/venv/bin/pip uninstall --yes pip setuptools
 
 # Triton with the preview models, which need neither a GPU nor weights; not the default target.
-FROM nvcr.io/nvidia/tritonserver:24.12-py3 AS triton-preview
+FROM nvcr.io/nvidia/tritonserver:26.08-py3 AS triton-preview
 RUN pip install --no-cache-dir --break-system-packages numpy==1.26.4 pillow==13.0.0
 COPY inference/serving /models/serving
 COPY inference/preview /models/preview
 COPY inference/preview_repository /models/preview_repository
+COPY inference/serve.sh /models/serve.sh
 USER 1000:1000
-CMD ["tritonserver", "--model-repository=/models/preview_repository", "--disable-auto-complete-config"]
+CMD ["sh", "/models/serve.sh", "/models/preview_repository"]
 
-FROM python:3.11-slim AS weavloader
+FROM python:3.11.15-slim-bookworm AS weavloader
 # The distribution's current Redis: a pinned one would miss its security fixes.
 # hadolint ignore=DL3008
 RUN apt-get update \

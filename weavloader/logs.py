@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote, urlsplit
 from pydantic import SecretStr
 from pythonjsonlogger.json import JsonFormatter as BaseJsonFormatter
 
+from weavloader.accounts import parse_accounts
 from weavloader.errors import ConfigError
 from weavloader.settings import Settings, get_settings
 
@@ -144,7 +145,8 @@ def _log_uncaught(
 def _secrets(settings: Settings) -> set[str]:
     values = (value for _, value in settings if isinstance(value, SecretStr))
     parts = {part for value in values for part in _parts(value.get_secret_value()) if part}
-    parts |= {account.credentials for account in settings.accounts()}
+    accounts = settings.flower_basic_auth.get_secret_value()
+    parts |= {account.credentials for account in parse_accounts(accounts)}
     if password := settings.sage_pass.get_secret_value():
         parts.add(f"{settings.sage_user}:{password}")
     # As a header, a URL and the repr of an error hold them.

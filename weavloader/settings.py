@@ -216,16 +216,17 @@ class Settings(Environment):
             raise ValueError("holds a control character")
         return text
 
-    @field_validator("flower_viewers")
-    @classmethod
-    def _have_accounts(cls, viewers: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        if isinstance(accounts := info.data.get("flower_basic_auth"), SecretStr):
-            parse_accounts(accounts.get_secret_value(), viewers)
-        return viewers
-
     def accounts(self) -> tuple[Account, ...]:
-        """The accounts of Flower and of the dead-letter pages."""
-        return parse_accounts(self.flower_basic_auth.get_secret_value(), self.flower_viewers)
+        """The accounts of Flower and of the dead-letter pages.
+
+        Raises:
+            ConfigError: A viewer has no account. Most roles get neither setting, so it is not
+                checked before.
+        """
+        try:
+            return parse_accounts(self.flower_basic_auth.get_secret_value(), self.flower_viewers)
+        except ValueError as error:
+            raise ConfigError(f"FLOWER_VIEWERS: {error}", reason=Reason.BAD_SETTING) from None
 
     @property
     def has_default_account(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import time
@@ -20,6 +21,7 @@ from weavloader.errors import ConfigError, Reason, TransientError
 
 PREVIEW_REPOSITORY = Path(__file__).resolve().parents[2] / "inference" / "preview_repository"
 
+_RESTRICTED = "model-repository,shared-memory,trace,logging"
 _POLL_SECONDS = 0.05
 _STOP_SECONDS = 15.0
 _KILL_SECONDS = 2.0
@@ -51,6 +53,8 @@ def command(
     The shared memory regions are named after the gRPC port, so that servers on one machine
     do not meet in them.
     """
+    # As in inference/serve.sh: whoever reaches the server may ask its models, and nothing else.
+    restricted = f"{_RESTRICTED}:weavloader-key={secrets.token_hex(16)}"
     return [
         str(installation.binary),
         f"--model-repository={repository}",
@@ -61,6 +65,8 @@ def command(
         f"--grpc-port={ports.grpc}",
         f"--http-port={ports.http}",
         f"--metrics-port={ports.metrics}",
+        f"--http-restricted-api={restricted}",
+        f"--grpc-restricted-protocol={restricted}",
     ]
 
 

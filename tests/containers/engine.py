@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FOLDER = (ROOT / ".cache").resolve() / "containers"
-BASE = "docker.io/library/python:3.11-slim"
+BASE = "docker.io/library/python:3.11.15-slim-bookworm"
 PACKAGES = {
     "buildah": "buildah",
     "podman": "podman",

@@ -11,10 +11,10 @@ from tests.containers.engine import ROOT, Engine
 
 OURS = "weavloader:0.1.0"
 PREVIEW = "weavloader-triton-preview:0.1.0"
-REDIS = "docker.io/library/redis:7.4.1-bookworm"
+REDIS = "docker.io/library/redis:7.4.9-bookworm"
 PROMETHEUS = "docker.io/prom/prometheus:v2.55.1"
 WEAVIATE = "cr.weaviate.io/semitechnologies/weaviate:1.38.11"
-TRITON = "nvcr.io/nvidia/tritonserver:24.12-py3"
+TRITON = "nvcr.io/nvidia/tritonserver:26.08-py3"
 STAND_INS = Path(__file__).parent / "stand_ins"
 DOCKERFILE = ROOT / "Dockerfile"
 

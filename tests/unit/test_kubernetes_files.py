@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -74,19 +75,70 @@ def test_ports_of_our_pods_and_their_services_are_those_of_the_settings() -> Non
 
 def test_policies_let_through_the_ports_of_the_settings_and_no_other() -> None:
     redis_port = urlsplit(DEFAULTS["celery_broker_url"].get_secret_value()).port
-    ours = kubernetes("NetworkPolicy")["spec"]
-    let_in = [each["port"] for rule in ours["ingress"] for each in rule["ports"]]
-    assert let_in == [DEFAULTS[f"{name}_port"] for name in ("metrics", "web", "flower")]
-    dialled = {
-        rule["to"][0]["podSelector"]["matchLabels"]["app"]: [p["port"] for p in rule["ports"]]
-        for rule in ours["egress"]
-        if "podSelector" in rule["to"][0]
-    }
+    for name in ("metrics", "web", "flower"):
+        ours = kubernetes("NetworkPolicy", name)["spec"]
+        let_in = [each["port"] for rule in ours["ingress"] for each in rule["ports"]]
+        assert let_in == [DEFAULTS[f"{name}_port"]]
+    dialled = {}
+    for name in ("weavloader", "metrics", "models-and-store"):
+        for rule in kubernetes("NetworkPolicy", name)["spec"]["egress"]:
+            app = rule["to"][0]["podSelector"]["matchLabels"]["app"]
+            dialled[app] = [each["port"] for each in rule["ports"]]
     assert dialled == {
         "redis": [redis_port],
         "weaviate": [DEFAULTS["weaviate_port"], DEFAULTS["weaviate_grpc_port"]],
         "triton": [DEFAULTS["triton_port"]],
         "flower": [DEFAULTS["flower_port"]],
+    }
+
+
+def selected(selector: dict[str, Any]) -> set[str]:
+    """Names of the workloads whose pods a selector matches."""
+    found = set()
+    for spec in workloads():
+        labels = spec["template"]["metadata"]["labels"]
+        named = all(labels[e["key"]] in e["values"] for e in selector.get("matchExpressions", []))
+        if named and selector.get("matchLabels", {}).items() <= labels.items():
+            found.add(labels["app"])
+    return found
+
+
+def test_the_store_and_the_models_let_in_whom_the_policies_let_ask() -> None:
+    asking = selected(kubernetes("NetworkPolicy", "models-and-store")["spec"]["podSelector"])
+    assert asking == {"processor", "moderator", "cleaner", "metrics", "web"}
+    for name in ("weaviate", "triton"):
+        (source,) = kubernetes("NetworkPolicy", name)["spec"]["ingress"][0]["from"]
+        assert selected(source["podSelector"]) == asking
+
+
+def test_only_those_who_ask_sage_have_a_way_out() -> None:
+    out = {
+        app
+        for document in documents("kubernetes-complete.yaml")
+        if document["kind"] == "NetworkPolicy"
+        for rule in document["spec"].get("egress", [])
+        if "ipBlock" in rule.get("to", [{}])[0]
+        for app in selected(document["spec"]["podSelector"])
+    }
+    assert out == {"processor", "moderator", "cleaner", "triton"}
+
+
+def test_containers_get_only_the_secrets_that_they_need() -> None:
+    holders: dict[str, set[str]] = {}
+    for pod, spec in pod_specs():
+        for container in spec["containers"]:
+            assert not [each for each in container.get("envFrom", []) if "secretRef" in each], pod
+            for variable in container.get("env", []):
+                if reference := variable.get("valueFrom", {}).get("secretKeyRef"):
+                    command = container.get("command", [pod])[-1]
+                    holders.setdefault(reference["key"], set()).add(command)
+    assert holders.pop("REDIS_PASSWORD") == {*ROLES, "-c"}
+    assert holders == {
+        "SAGE_USER": {"processor"},
+        "SAGE_PASS": {"processor"},
+        "FLOWER_BASIC_AUTH": {"metrics", "flower", "web"},
+        "WEAVIATE_API_KEY": {"processor", "cleaner", "web"},
+        "HF_TOKEN": {"triton"},
     }
 
 
@@ -149,13 +201,11 @@ def test_a_service_finds_pods_of_its_name() -> None:
 
 
 def test_policies_and_budgets_name_pods_that_exist() -> None:
-    labels = [spec["template"]["metadata"]["labels"] for spec in workloads()]
     found = 0
     for document in documents("kubernetes-complete.yaml"):
         if document["kind"] in ("NetworkPolicy", "PodDisruptionBudget"):
             spec = document["spec"]
-            wanted = spec.get("podSelector", spec.get("selector", {})).get("matchLabels", {})
-            assert any(wanted.items() <= each.items() for each in labels), document["metadata"]
+            assert selected(spec.get("podSelector", spec.get("selector"))), document["metadata"]
             found += 1
     assert found > 5
 

@@ -53,7 +53,6 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) ->
         ("SAGE_FILTER", '{"name": 3}', "SAGE_FILTER: "),
         ("WEAVIATE_SECURE", "perhaps", "WEAVIATE_SECURE: "),
         ("LOG_LEVEL", "LOUD", "LOG_LEVEL: "),
-        ("FLOWER_VIEWERS", "eve", "FLOWER_VIEWERS: no account has the name 'eve'"),
         ("WEAVIATE_HOST", "a\nb", "WEAVIATE_HOST: holds a control character"),
         ("SAGE_USER", "REPLACE_ME", "SAGE_USER: the placeholder REPLACE_ME must be replaced"),
     ],
@@ -95,6 +94,12 @@ def test_a_secret_read_from_a_file_loses_its_line_break(name: str) -> None:
     value = "redis://:pw@h/0" if "celery" in name else "ann:secret"
     settings = load_settings(**{name: f" {value}\n"})
     assert getattr(settings, name).get_secret_value() == value
+
+
+def test_a_viewer_without_an_account_is_told_to_those_who_ask_for_accounts() -> None:
+    settings = load_settings(flower_viewers="eve")
+    with pytest.raises(ConfigError, match="FLOWER_VIEWERS: no account has the name 'eve'"):
+        settings.accounts()
 
 
 def test_accounts_have_roles() -> None:
