@@ -46,7 +46,8 @@ def check() -> None:
 def migrate() -> None:
     """Create the schema of the store, or add missing properties; existing ones are not changed.
 
-    Safe while the store is in use, and to run concurrently.
+    Objects of the reference deployment get the properties that they lack. An interrupted run is
+    resumed. Safe while the store is in use, and to run concurrently.
     """
     with _opened() as store:
         report = store.schema()
@@ -54,8 +55,23 @@ def migrate() -> None:
             store.prepare()
             added = ", ".join(report.missing)
             click.echo(f"{report.name}: {f'added {added}' if added else 'nothing to add'}")
+            _migrate_objects(store)
         _print(store.schema())
     sys.exit(1 if report.problems else 0)
+
+
+def _migrate_objects(store: Store) -> None:
+    from commands.progress import progress_bar
+
+    total = store.count()
+    with progress_bar("objects", total=max(1, total)) as advance:
+        report = store.migrate_objects(
+            lambda read, report: advance(read, f"{read:,} of {total:,}, {report.filled:,} filled")
+        )
+    if report.filled:
+        click.echo(f"{report.filled:,} of {total:,} objects filled")
+    if report.undated:
+        click.echo(f"{report.undated:,} objects have no readable time; they were not changed")
 
 
 def _opened() -> closing[Store]:

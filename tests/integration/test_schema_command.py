@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import apsw
@@ -12,7 +13,10 @@ from tests.support.command_line import Run, run_command
 from tests.support.weaviate_contract import fill_as_the_reference
 from tests.support.weaviate_stand_in import StandIn
 from weavloader.settings import load_settings
-from weavloader.store.weaviate.client import DataType, Property, connect
+from weavloader.store import open_store
+from weavloader.store.base import MigrationReport
+from weavloader.store.weaviate import migration
+from weavloader.store.weaviate.client import DataObject, DataType, Property, connect
 
 __all__ = ["run_command"]
 
@@ -74,11 +78,39 @@ def test_a_collection_of_the_reference_lacks_something_until_it_is_migrated(
     stand_in.calls.clear()
     code, said, _ = run_command("schema", "migrate")
     assert code == 0 and "added latitude, longitude, captured_at" in said
+    assert "1 of 1 objects filled" in said and "have no captured_at" not in said
     assert not [call for call in stand_in.calls if call.startswith("DELETE")]
     code, said, _ = run_command("schema", "check")
     assert code == 0 and said.splitlines()[-1].startswith("ok ")
     assert said.startswith("advice   location is indexed")
     assert "vector clip  hnsw, cosine" in run_command("schema", "show")[1]
+
+
+def test_an_interrupted_migration_is_resumed(
+    stand_in: StandIn, run_command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migration, "_OBJECTS_PER_PAGE", 2)
+    settings = load_settings()
+    with closing(connect(settings)) as client:
+        fill_as_the_reference(client, settings)
+        collection = client.collections.use(settings.weaviate_collection)
+        for n in range(5):
+            properties = {"link": f"https://x/more-{n}.jpg", "timestamp": "26-11-24 01:57 Z"}
+            collection.data.insert_many([DataObject(properties=properties)])
+    with closing(open_store(settings)) as store:
+        store.prepare()
+
+        def interrupt(read: int, report: MigrationReport) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            store.migrate_objects(interrupt)
+    code, said, _ = run_command("schema", "check")
+    assert code == 0 and "4 objects have no captured_at" in said
+    stand_in.calls.clear()
+    code, said, _ = run_command("schema", "migrate")
+    assert code == 0 and "4 of 6 objects filled" in said
+    assert len([call for call in stand_in.calls if call.startswith("PATCH")]) == 4
 
 
 def test_a_collection_that_would_break_search_is_named_and_not_touched(

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pytest
 
 from demo.servers.ports import free_ports
@@ -16,7 +17,7 @@ from tests.support.missing_parts import skip_without
 from tests.support.processes import in_processes
 from tests.support.store_contract import EAST, NORTH, an_image, found
 from weavloader.errors import ConfigError, TransientError
-from weavloader.geo import Location
+from weavloader.geo import Area, Location
 from weavloader.images.job import image_id
 from weavloader.settings import Settings, load_settings
 from weavloader.store import open_store
@@ -133,6 +134,54 @@ class WeaviateContract:
         assert store.existing([link, f"{link}x"]) == {link}
         store.upsert([an_image(caption="a hen", vectors={"clip": NORTH, "align": EAST})])
         assert found(store, "hen fox", NORTH) == ["a hen", "a fox"]
+        store.close()
+
+    def test_objects_of_the_reference_are_found_by_time_once_they_are_filled(
+        self, settings: Settings, client: WeaviateClient
+    ) -> None:
+        object_id = fill_as_the_reference(client, settings)
+        collection = client.collections.use(settings.weaviate_collection)
+        nowhere, undated = str(uuid.uuid4()), str(uuid.uuid4())
+        for each, timestamp in ((nowhere, "26-11-25 00:00 Z"), (undated, "noonish")):
+            properties: dict[str, Any] = {
+                "caption": "a hen",
+                "link": f"https://x/{each}.jpg",
+                "timestamp": timestamp,
+                "location": GeoCoordinate(latitude=0.0, longitude=0.0),
+            }
+            given = DataObject(uuid=each, properties=properties, vector={"clip": NORTH.tolist()})
+            collection.data.insert_many([given])
+        store = open_store(settings)
+        store.prepare()
+        store.upsert([an_image(caption="ours", vectors={"clip": EAST})])
+        before = store.get(object_id)
+        since = Filters(since=datetime(2026, 11, 24, tzinfo=UTC))
+        assert {hit.text["caption"] for hit in store.newest(since, 9)} <= {"ours"}
+        assert any("3 objects have no captured_at" in text for text in store.schema().advice)
+
+        read: list[int] = []
+        report = store.migrate_objects(lambda done, _: read.append(done))
+        assert (report.filled, report.undated, read) == (2, 1, [4])
+        assert any("1 objects have no captured_at" in text for text in store.schema().advice)
+        again = store.migrate_objects()
+        assert (again.filled, again.undated) == (0, 1)
+
+        hits = [hit.id for hit in store.newest(since, 9) if hit.text["caption"] != "ours"]
+        assert hits == [nowhere, object_id]
+        (hit,) = store.search(SearchQuery("fox", EAST, filters=since, limit=1))
+        assert (hit.id, hit.location) == (object_id, REFERENCE_PLACE)
+        near = Filters(near=Area(REFERENCE_PLACE, 1))
+        assert [hit.id for hit in store.newest(near, 9)] == [object_id]
+        assert store.newest(Filters(near=Area(Location(0, 0), 1)), 9) == []
+        after, somewhere = store.get(object_id), store.get(nowhere)
+        assert before is not None and after is not None and somewhere is not None
+        assert somewhere.location is None
+        assert (after.text, after.image, after.captured_at) == (
+            before.text,
+            before.image,
+            before.captured_at,
+        )
+        np.testing.assert_array_equal(after.vectors["clip"], before.vectors["clip"])
         store.close()
 
     @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
@@ -188,7 +188,7 @@ class SchemaReport:
         missing: What :meth:`Store.prepare` would add.
         problems: What would lose data or break search; :meth:`Store.prepare` raises on these.
         remedy: How an operator fixes the problems.
-        advice: What works but is slow.
+        advice: What works, but is slow or incomplete.
     """
 
     name: str
@@ -197,6 +197,19 @@ class SchemaReport:
     problems: tuple[str, ...] = ()
     remedy: str = ""
     advice: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class MigrationReport:
+    """What :meth:`Store.migrate_objects` did.
+
+    Attributes:
+        filled: Objects that lacked properties and have them now.
+        undated: Objects without a readable time of capture, left as they are.
+    """
+
+    filled: int = 0
+    undated: int = 0
 
 
 class Store(Protocol):
@@ -212,6 +225,17 @@ class Store(Protocol):
 
         Raises:
             ConfigError: The existing schema would lose data or break search.
+        """
+
+    def migrate_objects(
+        self, progress: Callable[[int, MigrationReport], None] = lambda read, report: None
+    ) -> MigrationReport:
+        """Fill the properties that objects of the reference deployment lack; resumable.
+
+        Filters by time and the newest images find an object only by its ``captured_at``.
+
+        Args:
+            progress: Called with the number of objects read so far, of :meth:`count`.
         """
 
     def schema(self) -> SchemaReport:

@@ -9,7 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.support.weaviate_stand_in.filters import Test, Unknown, predicate, words
-from tests.support.weaviate_stand_in.protocol import base_pb2, batch_pb2, search_get_pb2
+from tests.support.weaviate_stand_in.protocol import (
+    aggregate_pb2,
+    base_pb2,
+    batch_pb2,
+    search_get_pb2,
+)
 from tests.support.weaviate_stand_in.schema import Schema
 
 
@@ -79,6 +84,13 @@ class Collection:
                 key=lambda hit: str(hit[0].properties.get(name, "")), reverse=not by.ascending
             )
         return found[request.offset :][: request.limit or None]
+
+    def count(self, request: aggregate_pb2.AggregateRequest) -> int:
+        """How many objects pass the filter."""
+        if not request.HasField("filters"):
+            return len(self.objects)
+        passes = predicate(self.schema, request.filters)
+        return sum(passes(each.id, each.properties) for each in self.objects.values())
 
     def _scored(self, kept: list[Kept], asked: Any) -> Hits:
         # Any order that finds what matches: a real server's is not imitated.

@@ -37,7 +37,7 @@ def handler(state: State) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(written)
 
-        do_POST = do_PUT = do_DELETE = do_GET
+        do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
 
         def log_message(self, *_: Any) -> None:
             """Say nothing."""
@@ -61,6 +61,8 @@ def _answer(state: State, method: str, path: str, body: Any, key: str) -> Answer
             return _schema(state, method, path.split("/")[2:], body)
         if method == "DELETE" and path.startswith("/objects/"):
             return _delete(state, *path.split("/")[2:])
+        if method == "PATCH" and path.startswith("/objects/"):
+            return _update(state, body["properties"], *path.split("/")[2:])
         return _ABSENT
 
 
@@ -69,6 +71,14 @@ def _delete(state: State, name: str, object_id: str) -> Answer:
     collection.unindexed.discard(object_id)
     there = collection.objects.pop(object_id, None)
     return (HTTPStatus.NO_CONTENT, None) if there else _ABSENT
+
+
+def _update(state: State, properties: Any, name: str, object_id: str) -> Answer:
+    kept = state.collections[name].objects.get(object_id)
+    if kept is None:
+        return _ABSENT
+    kept.properties.update(properties)
+    return HTTPStatus.NO_CONTENT, None
 
 
 def _schema(state: State, method: str, parts: list[str], body: Any) -> Answer:

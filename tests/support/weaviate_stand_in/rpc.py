@@ -61,7 +61,7 @@ class Service(weaviate_pb2_grpc.WeaviateServicer):
         """Count objects."""
         self._begin("Aggregate", context)
         with self._state.lock:
-            count = len(self._collection(request.collection, context).objects)
+            count = self._collection(request.collection, context).count(request)
         single = aggregate_pb2.AggregateReply.Single(objects_count=count)
         return aggregate_pb2.AggregateReply(took=0.001, single_result=single)
 

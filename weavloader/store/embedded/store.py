@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,14 @@ import apsw
 
 from weavloader.errors import ConfigError, PermanentError, Reason
 from weavloader.images.job import image_id
-from weavloader.store.base import Filters, ImageObject, SchemaReport, SearchQuery, SearchResult
+from weavloader.store.base import (
+    Filters,
+    ImageObject,
+    MigrationReport,
+    SchemaReport,
+    SearchQuery,
+    SearchResult,
+)
 from weavloader.store.embedded.objects import (
     ImageFiles,
     from_microseconds,
@@ -66,6 +73,12 @@ class EmbeddedStore:
         """See :meth:`Store.prepare`."""
         with self._using():
             return
+
+    def migrate_objects(
+        self, progress: Callable[[int, MigrationReport], None] = lambda read, report: None
+    ) -> MigrationReport:
+        """See :meth:`Store.migrate_objects`; no object of this store lacks anything."""
+        return MigrationReport()
 
     def schema(self) -> SchemaReport:
         """See :meth:`Store.schema`."""

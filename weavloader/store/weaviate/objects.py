@@ -72,13 +72,13 @@ def to_image_object(
         captured_at=captured_at,
         image=base64.b64decode(properties.get("image") or ""),
         vectors={name: _vector(values) for name, values in vectors.items()},
-        location=_location(properties),
+        location=location_of(properties),
     )
 
 
 def to_result(object_id: str, score: float, properties: Mapping[str, Any]) -> SearchResult:
     """A search result."""
-    text, place = _text(properties), _location(properties)
+    text, place = _text(properties), location_of(properties)
     return SearchResult(object_id, score, text, captured_at_of(properties), place)
 
 
@@ -102,12 +102,13 @@ def _vector(values: Sequence[Any]) -> Vector:
     return np.asarray(values, dtype=np.float32)
 
 
-def _location(properties: Mapping[str, Any]) -> Location | None:
+def location_of(properties: Mapping[str, Any]) -> Location | None:
+    """Location; the reference deployment writes 0 and 0 where it knows none."""
     latitude, longitude = properties.get("latitude"), properties.get("longitude")
     if latitude is not None and longitude is not None:
         return Location(latitude, longitude)
     place = properties.get("location")  # of the reference deployment, single precision
-    if not isinstance(place, GeoCoordinate):
+    if not isinstance(place, GeoCoordinate) or (place.latitude, place.longitude) == (0, 0):
         return None
     return Location(place.latitude, place.longitude)
 

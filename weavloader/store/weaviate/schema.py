@@ -26,6 +26,7 @@ from weavloader.store.weaviate.client import (
     exceptions,
     store_errors,
 )
+from weavloader.store.weaviate.migration import count_undated
 
 PROPERTIES = {
     **dict.fromkeys(TEXT_PROPERTIES, DataType.TEXT),
@@ -41,6 +42,7 @@ _SLOW_GEO_INDEX = (
     "location is indexed, which slows down writes when many images share a location:"
     " export them and import them into a collection of another name"
 )
+_UNDATED = "so filters by time do not find them: `python main.py schema migrate` fills it"
 _ATTEMPTS = 5
 
 
@@ -86,7 +88,9 @@ def report(client: WeaviateClient, name: str, ranks: VectorRanks) -> SchemaRepor
     with store_errors():
         if not client.collections.exists(name):
             return SchemaReport(title, missing=("the collection",))
-        config = client.collections.use(name).config.get()
+        collection = client.collections.use(name)
+        config = collection.config.get()
+        advice = tuple(_advice(collection, config))
     return SchemaReport(
         title,
         fields=dict(_fields(config)),
@@ -96,7 +100,7 @@ def report(client: WeaviateClient, name: str, ranks: VectorRanks) -> SchemaRepor
         ),
         problems=tuple(_problems(config, ranks)),
         remedy=REMEDY,
-        advice=(_SLOW_GEO_INDEX,) if _indexes_location(config) else (),
+        advice=advice,
     )
 
 
@@ -173,6 +177,14 @@ def _problems(config: CollectionConfig, ranks: VectorRanks) -> list[str]:
 
 def _indexes_location(config: CollectionConfig) -> bool:
     return any(each.name == "location" and each.index_filterable for each in config.properties)
+
+
+def _advice(collection: Collection, config: CollectionConfig) -> Iterator[str]:
+    if _indexes_location(config):
+        yield _SLOW_GEO_INDEX
+    has_times = any(each.name == "captured_at" for each in config.properties)
+    if has_times and (undated := count_undated(collection)):
+        yield f"{undated:,} objects have no captured_at, {_UNDATED}"
 
 
 def _fields(config: CollectionConfig) -> Iterator[tuple[str, str]]:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from threading import Lock
 
 from weavloader.errors import PermanentError, Reason
 from weavloader.settings import Settings
-from weavloader.store.base import Filters, ImageObject, SchemaReport, SearchQuery, SearchResult
+from weavloader.store.base import (
+    Filters,
+    ImageObject,
+    MigrationReport,
+    SchemaReport,
+    SearchQuery,
+    SearchResult,
+)
 from weavloader.store.validation import (
     VECTOR_RANKS,
     VectorRanks,
@@ -20,6 +27,7 @@ from weavloader.store.validation import (
     is_id,
 )
 from weavloader.store.weaviate.client import Collection, WeaviateClient, connect, store_errors
+from weavloader.store.weaviate.migration import fill
 from weavloader.store.weaviate.objects import (
     LINKS_PER_REQUEST,
     STORED_PROPERTIES,
@@ -57,6 +65,13 @@ class WeaviateStore:
         with store_errors():
             client = self._connected()
         prepare(client, self._settings.weaviate_collection, self._configured())
+
+    def migrate_objects(
+        self, progress: Callable[[int, MigrationReport], None] = lambda read, report: None
+    ) -> MigrationReport:
+        """See :meth:`Store.migrate_objects`; one request for each object that lacks some."""
+        with self._using() as collection:
+            return fill(collection, progress)
 
     def schema(self) -> SchemaReport:
         """See :meth:`Store.schema`."""
