@@ -18,13 +18,10 @@ from commands.cli import cli, run
 for _subject in (
     "roles",
     "search",
-    "check",
-    "demo",
     "dlq",
     "audit",
     "backfill",
-    "schema",
-    "export_import",
+    "store",
 ):
     importlib.import_module(f"commands.{_subject}")
 

@@ -1,16 +1,18 @@
-"""The roles: long-running processes."""
+"""The roles, which are long-running processes, and the commands `check` and `demo`."""
 
 from __future__ import annotations
 
 import logging
 import signal
+import sys
 from pathlib import Path
 from threading import Event
 
 import click
 
-from commands.cli import IS_DEFAULT, ROLES, WORKERS, begin, command
+from commands.cli import IS_DEFAULT, ROLES, WORKERS, begin, begin_tool, command
 from weavloader.errors import ConfigError, Reason
+from weavloader.logs import mask, printable
 from weavloader.settings import Settings
 
 __all__ = ["ROLES", "WORKERS"]
@@ -118,3 +120,47 @@ def _stop_on_signal() -> Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     return stop
+
+
+@command("check")
+@click.option(
+    "--role", type=click.Choice(ROLES), help="Check the health of this role on this host instead."
+)
+def check(role: str | None) -> None:
+    """Check every dependency, one line each; exit with 1 when a check fails."""
+    settings = begin_tool("check")
+    from job_system.checks import DEPENDENCY_CHECKS, role_checks, run_checks
+
+    checks = role_checks(role) if role else DEPENDENCY_CHECKS
+    failed = False
+    for result in run_checks(checks, settings):
+        failed = failed or not result.ok
+        detail = printable(mask(result.detail))
+        click.echo(f"{'ok  ' if result.ok else 'FAIL'}  {result.name:9}  {detail}")
+    sys.exit(1 if failed else 0)
+
+
+@command("demo")
+@click.option(
+    "--images",
+    type=click.IntRange(1, 100_000),
+    default=40,
+    show_default=True,
+    help="Number of images to generate.",
+)
+@click.option(
+    "--images-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder with pictures of your own to add.",
+)
+@click.option("--keep", is_flag=True, help="Keep the system running until Ctrl-C.")
+@click.option(
+    "--preview-server",
+    is_flag=True,
+    help="Serve the preview models without Triton, as on systems without its wheel (macOS).",
+)
+def demo(images: int, images_dir: Path | None, keep: bool, preview_server: bool) -> None:
+    """Run the whole system on this machine and check the outcome of every image."""
+    from demo.runner import run_demo
+
+    sys.exit(run_demo(images, keep, images_dir, preview_server))

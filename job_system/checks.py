@@ -70,7 +70,7 @@ def _redis(settings: Settings) -> str:
 def _triton(settings: Settings) -> str:
     from client import connect_triton
     from inference import required_models
-    from inference.contracts import require_contracts, require_models
+    from inference.triton import require_contracts, require_models
 
     with closing(connect_triton(settings)) as triton:
         names = required_models(settings.caption_model, settings.embedding_models)

@@ -126,7 +126,7 @@ def _nodes(settings: Settings) -> Nodes:
 
 
 def _probe_triton() -> None:
-    from inference.contracts import require_models
+    from inference.triton import require_models
 
     require_models(triton_client(), _models(get_settings()), timeout=PROBE_TIMEOUT)
 

@@ -1,4 +1,7 @@
-"""The metrics page: what every process counted, and the state at the time of the scrape."""
+"""The metrics page: what every process counted, and the state at the time of the scrape.
+
+Flower's own metrics are merged under this project's prefix.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +13,26 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
+from tornado.httpclient import AsyncHTTPClient, HTTPError
 
-from metrics.flower import FlowerPage
 from metrics.health import HealthChecks
-from metrics.metrics import gauge, gauges, info
+from metrics.metrics import PREFIX, gauge, gauges, info
 from metrics.multiprocess import SharedMetrics
 from metrics.redis_state import backlog_families, read_state, redis_families
-from metrics.workers import WorkerStates
+from metrics.workers import OTHER_ROLE, ROLES, WorkerStates, role_of
 from weavloader import __version__, redis_keys
-from weavloader.errors import TransientError
+from weavloader.errors import Reason, TransientError
 from weavloader.redis_connection import RedisClient
 from weavloader.settings import Settings
 
-logger = logging.getLogger(__name__)
-
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+_FLOWER_SECONDS = 2.0
+_FLOWER_BYTES = 8 * 1024 * 1024
+_PREFETCHED = f"{PREFIX}flower_worker_prefetched_tasks"
+
+logger = logging.getLogger(__name__)
 
 
 class MetricsPage:
@@ -149,3 +156,71 @@ def disk_families(folders: Mapping[str, str]) -> list[Metric]:
         gauges("disk_free_bytes", "Free bytes of the file system of a volume", "volume", free),
         gauges("disk_size_bytes", "Size in bytes of the file system of a volume", "volume", size),
     ]
+
+
+def renamed_families(page: str) -> list[Metric]:
+    """Families of an exposition page, each with its samples under the project's prefix.
+
+    Raises:
+        ValueError: The page is not in Prometheus' text format.
+    """
+    return [_renamed(family) for family in text_string_to_metric_families(page)]
+
+
+def reserved_tasks(families: Iterable[Metric]) -> Metric:
+    """Tasks that workers hold but do not run yet, by role, out of Flower's families."""
+    reserved = dict.fromkeys((*ROLES, OTHER_ROLE), 0.0)
+    for family in families:
+        if family.name == _PREFETCHED:
+            for sample in family.samples:
+                reserved[role_of(sample.labels["worker"])] += sample.value
+    return gauges(
+        "celery_tasks_reserved", "Tasks that workers have received but not begun", "role", reserved
+    )
+
+
+class FlowerPage:
+    """Reads Flower's ``/metrics`` with its basic auth."""
+
+    def __init__(self, settings: Settings) -> None:
+        accounts = settings.accounts()
+        # Flower that changes things lets in operators only.
+        self._account = next((each for each in accounts if each.may_change), accounts[0])
+        self._url = f"{settings.flower_url.rstrip('/')}/metrics"
+
+    async def families(self) -> list[Metric]:
+        """Flower's families, renamed.
+
+        Raises:
+            TransientError: Flower is absent, slow, refuses us or sent something else.
+        """
+        page = await self._fetch()
+        try:
+            families = await asyncio.to_thread(renamed_families, page.decode())
+        except ValueError as error:
+            raise TransientError("Flower: unreadable page", reason=Reason.FLOWER_GARBAGE) from error
+        if not families:
+            raise TransientError("Flower: empty page", reason=Reason.FLOWER_GARBAGE)
+        return [*families, reserved_tasks(families)]
+
+    async def _fetch(self) -> bytes:
+        client = AsyncHTTPClient(force_instance=True, max_body_size=_FLOWER_BYTES)
+        try:
+            response = await client.fetch(
+                self._url,
+                request_timeout=_FLOWER_SECONDS,
+                connect_timeout=_FLOWER_SECONDS,
+                auth_username=self._account.name,
+                auth_password=self._account.password,
+            )
+        except (HTTPError, OSError, ValueError) as error:
+            raise TransientError(f"Flower: {error}", reason=Reason.FLOWER_UNREACHABLE) from error
+        finally:
+            client.close()
+        return response.body
+
+
+def _renamed(family: Metric) -> Metric:
+    copy = Metric(PREFIX + family.name, family.documentation, family.type)
+    copy.samples = [sample._replace(name=PREFIX + sample.name) for sample in family.samples]
+    return copy

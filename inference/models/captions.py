@@ -13,10 +13,16 @@ from typing import Any, TypeVar
 import numpy as np
 from tritonclient.grpc import InferenceServerClient
 
-from inference.captions import tidy_caption
 from inference.images import RGBImage, reduce_image
 from inference.model_config import ImageLimit, model_config
-from inference.outputs import bad_answer, bounded, checked_text, clean_text, read_text_output
+from inference.outputs import (
+    bad_answer,
+    bounded,
+    checked_text,
+    clean_text,
+    read_text_output,
+    tidy_caption,
+)
 from inference.registry import caption_model
 from inference.triton import Tensors, infer, text_tensor
 

@@ -9,7 +9,7 @@ import pytest
 from tritonclient.grpc import InferenceServerClient
 
 from demo.servers.triton import PREVIEW_REPOSITORY, Triton
-from inference.contracts import Contract, Tensor, contracts, require_contracts
+from inference.triton import Contract, TensorType, contracts, require_contracts
 from weavloader.errors import ConfigError, TransientError
 
 TIMEOUT = 20.0
@@ -32,7 +32,7 @@ def written(config: Path) -> Contract:
     return Contract(blocks["input"], blocks["output"])
 
 
-def tensor(line: tuple[str, str, str]) -> tuple[str, Tensor]:
+def tensor(line: tuple[str, str, str]) -> tuple[str, TensorType]:
     name, kind, dims = line
     shape = tuple(int(size) for size in dims.split(","))
     return name, ("BYTES" if kind == "STRING" else kind, shape)

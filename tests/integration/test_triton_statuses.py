@@ -18,7 +18,7 @@ import pytest
 from tritonclient.grpc import InferenceServerClient, service_pb2_grpc
 
 from inference import gemma3_run_model, get_clip_embeddings
-from inference.contracts import require_contracts, require_models
+from inference.triton import require_contracts, require_models
 from weavloader.errors import Kind, Reason, WeavloaderError
 
 IMAGE = np.zeros((30, 40, 3), dtype=np.uint8)
