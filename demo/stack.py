@@ -142,6 +142,8 @@ class Plan:
             "FLOWER_BASIC_AUTH": f"{USER}:{self.flower_password}",
             "WEB_ADDRESS": HOST,
             "WEB_PORT": str(self.ports.web),
+            "PUBLIC_URL": f"http://{HOST}:{self.ports.web}",
+            "FLOWER_PUBLIC_URL": f"http://{HOST}:{self.ports.flower}",
         }
 
     def triton_ports(self) -> triton.Ports:

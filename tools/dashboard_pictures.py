@@ -16,10 +16,10 @@ from playwright.sync_api import Browser, HttpCredentials, Page, ViewportSize, sy
 
 from demo.servers.chromium import HOW_TO_GET_ONE, find_chromium, launch
 from demo.servers.prometheus import Prometheus
-from tools.eventful_run import Addresses, eventful_run
 from tools.panel_page import page
 from tools.panels import read_panels
 from tools.screenshots import IMAGES
+from tools.watched_run import Addresses, eventful_run
 
 VIEWPORT = ViewportSize(width=1208, height=700)
 FEW_COLOURS = 128

@@ -1,11 +1,13 @@
-"""A real Prometheus that scrapes one endpoint, configured as this project ships it."""
+"""A real Prometheus, Alertmanager and Redis exporter, configured as this project ships them."""
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,10 @@ from demo.servers.waiting import wait_until
 from weavloader.errors import ConfigError, Reason
 
 HOW_TO_GET_ONE = "prometheus is missing: apt-get install prometheus"
+HOW_TO_GET_ALERTS = "alertmanager is missing: apt-get install prometheus-alertmanager"
+HOW_TO_GET_REDIS_EXPORTER = (
+    "prometheus-redis-exporter is missing: apt-get install prometheus-redis-exporter"
+)
 ARTIFACTS = Path(__file__).parents[2] / "metrics" / "artifacts"
 
 
@@ -36,13 +42,6 @@ class Prometheus:
         given = {"start": str(now - seconds), "end": str(now), "step": str(step)}
         return self._ask("query_range", query=expression, **given)
 
-    def is_ready(self) -> bool:
-        """Whether it answers."""
-        try:
-            return httpx.get(f"{self.url}/-/ready", timeout=5).is_success
-        except httpx.TransportError:
-            return False
-
     def _ask(self, what: str, **given: str) -> list[dict[str, Any]]:
         answer = httpx.post(f"{self.url}/api/v1/{what}", data=given, timeout=20)
         answer.raise_for_status()
@@ -51,21 +50,32 @@ class Prometheus:
 
 
 @contextmanager
-def running_prometheus(folder: Path, target: str, interval: str = "1s") -> Iterator[Prometheus]:
-    """Run Prometheus with the shipped rules; it scrapes ``target`` as the job ``weavloader``.
+def running_prometheus(
+    folder: Path,
+    targets: Mapping[str, str],
+    interval: str = "1s",
+    alertmanager: str = "",
+    alert_after: str = "",
+) -> Iterator[Prometheus]:
+    """Run Prometheus with the shipped rules.
+
+    Args:
+        folder: For its configuration, data and log.
+        targets: ``host:port`` by job of ``prometheus.yml``; other jobs are not scraped.
+        interval: Between scrapes, and between evaluations of the rules.
+        alertmanager: ``host:port``; without it no alert is sent.
+        alert_after: How long a condition must hold before its alert fires, instead of what the
+            rules say.
 
     Raises:
         ConfigError: There is no ``prometheus`` on ``PATH``.
     """
-    server = shutil.which("prometheus")
-    if server is None:
-        raise ConfigError(HOW_TO_GET_ONE, reason=Reason.INSTALL_FAILED)
-    config = (ARTIFACTS / "prometheus.yml").read_text().replace("weavloader:8080", target)
-    for key in ("scrape_interval", "evaluation_interval"):
-        config = config.replace(f"{key}: 15s", f"{key}: {interval}")
-    config = config.replace("scrape_timeout: 10s", f"scrape_timeout: {interval}")
-    (folder / "prometheus.yml").write_text(config)
-    shutil.copy(ARTIFACTS / "alerts.yml", folder)
+    server = _find("prometheus", HOW_TO_GET_ONE)
+    (folder / "prometheus.yml").write_text(_config(targets, interval, alertmanager))
+    rules = (ARTIFACTS / "alerts.yml").read_text()
+    if alert_after:
+        rules = re.sub(r"( for:) \d+m", rf"\1 {alert_after}", rules)
+    (folder / "alerts.yml").write_text(rules)
     (port,) = free_ports(1)
     command = [
         server,
@@ -73,12 +83,100 @@ def running_prometheus(folder: Path, target: str, interval: str = "1s") -> Itera
         f"--storage.tsdb.path={folder}/tsdb",
         f"--web.listen-address={HOST}:{port}",
     ]
-    with (folder / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+    url = f"http://{HOST}:{port}"
+    with _running(command, folder / "prometheus.log", f"{url}/-/ready"):
+        yield Prometheus(url)
+
+
+@contextmanager
+def running_alertmanager(folder: Path, webhook: str) -> Iterator[str]:
+    """Run Alertmanager by the shipped script; the ``host:port`` at which it takes alerts.
+
+    Args:
+        folder: For its configuration, data and log.
+        webhook: URL that it posts to, within a second instead of half a minute.
+
+    Raises:
+        ConfigError: There is no Alertmanager on ``PATH``.
+    """
+    server = shutil.which("alertmanager") or _find("prometheus-alertmanager", HOW_TO_GET_ALERTS)
+    (folder / "bin").mkdir()
+    (folder / "bin" / "alertmanager").symlink_to(server)  # the name in its own image
+    script = (ARTIFACTS / "alertmanager.sh").read_text()
+    script = script.replace("group_wait: 30s", "group_wait: 1s")
+    script = script.replace("group_interval: 5m", "group_interval: 1s")
+    (folder / "alertmanager.sh").write_text(script)
+    (port,) = free_ports(1)
+    command = [
+        *("env", "-i", f"PATH={folder}/bin:{os.defpath}", f"TMPDIR={folder}"),
+        *(f"ALERT_WEBHOOK_URL={webhook}", "/bin/sh", f"{folder}/alertmanager.sh"),
+        *(f"--storage.path={folder}/alertmanager", f"--web.listen-address={HOST}:{port}"),
+        "--cluster.listen-address=",
+    ]
+    with _running(command, folder / "alertmanager.log", f"http://{HOST}:{port}/-/ready"):
+        yield f"{HOST}:{port}"
+
+
+@contextmanager
+def running_redis_exporter(folder: Path, redis: str) -> Iterator[str]:
+    """Run Redis's exporter; the ``host:port`` at which it is scraped.
+
+    Args:
+        folder: For its log.
+        redis: ``host:port``.
+
+    Raises:
+        ConfigError: There is none on ``PATH``.
+    """
+    server = _find("prometheus-redis-exporter", HOW_TO_GET_REDIS_EXPORTER)
+    (port,) = free_ports(1)
+    command = [server, f"-redis.addr=redis://{redis}", f"-web.listen-address={HOST}:{port}"]
+    with _running(command, folder / "redis-exporter.log", f"http://{HOST}:{port}/metrics"):
+        yield f"{HOST}:{port}"
+
+
+def _config(targets: Mapping[str, str], interval: str, alertmanager: str) -> str:
+    """``prometheus.yml`` with the given targets alone, all on this machine."""
+    text = (ARTIFACTS / "prometheus.yml").read_text()
+    for key in ("scrape_interval", "evaluation_interval"):
+        text = text.replace(f"{key}: 15s", f"{key}: {interval}")
+    text = text.replace("scrape_timeout: 10s", f"scrape_timeout: {interval}")
+    found = f'static_configs:\n        - targets: ["{alertmanager}"]' if alertmanager else ""
+    text = re.sub(r"dns_sd_configs:\n +- names: \[alertmanager\]\n.*\n.*", found, text)
+    if not alertmanager:
+        text = re.sub(r"alerting:\n(?: .*\n)+", "", text)
+    head, *jobs = text.split("  - job_name: ")
+    for job in jobs:
+        name = job.partition("\n")[0]
+        if name in targets:
+            found = f'static_configs:\n      - targets: ["{targets[name]}"]\n'
+            head += f"  - job_name: {name}\n    {found}"
+    return head
+
+
+def _find(program: str, otherwise: str) -> str:
+    found = shutil.which(program)
+    if found is None:
+        raise ConfigError(otherwise, reason=Reason.INSTALL_FAILED)
+    return found
+
+
+@contextmanager
+def _running(command: Sequence[str], log: Path, ready: str) -> Iterator[None]:
+    """A program that runs while the block does, from when ``ready`` answers."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+
+    def is_ready() -> bool:
+        assert process.poll() is None, log.read_text()[-2000:]
+        try:
+            return httpx.get(ready, timeout=5).is_success
+        except httpx.TransportError:
+            return False
+
     try:
-        prometheus = Prometheus(f"http://{HOST}:{port}")
-        wait_until(prometheus.is_ready, "Prometheus", 60)
-        yield prometheus
+        wait_until(is_ready, Path(command[0]).name, 60)
+        yield
     finally:
         process.terminate()
         process.wait(20)

@@ -75,6 +75,12 @@ class LocalWeaviate:
             "weaviate_api_key": self._key,
         }
 
+    @property
+    def pid(self) -> int:
+        """Id of its process."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start it and wait until it is ready."""
         program = shutil.which("weaviate")

@@ -13,7 +13,7 @@ import pytest
 from demo.servers.prometheus import ARTIFACTS, HOW_TO_GET_ONE, Prometheus
 from demo.servers.waiting import wait_until
 from tests.support.missing_parts import skip_without
-from tools.eventful_run import Addresses, eventful_run
+from tools.watched_run import Addresses, eventful_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -311,3 +311,18 @@ def test_docker_compose_accepts_the_file_only_with_credentials(
         timeout=60,
     )
     assert (done.returncode == 0) is (missing is None), done.stderr
+
+
+def test_weaviate_keeps_backups_on_a_volume_of_their_own() -> None:
+    service = compose()["services"]["weaviate"]
+    (container,) = dict(pod_specs())["weaviate"]["containers"]
+    given = {each["name"]: each["value"] for each in container["env"]}
+    for environment in (service["environment"], given):
+        assert environment["ENABLE_MODULES"] == "backup-filesystem"
+    mounts = dict(mount.split(":") for mount in service["volumes"])
+    assert mounts["weaviate-backups"] == service["environment"]["BACKUP_FILESYSTEM_PATH"]
+    claimed = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+    assert claimed["backups"] == given["BACKUP_FILESYSTEM_PATH"]
+    volumes = {each["name"]: each for each in dict(pod_specs())["weaviate"]["volumes"]}
+    claim = volumes["backups"]["persistentVolumeClaim"]["claimName"]
+    assert kubernetes("PersistentVolumeClaim", claim)
