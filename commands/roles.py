@@ -25,7 +25,7 @@ def stream() -> None:
     if click.get_current_context().meta.get(IS_DEFAULT):
         text = "no command given: running the stream monitor; python main.py --help lists commands"
         logging.getLogger(__name__).info(text)
-    from job_system.stream_monitor import submit_polls
+    from job_system.tasks.moderator import submit_polls
 
     submit_polls(settings, _stop_on_signal())
 

@@ -1,28 +1,35 @@
-"""What every page has in common: security headers and error pages."""
+"""What every page has in common: security headers and error pages, its context, and access.
+
+Who may see and change dead letters: the accounts of Flower, and whoever is at this machine.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
+from urllib.parse import urlsplit
 
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from tornado.web import HTTPError, RequestHandler, StaticFileHandler
 
+from metrics import metrics
+from weavloader.accounts import Account, PasswordCheck
+from weavloader.dlq.queue import DeadLetters
 from weavloader.errors import ConfigError, PermanentError, Reason, TransientError
 from weavloader.logs import mask
-from web.access import is_same_origin
-from web.context import AppContext
+from weavloader.settings import Settings
+from web.image_service import ImageService
+from web.snapshot import Monitor
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-logger = logging.getLogger(__name__)
-
 # Captions and metadata come from models and nodes: nothing in them may run or load anything.
 # With trusted types required, no script of these pages can turn a text into markup by mistake.
 CONTENT_SECURITY_POLICY = (
@@ -31,6 +38,11 @@ CONTENT_SECURITY_POLICY = (
     "require-trusted-types-for 'script'"
 )
 _STATUS = {ConfigError: 400, TransientError: 503, PermanentError: 502}
+# Headers by which proxies name the client that they forward for.
+FORWARDED = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
+_AT_THIS_MACHINE = Account("", "")
+
+logger = logging.getLogger(__name__)
 
 
 class PageHandler(RequestHandler):
@@ -136,3 +148,90 @@ def _message(error: BaseException | None) -> str:
     if isinstance(error, tuple(_STATUS)):
         return str(error)
     return "Internal error; see the log of the web role."
+
+
+@dataclass(frozen=True, slots=True)
+class AppContext:
+    """Built once per process and given to every handler.
+
+    Attributes:
+        pool: Runs what would block other requests.
+        pictures: The same for pictures, so that none of them keeps a search waiting.
+        access: Who may see dead letters.
+    """
+
+    pool: Executor
+    pictures: Executor
+    images: ImageService
+    monitor: Monitor
+    dead_letters: DeadLetters
+    access: Access
+
+
+class Access:
+    """Basic auth with Flower's accounts, for requests that may come from another machine.
+
+    Args:
+        accounts: Who may pass.
+        is_local: Whether the pages listen on this machine only.
+    """
+
+    def __init__(self, accounts: Sequence[Account], is_local: bool) -> None:
+        self._passwords = PasswordCheck(accounts, lambda: metrics.count_wrong_password("web"))
+        self._is_local = is_local
+
+    @classmethod
+    def of(cls, settings: Settings) -> Access:
+        """Access by the settings; warns where the published default password is in use."""
+        is_local = is_loopback(settings.web_address)
+        if settings.has_default_account and not is_local:
+            logger.warning(
+                "dead letters are open to the published default password: set FLOWER_BASIC_AUTH"
+            )
+        return cls(settings.accounts(), is_local)
+
+    def account(self, host: str, headers: Mapping[str, str], source: str) -> Account | None:
+        """The account of a request; ``None`` where it has none.
+
+        A person at this machine needs no password. A host other than this machine means that a
+        proxy forwarded the request, or that a foreign page rebound its name to this address:
+        neither is a person at this machine. Many proxies send this machine's name, and name the
+        client in a header of their own.
+
+        Args:
+            host: The ``Host`` header, without the port.
+            headers: All headers.
+            source: Address of the client.
+
+        Raises:
+            TooManyGuesses: The source has sent too many wrong passwords.
+        """
+        # HTTP/1.0 allows for a request without a host, to which the server gives this machine's.
+        is_here = "Host" in headers and is_loopback(host)
+        if self._is_local and is_here and not any(name in headers for name in FORWARDED):
+            return _AT_THIS_MACHINE
+        return self._passwords.find(headers.get("Authorization", ""), source)
+
+
+def is_same_origin(host: str, headers: Mapping[str, str]) -> bool:
+    """Whether a request comes from a page of this server, or from no page at all.
+
+    Every browser of today says it. Another port of this machine is the same site to cookies, which
+    it may set, so the token of a form alone does not tell.
+
+    Args:
+        host: The ``Host`` header, with the port.
+        headers: All headers.
+    """
+    if site := headers.get("Sec-Fetch-Site"):
+        return site == "same-origin"
+    origin = headers.get("Origin")
+    return origin is None or urlsplit(origin).netloc == host
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine's own."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

@@ -11,8 +11,7 @@ from weavloader.errors import PermanentError
 from weavloader.store.base import ImageObject
 from web.handler import PageHandler
 from web.map import draw_map
-from web.query import PageQuery, parse_id
-from web.view_models import Card, Details, image_json
+from web.view_models import Card, Details, PageQuery, image_json, parse_id
 
 DAY = 86400
 

@@ -15,7 +15,7 @@ from weavloader.errors import PermanentError, TransientError
 from weavloader.settings import Settings
 from weavloader.store.base import Filters, ImageObject, SearchResult, Store, Vector
 from web.picture_process import PictureProcess
-from web.query import PageQuery
+from web.view_models import PageQuery
 
 logger = logging.getLogger(__name__)
 

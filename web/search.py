@@ -10,8 +10,7 @@ from weavloader.search import as_json
 from weavloader.store.base import SearchResult
 from web.handler import PageHandler
 from web.image_service import SearchPageResult
-from web.query import PageQuery, parse_query
-from web.view_models import Card, facets
+from web.view_models import Card, PageQuery, facets, parse_query
 
 
 class SearchPage(PageHandler):

@@ -16,8 +16,6 @@ from client import redis_session
 from metrics.server import serve_until_signal
 from weavloader.dlq.queue import DeadLetters
 from weavloader.settings import Settings
-from web.access import Access
-from web.context import AppContext
 from web.dead_letters import (
     DeadLetterApi,
     DeadLetterPage,
@@ -25,7 +23,7 @@ from web.dead_letters import (
     DeadLettersApi,
     DeadLettersPage,
 )
-from web.handler import MissingPage, StaticFiles
+from web.handler import Access, AppContext, MissingPage, StaticFiles
 from web.image import ImageApi, ImagePage, Picture, Thumbnail
 from web.image_service import ImageService
 from web.now import NowPage, StatusApi

@@ -33,8 +33,8 @@ from job_system.publishing import publish, reprocess
 from metrics import metrics
 from weavloader import redis_keys
 from weavloader.dlq import reference
+from weavloader.dlq.letter import is_due, is_hopeless
 from weavloader.dlq.queue import DeadLetter, DeadLetterFilter, FailedTask
-from weavloader.dlq.retry_policy import is_due, is_hopeless
 from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.images.job import image_id_in
 from weavloader.settings import get_settings

@@ -1,4 +1,7 @@
-"""The tasks that poll the SAGE stream."""
+"""The tasks that poll the SAGE stream, and the stream monitor, which submits them.
+
+It polls more often while images come in.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,10 @@ import json
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from threading import Event
+
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from job_system.app import celery_app
 from job_system.celery_config import TASKS
@@ -15,16 +22,15 @@ from job_system.stream_lock import StreamLock
 from metrics import metrics
 from weavloader import redis_keys
 from weavloader.errors import TransientError
-from weavloader.settings import get_settings
-from weavloader.stream.stream import PollReport, Stream
+from weavloader.settings import Settings, get_settings
+from weavloader.stream.stream import PollReport, Stream, next_interval
 from weavloader.times import utc_now
 
 # The next health check is half an hour away, so this one waits for a poll to end.
 HEALTH_CHECK_WAIT = 60.0
+Poll = Callable[[Stream, datetime, PollReport], None]
 
 logger = logging.getLogger(__name__)
-
-Poll = Callable[[Stream, datetime, PollReport], None]
 
 
 @celery_app.task(name=TASKS + "monitor_data_stream")
@@ -105,3 +111,26 @@ def _log(name: str, report: PollReport) -> None:
         report.excluded,
         report.rejected.total(),
     )
+
+
+def submit_polls(settings: Settings, stop: Event) -> None:
+    """Submit polls until ``stop`` is set.
+
+    A poll that was not started within its interval expires: the next one does its work.
+    """
+    interval = settings.poll_min_seconds
+    logger.info("polling the SAGE stream every %g to %g s", interval, settings.poll_max_seconds)
+    while not stop.is_set():
+        try:
+            monitor_data_stream.apply_async(expires=interval)
+            stop.wait(interval)
+            interval = next_interval(interval, _last_queued(), settings)
+        except (OperationalError, RedisError) as error:
+            logger.warning("Redis is unavailable, trying again: %s", error)
+            interval = settings.poll_min_seconds
+            stop.wait(interval)
+
+
+def _last_queued() -> int:
+    last = json.loads(redis_client().get(redis_keys.STREAM_LAST_POLL) or "{}")
+    return int(last.get("taken", 0))

@@ -16,7 +16,7 @@ from weavloader.accounts import (
     TooManyGuesses,
     parse_accounts,
 )
-from web.access import FORWARDED, Access, is_loopback, is_same_origin
+from web.handler import FORWARDED, Access, is_loopback, is_same_origin
 
 HERE = {"Host": "localhost"}
 ACCOUNTS = parse_accounts("admin:secret")

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from weavloader.dlq.letter import is_due, is_hopeless, runs
 from weavloader.dlq.queue import DeadLetter
-from weavloader.dlq.retry_policy import is_due, is_hopeless, runs
 
 NOW = datetime(2026, 11, 24, 3, 10, tzinfo=UTC)
 

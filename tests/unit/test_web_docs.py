@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from web.dead_letters import parse_dead_letter_query
-from web.query import PageQuery, parse_query
 from web.server import ROUTES
+from web.view_models import PageQuery, parse_query
 
 DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "pages.md").read_text()

@@ -10,9 +10,8 @@ import pytest
 from inference.preview.captions import PREFIX
 from weavloader.geo import Location
 from web.map import HEIGHT, WIDTH, describe, draw_map, map_data
-from web.query import PageQuery, parse_query
 from web.snapshot import Snapshot, images_per_minute
-from web.view_models import PREVIEW_PREFIX, Caption
+from web.view_models import PREVIEW_PREFIX, Caption, PageQuery, parse_query
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 

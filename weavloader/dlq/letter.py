@@ -1,4 +1,9 @@
-"""A dead letter: a failed task, with all that is needed to understand and reprocess it."""
+"""A dead letter: a failed task, with all that is needed to understand and reprocess it.
+
+It is reprocessed automatically a day after its last failure, then two days after the next, then
+four: images that failed during an outage are reprocessed soon, and the others cost little until
+they are discarded.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Self
 
 from weavloader.dlq.index import Label
@@ -16,6 +21,10 @@ from weavloader.images.job import META_FIELDS, clean_name, image_data_in, image_
 MAX_TEXT = 20_000
 _TYPES = {"args": list, "kwargs": dict, "retries": int, "attempts": int}
 _REASON = re.compile(r"[a-z0-9_]+(?=: )")
+# A permanent error is reprocessed a few times, in case a fix makes the image pass.
+PERMANENT_RUNS = 3
+# The daily run comes a little early for what failed just after the run of the day before.
+_SLACK = timedelta(hours=12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,3 +134,25 @@ def describe(error: BaseException) -> str:
     if isinstance(error, WeavloaderError):
         return f"{error.reason}: {error}"
     return str(error)
+
+
+def runs(letter: DeadLetter, max_retries: int) -> int:
+    """How often a dead letter's task was run with all its retries, at least once.
+
+    Args:
+        max_retries: Attempts that a run adds to the first one for a transient error.
+    """
+    attempts = 1 if letter.is_permanent else max_retries + 1
+    return max(1, round(letter.attempts / attempts))
+
+
+def is_hopeless(letter: DeadLetter, max_retries: int) -> bool:
+    """Whether it is reprocessed only by hand."""
+    return letter.is_permanent and runs(letter, max_retries) >= PERMANENT_RUNS
+
+
+def is_due(letter: DeadLetter, now: datetime, max_retries: int) -> bool:
+    """Whether the wait since its last failure is over: 1, 2, 4, … days after each run."""
+    # 2**20 days is longer than any dead letter is kept, and more would not fit a timedelta.
+    days = timedelta(days=2 ** min(runs(letter, max_retries) - 1, 20))
+    return now - datetime.fromisoformat(letter.failed_at) >= days - _SLACK
