@@ -49,16 +49,29 @@ class Outcome(StrEnum):
 
 @dataclass(slots=True)
 class Stages:
-    """Wall-clock seconds that each stage of one image took."""
+    """How far one image came.
+
+    Attributes:
+        seconds: Wall-clock seconds that each stage took.
+        passed: The stages that did not fail, when they were tried last.
+        failed: The stage that failed last; empty if none did.
+    """
 
     seconds: dict[str, float] = field(default_factory=dict)
+    passed: set[str] = field(default_factory=set)
+    failed: str = ""
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Add the time spent inside to stage ``name``, also when it fails."""
         start = time.monotonic()
+        self.passed.discard(name)
         try:
             yield
+            self.passed.add(name)
+        except BaseException:
+            self.failed = name
+            raise
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
 

@@ -76,8 +76,11 @@ celery_app.steps["consumer"].update(
 
 @before_task_publish.connect
 def note_when_queued(headers: dict[str, Any], **_: Any) -> None:
-    """Let the age of the oldest message be read off the queue, whoever publishes."""
-    headers[redis_keys.QUEUED_AT] = time.time()
+    """Let the age of the oldest message be read off the queue, whoever publishes.
+
+    A retry keeps the moment at which its task was first published.
+    """
+    headers.setdefault(redis_keys.QUEUED_AT, time.time())
 
 
 def queued_at(request: Any) -> float | None:

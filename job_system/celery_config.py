@@ -25,6 +25,7 @@ AUDIT_TIME_LIMIT = 1860
 # A message that a dead worker held comes back after this; no wait may be longer.
 VISIBILITY_TIMEOUT = 3600
 MAX_CHILD_MEMORY_KIB = 1_000_000
+MAX_HELD_TASKS = 100
 FAILURE_RECORD_SECONDS = 2 * 86400
 SOCKET_TIMEOUTS = {"socket_timeout": 30, "socket_connect_timeout": 10}
 
@@ -84,6 +85,8 @@ def _delivery(settings: Settings) -> dict[str, Any]:
         "task_acks_on_timeout": False,
         # More would be stranded with a worker that dies.
         "worker_prefetch_multiplier": 1,
+        # Tasks that are due later wait in Redis; this is for what came past the transport.
+        "worker_eta_task_limit": MAX_HELD_TASKS,
         "task_soft_time_limit": SOFT_TIME_LIMIT,
         "task_time_limit": TIME_LIMIT,
         "broker_connection_retry_on_startup": True,

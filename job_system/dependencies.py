@@ -13,6 +13,7 @@ from client import connect_sage, connect_triton, open_store
 from job_system.circuit_breaker import CircuitBreaker
 from job_system.worker_process import is_stopping
 from processing import Pipeline
+from weavloader.circuits import Circuits
 from weavloader.dlq.queue import DeadLetters
 from weavloader.images.decode import DecodeLimits
 from weavloader.images.download import Downloader, ForbiddenNodes
@@ -96,7 +97,13 @@ def pipeline() -> Pipeline:
 @cache
 def circuit_breaker() -> CircuitBreaker:
     """This process's circuit breaker."""
-    return CircuitBreaker({"triton": _probe_triton, "store": _probe_store}, is_stopping)
+    redis = redis_client()
+    return CircuitBreaker(
+        Circuits(redis, get_settings().circuit_failures),
+        redis,
+        {"triton": _probe_triton, "store": _probe_store},
+        is_stopping,
+    )
 
 
 def downloader(settings: Settings) -> Downloader:

@@ -104,9 +104,10 @@ def _begin(task_id: str = "", task: Any = None, **_: Any) -> None:
 
 
 def _observe_wait(request: Any) -> None:
-    """A retry is queued again with its own delay, which is no wait for a worker."""
+    """A task that comes again, or is due later, has waited for more than a worker."""
     since, lane = queued_at(request), lane_of(request)
-    if since is not None and lane in redis_keys.LANES and not request.retries:
+    comes_first = not request.retries and request.eta is None
+    if since is not None and lane in redis_keys.LANES and comes_first:
         metrics.observe_queue_wait(lane, max(0.0, time.time() - since))
 
 

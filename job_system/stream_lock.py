@@ -29,11 +29,17 @@ class StreamLock:
     Args:
         redis: A client that threads may share.
         seconds: How long the lock outlives a process that holds it.
+        key: Of another lock that is renewed alike.
     """
 
-    def __init__(self, redis: RedisClient, seconds: float = LOCK_SECONDS) -> None:
+    def __init__(
+        self,
+        redis: RedisClient,
+        seconds: float = LOCK_SECONDS,
+        key: str = redis_keys.STREAM_LOCK,
+    ) -> None:
         # The token must be known to the thread that renews it.
-        self._lock = Lock(redis, redis_keys.STREAM_LOCK, timeout=seconds, thread_local=False)
+        self._lock = Lock(redis, key, timeout=seconds, thread_local=False)
         self._pause = seconds / _RENEWALS_IN_TIME
 
     @contextmanager

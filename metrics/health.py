@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import grpc  # type: ignore[import-untyped]
 import httpx
+from redis import RedisError
 
 from metrics.redis_state import ping
+from weavloader import redis_keys
+from weavloader.circuits import open_circuits
 from weavloader.errors import Reason, TransientError, WeavloaderError
 from weavloader.logs import mask
 from weavloader.redis_connection import RedisClient
@@ -20,7 +26,10 @@ from weavloader.settings import Settings
 PROBE_TIMEOUT = 2.0
 # Name lookups know no timeout of ours, so the wait for a probe has its own bound.
 DEADLINE = 3.0
-REQUIRED = ("redis", "triton", "store")
+REQUIRED = ("redis", "triton", "store", "circuit", "workers")
+# A deployment starts a worker once or twice; one that ends at each message, every few seconds.
+RESTART_SECONDS = 600.0
+MAX_STARTS = 4
 # tritonclient would bring numpy and its whole protocol; this question has an empty request
 # and the answer ``ready: true`` is field 1 with value 1.
 _SERVER_READY = "/inference.GRPCInferenceService/ServerReady"
@@ -41,6 +50,8 @@ def builtin_probes(settings: Settings, redis: RedisClient) -> dict[str, Probe]:
         "triton": lambda: _triton(f"{settings.triton_host}:{settings.triton_port}"),
         "store": _store(settings),
         "flower": lambda: _http(f"{settings.flower_url.rstrip('/')}/healthcheck"),
+        "circuit": lambda: _circuits(redis),
+        "workers": lambda: _worker_starts(redis, time.time()),
     }
 
 
@@ -88,6 +99,25 @@ class HealthChecks:
 def is_healthy(failures: Mapping[str, str]) -> bool:
     """Whether every required component is healthy; Flower is for people."""
     return not any(failures.get(name) for name in REQUIRED)
+
+
+def _circuits(redis: RedisClient) -> None:
+    """Whether every circuit is closed; unknown without Redis, whose own probe then fails."""
+    with suppress(RedisError):
+        if circuits := open_circuits(redis):
+            text = ", ".join(map(str, circuits))
+            raise TransientError(text, reason=Reason.CIRCUIT_OPEN)
+
+
+def _worker_starts(redis: RedisClient, now: float) -> None:
+    """Whether no worker restarts over and over; unknown without Redis."""
+    with suppress(RedisError):
+        ids = redis.zrange(redis_keys.WORKER_STARTS, now - RESTART_SECONDS, "+inf", byscore=True)
+        starts = Counter(raw.decode(errors="replace").rpartition(":")[0] for raw in ids)
+        for name, amount in starts.most_common(1):
+            if amount > MAX_STARTS:
+                text = f"{name} started {amount} times in {RESTART_SECONDS / 60:.0f} minutes"
+                raise TransientError(text, reason=Reason.WORKER_RESTARTS)
 
 
 def _triton(address: str) -> None:

@@ -213,12 +213,6 @@ class _Families:
             ("arrival",),
             SEARCHABLE_BUCKETS,
         )
-        self.circuit = self._gauge(
-            "circuit_open",
-            "1 while the circuit breaker of a component is open",
-            ("component",),
-            "livemax",
-        )
         self.errors = self._counter(
             "errors_total", "Errors by component and type", ("component", "error_type")
         )
@@ -373,10 +367,6 @@ class Metrics:
         """Count a store call and its duration."""
         self._families.operations.labels(operation, status).inc()
         self._families.operation_seconds.labels(operation, status).observe(seconds)
-
-    def set_circuit(self, component: str, is_open: bool) -> None:
-        """Say whether the circuit breaker of a component is open."""
-        self._families.circuit.labels(component).set(is_open)
 
     def count_outcome(self, outcome: str) -> None:
         """Count an image's outcome: one of :data:`OUTCOMES`."""

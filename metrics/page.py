@@ -80,7 +80,9 @@ class MetricsPage:
         except TransientError as error:
             logger.warning("queues not read: %s", error)
             return []
-        waiting = state.lengths[redis_keys.IMAGE_QUEUE]
+        waiting = sum(
+            state.lengths[lane] for lane in (redis_keys.IMAGE_QUEUE, redis_keys.DELAYED_LANE)
+        )
         throughput = self._workers.images_per_second()
         return [*redis_families(state), *backlog_families(waiting, throughput)]
 

@@ -6,15 +6,17 @@ import json
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from prometheus_client import Metric
+from prometheus_client.metrics_core import GaugeMetricFamily
 from redis import RedisError
 
-from metrics.metrics import gauge, gauges
+from metrics.metrics import PREFIX, gauge, gauges
 from weavloader import redis_keys
+from weavloader.circuits import COMPONENTS, Circuit, circuit_keys, parse_circuits
 from weavloader.errors import Reason, TransientError
 from weavloader.redis_connection import RedisClient
 
@@ -30,12 +32,14 @@ class RedisState:
 
     Attributes:
         at: That moment, Unix seconds.
-        lengths: Messages waiting, by the names of :data:`weavloader.redis_keys.LANES`.
+        lengths: Messages waiting, by the names of :data:`weavloader.redis_keys.LANES`, and those
+            that are due later.
         next_in_line: The message that each of them gives out next, as kombu wrote it.
         dead: Dead letters kept.
         last_poll: Report of the last poll of the stream, JSON with ``at``.
         newest: Capture time of the newest image received, Unix seconds.
         audit: Report of the last audit, JSON.
+        circuits: Those that are open.
     """
 
     at: float
@@ -45,6 +49,7 @@ class RedisState:
     last_poll: bytes | None
     newest: float | None
     audit: bytes | None
+    circuits: Sequence[Circuit] = ()
 
 
 def ping(client: RedisClient) -> None:
@@ -60,7 +65,7 @@ def ping(client: RedisClient) -> None:
 
 
 def read_state(client: RedisClient) -> RedisState:
-    """All that a page says of Redis, in one round trip of O(1) commands.
+    """All that a page says of Redis, in one round trip of O(1) commands, or O(log n) ones.
 
     Raises:
         TransientError: Redis did not answer.
@@ -69,17 +74,23 @@ def read_state(client: RedisClient) -> RedisState:
     for lane in redis_keys.LANES.values():
         pipeline.llen(lane)
         pipeline.lindex(lane, -1)  # kombu pushes at the head and pops at the tail
+    pipeline.zcard(redis_keys.DELAYED)
+    pipeline.zrange(redis_keys.DELAYED, 0, 0)
     pipeline.zcard(redis_keys.DEAD_LETTER_INDEX)
     pipeline.get(redis_keys.STREAM_LAST_POLL)
     pipeline.zscore(redis_keys.STREAM_NEWEST, redis_keys.STREAM_NEWEST_MEMBER)
     pipeline.get(redis_keys.AUDIT_LAST)
+    pipeline.mget(circuit_keys())
     try:
-        *lanes, dead, last_poll, newest, audit = pipeline.execute()
+        *lanes, delayed, first, dead, last_poll, newest, audit, circuits = pipeline.execute()
     except RedisError as error:
         raise _unreachable(error) from error
     lengths = dict(zip(redis_keys.LANES, lanes[::2], strict=True))
     tails = dict(zip(redis_keys.LANES, lanes[1::2], strict=True))
-    return RedisState(time.time(), lengths, tails, dead, last_poll, newest, audit)
+    lengths[redis_keys.DELAYED_LANE] = delayed
+    tails[redis_keys.DELAYED_LANE] = next(iter(first), None)
+    found = parse_circuits(circuits)
+    return RedisState(time.time(), lengths, tails, dead, last_poll, newest, audit, found)
 
 
 def redis_families(state: RedisState) -> list[Metric]:
@@ -93,9 +104,29 @@ def redis_families(state: RedisState) -> list[Metric]:
             _waited(state),
         ),
         gauge("dlq_size", "Dead letters in the queue", state.dead),
+        *circuit_families(state.circuits),
         *stream_families(state.last_poll, state.newest, state.at),
         *audit_families(state.audit, state.at),
     ]
+
+
+def circuit_families(circuits: Sequence[Circuit]) -> list[Metric]:
+    """Whether a circuit of each component is open, and of those that are, why and how long."""
+    is_open = dict.fromkeys(map(str, COMPONENTS), 0.0)
+    seconds = GaugeMetricFamily(
+        PREFIX + "circuit_open_seconds",
+        "Seconds since the circuit of a component opened; none while it is closed",
+        labels=["component", "reason"],
+    )
+    longest: dict[tuple[str, str], float] = {}
+    for circuit in circuits:
+        is_open[str(circuit.component)] = 1.0
+        name = (str(circuit.component), str(circuit.reason))
+        longest[name] = max(circuit.seconds(), longest.get(name, 0.0))
+    for labels, value in longest.items():
+        seconds.add_metric(labels, value)
+    text = "1 while the circuit breaker of a component is open"
+    return [gauges("circuit_open", text, "component", is_open), seconds]
 
 
 def stream_families(last_poll: bytes | None, newest: float | None, now: float) -> list[Metric]:

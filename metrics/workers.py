@@ -15,7 +15,6 @@ from threading import Event, Lock, Thread
 from typing import Any
 
 from celery import Celery
-from kombu.exceptions import KombuError
 from prometheus_client import Metric
 
 from metrics.metrics import counters, gauges
@@ -34,6 +33,8 @@ RECONNECT_SECONDS = 2.0
 WINDOW_SECONDS = 300.0
 # Heartbeats come every 2 s from every worker; it needs no more points than these.
 STEP_SECONDS = 5.0
+# More is no worker's, and infinity no number to add.
+MAX_COUNT = 2**53
 EVENTS = ("worker-heartbeat", "worker-online", "worker-offline")
 
 
@@ -83,6 +84,10 @@ class Throughput:
             self._points.popleft()
 
 
+def _is_count(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= value <= MAX_COUNT  # type: ignore[operator]
+
+
 class WorkerStates:
     """The last heartbeat of every live worker; safe between threads.
 
@@ -98,16 +103,22 @@ class WorkerStates:
         self._throughput = Throughput()
 
     def record(self, event: Mapping[str, Any]) -> None:
-        """Record a Celery worker event."""
-        worker = str(event.get("hostname", ""))
+        """Record a Celery worker event; one with fields of another type than a worker's is none."""
+        worker, kind = event.get("hostname"), event.get("type")
+        active, processed = event.get("active") or 0, event.get("processed") or 0
+        if not isinstance(worker, str) or not isinstance(kind, str) or kind not in EVENTS:
+            return
+        if not (_is_count(active) and _is_count(processed)):
+            logger.warning("event of %.100r ignored: its counts are no numbers", worker)
+            return
         with self._lock:
-            self._events[str(event["type"])] += 1
-            if event["type"] == "worker-offline":
+            self._events[kind] += 1
+            if kind == "worker-offline":
                 self._drop(worker)
             else:
-                self._workers[worker] = (self._clock(), float(event.get("active") or 0))
+                self._workers[worker] = (self._clock(), float(active))
                 if role_of(worker) in IMAGE_ROLES:
-                    self._throughput.record(worker, int(event.get("processed") or 0), self._clock())
+                    self._throughput.record(worker, int(processed), self._clock())
 
     def images_per_second(self) -> float | None:
         """How many images the fleet begins in a second; ``None`` while that is unknown."""
@@ -174,12 +185,12 @@ class HeartbeatListener:
 
     def _listen(self) -> None:
         while not self._stop.is_set():
-            with self._app.connection_for_read() as connection:
-                lost = (*connection.connection_errors, *connection.channel_errors, KombuError)
-                try:
+            try:
+                with self._app.connection_for_read() as connection:
                     self._receive(connection)
-                except lost as error:
-                    logger.warning("worker events unavailable: %s", type(error).__name__)
+            # Anything can be put on the channel, and a thread that ends ends for good.
+            except Exception as error:
+                logger.warning("worker events unavailable: %s", type(error).__name__)
             self._stop.wait(RECONNECT_SECONDS)
 
     def _receive(self, connection: Any) -> None:

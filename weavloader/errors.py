@@ -114,6 +114,11 @@ class Reason(StrEnum):
         "find the slow stage in the log, then retry or wait for the daily run",
     )  # fmt: skip
 
+    OUT_OF_MEMORY = (
+        "out_of_memory", _TRANSIENT, Component.WORKER,
+        "give the processors more memory or lower MAX_IMAGE_PIXELS, then retry",
+    )  # fmt: skip
+
     # Records of the stream
     BAD_LINE = "bad_line", _PERMANENT, Component.RECORD, "none: the line is not JSON"
     BAD_RECORD = "bad_record", _PERMANENT, Component.RECORD, "none: the record is not an image"
@@ -219,6 +224,13 @@ class Reason(StrEnum):
         "unknown_task", _PERMANENT, Component.MESSAGE, _FOREIGN,
     )  # fmt: skip
     NO_WORKER = "no_worker", _TRANSIENT, Component.WORKER, "start the role, or see its log"
+    WORKER_RESTARTS = (
+        "worker_restarts", _TRANSIENT, Component.WORKER,
+        "see the worker's log for why it ends; a message that ends it becomes a dead letter",
+    )  # fmt: skip
+    CIRCUIT_OPEN = (
+        "circuit_open", _TRANSIENT, Component.WORKER, "fix the component it names; images wait",
+    )  # fmt: skip
     NO_POLL = "no_poll", _TRANSIENT, Component.WORKER, "see the logs of stream and moderator"
     NO_SCHEDULER = "no_scheduler", _TRANSIENT, Component.WORKER, "start the scheduler"
     NO_PAGE = "no_page", _TRANSIENT, Component.WORKER, "start the role, or see its log"

@@ -17,6 +17,10 @@ LOW_LANE = f"{IMAGE_QUEUE}_low"
 """What pages and metrics call that lane."""
 LANES = {**{queue: queue for queue in QUEUES}, LOW_LANE: IMAGE_QUEUE_LOW}
 """Keys of the lists in which tasks wait, by the name that is shown of each."""
+DELAYED = "weavloader:delayed"
+"""Sorted set of the messages that are due later, by the Unix time at which they are."""
+DELAYED_LANE = f"{IMAGE_QUEUE}_delayed"
+"""What pages and metrics call it."""
 
 STREAM_LOCK = "weavloader:stream:lock"
 STREAM_CURSOR = "weavloader:stream:cursor"
@@ -31,6 +35,8 @@ LATE_UPLOADS = "weavloader:late"
 
 WORKERS = "weavloader:workers"
 """Hash of every living worker's count of beats, by its id."""
+WORKER_STARTS = "weavloader:starts"
+"""Sorted set of the ids of workers, living and ended, by the Unix time at which each started."""
 
 BEAT_PREFIX = "weavloader:beat:"
 BEAT_LOCK = "weavloader:beat:lock"
@@ -95,6 +101,35 @@ def failures(task_id: str) -> str:
 def deliveries(task_id: str, retry: int) -> str:
     """Key that counts how often one try of a task was started."""
     return f"weavloader:deliveries:{task_id}:{retry}"
+
+
+def receipts(tag: str) -> str:
+    """Key that counts how often a message was received without a sign of life after it."""
+    return f"weavloader:receipts:{tag}"
+
+
+CIRCUIT_TRIAL = "weavloader:circuit:trial"
+"""Lock of the one image that tries whether a circuit can close."""
+
+
+def circuit(stage: str) -> str:
+    """Key of the open circuit of a stage: JSON; there is none while it is closed."""
+    return f"weavloader:circuit:{stage}"
+
+
+def circuit_row(stage: str) -> str:
+    """Key of the set of images that failed at a stage since the last that did not."""
+    return f"weavloader:circuit:{stage}:row"
+
+
+def circuit_failed(stage: str) -> str:
+    """Key of the set of images that failed at a stage lately."""
+    return f"weavloader:circuit:{stage}:failed"
+
+
+def circuit_passed(stage: str) -> str:
+    """Key of the number of images that passed it meanwhile."""
+    return f"weavloader:circuit:{stage}:passed"
 
 
 def unacked(worker_id: str) -> str:

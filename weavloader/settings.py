@@ -178,6 +178,7 @@ class Settings(Environment):
     retry_delay: Seconds = 60.0
     retry_max_delay: Seconds = 600.0
     max_retries: int = Field(default=3, ge=0)
+    circuit_failures: int = Field(default=5, gt=0)
     dlq_ttl: Seconds = 30 * 86400.0
     dlq_max_age: Seconds = 7 * 86400.0
 

@@ -83,10 +83,11 @@ class Snapshot:
 
     @property
     def images_queued(self) -> int | None:
-        """Images waiting, at either priority."""
+        """Images waiting, at either priority or for their retry."""
         if self.queues is None:
             return None
-        return self.queues[redis_keys.IMAGE_QUEUE] + self.queues[redis_keys.LOW_LANE]
+        lanes = (redis_keys.IMAGE_QUEUE, redis_keys.LOW_LANE, redis_keys.DELAYED_LANE)
+        return sum(self.queues[lane] for lane in lanes)
 
     def notice(self, component: str) -> str:
         """A sentence for visitors while a component is unavailable, else an empty text."""

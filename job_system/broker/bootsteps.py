@@ -1,7 +1,7 @@
 """The parts of a worker that are ours: heartbeats with recovery, and events in batches.
 
-A worker sends its heartbeat and restores what dead workers held; it sends task events, for
-Flower, in batches.
+A worker sends its heartbeat, restores what dead workers held and returns what is due to its queue;
+it sends task events, for Flower, in batches.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from celery import bootsteps
 from celery.worker import state
 from redis.exceptions import RedisError
 
+from job_system.broker.delayed import return_due
+from job_system.broker.transport import survivors
 from job_system.broker.worker_registry import HEARTBEAT_SECONDS, WorkerRegistry, held_by, restore
 from job_system.dependencies import redis_client
 from metrics import metrics
@@ -53,8 +55,11 @@ class Recovery(bootsteps.StartStopStep):
 
     def _heartbeat(self, consumer: Any) -> None:
         try:
-            for worker_id in self._registry.heartbeat():
+            if not self._heartbeats:
+                self._registry.start()
+            for worker_id in self._registry.heartbeat(survivors):
                 self._restore_from(consumer, worker_id)
+            return_due(redis_client())
             self._heartbeats += 1
             if self._heartbeats % _HEARTBEATS_BETWEEN_SEARCHES == 0:
                 self._restore_orphans(consumer)

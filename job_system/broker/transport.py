@@ -1,14 +1,18 @@
-"""Celery's Redis transport, with two promises more.
+"""Celery's Redis transport, with four promises more.
 
 A message is recorded as received by the same script of Redis that pops it. kombu pops it, and
 records it when it has read the answer: a worker killed in between loses it for good (celery
-#3541), which happens where processors are busy. And each message is validated before Celery
-sees it: see :mod:`job_system.broker.message_validation`. What is touched of kombu is listed in
+#3541), which happens where processors are busy. Each message is rebuilt from what is valid of it
+before Celery sees it: see :mod:`job_system.broker.message_validation`. One that ends the worker
+which receives it, time after time, becomes a dead letter: receipts are counted until a heartbeat
+proves that the worker lives. And one that is due later waits in Redis, where it is counted, and
+not in a worker: see :mod:`job_system.broker.delayed`. What is touched of kombu is listed in
 docs/patched-libraries.md.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import uuid
@@ -19,15 +23,20 @@ from typing import Any
 from kombu.transport import redis as kombu_redis
 from redis.exceptions import RedisError
 
-from job_system.broker.message_validation import MAX_BYTES, rejection_reason
+from job_system.broker.delayed import delay, due_later
+from job_system.broker.message_validation import TaskMessage, is_valid_broadcast, validate_task
 from metrics import metrics
 from weavloader import redis_keys
 from weavloader.dlq.queue import FailedTask
 from weavloader.errors import PermanentError, Reason
 
 _SHOWN_BYTES = 2000
+# A message that was received so often without a sign of life after it ends its worker.
+MAX_RECEIPTS = 3
+_COUNTED_SECONDS = 86400
 # KEYS: the worker's hash and index of unacknowledged messages, then the queues, most urgent
-# first. ARGV: the time. The hash holds what kombu itself would write there.
+# first. ARGV: the time, and how receipts are counted. The hash holds what kombu itself would
+# write there.
 _RECEIVE = """
 for i = 3, #KEYS do
     local raw = redis.call('RPOP', KEYS[i])
@@ -35,17 +44,23 @@ for i = 3, #KEYS do
         local read, message = pcall(cjson.decode, raw)
         local properties = read and type(message) == 'table' and message.properties
         local info = type(properties) == 'table' and properties.delivery_info
+        local receipts = 0
         if type(info) == 'table' and type(properties.delivery_tag) == 'string'
                 and type(info.routing_key) == 'string' then
             local route = cjson.encode(info.exchange or '') .. ',' .. cjson.encode(info.routing_key)
             redis.call('ZADD', KEYS[2], ARGV[1], properties.delivery_tag)
             redis.call('HSET', KEYS[1], properties.delivery_tag, '[' .. raw .. ',' .. route .. ']')
+            receipts = redis.call('INCR', ARGV[2] .. properties.delivery_tag)
+            redis.call('EXPIRE', ARGV[2] .. properties.delivery_tag, ARGV[3])
         end
-        return {KEYS[i], raw}
+        return {KEYS[i], raw, receipts}
     end
 end
 return false
 """
+
+survivors: list[str] = []
+"""Tags of what was received since the last heartbeat, which forgets their receipts."""
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +74,13 @@ class QoS(kombu_redis.QoS):
             super(kombu_redis.QoS, self).append(message, delivery_tag)  # type: ignore[no-untyped-call]
         else:
             super().append(message, delivery_tag)  # type: ignore[no-untyped-call]
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Give a message back, which the worker has outlived."""
+        if requeue:
+            with self.channel.conn_or_acquire() as client:
+                client.delete(redis_keys.receipts(delivery_tag))
+        super().reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
 
 
 class RecordingChannel:
@@ -96,7 +118,8 @@ class RecordingChannel:
         else:
             lanes = [self._q_for_pri(queue, pri) for pri in self.priority_steps for queue in queues]
             names = [self.unacked_key, self.unacked_index_key, *lanes]
-            command = ["EVAL", _RECEIVE, len(names), *names, time()]
+            given = (time(), redis_keys.receipts(""), _COUNTED_SECONDS)
+            command = ["EVAL", _RECEIVE, len(names), *names, *given]
         self.client.connection.send_command(*command)
 
     def _brpop_read(self: Any, **options: Any) -> bool:
@@ -115,7 +138,7 @@ class RecordingChannel:
             if not answer:
                 self._is_waiting = True
                 raise Empty
-            self._deliver_received(answer[0].decode(), answer[1])
+            self._deliver_received(answer[0].decode(), answer[1], answer[2])
             return True
         finally:
             self._in_poll = None
@@ -128,27 +151,47 @@ class RecordingChannel:
             self.client.connection.disconnect()
             raise
 
-    def _deliver_received(self: Any, lane: str, raw: bytes) -> None:
+    def _deliver_received(self: Any, lane: str, raw: bytes, receipts: int) -> None:
         from job_system.app import celery_app
 
         queue = lane.rsplit(self.sep, 1)[0]
         self._queue_cycle.rotate(queue)
-        reason = rejection_reason(raw, celery_app.tasks)
-        if reason is not None:
-            _dead_letter(raw, reason)
+        try:
+            task = validate_task(raw, celery_app.tasks)
+        except PermanentError as error:
+            _dead_letter_foreign(raw, error)
+            self._forget(raw)
+            raise Empty from error
+        survivors.append(task.tag)
+        due = due_later(task)
+        if receipts > MAX_RECEIPTS:
+            _dead_letter_deadly(task)
             self._forget(raw)
             raise Empty
-        message = json.loads(raw)
-        self.recorded_tag = message["properties"]["delivery_tag"]
-        self.connection._deliver(message, queue)
+        if due is not None:
+            with self.qos.pipe_or_acquire() as pipe:
+                delay(pipe, task, due)
+                self.qos._remove_from_indices(task.tag, pipe).execute()
+            raise Empty
+        self.recorded_tag = task.tag
+        self.connection._deliver(task.message, queue)
+
+    def _deliver_fanout_message(self: Any, message: Any, exchange: str) -> bool:
+        """Deliver a message of remote control, or an event, if Celery can read it."""
+        if is_valid_broadcast(message):
+            return bool(super()._deliver_fanout_message(message, exchange))  # type: ignore[misc]
+        metrics.count_error("broker", Reason.MALFORMED_MESSAGE)
+        logger.error("message of %s rejected: %.200r", exchange, message)
+        raise Empty
 
     def _forget(self: Any, raw: bytes) -> None:
-        """Acknowledge a rejected message, if it could be recorded at all."""
+        """Acknowledge a message that is not delivered, if it could be recorded at all."""
         try:
             tag = json.loads(raw)["properties"]["delivery_tag"]
         except (ValueError, TypeError, KeyError, RecursionError):
             return
         if isinstance(tag, str):
+            survivors.append(tag)
             self.qos._remove_from_indices(tag).execute()
 
 
@@ -172,17 +215,29 @@ class SentinelTransport(kombu_redis.SentinelTransport):
     Channel = SentinelChannel
 
 
-def _dead_letter(raw: bytes, reason: Reason) -> None:
+def _dead_letter_foreign(raw: bytes, error: PermanentError) -> None:
     """Keep a rejected message as a dead letter of its own, for a person to look at."""
+    text = raw[:_SHOWN_BYTES].decode(errors="replace")
+    letter_id = str(uuid.uuid5(uuid.NAMESPACE_OID, text))
+    _dead_letter(FailedTask(letter_id, "", [text], {}, retries=0, worker=""), error, text)
+
+
+def _dead_letter_deadly(task: TaskMessage) -> None:
+    """Keep a task whose receipt ended its worker, time after time, as its dead letter."""
+    headers = task.message["headers"]
+    args, kwargs, _ = json.loads(base64.b64decode(task.message["body"]))
+    failed = FailedTask(headers["id"], headers["task"], args, kwargs, headers["retries"], "")
+    text = f"its worker ended {MAX_RECEIPTS} times when it received it"
+    error = PermanentError(text, reason=Reason.KILLS_ITS_PROCESS)
+    _dead_letter(failed, error, headers["id"])
+
+
+def _dead_letter(failed: FailedTask, error: PermanentError, text: str) -> None:
     from job_system.dependencies import dead_letters
 
-    text = raw[:_SHOWN_BYTES].decode(errors="replace")
-    error = PermanentError(f"{len(raw)} bytes, of at most {MAX_BYTES}", reason=reason)
-    letter_id = str(uuid.uuid5(uuid.NAMESPACE_OID, text))
-    rejected = FailedTask(letter_id, "", [text], {}, retries=0, worker="")
-    metrics.count_error("broker", reason)
-    logger.error("message rejected (%s), see dead letter %s", reason, letter_id)
+    metrics.count_error("broker", error.reason)
+    logger.error("message rejected (%s), see dead letter %s", error.reason, failed.task_id)
     try:
-        dead_letters().write(rejected, error, "")
+        dead_letters().write(failed, error, "")
     except RedisError as outage:
         logger.error("rejected message could not be kept (%s): %r", outage, text)

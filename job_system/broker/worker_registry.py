@@ -22,6 +22,9 @@ from weavloader.redis_connection import RedisClient
 HEARTBEAT_SECONDS = 3.0
 # Heartbeats of ours without one of theirs: dead after 12 s, messages back within 15 s.
 MAX_MISSED_HEARTBEATS = 4
+# The health check looks back some minutes.
+_STARTS_KEPT_SECONDS = 3600
+_MAX_STARTS = 1000
 
 
 def new_worker_id(nodename: str) -> str:
@@ -57,16 +60,34 @@ class WorkerRegistry:
         self._me = worker_id
         self._seen: MutableMapping[str, _Heartbeats] = {}
 
-    def heartbeat(self) -> list[str]:
+    def start(self) -> None:
+        """Note that this worker has started; the health check counts the starts of each name."""
+        now = time.time()
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zadd(redis_keys.WORKER_STARTS, {self._me: now})
+            pipe.zremrangebyscore(redis_keys.WORKER_STARTS, "-inf", now - _STARTS_KEPT_SECONDS)
+            pipe.zremrangebyrank(redis_keys.WORKER_STARTS, 0, -_MAX_STARTS - 1)
+            pipe.execute()
+
+    def heartbeat(self, survivors: list[str] | None = None) -> list[str]:
         """Count a heartbeat of our own; ids of the workers that are dead.
+
+        Args:
+            survivors: Tags of messages that this worker received and outlived, whose receipts
+                are forgotten; emptied.
 
         Raises:
             RedisError: Redis did not answer; no heartbeat was counted as missed.
         """
+        outlived = list(survivors or ())
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.hincrby(redis_keys.WORKERS, self._me, 1)
             pipe.hgetall(redis_keys.WORKERS)
-            _, entries = pipe.execute()
+            if outlived:
+                pipe.delete(*map(redis_keys.receipts, outlived))
+            _, entries, *_ = pipe.execute()
+        if survivors:
+            del survivors[: len(outlived)]
         counts = {name.decode(): count for name, count in entries.items()}
         counts.pop(self._me, None)
         self._seen = {name: self._heartbeats(name, count) for name, count in counts.items()}

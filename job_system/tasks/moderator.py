@@ -52,7 +52,8 @@ def _stream(lock: StreamLock) -> Stream:
         api=data_api(),
         redis=redis,
         publish=publish,
-        backlog=lambda: int(redis.llen(redis_keys.IMAGE_QUEUE)),
+        # What waits for a retry will be on the queue again.
+        backlog=lambda: int(redis.llen(redis_keys.IMAGE_QUEUE) + redis.zcard(redis_keys.DELAYED)),
         is_alone=lock.is_ours,
     )
 

@@ -24,9 +24,12 @@ from metrics.metrics import Arrival
 from processing import Outcome, Stages, process_image
 from weavloader import redis_keys
 from weavloader.dlq.queue import FailedTask, describe
-from weavloader.errors import ConfigError, PermanentError, Reason, TransientError, WeavloaderError
+from weavloader.errors import PermanentError, Reason, TransientError, WeavloaderError
 from weavloader.images.job import ImageJob, image_id_in
 from weavloader.settings import Settings, get_settings
+
+# Where one of several servers fails, an image may fail at each of its attempts by chance.
+MAX_DOUBT_SECONDS = 86400.0
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +64,9 @@ def process_image_task(self: Task, image_data: object = None, *_: object, **__: 
     try:
         with counted_attempt(redis_client(), self.request.id, self.request.retries):
             _process(self, image_data, stages)
+    except MemoryError as error:
+        # Celery would raise it once more in the worker's main process, which would end.
+        _after_failure(self, _out_of_memory(error), stages)
     except SoftTimeLimitExceeded:
         _after_failure(self, TransientError("it took too long", reason=Reason.TIME_LIMIT), stages)
     except CircuitOpenError as error:
@@ -96,7 +102,9 @@ def log_image(
 def _process(task: Task, image_data: object, stages: Stages) -> None:
     request, job = task.request, ImageJob.from_message(image_data)
     try:
-        outcome = _process_behind_breaker(task, job, stages)
+        outcome = circuit_breaker().run(
+            job.id, stages, lambda: _process_uploaded(task, job, stages)
+        )
     finally:
         for stage, seconds in stages.seconds.items():
             metrics.observe_stage(stage, seconds)
@@ -125,16 +133,6 @@ def arrival_of(request: Any, captured: float, now: float) -> Arrival:
     return "late" if (queued_at(request) or now) - captured > LATE_SECONDS else "live"
 
 
-def _process_behind_breaker(task: Task, job: ImageJob, stages: Stages) -> Outcome:
-    """Process an image, again when a circuit that was open has closed."""
-    while True:
-        try:
-            return _process_uploaded(task, job, stages)
-        except (TransientError, ConfigError) as error:
-            if not circuit_breaker().wait_until_closed(error):
-                raise
-
-
 def _process_uploaded(task: Task, job: ImageJob, stages: Stages) -> Outcome:
     """Process an image, or send its task again while its file is not there yet."""
     try:
@@ -157,13 +155,27 @@ def _after_failure(task: Task, error: Exception, stages: Stages) -> None:
     metrics.count_error("processor", _reason(error))
     try:
         dead_letters().note_failure(task.request.id)
-        if isinstance(error, PermanentError) or task.request.retries >= settings.max_retries:
+        if isinstance(error, PermanentError) or _is_out_of_retries(task, error, stages, settings):
             _dead_letter(task, error, stages)
             raise error
         _retry(task, error, stages, settings)
     except (RedisError, OperationalError) as outage:
         # Neither could be done: the message stays on the queue.
         raise Reject(outage, requeue=True) from error
+
+
+def _is_out_of_retries(task: Task, error: Exception, stages: Stages, settings: Settings) -> bool:
+    """Whether an image was tried often enough; for up to a day not while many fail alike."""
+    if task.request.retries < settings.max_retries:
+        return False
+    age = time.time() - dead_letters().first_failure(task.request.id)
+    return age > MAX_DOUBT_SECONDS or not circuit_breaker().is_doubtful(error, stages)
+
+
+def _out_of_memory(error: MemoryError) -> TransientError:
+    found = TransientError(f"out of memory: {error}", reason=Reason.OUT_OF_MEMORY)
+    found.__cause__ = error
+    return found
 
 
 def _retry(task: Task, error: Exception, stages: Stages, settings: Settings) -> NoReturn:

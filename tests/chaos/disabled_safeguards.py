@@ -74,7 +74,8 @@ def _deterministic_ids() -> None:
 def _circuit_breaker() -> None:
     from job_system.circuit_breaker import CircuitBreaker
 
-    CircuitBreaker.wait_until_closed = lambda self, error: False  # type: ignore[method-assign]
+    CircuitBreaker.run = lambda self, image_id, stages, work: work()  # type: ignore[method-assign]
+    CircuitBreaker.is_doubtful = lambda self, error, stages: False  # type: ignore[method-assign]
 
 
 def _inference_cache() -> None:
@@ -90,9 +91,12 @@ def _error_answers() -> None:
 
 
 def _message_validation() -> None:
-    from job_system.broker import transport
+    import json
 
-    vars(transport)["rejection_reason"] = lambda raw, tasks: None
+    from job_system.broker import transport
+    from job_system.broker.message_validation import TaskMessage
+
+    vars(transport)["validate_task"] = lambda raw, tasks: TaskMessage(json.loads(raw), None)
 
 
 def _recorded_receipt() -> None:

@@ -6,22 +6,36 @@ See docs/patched-libraries.md.
 from __future__ import annotations
 
 import json
+import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from celery import Celery
+from celery.exceptions import Retry
 from celery.worker import state as worker_state
+from prometheus_client import Metric
 
 from demo.servers.waiting import wait_until
 from job_system import dependencies
+from job_system.broker import transport
+from job_system.broker.delayed import MIN_SECONDS, return_due
 from job_system.broker.message_validation import MAX_BYTES
-from job_system.broker.worker_registry import held_by, restore, transport_options
+from job_system.broker.worker_registry import (
+    WorkerRegistry,
+    held_by,
+    restore,
+    transport_options,
+)
 from job_system.publishing import publish
+from metrics.redis_state import read_state, redis_families
 from weavloader import redis_keys
 from weavloader.errors import Reason
 from weavloader.images.job import ImageJob
+from weavloader.stream.in_flight import waiting_for_retry
 
 WORKER = "processor@here:1"
 UNACKED, INDEX = redis_keys.unacked(WORKER), redis_keys.unacked_index(WORKER)
@@ -52,6 +66,12 @@ class Receiver:
             self._drain()
         assert len(self.messages) == before
 
+    def die(self, message: Any) -> None:
+        """Know nothing of a message any more, which another worker then restores."""
+        self.channel.qos._delivered.pop(message.delivery_tag)
+        with self.connection.clone() as other:
+            restore(other.channel(), WORKER, [message.delivery_tag])
+
     def _drain(self) -> bool:
         try:
             self.connection.drain_events(timeout=0.3)
@@ -78,6 +98,19 @@ def job(number: int) -> ImageJob:
     url = f"https://storage.sagecontinuum.org/{number}.jpg"
     record = {"timestamp": "2026-01-01T00:00:00Z", "name": "upload", "value": url, "meta": meta}
     return ImageJob.from_record(record)
+
+
+def change(redis: Any, **headers: object) -> bytes:
+    """Change headers of the one message of the queue; the message."""
+    message = json.loads(redis.rpop(redis_keys.IMAGE_QUEUE))
+    message["headers"] |= headers
+    raw = json.dumps(message).encode()
+    redis.rpush(redis_keys.IMAGE_QUEUE, raw)
+    return raw
+
+
+def in_seconds(seconds: float) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
 
 
 def commands(redis: Any, name: str) -> int:
@@ -148,8 +181,9 @@ def test_the_low_lane_is_read_only_while_the_other_is_empty(receiver: Receiver, 
         (lambda raw: b"[" * 10_000, Reason.MALFORMED_MESSAGE),
         (lambda raw: raw + b" " * MAX_BYTES, Reason.MESSAGE_TOO_LARGE),
         (lambda raw: raw.replace(b"process_image_task", b"no_such_task"), Reason.UNKNOWN_TASK),
+        (lambda raw: raw.replace(b"[null, null]", b'"b"'), Reason.MALFORMED_MESSAGE),
     ],
-    ids=["no JSON", "no fields", "deep", "too large", "unknown task"],
+    ids=["no JSON", "no fields", "deep", "too large", "unknown task", "word for a time limit"],
 )
 def test_a_malformed_message_is_dead_lettered_and_the_next_is_received(
     receiver: Receiver, redis: Any, change: Any, reason: Reason
@@ -164,6 +198,160 @@ def test_a_malformed_message_is_dead_lettered_and_the_next_is_received(
     assert not redis.zcard(INDEX)
     publish([job(2)])
     assert receiver.receive().headers["id"] == job(2).id
+
+
+def test_a_message_that_is_due_later_waits_in_redis_and_comes_back_when_it_is(
+    receiver: Receiver, redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish([job(1)])
+    change(redis, eta=in_seconds(60), retries=1)
+    receiver.receive_nothing()
+    assert redis.zcard(redis_keys.DELAYED) == 1
+    assert not redis.hlen(UNACKED) and not redis.zcard(INDEX)
+    assert waiting_for_retry(redis) == {uuid.UUID(job(1).id).bytes: True}
+    assert return_due(redis) == 0
+    publish([job(2)])
+    monkeypatch.setattr("job_system.broker.delayed.time.time", lambda: time.time_ns() / 1e9 + 61)
+    assert return_due(redis) == 1
+    assert [receiver.receive().headers["id"] for _ in "1"] == [job(1).id]  # next in line
+
+
+def test_what_was_queued_behind_all_live_images_comes_back_behind_them(
+    receiver: Receiver, redis: Any
+) -> None:
+    publish([job(1)], redis_keys.LOW_PRIORITY)
+    redis.rename(redis_keys.IMAGE_QUEUE_LOW, redis_keys.IMAGE_QUEUE)
+    change(redis, eta=in_seconds(MIN_SECONDS + 1))
+    receiver.receive_nothing()
+    assert redis.zcard(redis_keys.DELAYED)
+    wait_until(lambda: return_due(redis), "the moment that it is due")
+    assert redis.llen(redis_keys.IMAGE_QUEUE_LOW) == 1
+
+
+def test_thousands_that_are_due_later_are_all_seen_and_held_by_no_worker(
+    receiver: Receiver, redis: Any
+) -> None:
+    """3,000 retries once left the queue's length at 0, with all of them in one worker."""
+    publish([job(1)])
+    raw = json.loads(change(redis, eta=in_seconds(60)))
+    with redis.pipeline() as pipe:
+        for number in range(299):
+            raw["properties"]["delivery_tag"] = str(number)
+            pipe.rpush(redis_keys.IMAGE_QUEUE, json.dumps(raw))
+        pipe.execute()
+    wait_until(lambda: not receiver._drain() and not redis.llen("image_processing"), "all", 60)
+    state = read_state(redis)
+    assert state.lengths[redis_keys.DELAYED_LANE] == 300
+    assert not receiver.messages and not redis.hlen(UNACKED)
+    assert values_of(redis_families(state))["image_processing_delayed"] > 0
+
+
+def values_of(families: list[Metric]) -> dict[str, float]:
+    """The age of the oldest message of each queue."""
+    (oldest,) = (each for each in families if each.name == "weavloader_queue_oldest_seconds")
+    return {sample.labels["queue_name"]: sample.value for sample in oldest.samples}
+
+
+def test_a_retry_keeps_the_moment_at_which_its_task_was_first_queued(
+    receiver: Receiver, redis: Any, job_system: Celery
+) -> None:
+    publish([job(1)])
+    change(redis, queued_at=5.0)
+    message = receiver.receive()
+    task = job_system.tasks["job_system.tasks.process_image_task"]
+    task.push_request(
+        **message.headers, args=[{}], kwargs={}, called_directly=False,
+        delivery_info=message.delivery_info,
+    )  # fmt: skip
+    try:
+        with pytest.raises(Retry):
+            task.retry(countdown=30)
+    finally:
+        task.pop_request()
+    (raw,) = redis.lrange(redis_keys.IMAGE_QUEUE, 0, -1)
+    headers = json.loads(raw)["headers"]
+    assert headers[redis_keys.QUEUED_AT] == 5.0 and headers["retries"] == 1
+
+
+def test_a_message_that_ends_its_worker_each_time_becomes_a_dead_letter(
+    receiver: Receiver, redis: Any
+) -> None:
+    publish([job(1)])
+    for _ in range(transport.MAX_RECEIPTS):
+        message = receiver.receive()
+        # What a worker that ends at once leaves to the others.
+        receiver.die(message)
+    receiver.receive_nothing()
+    (letter,) = dependencies.dead_letters().each()
+    assert (letter.task_id, letter.reason) == (job(1).id, Reason.KILLS_ITS_PROCESS)
+    assert letter.args == [job(1).to_message()]
+    assert not redis.llen(redis_keys.IMAGE_QUEUE) and not redis.hlen(UNACKED)
+
+
+def test_a_message_that_a_worker_outlives_may_come_back_as_often_as_it_likes(
+    receiver: Receiver, redis: Any
+) -> None:
+    publish([job(1)])
+    registry = WorkerRegistry(redis, WORKER)
+    transport.survivors.clear()
+    for number in range(3 * transport.MAX_RECEIPTS):
+        message = receiver.receive()
+        if number % 2:
+            message.reject(requeue=True)
+            continue
+        registry.heartbeat(transport.survivors)
+        receiver.die(message)
+    assert not list(dependencies.dead_letters().each())
+
+
+def test_what_was_restored_by_the_one_that_ends_is_counted_too(
+    receiver: Receiver, redis: Any
+) -> None:
+    """A worker's main process that ends by an error gives back what it holds, as kombu does."""
+    publish([job(1)])
+    for _ in range(transport.MAX_RECEIPTS):
+        receiver.receive()
+        receiver.channel.qos.restore_unacked_once()
+        receiver.channel.qos._delivered.restored = False
+    receiver.receive_nothing()
+    assert [letter.task_id for letter in dependencies.dead_letters().each()] == [job(1).id]
+
+
+BROKEN_BROADCASTS = {
+    "a pickle": {"content-type": "application/x-python-serialize", "content-encoding": "binary"},
+    "no fields": None,
+    "words": "words",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_BROADCASTS)
+def test_a_broken_message_of_a_channel_is_rejected_and_the_next_is_received(
+    job_system: Celery, redis: Any, name: str
+) -> None:
+    received: list[Any] = []
+    with job_system.connection_for_read() as connection:
+        events = job_system.events.Receiver(connection, {"*": received.append})
+        with connection.Consumer(
+            queues=[events.queue], callbacks=[events._receive], no_ack=True, accept=["json"]
+        ):
+
+            def send_both() -> bool:
+                fields = BROKEN_BROADCASTS[name]
+                body = {"body": "gASVBQ==", "properties": {"delivery_tag": "t"}}
+                broken = {**body, **fields} if isinstance(fields, dict) else fields
+                heard: int = redis.publish("/0.celeryev/worker.heartbeat", json.dumps(broken))
+                with job_system.events.default_dispatcher() as dispatcher:
+                    dispatcher.send("worker-heartbeat")
+                drain()
+                return heard > 0 and bool(received)
+
+            def drain() -> None:
+                try:
+                    connection.drain_events(timeout=0.5)
+                except TimeoutError:
+                    return
+
+            wait_until(send_both, "an event of a worker")
 
 
 def test_what_a_worker_held_is_restored_once_next_in_line(receiver: Receiver, redis: Any) -> None:

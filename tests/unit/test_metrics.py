@@ -53,7 +53,6 @@ PROMISED = {
     "errors_total": ("component", "error_type"),
     "wrong_passwords_total": ("server",),
     "tasks_restored_total": ("cause",),
-    "circuit_open": ("component",),
     "captions_trimmed_total": ("cause",),
 }
 
@@ -205,4 +204,3 @@ def _use_everything(counted: Metrics) -> None:
     counted.count_wrong_password("web")
     counted.count_restored("orphan", 1)
     counted.count_trimmed("repeated")
-    counted.set_circuit("store", True)

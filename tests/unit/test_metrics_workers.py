@@ -98,3 +98,27 @@ def test_the_pace_of_images_is_that_of_those_who_take_images() -> None:
         for worker in ("processor@a", "worker2@a", "moderator@a"):
             states.record(heartbeat(worker, processed=second))
     assert states.images_per_second() == pytest.approx(2)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"active": "abc"},
+        {"active": -1},
+        {"active": float("inf")},
+        {"active": float("nan")},
+        {"active": 10**400},
+        {"active": True},
+        {"processed": [1]},
+        {"hostname": 5},
+        {"hostname": None},
+        {"type": "worker-anything"},
+        {"type": []},
+    ],
+)
+def test_an_event_with_odd_fields_is_no_workers(odd: dict[str, Any]) -> None:
+    states = WorkerStates()
+    states.record(heartbeat("processor@a", 2, 5))
+    states.record({**heartbeat("processor@a"), **odd})
+    assert online(states)["processor"] == 1
+    assert by_label(states.families()[1])["processor"] == 2

@@ -19,6 +19,7 @@ from job_system.circuit_breaker import CircuitBreaker
 from job_system.tasks import processor
 from processing import Pipeline
 from tests.support.stand_in_triton import StandInResult, Tensor, text
+from weavloader.circuits import Circuits
 from weavloader.dlq.queue import DeadLetters
 from weavloader.images.decode import DecodeLimits
 from weavloader.images.download import Downloader
@@ -126,7 +127,7 @@ def site(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Sit
     monkeypatch.setattr(processor, "dead_letters", lambda: made.letters)
     monkeypatch.setattr(processor, "redis_client", lambda: made.redis)
     # Triton answers the probe: it is the model that is at fault.
-    breaker = CircuitBreaker({"triton": lambda: None}, bool)
+    breaker = CircuitBreaker(Circuits(made.redis, 5), made.redis, {"triton": lambda: None}, bool)
     monkeypatch.setattr(processor, "circuit_breaker", lambda: breaker)
     # Celery's own record of a failure, which needs a server.
     monkeypatch.setattr(processor.process_image_task, "store_errors_even_if_ignored", False)

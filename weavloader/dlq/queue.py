@@ -53,6 +53,11 @@ class DeadLetters:
             pipe.expire(key, self._ttl)
             pipe.execute()
 
+    def first_failure(self, task_id: str) -> float:
+        """When a task failed first, Unix seconds; now if it did not."""
+        first_seen = self._redis.hget(redis_keys.failures(task_id), "first_seen")
+        return time.time() if first_seen is None else float(first_seen)
+
     def write(self, failed: FailedTask, error: BaseException, traceback: str) -> DeadLetter:
         """Write the dead letter of a failed task.
 

@@ -1,4 +1,4 @@
-"""Which images are queued or held by a worker, read from Redis in bounded memory."""
+"""Which images are queued, due later or held by a worker, read from Redis in bounded memory."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def waiting_for_retry(redis: RedisClient) -> dict[bytes, bool]:
     found: dict[bytes, bool] = {}
     for lane in (redis_keys.IMAGE_QUEUE, redis_keys.IMAGE_QUEUE_LOW):
         found.update(_image_tasks(_queued_messages(redis, lane)))
+    found.update(_image_tasks(_delayed_messages(redis)))
     for hash_key in _unacked_keys(redis):
         found.update(_image_tasks(_held_messages(redis, hash_key)))
     return found
@@ -41,6 +42,11 @@ def _queued_messages(redis: RedisClient, key: str) -> Iterator[Any]:
     while page := redis.lrange(key, start, start + PAGE - 1):
         yield from map(_parsed, page)
         start += len(page)
+
+
+def _delayed_messages(redis: RedisClient) -> Iterator[Any]:
+    for text, _ in redis.zscan_iter(redis_keys.DELAYED, count=PAGE):
+        yield _parsed(text)
 
 
 def _unacked_keys(redis: RedisClient) -> list[str]:

@@ -1,0 +1,65 @@
+"""Messages that are due later: a retry waits in Redis, not in the memory of a worker.
+
+Celery's workers take messages that are due later and hold them: in an outage the queue looks
+empty while one worker holds thousands, and its limit to them (``worker_eta_task_limit``) makes it
+take fewer live tasks with each message beyond it. So a message that is due later goes to a sorted
+set when it is received, where it is counted, and back to its queue when it is due.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from job_system.broker.message_validation import TaskMessage
+from weavloader import redis_keys
+from weavloader.redis_connection import RedisClient
+
+# What is due so soon is not worth the way; workers look for what is due every three seconds.
+MIN_SECONDS = 2.0
+_BATCH = 200
+# KEYS: the sorted set. ARGV: the time, how many at most, from which priority on the lane is the
+# low one, and what its key has after the queue's name. Each message goes to the end from which
+# its queue is read, the first to come to the very end.
+_RETURN_DUE = """
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])
+for i = #due, 1, -1 do
+    local properties = cjson.decode(due[i]).properties
+    local key = properties.delivery_info.routing_key
+    if properties.priority >= tonumber(ARGV[3]) then
+        key = key .. ARGV[4]
+    end
+    redis.call('ZREM', KEYS[1], due[i])
+    redis.call('RPUSH', key, due[i])
+end
+return #due
+"""
+_LOW_SUFFIX = redis_keys.IMAGE_QUEUE_LOW.removeprefix(redis_keys.IMAGE_QUEUE)
+
+
+def due_later(task: TaskMessage) -> float | None:
+    """When a task is due, Unix seconds; ``None`` if it is now or in a moment."""
+    if task.eta is None or task.eta.timestamp() <= time.time() + MIN_SECONDS:
+        return None
+    return task.eta.timestamp()
+
+
+def delay(pipe: Any, task: TaskMessage, due: float) -> None:
+    """Keep a message until it is due.
+
+    Args:
+        pipe: A pipeline of Redis, which also acknowledges the message.
+    """
+    pipe.zadd(redis_keys.DELAYED, {json.dumps(task.message): due})
+
+
+def return_due(redis: RedisClient) -> int:
+    """Put the messages that are due back on their queues, next in line; how many."""
+    move = redis.register_script(_RETURN_DUE)
+    returned, more = 0, True
+    while more:
+        given = (time.time(), _BATCH, redis_keys.LOW_PRIORITY, _LOW_SUFFIX)
+        moved = int(move(keys=[redis_keys.DELAYED], args=given))
+        returned, more = returned + moved, moved == _BATCH
+    return returned
