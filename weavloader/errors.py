@@ -114,11 +114,6 @@ class Reason(StrEnum):
         "find the slow stage in the log, then retry or wait for the daily run",
     )  # fmt: skip
 
-    OUT_OF_MEMORY = (
-        "out_of_memory", _TRANSIENT, Component.WORKER,
-        "give the processors more memory or lower MAX_IMAGE_PIXELS, then retry",
-    )  # fmt: skip
-
     # Records of the stream
     BAD_LINE = "bad_line", _PERMANENT, Component.RECORD, "none: the line is not JSON"
     BAD_RECORD = "bad_record", _PERMANENT, Component.RECORD, "none: the record is not an image"

@@ -102,9 +102,7 @@ def log_image(
 def _process(task: Task, image_data: object, stages: Stages) -> None:
     request, job = task.request, ImageJob.from_message(image_data)
     try:
-        outcome = circuit_breaker().run(
-            job.id, stages, lambda: _process_uploaded(task, job, stages)
-        )
+        outcome = _process_behind_breaker(job, task, stages)
     finally:
         for stage, seconds in stages.seconds.items():
             metrics.observe_stage(stage, seconds)
@@ -131,6 +129,11 @@ def arrival_of(request: Any, captured: float, now: float) -> Arrival:
     if lane_of(request) == redis_keys.LOW_LANE:
         return "low"
     return "late" if (queued_at(request) or now) - captured > LATE_SECONDS else "live"
+
+
+def _process_behind_breaker(job: ImageJob, task: Task, stages: Stages) -> Outcome:
+    """Process an image; wait while a circuit is open."""
+    return circuit_breaker().run(job.id, stages, lambda: _process_uploaded(task, job, stages))
 
 
 def _process_uploaded(task: Task, job: ImageJob, stages: Stages) -> Outcome:
