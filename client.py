@@ -64,10 +64,16 @@ def connect_triton(settings: Settings) -> triton.InferenceServerClient:
     return triton.InferenceServerClient(address, channel_args=_TRITON_CHANNEL)
 
 
-def connect_embedder(settings: Settings, vector_name: str) -> Callable[[str], Vector]:
-    """What turns the words of a search into a vector, by the model that embedded the images."""
+def connect_embedder(
+    settings: Settings, vector_name: str, timeout: float | None = None
+) -> Callable[[str], Vector]:
+    """What turns the words of a search into a vector, by the model that embedded the images.
+
+    Args:
+        timeout: Seconds; ``TRITON_TIMEOUT`` unless given.
+    """
     embed = partial(embedder(vector_name), connect_triton(settings), image=None)
-    return partial(embed, timeout=settings.triton_timeout)
+    return partial(embed, timeout=timeout or settings.triton_timeout)
 
 
 def open_store(settings: Settings) -> Store:

@@ -83,14 +83,14 @@ def _republish(jobs: Sequence[ImageJob]) -> None:
 
 
 def _print(report: AuditReport) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from commands.console import Output
     from weavloader.logs import printable
     from weavloader.stream.audit import State
 
-    console = Console()
+    console = Output()
     table = Table(box=None, pad_edge=False)
     table.add_column(f"since {report.since:%Y-%m-%d %H:%M}Z")
     table.add_column("images", justify="right")
@@ -102,6 +102,6 @@ def _print(report: AuditReport) -> None:
     console.print(table)
     for image in report.missing:
         text = f"missing: {image.timestamp} {image.vsn} {image.url}"
-        console.print(Text(printable(text), overflow="fold"))
+        console.print(Text(printable(text)), soft_wrap=True)
     if (unnamed := report.counts[State.MISSING] - len(report.missing)) > 0:
         console.print(f"and {unnamed:,} more missing images", highlight=False)

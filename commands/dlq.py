@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,6 +12,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from commands.cli import begin_tool, cli, command
+from commands.output import (
+    Format,
+    chosen_format,
+    format_options,
+    write_json_array,
+    write_json_lines,
+    write_lines,
+    write_separated,
+)
 from weavloader.errors import PermanentError, Reason
 
 if TYPE_CHECKING:
@@ -22,6 +30,20 @@ if TYPE_CHECKING:
 
 BATCH = 500
 MAX_REASONS = 12
+MIN_PREFIX = 4  # characters of an id
+# Of the tables, so that ids stay whole on any terminal.
+LIST_WIDTH, DETAILS_WIDTH = 80, 60
+COLUMNS = (
+    "id",
+    "first_seen",
+    "failed_at",
+    "reason",
+    "vsn",
+    "camera",
+    "attempts",
+    "queued_again",
+    "message",
+)
 
 Filters = dict[str, str | None]
 
@@ -61,25 +83,32 @@ def _all(function: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="Maximum number, newest first.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
-def list_letters(limit: int, as_json: bool, **filters: str | None) -> None:
+@format_options
+def list_letters(
+    limit: int, given_format: Format | None, as_json: bool, **filters: str | None
+) -> None:
     """List dead letters, newest first."""
+    form = chosen_format(given_format, as_json)
     wanted = _wanted(filters)
     with _dead_letters() as letters:
         letters.adopt()
         shown = letters.page(0, limit, wanted)
-        if as_json:
-            _print_json(shown)
-        else:
-            retried = letters.reprocessed_at([letter.task_id for letter in shown])
+        retried = letters.reprocessed_at([letter.task_id for letter in shown])
+        if form == "table":
             _print_table(shown, retried, letters.count(wanted), letters.reasons())
+        else:
+            _write(shown, retried, form)
 
 
 @command("show", dlq)
 @click.argument("task_id", metavar="ID")
 def show(task_id: str) -> None:
-    """Show one dead letter with its error, remedy, arguments and traceback."""
+    """Show one dead letter with its error, remedy, arguments and traceback.
+
+    ID is its id, the first 4 characters of it or more, or the id of its image.
+    """
     with _dead_letters() as letters:
+        (task_id,) = _whole_ids(letters, [task_id])
         letter = letters.get(task_id)
         if letter is None:
             raise _unknown(task_id)
@@ -167,6 +196,7 @@ def _chosen(
     if bool(task_ids) == everything or (task_ids and wanted != DeadLetterFilter()):
         raise click.UsageError("give the ids of dead letters, or --all with or without filters")
     letters.adopt()
+    task_ids = _whole_ids(letters, task_ids)
     found = letters.find(task_ids)
     if unknown := set(task_ids) - set(found):
         raise _unknown(min(unknown))
@@ -176,14 +206,59 @@ def _chosen(
     yield from chunked(ids, BATCH)
 
 
+def _whole_ids(letters: DeadLetters, given: Sequence[str]) -> list[str]:
+    """The ids as they are, and for the beginning of a dead letter's id that id.
+
+    Raises:
+        PermanentError: More than one dead letter has an id that begins so.
+    """
+    known = letters.existing(given)
+    short = [each for each in given if each not in known and len(each) >= MIN_PREFIX]
+    found: dict[str, set[str]] = {each: set() for each in short}
+    for task_id in letters.ids() if short else ():
+        for each in short:
+            if task_id.startswith(each):
+                found[each].add(task_id)
+    for each, ids in found.items():
+        if len(ids) > 1:
+            message = f"{len(ids):,} dead letters have an id that begins with {each}"
+            raise PermanentError(message, reason=Reason.NO_DEAD_LETTER)
+    return [next(iter(found.get(each, ())), each) for each in given]
+
+
 def _unknown(task_id: str) -> PermanentError:
     return PermanentError(f"there is no dead letter {task_id}", reason=Reason.NO_DEAD_LETTER)
 
 
-def _print_json(letters: Sequence[DeadLetter]) -> None:
-    """Print dead letters as one JSON array, as Redis holds them."""
-    json.dump([asdict(letter) for letter in letters], sys.stdout, indent=2, default=repr)
-    sys.stdout.write("\n")
+def _write(letters: Sequence[DeadLetter], retried: Mapping[str, datetime], form: Format) -> None:
+    """Write dead letters for programs; as JSON they are as Redis holds them."""
+    match form:
+        case "ids":
+            write_lines(letter.task_id for letter in letters)
+        case "json":
+            write_json_array([asdict(letter) for letter in letters])
+        case "jsonl":
+            write_json_lines(asdict(letter) for letter in letters)
+        case _:
+            rows = [_columns(letter, retried.get(letter.task_id)) for letter in letters]
+            write_separated(COLUMNS, rows, tabs=form == "tsv")
+
+
+def _columns(letter: DeadLetter, retried: datetime | None) -> dict[str, object]:
+    from weavloader.times import rfc3339
+
+    names = letter.image_names()
+    return {
+        "id": letter.task_id,
+        "first_seen": letter.first_seen,
+        "failed_at": letter.failed_at,
+        "reason": letter.reason,
+        "vsn": names["vsn"],
+        "camera": names["camera"],
+        "attempts": letter.attempts,
+        "queued_again": rfc3339(retried, "seconds") if retried else None,
+        "message": letter.exc_message.removeprefix(f"{letter.reason}: "),
+    }
 
 
 def _print_table(
@@ -199,13 +274,13 @@ def _print_table(
         total: How many match the filter; the table may hold fewer.
         reasons: Counts of all dead letters.
     """
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from commands.console import Output
     from weavloader.logs import printable
 
-    console = Console()
+    console = Output(LIST_WIDTH)
     if not letters:
         console.print("No dead letters.")
         return
@@ -228,13 +303,13 @@ def _print_table(
 
 def _print_letter(letter: DeadLetter, retried: datetime | None) -> None:
     """Print one dead letter with its details."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from commands.console import Output
     from weavloader.logs import printable
 
-    console = Console()
+    console = Output(DETAILS_WIDTH)
     table = Table.grid(padding=(0, 2))
     for name, value in _facts(letter, retried).items():
         table.add_row(name, Text(printable(value), overflow="fold"))

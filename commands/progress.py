@@ -22,7 +22,9 @@ def progress_bar(name: str, total: float) -> Iterator[Callable[[float, str], Non
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         TextColumn("{task.fields[detail]}"),
+        TextColumn("elapsed"),
         TimeElapsedColumn(),
+        TextColumn("left"),
         TimeRemainingColumn(),
     )
     watched = sys.stderr.isatty()

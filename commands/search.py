@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any, get_args
 
 import click
 from click.core import ParameterSource
 
 from commands.cli import begin_tool, command
+from commands.output import (
+    Format,
+    chosen_format,
+    format_options,
+    write_json_array,
+    write_json_lines,
+    write_lines,
+    write_separated,
+)
 from weavloader import search as searching
-from weavloader.errors import ConfigError, Reason
-from weavloader.logs import printable
+from weavloader.errors import ConfigError, Reason, TransientError
+from weavloader.logs import mask, printable
 from weavloader.search import WITHIN_KM
+from weavloader.settings import get_settings
 from weavloader.store.base import (
     KEYWORD_PROPERTIES,
+    TEXT_PROPERTIES,
     Filters,
     Fusion,
     ScorePart,
+    SearchQuery,
     SearchResult,
     Store,
+    Vector,
 )
 from weavloader.store.validation import MAX_DISTANCE_KM, MAX_RESULTS
+from weavloader.times import rfc3339
 
 ONLY_WITH_TEXT = {
     "alpha": "--alpha",
@@ -34,12 +47,21 @@ ONLY_WITH_TEXT = {
     "explain": "--explain",
 }
 
+SHORT_ID = 8  # characters; --like takes it
+# Columns between tabs, and of a CSV file.
+BRIEF = ("captured_at", "vsn", "camera", "caption", "link")
+FULL = ("captured_at", "latitude", "longitude", *TEXT_PROPERTIES)
+
 _Column = Callable[[SearchResult], str]
 
 
 @command("search")
 @click.argument("text", required=False, default="")
-@click.option("--like", help="Find images similar to the one with this id, instead of TEXT.")
+@click.option(
+    "--like",
+    metavar="ID",
+    help="Find images similar to the one whose id is or begins with ID, instead of TEXT.",
+)
 @click.option("--vsn", help="Only images of this node.")
 @click.option("--node", help="Only images of the node with this id.")
 @click.option("--camera", help="Only images of this camera.")
@@ -104,32 +126,61 @@ _Column = Callable[[SearchResult], str]
 )
 @click.option("--rerank", is_flag=True, help="Order the results by the reranker of Weaviate.")
 @click.option("--explain", is_flag=True, help="Show the keyword and vector part of each score.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
-def search(text: str, as_json: bool, **options: Any) -> None:
-    """Search the stored images for TEXT."""
+@format_options
+def search(text: str, given_format: Format | None, as_json: bool, **options: Any) -> None:
+    """Search the stored images for TEXT.
+
+    Without the embedding model, images are found by text only.
+    """
     settings = begin_tool("search")
-    from client import connect_embedder, open_store
+    form = chosen_format(given_format, as_json)
+    from client import open_store
 
     if options["offset"] + options["limit"] > MAX_RESULTS:
         message = f"search: only the first {MAX_RESULTS} results can be reached"
         raise ConfigError(message, reason=Reason.BAD_ARGUMENT)
     chosen = _filters(options)
-    store = open_store(settings)
-    if options["like"]:
-        results = _like(store, text, options, chosen)
-    else:
-        vector = options["vector"] or settings.embedding_models[0]
-        embed = connect_embedder(settings, vector)
-        results = searching.search(
-            store,
-            _needed(text),
-            embed=embed,
-            filters=chosen,
-            vector_name=vector,
-            **_ranking(options),
+    with closing(open_store(settings)) as store:
+        find = _like if options["like"] else _by_text
+        print_results(find(store, text, options, chosen), form)
+
+
+def _by_text(
+    store: Store, text: str, options: dict[str, Any], chosen: Filters
+) -> list[SearchResult]:
+    name = options["vector"] or get_settings().embedding_models[0]
+    vector = _vector(store, _needed(text), name, options)
+    return searching.search(
+        store,
+        text,
+        embed=None if vector is None else lambda _: vector,
+        filters=chosen,
+        vector_name=name,
+        **_ranking(options),
+    )
+
+
+def _vector(store: Store, text: str, name: str, options: dict[str, Any]) -> Vector | None:
+    """The vector of a text; without its model a line on standard error says so.
+
+    Raises:
+        ConfigError: ``--vector`` names a vector that no stored image has.
+    """
+    from client import connect_embedder
+
+    embed = connect_embedder(get_settings(), name, searching.EMBEDDING_TIMEOUT)
+    if not options["alpha"]:
+        return None
+    try:
+        vector = embed(text)
+    except TransientError as error:
+        click.echo(f"weavloader: {mask(str(error))}. {searching.TEXT_ONLY}", err=True)
+        return None
+    if options["vector"] and not store.search(SearchQuery("", vector, name, 1.0, limit=1)):
+        raise ConfigError(
+            f"search: no stored image has a vector {name}", reason=Reason.BAD_ARGUMENT
         )
-    show = print_json if as_json else print_table
-    show(results)
+    return vector
 
 
 def _filters(options: dict[str, Any]) -> Filters:
@@ -152,9 +203,8 @@ def _like(store: Store, text: str, options: dict[str, Any], chosen: Filters) -> 
             message = f"search: {option} is for a TEXT; --like is a pure vector search"
             raise ConfigError(message, reason=Reason.BAD_ARGUMENT)
     page = {name: options[name] for name in ("limit", "offset")}
-    return searching.like(
-        store, options["like"], filters=chosen, vector_name=options["vector"], **page
-    )
+    object_id = searching.whole_id(store, options["like"])
+    return searching.like(store, object_id, filters=chosen, vector_name=options["vector"], **page)
 
 
 def _needed(text: str) -> str:
@@ -163,28 +213,68 @@ def _needed(text: str) -> str:
     return text
 
 
-def print_json(results: Sequence[SearchResult]) -> None:
-    """Write results to standard output as one JSON array."""
-    json.dump([searching.as_json(result) for result in results], sys.stdout, indent=2)
-    sys.stdout.write("\n")
+def print_results(results: Sequence[SearchResult], form: Format) -> None:
+    """Write results to standard output."""
+    match form:
+        case "table":
+            print_table(results)
+        case "ids":
+            write_lines(result.id for result in results)
+        case "json":
+            write_json_array([searching.as_json(result) for result in results])
+        case "jsonl":
+            write_json_lines(searching.as_json(result) for result in results)
+        case "tsv" | "csv":
+            rows = [_row(result) for result in results]
+            tabs = form == "tsv"
+            write_separated(_row_columns(results, BRIEF if tabs else FULL), rows, tabs=tabs)
 
 
 def print_table(results: Sequence[SearchResult]) -> None:
     """Write results to standard output as a table for people."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from commands.console import Output
 
     columns = _columns(results)
     table = Table(*columns, box=None, pad_edge=False)
     for result in results:
         table.add_row(*(Text(column(result)) for column in columns.values()))
-    Console().print(table if table.row_count else "Nothing found.")
+    Output().print(table if table.row_count else "Nothing found.")
+
+
+def _row(result: SearchResult) -> dict[str, object]:
+    """A result by the names of its columns, as programs read it."""
+    explained, place = result.explanation, result.location
+    return {
+        **result.text,
+        "id": result.id,
+        "score": round(result.score, 6),
+        "rerank_score": result.rerank_score,
+        "keyword": explained and explained.keyword and explained.keyword.contribution,
+        "vector": explained and explained.vector and explained.vector.contribution,
+        "captured_at": rfc3339(result.captured_at) if result.captured_at else None,
+        "latitude": place and place.latitude,
+        "longitude": place and place.longitude,
+    }
+
+
+def _row_columns(results: Sequence[SearchResult], names: Sequence[str]) -> list[str]:
+    parts = {
+        "rerank_score": any(result.rerank_score is not None for result in results),
+        "keyword": any(result.explanation is not None for result in results),
+        "vector": any(result.explanation is not None for result in results),
+    }
+    return ["id", "score", *(name for name, has in parts.items() if has), *names]
 
 
 def _columns(results: Sequence[SearchResult]) -> dict[str, _Column]:
     digits = _digits(results)
-    columns: dict[str, _Column] = {"score": lambda result: f"{result.score:.{digits}f}"}
+    columns: dict[str, _Column] = {
+        "id": lambda result: result.id[:SHORT_ID],
+        "score": lambda result: f"{result.score:.{digits}f}",
+    }
     if any(result.rerank_score is not None for result in results):
         columns["rerank"] = lambda result: f"{result.rerank_score or 0:.3f}"
     if any(result.explanation is not None for result in results):

@@ -97,27 +97,30 @@ def _print(report: SchemaReport) -> None:
 
 
 @command("export")
-@click.argument("file", type=FILE)
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
 @click.option("--no-images", is_flag=True, help="Omit the image files.")
 def export_command(file: Path, no_images: bool) -> None:
     """Write every object of the store to FILE, one line of JSON each, with vectors and image.
 
     A FILE whose name ends in .gz is compressed. With the same FILE, an interrupted export is
-    resumed.
+    resumed. The FILE - is standard output.
     """
     settings = begin_tool("export")
     from client import open_store
     from commands.progress import progress_bar
-    from weavloader.export_import import export_objects
+    from weavloader.export_import import ExportWriter, StreamWriter, export_objects
 
+    is_stream = str(file) == "-"
     with (
         closing(open_store(settings)) as store,
         progress_bar("export", total=max(1, store.count())) as progress,
     ):
-        report = export_objects(store, file, images=not no_images, progress=progress)
-    click.echo(f"{report.written:,} objects in {file}")
+        writer = StreamWriter(sys.stdout.buffer) if is_stream else ExportWriter(file)
+        report = export_objects(store, writer, images=not no_images, progress=progress)
+    click.echo(f"{report.written:,} objects in {file}", err=is_stream)
     if report.unreadable:
-        click.echo(f"{report.unreadable:,} skipped: they have no time of capture")
+        text = f"{report.unreadable:,} skipped: they have no time of capture"
+        click.echo(text, err=is_stream)
         sys.exit(1)
 
 

@@ -144,7 +144,7 @@ def _search(console: Console) -> None:
 
 
 def _output(command: Sequence[str]) -> str:
-    words = [sys.executable, *command]
+    words = [sys.executable, *command, "--format", "table"]
     try:
         done = subprocess.run(
             words, cwd=ROOT, capture_output=True, text=True, timeout=_SEARCH_SECONDS, check=False

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 import numpy as np
 from more_itertools import constrained_batches
@@ -49,19 +49,39 @@ class ImportReport:
     already: int = 0
 
 
-def export_objects(store: Store, path: Path, *, images: bool, progress: Progress) -> ExportReport:
-    """Write every object of a store to a file, going on where an earlier run was killed.
+class Writer(Protocol):
+    """Where the lines of an export go.
+
+    Attributes:
+        last_id: Id of the last object that is written; empty for none.
+        count: How many are written, earlier runs included.
+    """
+
+    last_id: str
+    count: int
+
+    def write(self, lines: list[bytes], last_id: str) -> None:
+        """Add a batch of lines."""
+
+    def finish(self) -> None:
+        """Say that all there is has been written."""
+
+    def close(self) -> None:
+        """Leave it as far as it has come."""
+
+
+def export_objects(
+    store: Store, writer: Writer, *, images: bool, progress: Progress
+) -> ExportReport:
+    """Write every object of a store, going on where an earlier run was killed.
 
     What is stored while it runs may be left out.
 
     Args:
         images: Whether the images themselves are written.
         progress: Told how many objects are written, and the same in words.
-
-    Raises:
-        ConfigError: The file is there already, or cannot be written.
     """
-    writer, report = ExportWriter(path), ExportReport()
+    report = ExportReport()
 
     def lines() -> Iterator[tuple[str, bytes]]:
         for object_id, item in store.scan(after=writer.last_id, images=images):
@@ -168,6 +188,30 @@ class ExportWriter:
         staged = self._progress.with_suffix(".new")
         staged.write_text(json.dumps([self.last_id, self._file.tell(), self.count]))
         staged.replace(self._progress)
+
+
+class StreamWriter:
+    """A stream, such as standard output, that takes an export from its beginning.
+
+    Args:
+        stream: Where to write.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.last_id, self.count = "", 0
+
+    def write(self, lines: list[bytes], last_id: str) -> None:
+        """Add a batch of lines."""
+        self._stream.writelines(lines)
+        self.last_id, self.count = last_id, self.count + len(lines)
+
+    def finish(self) -> None:
+        """Write what is buffered."""
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Leave the stream open: it is its owner's."""
 
 
 def read_lines(path: Path) -> Iterator[tuple[bytes, float]]:

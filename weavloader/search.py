@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from itertools import islice
 from typing import Any
+from uuid import UUID
 
 from weavloader.errors import ConfigError, Reason
 from weavloader.geo import Area, parse_point
@@ -21,6 +24,10 @@ from weavloader.store.validation import MAX_RESULTS, VECTOR_RANKS
 from weavloader.times import parse_end, parse_moment
 
 WITHIN_KM = 50.0
+# A person waits: results by text now are better than results by both in two minutes.
+EMBEDDING_TIMEOUT = 10.0
+TEXT_ONLY = "The embedding model is unavailable: these results are by text only."
+MIN_PREFIX = 4  # characters of an id
 
 
 def search(
@@ -74,6 +81,30 @@ def like(
     query = SearchQuery("", image.vectors[name], name, 1.0, asked, filters or Filters())
     others = [found for found in store.search(query) if found.id != object_id]
     return others[offset:wanted]
+
+
+def whole_id(store: Store, prefix: str) -> str:
+    """The id of the one stored image whose id begins so.
+
+    Raises:
+        ConfigError: There is none, or more than one; or it is no beginning of an id.
+    """
+    digits = prefix.strip().lower().replace("-", "")
+    if not re.fullmatch(rf"[0-9a-f]{{{MIN_PREFIX},32}}", digits):
+        message = (
+            f"expected an image's id, or its first {MIN_PREFIX} characters or more: {prefix!r}"
+        )
+        raise ConfigError(message, reason=Reason.BAD_ARGUMENT)
+    first = int(digits.ljust(32, "0"), 16)
+    if len(digits) == 32:
+        return str(UUID(int=first))
+    after = str(UUID(int=first - 1)) if first else ""
+    ids = (object_id for object_id, _ in store.scan(after=after, images=False))
+    found = [each for each in islice(ids, 2) if each.replace("-", "").startswith(digits)]
+    if len(found) != 1:
+        message = f"{'more than one' if found else 'no'} image has an id that begins with {prefix}"
+        raise ConfigError(message, reason=Reason.BAD_ARGUMENT)
+    return found[0]
 
 
 def filters(

@@ -19,8 +19,6 @@ from web.view_models import PageQuery
 
 logger = logging.getLogger(__name__)
 
-# A person waits: results by text now are better than results by both in two minutes.
-EMBEDDING_TIMEOUT = 10.0
 THUMBNAIL_SIDE = 320
 PICTURE_SIDE = 1600
 CACHE_BYTES = 64 * 1024 * 1024
@@ -28,7 +26,6 @@ CACHE_BYTES = 64 * 1024 * 1024
 FAILURE_SECONDS = 600.0
 MAX_FAILURES = 10_000
 NEIGHBOURS = 6
-TEXT_ONLY = "The embedding model is unavailable: these results are by text only."
 
 Embedder = Callable[[str], Vector]
 
@@ -188,7 +185,7 @@ class ImageService:
             return self._connected()(query.text), ""
         except TransientError as error:
             logger.warning("searching by text only: %s", error)
-            return None, TEXT_ONLY
+            return None, searching.TEXT_ONLY
 
     def _opened(self) -> Store:
         with self._lock:
@@ -199,8 +196,8 @@ class ImageService:
     def _connected(self) -> Embedder:
         with self._lock:
             if self._embedder is None:
-                settings = self._settings.model_copy(update={"triton_timeout": EMBEDDING_TIMEOUT})
-                self._embedder = connect_embedder(settings, settings.embedding_models[0])
+                name = self._settings.embedding_models[0]
+                self._embedder = connect_embedder(self._settings, name, searching.EMBEDDING_TIMEOUT)
             return self._embedder
 
 

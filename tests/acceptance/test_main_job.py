@@ -88,11 +88,12 @@ def test_no_secret_is_in_any_log(system: System) -> None:
 
 
 def test_a_search_prints_a_table_that_people_can_read(system: System) -> None:
-    head, *rows = system.run('python main.py search "green field"').splitlines()
-    assert head.split() == ["score", "captured", "node", "camera", "caption"]
+    printed = system.run('python main.py search "green field" --format table')
+    head, *rows = printed.splitlines()
+    assert head.split() == ["id", "score", "captured", "node", "camera", "caption"]
     assert len(rows) >= 10
     assert "green" in rows[0]
-    scores = [float(row.split()[0]) for row in rows if row[:1].isdecimal()]
+    scores = [float(row.split()[1]) for row in rows if not row.startswith(" ")]
     assert scores == sorted(scores, reverse=True)
 
 

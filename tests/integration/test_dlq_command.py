@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -87,7 +88,7 @@ def letter(name: str, reason: str, vsn: str, hours: float) -> DeadLetter:
 
 
 def test_the_list_shows_ages_and_reasons_newest_first(dlq: Callable[..., Answer]) -> None:
-    shown = dlq("list").stdout
+    shown = dlq("list", "--format", "table").stdout
     assert shown.index(C) < shown.index(B) < shown.index(A)
     assert "3d" in shown and "3 of 3 shown" in shown
     assert "by reason: not_found 2, broker 1" in shown
@@ -100,8 +101,49 @@ def test_a_long_message_leaves_room_for_the_reason_and_the_node(
     wordy = replace(letter(A, "", "W09B", hours=1), exc_message="not_found: " + "word " * 100)
     letters.put(wordy)
     monkeypatch.setenv("COLUMNS", "80")
-    (line,) = [line for line in dlq("list").stdout.splitlines() if line.startswith(A)]
+    (line,) = [
+        line for line in dlq("list", "--format", "table").stdout.splitlines() if line.startswith(A)
+    ]
     assert "not_found" in line and "W09B" in line
+
+
+@pytest.mark.parametrize("columns", ["20", "39", "80"])
+def test_ids_stay_whole_on_a_narrow_terminal(
+    dlq: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert A in dlq("list", "--format", "table").stdout
+    assert A in dlq("show", A).stdout
+
+
+def test_what_is_piped_is_whole_and_separated_by_tabs(
+    dlq: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    head, *rows = (line.split("\t") for line in dlq("list").stdout.splitlines())
+    shown = [dict(zip(head, row, strict=True)) for row in rows]
+    assert [row["id"] for row in shown] == [C, B, A]
+    assert shown[0]["reason"] == "broker" and shown[0]["message"] == "it is  [31mgone"
+
+
+def test_other_formats_for_programs(dlq: Callable[..., Answer]) -> None:
+    assert dlq("list", "--format", "ids").stdout.split() == [C, B, A]
+    lines = dlq("list", "--format", "jsonl").stdout.splitlines()
+    assert [json.loads(line)["task_id"] for line in lines] == [C, B, A]
+    rows = csv.DictReader(io.StringIO(dlq("list", "--format", "csv").stdout))
+    assert [row["vsn"] for row in rows] == ["W021", "W07A", "W021"]
+    both = dlq("list", "--format", "csv", "--json")
+    assert (both.returncode, len(both.stderr.splitlines())) == (2, 1)
+
+
+def test_the_beginning_of_an_id_is_enough(dlq: Callable[..., Answer], letters: DeadLetters) -> None:
+    assert A in dlq("show", A[:8]).stdout
+    assert "1 discarded" in dlq("drop", B[:4]).stdout
+    assert letters.existing([A, B, C]) == {A, C}
+    letters.put(letter(f"{A[:8]}-other", "broker", "W021", hours=1))
+    ambiguous = dlq("show", A[:8])
+    assert ambiguous.returncode == 1 and "2 dead letters" in ambiguous.stderr
+    assert dlq("show", A[:3]).returncode == 1
 
 
 @pytest.mark.parametrize(
@@ -184,7 +226,7 @@ def test_discarding_by_a_filter_keeps_the_others(
     assert dlq("drop", "--all", "--vsn", "W021", "--yes").stdout == "2 discarded\n"
     assert list(letters.ids()) == [B]
     assert dlq("drop", B).stdout == "1 discarded\n"
-    assert dlq("list").stdout == "No dead letters.\n"
+    assert dlq("list", "--format", "ids").stdout == ""
 
 
 def test_without_a_redis_it_says_so_in_one_line() -> None:
@@ -206,7 +248,7 @@ def test_dead_letters_of_the_reference_deployment_are_handled_like_ours(
     first, second = (archive(redis, image_data(f"https://x/{name}.jpg")) for name in "12")
     shown = dlq("show", first)
     assert shown.returncode == 0 and "HTTPError: 404 Client Error" in shown.stdout
-    listed = dlq("list").stdout
+    listed = dlq("list", "--format", "table").stdout
     assert first in listed and "5 of 5 shown" in listed and "HTTPError 2" in listed
     by_image = dlq("show", image_id("https://x/1.jpg"))
     assert first in by_image.stdout

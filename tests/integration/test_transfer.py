@@ -200,6 +200,24 @@ def test_a_file_that_is_none_of_ours_is_one_line(
     assert run_command("export", str(tmp_path / "no" / "folder"))[0] == 2
 
 
+def test_an_export_to_standard_output_is_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = given(embedded(tmp_path / "store"), monkeypatch)
+    filled(settings, objects(3))
+
+    def export(file: str) -> subprocess.CompletedProcess[bytes]:
+        line = [sys.executable, "main.py", "export", file]
+        store = {"VECTOR_STORE": "embedded", "EMBEDDED_STORE_PATH": str(tmp_path / "store")}
+        return subprocess.run(line, cwd=ROOT, env={"PATH": "", **store}, capture_output=True)
+
+    export(str(tmp_path / "out"))
+    piped = export("-")
+    assert piped.stdout == (tmp_path / "out").read_bytes() and len(piped.stdout.splitlines()) == 3
+    assert (piped.returncode, piped.stderr) == (0, b"3 objects in -\n")
+    assert not (ROOT / "-").exists()
+
+
 def kill_in_the_middle(environment: Environment, *arguments: str, begun: Path, size: int) -> None:
     """Run a command of ours until a file is so large, and kill it."""
     command = [sys.executable, str(ROOT / "main.py"), *arguments]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from commands import names_role, normalize_args
 from commands.cli import ROLES, cli
+from commands.progress import progress_bar
 from tests.support import commands_page
 from weavloader import __version__
 from weavloader.settings import load_settings
@@ -195,6 +197,23 @@ def test_a_tool_that_counts_leaves_no_file_open(tmp_path: Path) -> None:
     done = run_program(line, **nowhere, **store, PROMETHEUS_MULTIPROC_DIR=counts)
     assert list(Path(counts).iterdir()), "it counted the call of the model"
     assert "ResourceWarning" not in done.stderr
+
+
+class Terminal(io.StringIO):
+    """What looks like a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_progress_bar_says_which_time_is_elapsed_and_which_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setenv("COLUMNS", "120")
+    with progress_bar("export", total=2) as advance:
+        advance(1, "1 object")
+    assert re.search(r"1 object.* elapsed .*0:00:0\d.* left ", terminal.getvalue())
 
 
 def test_without_a_command_the_first_log_line_says_what_runs() -> None:

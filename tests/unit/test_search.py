@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from commands.search import print_json, print_table
+from commands.search import print_results, print_table
 from weavloader.errors import ConfigError
 from weavloader.geo import Area, Location
-from weavloader.search import filters, search
+from weavloader.search import filters, search, whole_id
 from weavloader.store.base import (
     TEXT_PROPERTIES,
     Explanation,
@@ -126,10 +128,10 @@ def test_an_explanation_shows_the_score_parts(capsys: pytest.CaptureFixture[str]
         [result(explanation=why), result(explanation=Explanation(None, ScorePart(0.01, None)))]
     )
     head, first, second = capsys.readouterr().out.splitlines()
-    assert head.split()[:3] == ["score", "keyword", "vector"]
-    assert first.split()[:2] == ["0.88", "0.60"]
-    assert second.split()[1] == "0.01"
-    print_json([result(explanation=why, rerank_score=2.5)])
+    assert head.split()[:4] == ["id", "score", "keyword", "vector"]
+    assert first.split()[1:3] == ["0.88", "0.60"]
+    assert second.split()[2] == "0.01"
+    print_results([result(explanation=why, rerank_score=2.5)], "json")
     (told,) = json.loads(capsys.readouterr().out)
     assert told["explanation"] == {
         "keyword": {"contribution": 0.6, "score": 1.25},
@@ -140,7 +142,7 @@ def test_an_explanation_shows_the_score_parts(capsys: pytest.CaptureFixture[str]
 
 def test_scores_of_ranked_fusion_can_be_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
     print_table([result(score=1 / 60), result(score=1 / 61)])
-    assert [row.split()[0] for row in capsys.readouterr().out.splitlines()[1:]] == [
+    assert [row.split()[1] for row in capsys.readouterr().out.splitlines()[1:]] == [
         "0.0167",
         "0.0164",
     ]
@@ -149,8 +151,8 @@ def test_scores_of_ranked_fusion_can_be_told_apart(capsys: pytest.CaptureFixture
 def test_the_table_shows_what_people_look_for(capsys: pytest.CaptureFixture[str]) -> None:
     print_table([result()])
     head, row = capsys.readouterr().out.splitlines()
-    assert head.split() == ["score", "captured", "node", "camera", "caption"]
-    assert row.split() == "0.88 2026-11-24 01:57Z W021 top a green field".split()
+    assert head.split() == ["id", "score", "captured", "node", "camera", "caption"]
+    assert row.split() == "4f1c1e0e 0.88 2026-11-24 01:57Z W021 top a green field".split()
 
 
 def test_the_table_says_when_nothing_was_found(capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,14 +176,14 @@ def test_an_image_without_a_known_time_or_place_is_shown(
 ) -> None:
     bare = result(captured_at=None, location=None)
     print_table([bare])
-    print_json([bare])
+    print_results([bare], "json")
     out = capsys.readouterr().out
     shown = json.loads(out[out.index("[") :])
     assert (shown[0]["captured_at"], shown[0]["location"]) == (None, None)
 
 
 def test_json_holds_everything_but_the_picture(capsys: pytest.CaptureFixture[str]) -> None:
-    print_json([result(), result(score=0.5)])
+    print_results([result(), result(score=0.5)], "json")
     first, second = json.loads(capsys.readouterr().out)
     assert first["score"] == 0.876543
     assert second["score"] == 0.5
@@ -191,5 +193,81 @@ def test_json_holds_everything_but_the_picture(capsys: pytest.CaptureFixture[str
 
 
 def test_json_of_nothing_is_an_empty_array(capsys: pytest.CaptureFixture[str]) -> None:
-    print_json([])
+    print_results([], "json")
     assert json.loads(capsys.readouterr().out) == []
+
+
+def test_what_is_piped_is_whole_and_separated_by_tabs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = dict(result().text) | {"caption": "a \tfield\n" + "wide " * 100}
+    print_results([result(text=text)], "tsv")
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split("\t") == ["id", "score", "captured_at", "vsn", "camera", "caption", "link"]
+    assert row.split("\t") == [
+        result().id,
+        "0.876543",
+        "2026-11-24T01:57:56+00:00",
+        "W021",
+        "top",
+        "a  field " + "wide " * 100,
+        "http://h/a.jpg",
+    ]
+
+
+def test_a_table_is_not_cut_where_nobody_says_how_wide_it_may_be(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    text = dict(result().text) | {"caption": "wide " * 100 + "end"}
+    print_table([result(text=text)])
+    assert "wide end" in capsys.readouterr().out.splitlines()[1]
+
+
+def test_csv_holds_every_property_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    text = dict(result().text) | {"caption": 'one, "two"\nthree'}
+    why = Explanation(ScorePart(0.6, 1.25), None)
+    print_results([result(text=text, location=None, explanation=why)], "csv")
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert row["caption"] == 'one, "two"\nthree'
+    assert set(TEXT_PROPERTIES) <= row.keys()
+    assert (row["latitude"], row["keyword"], row["vector"]) == ("", "0.6", "")
+
+
+def test_json_lines_and_ids_are_one_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    print_results([result(), result(score=0.5)], "jsonl")
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["score"] for line in lines] == [0.876543, 0.5]
+    print_results([result()], "ids")
+    assert capsys.readouterr().out == f"{result().id}\n"
+
+
+class Ids:
+    """A store that holds images with these ids."""
+
+    def __init__(self, *ids: str) -> None:
+        self._ids = sorted(ids)
+
+    def scan(self, *, after: str = "", images: bool = True) -> Iterator[tuple[str, None]]:
+        assert not images
+        return iter([(each, None) for each in self._ids if each > after])
+
+
+ONE, TWO, LAST = (
+    f"{head}-0000-5000-8000-000000000001" for head in ("00000000", "0000ffff", "ffffffff")
+)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "found"),
+    [("00000", ONE), ("0000f", TWO), ("FFFF", LAST), ("0000ffff-00", TWO), (f" {ONE} ", ONE)],
+)
+def test_the_beginning_of_an_id_is_enough(prefix: str, found: str) -> None:
+    assert whole_id(cast(Store, Ids(ONE, TWO, LAST)), prefix) == found
+
+
+@pytest.mark.parametrize("prefix", ["0000", "aaaa", "000", "snow", "", "0" * 33, "4f1c%"])
+def test_no_image_or_more_than_one_is_said(prefix: str) -> None:
+    with pytest.raises(ConfigError):
+        whole_id(cast(Store, Ids(ONE, TWO, LAST)), prefix)

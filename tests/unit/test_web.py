@@ -14,6 +14,7 @@ from PIL import Image
 from tests.support.pages import HOSTILE, SNOW, STREET, an_image, keep, served
 from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.geo import Location
+from weavloader.search import TEXT_ONLY
 from weavloader.settings import Settings, load_settings
 from weavloader.store.base import Vector
 from web import image_service
@@ -35,8 +36,8 @@ def settings(tmp_path: Path) -> Settings:
     return load_settings(vector_store="embedded", embedded_store_path=str(tmp_path / "store"))
 
 
-def embedder(answer: Callable[[str], Vector]) -> Callable[[Settings, str], object]:
-    return lambda settings, name: answer
+def embedder(answer: Callable[[str], Vector]) -> Callable[[Settings, str, float], object]:
+    return lambda settings, name, timeout: answer
 
 
 def out_of_reach(text: str) -> Vector:
@@ -316,7 +317,7 @@ def test_without_triton_the_search_is_by_text_and_says_so(
 ) -> None:
     monkeypatch.setattr(image_service, "connect_embedder", embedder(out_of_reach))
     page = site.get("/", params={"q": "street"}).text
-    assert image_service.TEXT_ONLY in page
+    assert TEXT_ONLY in page
     assert f"/image/{ROAD.id}" in page
     assert f"/image/{HILLS.id}" not in page
 
