@@ -359,10 +359,13 @@ def _one_in_hand(app: Celery, options: dict[str, str]) -> Iterator[None]:
 def test_what_the_reference_deployment_queued_or_kept_is_found_by_its_image(
     scene: Scene, redis_url: str
 ) -> None:
-    dead, queued, held = scene.images(3)
+    dead, queued, held, again, failed = scene.images(5)
     archive(redis_client(), dead.to_message())
     with reference_app(redis_url) as theirs:
         for job in (queued, held):
             send(theirs, "process_image_task", job.to_message())
+        for name, job in (("process_dlq_message", again), ("handle_dlq", failed)):
+            send(theirs, name, process_image_task.name, [job.to_message()], {})
+        send(theirs, "process_dlq_tasks")
     take(redis_client(), redis_keys.IMAGE_QUEUE)
-    assert scene.counts() == {"dead": 1, "queued": 2}
+    assert scene.counts() == {"dead": 1, "queued": 4}

@@ -6,14 +6,42 @@ import base64
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery
 from kombu.entity import Queue
 
+from weavloader.store.weaviate.client import (
+    Collection,
+    Configure,
+    DataType,
+    GeoCoordinate,
+    HybridFusion,
+    MetadataQuery,
+    Property,
+    VectorDistances,
+    WeaviateClient,
+)
+
 TASKS = "job_system.tasks."
+TEXTS = (
+    "filename",
+    "caption",
+    "link",
+    "timestamp",
+    "vsn",
+    "node",
+    "zone",
+    "task",
+    "host",
+    "job",
+    "plugin",
+    "camera",
+    "project",
+    "address",
+)
 QUEUES = {
     "process_image_task": "image_processing",
     "monitor_data_stream": "data_monitoring",
@@ -104,22 +132,88 @@ def archive(
     return letter_id
 
 
+def create_collection(client: WeaviateClient, name: str) -> None:
+    """Create its collection, but for the reranker, which is a module of the server."""
+    # Here, since the first import of the library is one that silences its warnings.
+    from weaviate.classes.config import VectorFilterStrategy
+
+    client.collections.create(
+        name,
+        description="A collection to implement Hybrid Search example",
+        properties=[
+            *(Property(name=each, data_type=DataType.TEXT) for each in TEXTS),
+            *(Property(name=each, data_type=DataType.BLOB) for each in ("image", "audio", "video")),
+            Property(name="location", data_type=DataType.GEO_COORDINATES),
+        ],
+        vector_config=[
+            Configure.Vectors.self_provided(
+                name="clip",
+                quantizer=Configure.VectorIndex.Quantizer.pq(training_limit=100_000),
+                vector_index_config=Configure.VectorIndex.hnsw(
+                    distance_metric=VectorDistances.COSINE,
+                    dynamic_ef_factor=20,
+                    dynamic_ef_max=500,
+                    dynamic_ef_min=200,
+                    ef=-1,
+                    ef_construction=100,
+                    filter_strategy=VectorFilterStrategy.ACORN,
+                    max_connections=42,
+                ),
+            )
+        ],
+    )
+
+
+def search(collection: Collection, text: str, vector: Sequence[float]) -> list[dict[str, Any]]:
+    """Its search page's query, but for the reranker, and the row that it makes of each object."""
+    answer = collection.query.hybrid(
+        query=text,
+        target_vector="clip",
+        fusion_type=HybridFusion.RELATIVE_SCORE,
+        auto_limit=0,
+        limit=1000,
+        alpha=0.4,
+        return_metadata=MetadataQuery(score=True, explain_score=True),
+        query_properties=[
+            "caption",
+            "camera",
+            "host",
+            "job",
+            "vsn",
+            "plugin",
+            "zone",
+            "project",
+            "address",
+        ],
+        vector=list(vector),
+    )
+    return [
+        {
+            **{name: hit.properties.get(name, "") for name in TEXTS},
+            "score": hit.metadata.score,
+            "location_lat": _coordinate(hit.properties.get("location", ""), "latitude"),
+            "location_lon": _coordinate(hit.properties.get("location", ""), "longitude"),
+        }
+        for hit in answer.objects
+    ]
+
+
+def _coordinate(location: Any, name: str) -> float:
+    return float(getattr(location, name, "0.0")) if location else 0.0
+
+
 def stored_properties(
-    link: str, timestamp: str, file: bytes, latitude: float = 0.0, longitude: float = 0.0
+    image: Mapping[str, object], timestamp: str, file: bytes, place: tuple[float, float]
 ) -> dict[str, Any]:
     """The properties of one of its objects; 0 and 0 are the location of a node without one."""
-    from weavloader.store.weaviate.client import GeoCoordinate
-
-    image = image_data(link)
-    names = ("camera", "host", "job", "node", "plugin", "task", "vsn", "filename")
+    names = ("camera", "host", "job", "node", "plugin", "task", "vsn", "filename", "zone")
     return {
         **{name: str(image[name]) for name in names},
-        "zone": "nan",
         "image": base64.b64encode(file).decode(),
         "timestamp": timestamp,
-        "link": link,
+        "link": image["url"],
         "caption": f"a fox beside {image['filename']}",
         "project": "SAGE",
         "address": "unknown",
-        "location": GeoCoordinate(latitude=latitude, longitude=longitude),
+        "location": GeoCoordinate(latitude=place[0], longitude=place[1]),
     }

@@ -28,7 +28,8 @@ def waiting_for_retry(redis: RedisClient) -> dict[bytes, bool]:
         By the 16 bytes of the image's id; some 150 bytes of memory each.
     """
     found: dict[bytes, bool] = {}
-    for lane in (redis_keys.IMAGE_QUEUE, redis_keys.IMAGE_QUEUE_LOW):
+    # Messages of the reference deployment for the cleaner hold images too.
+    for lane in (redis_keys.IMAGE_QUEUE, redis_keys.IMAGE_QUEUE_LOW, redis_keys.CLEANUP_QUEUE):
         found.update(_image_tasks(_queued_messages(redis, lane)))
     found.update(_image_tasks(_delayed_messages(redis)))
     for hash_key in _unacked_keys(redis):
@@ -77,7 +78,7 @@ def _image_tasks(messages: Iterable[Any]) -> Iterator[tuple[bytes, bool]]:
         try:
             headers = message["headers"]
             yield uuid.UUID(_image_id(message)).bytes, bool(headers["eta"])
-        except (TypeError, KeyError, ValueError, AttributeError):
+        except (TypeError, KeyError, ValueError, AttributeError, RecursionError):
             continue  # not ours; workers reject it and keep it as a dead letter
 
 
