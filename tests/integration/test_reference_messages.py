@@ -72,7 +72,8 @@ def ends(monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> lis
             raise error
         return Outcome.STORED
 
-    monkeypatch.setattr(processor, "_process_behind_breaker", run)
+    monkeypatch.setattr(processor, "process_image", run)
+    monkeypatch.setattr(processor, "pipeline", lambda: None)
     return jobs
 
 
@@ -134,6 +135,19 @@ def test_every_dead_letter_of_an_image_is_resolved_when_it_is_stored(
     processor.process_image_task.apply([image_data(URL)], task_id="theirs")
     assert [each.task_id for each in letters.each()] == [other]
     assert letters.existing([image_id(URL)]) == set()
+
+
+def test_an_image_that_fails_under_another_id_has_one_dead_letter(
+    letters: DeadLetters, redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive(redis, image_data(URL))
+    other = archive(redis, image_data(URL + "x"))
+    letters.adopt()
+    ends(monkeypatch, PermanentError("gone", reason=Reason.NOT_FOUND))
+    for task_id in (image_id(URL), "theirs", image_id(URL)):  # as the stream and the queue have it
+        processor.process_image_task.apply([image_data(URL)], task_id=task_id)
+        assert {each.task_id for each in letters.each()} == {task_id, other}
+    assert letters.discarded_at([image_id(URL)]) == {}
 
 
 def test_its_dead_letters_are_listed_counted_and_shown_like_ours(

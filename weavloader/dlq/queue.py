@@ -59,7 +59,7 @@ class DeadLetters:
         return time.time() if first_seen is None else float(first_seen)
 
     def write(self, failed: FailedTask, error: BaseException, traceback: str) -> DeadLetter:
-        """Write the dead letter of a failed task.
+        """Write the dead letter of a failed task, in place of any other of its image.
 
         Its attempts so far were counted by :meth:`note_failure`.
         """
@@ -86,6 +86,7 @@ class DeadLetters:
             worker=failed.worker,
         )
         self.put(letter)
+        self._supersede(letter)
         return letter
 
     def put(self, letter: DeadLetter) -> None:
@@ -222,6 +223,12 @@ class DeadLetters:
     def nodes(self) -> dict[str, int]:
         """Number of dead letters by node (VSN), the most frequent first."""
         return self._index.nodes()
+
+    def _supersede(self, letter: DeadLetter) -> None:
+        """Delete the other dead letters of an image, which was queued under several ids."""
+        found = self.find([letter.image_id]).get(letter.image_id, [])
+        if others := [letter_id for letter_id in found if letter_id != letter.task_id]:
+            self._index.delete(others, resolved=True)
 
     def _unindexed(self, ids: Sequence[str]) -> tuple[list[str], list[bytes | None]]:
         """Those of ``ids`` that the index lacks, with what is written under them."""
