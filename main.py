@@ -21,6 +21,7 @@ for _subject in (
     "dlq",
     "audit",
     "backfill",
+    "status",
     "store",
 ):
     importlib.import_module(f"commands.{_subject}")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from metrics.workers import OTHER_ROLE
 from weavloader.times import duration, rfc3339, utc_now
 from web.handler import PageHandler
-from web.snapshot import Snapshot, StreamStatus
+from web.snapshot import Sample, Snapshot, StreamStatus
 from web.view_models import Card
 
 
@@ -18,25 +18,8 @@ class NowHandler(PageHandler):
 
     def status(self) -> dict[str, Any]:
         """The status as in the JSON."""
-        snapshot = self.context.monitor.snapshot()
-        history = self.context.monitor.history()
-        return {
-            "at": rfc3339(snapshot.at),
-            "components": {name: error or "ok" for name, error in snapshot.failures.items()},
-            "images_per_minute": _rounded(history[-1].per_minute) if history else None,
-            "images_queued": snapshot.images_queued,
-            "images_stored": snapshot.stored,
-            "queues": snapshot.queues,
-            "dead_letters": snapshot.dead_letters,
-            "stream": _stream(snapshot.stream),
-            "workers": _workers(snapshot.workers),
-            "newest": _newest(snapshot),
-            "history": {
-                "at": [rfc3339(sample.at) for sample in history],
-                "images_per_minute": [_rounded(sample.per_minute) for sample in history],
-                "images_queued": [sample.queued for sample in history],
-            },
-        }
+        monitor = self.context.monitor
+        return status_of(monitor.snapshot(), monitor.history())
 
 
 class NowPage(NowHandler):
@@ -54,6 +37,27 @@ class StatusApi(NowHandler):
         """Write the status."""
         self.set_header("Cache-Control", "no-store")
         self.write(self.status())
+
+
+def status_of(snapshot: Snapshot, history: Sequence[Sample]) -> dict[str, Any]:
+    """The status as JSON, from a snapshot and the points of the charts up to it."""
+    return {
+        "at": rfc3339(snapshot.at),
+        "components": {name: error or "ok" for name, error in snapshot.failures.items()},
+        "images_per_minute": _rounded(history[-1].per_minute) if history else None,
+        "images_queued": snapshot.images_queued,
+        "images_stored": snapshot.stored,
+        "queues": snapshot.queues,
+        "dead_letters": snapshot.dead_letters,
+        "stream": _stream(snapshot.stream),
+        "workers": _workers(snapshot.workers),
+        "newest": _newest(snapshot),
+        "history": {
+            "at": [rfc3339(sample.at) for sample in history],
+            "images_per_minute": [_rounded(sample.per_minute) for sample in history],
+            "images_queued": [sample.queued for sample in history],
+        },
+    }
 
 
 def _stream(stream: StreamStatus | None) -> dict[str, Any] | None:
