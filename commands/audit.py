@@ -88,7 +88,7 @@ def _print(report: AuditReport) -> None:
 
     from commands.console import Output
     from weavloader.logs import printable
-    from weavloader.stream.audit import State
+    from weavloader.stream.audit import MAX_NAMED, State
 
     console = Output()
     table = Table(box=None, pad_edge=False)
@@ -100,8 +100,8 @@ def _print(report: AuditReport) -> None:
         table.add_row(state.replace("_", " "), f"{report.counts[state]:,}", style=style)
     table.add_row("total", f"{report.counts.total():,}", style="bold")
     console.print(table)
-    for image in report.missing:
+    for image in report.missing[:MAX_NAMED]:
         text = f"missing: {image.timestamp} {image.vsn} {image.url}"
         console.print(Text(printable(text)), soft_wrap=True)
-    if (unnamed := report.counts[State.MISSING] - len(report.missing)) > 0:
+    if (unnamed := report.counts[State.MISSING] - MAX_NAMED) > 0:
         console.print(f"and {unnamed:,} more missing images", highlight=False)

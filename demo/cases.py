@@ -43,6 +43,10 @@ class Case:
         is_foreign: Its link leads to a host that is not SAGE's.
         is_redirected: Storage answers with a signed link.
         times: How often the stream lists it.
+        rename: Changes the name of the file, at storage and in the record.
+        file_delay: Seconds from the record to the arrival of the file; ``None`` for a few or none,
+            as for most files.
+        is_forbidden: It was taken by the node whose files the account may not read.
     """
 
     expected: Outcome | None = Outcome(STORED)
@@ -54,6 +58,9 @@ class Case:
     is_foreign: bool = False
     is_redirected: bool = False
     times: int = 1
+    rename: Callable[[str], str] = str
+    file_delay: float | None = None
+    is_forbidden: bool = False
 
 
 def _truncated(data: bytes) -> bytes:
@@ -67,6 +74,19 @@ def _without_names(record: Record) -> Record:
     return {**record, "meta": {"task": known["task"], "vsn": known["vsn"]}}
 
 
+def _only_task(record: Record) -> Record:
+    meta = record["meta"]
+    known = meta if isinstance(meta, Mapping) else {}
+    return {**record, "meta": {"task": known["task"]}}
+
+
+def _sound(record: Record) -> Record:
+    meta = record["meta"]
+    known = meta if isinstance(meta, Mapping) else {}
+    name = f"{known['filename']}.flac"
+    return {**record, "value": f"{record['value']}.flac", "meta": {**known, "filename": name}}
+
+
 _WEB_PAGE = b"<!DOCTYPE html><html><body><h1>502 Bad Gateway</h1></body></html>\n"
 _HOUR = 3600
 
@@ -74,21 +94,30 @@ CASES: dict[str, Case] = {
     "good": Case(),
     "late": Case(age=480),
     "very late": Case(age=3 * _HOUR),
+    "late file": Case(file_delay=8.0),
     "same second": Case(),
     "same instant": Case(),
     "listed twice": Case(times=2),
     "few fields": Case(mutate_record=_without_names),
+    "old record": Case(mutate_record=_only_task),
+    "odd name": Case(rename=lambda name: f"50%20 #1? {name}"),
     "redirected": Case(is_redirected=True),
     "excluded": Case(Outcome(EXCLUDED), is_excluded=True),
     "truncated": Case(Outcome(DEAD_LETTER, "not_an_image"), mutate_file=_truncated),
     "error page": Case(Outcome(DEAD_LETTER, "not_an_image"), mutate_file=lambda data: _WEB_PAGE),
     "empty": Case(Outcome(DEAD_LETTER, "empty"), mutate_file=lambda data: b""),
     "no such file": Case(Outcome(DEAD_LETTER, "not_found"), has_file=False),
+    "forbidden node": Case(Outcome(DEAD_LETTER, "node_forbidden"), is_forbidden=True),
     "foreign host": Case(Outcome(DEAD_LETTER, "foreign_host"), is_foreign=True),
     "bad timestamp": Case(
         Outcome(REJECTED, "bad_timestamp"),
         mutate_record=lambda record: {**record, "timestamp": "about noon"},
     ),
+    "absurd time": Case(
+        Outcome(REJECTED, "bad_timestamp"),
+        mutate_record=lambda record: {**record, "timestamp": "9999-12-31T23:59:59Z"},
+    ),
+    "sound": Case(Outcome(REJECTED, "unwanted_file"), mutate_record=_sound),
     "value is no link": Case(
         Outcome(REJECTED, "bad_url"), mutate_record=lambda record: {**record, "value": 21.5}
     ),
@@ -108,35 +137,35 @@ ROUND = (
     "very late",
     "truncated",
     "good",
-    "good",
+    "late file",
     "no such file",
     "bad timestamp",
     "same second",
     "same second",
     "good",
     "foreign host",
-    "good",
+    "old record",
     "few fields",
     "good",
-    "good",
+    "odd name",
     "empty",
     "redirected",
     "good",
-    "good",
+    "forbidden node",
     "very late",
     "good",
     "error page",
     "good",
-    "good",
-    "good",
+    "late file",
+    "absurd time",
     "same instant",
     "same instant",
     "good",
     "value is no link",
     "late",
-    "good",
+    "sound",
     "excluded",
-    "good",
+    "forbidden node",
     "local file link",
     "very late",
     "redirected",

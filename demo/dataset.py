@@ -16,6 +16,8 @@ from demo.sage_replay.catalogue import SECOND, Catalogue, Entry, StoredObject, r
 
 _POSITION_STEP = 30
 SEED = 7
+# Seconds by which late files follow their records after the first round of a long run.
+LONG_DELAY = 60.0
 TASK = "imagesampler-mobotix"
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
@@ -63,12 +65,13 @@ NODES = (
     ),
     DemoNode("W0EE", "000048b02df00d11", "right", None),
 )
+FORBIDDEN_NODE = DemoNode("W0DE", "000048b02d0dedee", "left", {"project": "Elsewhere"})
 EXCLUDED_NODE = DemoNode("W0FF", "000048b02d0ff0ff", "top", {"project": "Private"})
 
 
 def manifests() -> dict[str, dict[str, object]]:
     """Every manifest, by VSN."""
-    known = (*NODES, EXCLUDED_NODE)
+    known = (*NODES, FORBIDDEN_NODE, EXCLUDED_NODE)
     return {
         node.vsn: {"vsn": node.vsn, "name": node.node.upper(), **node.manifest}
         for node in known
@@ -159,6 +162,7 @@ class Dataset:
             objects={image.path: image.file for image in on_sage if image.file},
             foreign_objects={image.path: image.file for image in elsewhere if image.file},
             manifests=manifests(),
+            forbidden_nodes={FORBIDDEN_NODE.node},
         )
 
     def _files(self) -> Sequence[Path]:
@@ -167,13 +171,14 @@ class Dataset:
 
     def _image(self, index: int, kind: str, file: Path | None) -> PlannedImage:
         case = CASES[kind]
-        node = EXCLUDED_NODE if case.is_excluded else _node(index, kind)
-        name = _name(index, file)
+        node = _node(index, kind, case)
+        name = case.rename(_name(index, file))
         at = _capture(self.began, index, kind)
         path = f"sage/sage-{TASK}-0.3.5/{node.node}/{at}-{name}"
         host = f"{self.other_host}/" if case.is_foreign else f"{self.storage}/api/v1/data/"
         link = f"http://{host}{path}"
         record = case.mutate_record(_record(at, link, node, name))
+        entries = tuple(self._entries(record, at, index, case))
         return PlannedImage(
             name=name,
             kind=kind,
@@ -182,9 +187,22 @@ class Dataset:
             link=link,
             path=path,
             expected=case.expected,
-            entries=tuple(self._entries(record, at, index, case)),
-            file=_stored(case, _content(index, file)) if case.has_file else None,
+            entries=entries,
+            file=self._file(case, index, file, entries[0]) if case.has_file else None,
         )
+
+    def _file(self, case: Case, index: int, file: Path | None, record: Entry) -> StoredObject:
+        content = _content(index, file)
+        arrives_after = record.publish_after + self._delay(case, index)
+        return StoredObject(lambda: case.mutate_file(content()), case.is_redirected, arrives_after)
+
+    def _delay(self, case: Case, index: int) -> float:
+        """Seconds from a record to its file; in a dataset published at once, all is there."""
+        if not self.publish_seconds:
+            return 0.0
+        if case.file_delay is None:
+            return (0.0, 1.0, 0.0, 3.0)[index % 4]
+        return case.file_delay if index < len(ROUND) else LONG_DELAY
 
     def _entries(self, record: Record, at: int, index: int, case: Case) -> Iterator[Entry]:
         share = min(index + 1, self.images) / max(self.images, 1)
@@ -201,11 +219,9 @@ def _content(index: int, file: Path | None) -> Callable[[], bytes]:
     return file.read_bytes if file else lambda: pictures.draw(index, SEED)
 
 
-def _stored(case: Case, content: Callable[[], bytes]) -> StoredObject:
-    return StoredObject(lambda: case.mutate_file(content()), case.is_redirected)
-
-
-def _node(index: int, kind: str) -> DemoNode:
+def _node(index: int, kind: str, case: Case) -> DemoNode:
+    if case.is_excluded or case.is_forbidden:
+        return EXCLUDED_NODE if case.is_excluded else FORBIDDEN_NODE
     # Two images of one node share a second; two nodes share an instant.
     return NODES[(index // 2 if kind == "same second" else index) % len(NODES)]
 

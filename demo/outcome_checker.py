@@ -18,10 +18,9 @@ from demo.cases import DEAD_LETTER, EXCLUDED, MISSING, REJECTED, STATUSES, STORE
 from demo.dataset import PlannedImage
 from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetters
-from weavloader.errors import PermanentError
-from weavloader.images.job import ImageJob, image_id
+from weavloader.images.job import image_id
 from weavloader.store.base import Store
-from weavloader.stream.records import RejectedRecord
+from weavloader.stream.records import RejectedRecord, parse_record
 
 _COLOURS = {
     STORED: "green",
@@ -98,11 +97,8 @@ class OutcomeChecker:
 
 def _rejected(image: PlannedImage) -> RejectedRecord | None:
     """The rejected record of an image, as the stream marks it as seen."""
-    try:
-        ImageJob.from_record(image.record)
-    except PermanentError as error:
-        return RejectedRecord(error.reason, str(error), json.dumps(image.record, sort_keys=True))
-    return None
+    item = parse_record(image.record)
+    return item if isinstance(item, RejectedRecord) else None
 
 
 def totals(results: Iterable[Result]) -> dict[str, int]:

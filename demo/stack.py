@@ -20,7 +20,8 @@ from xmlrpc.client import ServerProxy
 
 from supervisor.xmlrpc import SupervisorTransport
 
-from demo.dataset import EXCLUDED_NODE, Dataset
+from demo.cases import ROUND
+from demo.dataset import EXCLUDED_NODE, LONG_DELAY, Dataset
 from demo.servers import preview_server, triton, triton_install
 from demo.servers import redis as redis_server
 from demo.servers.ports import HOST, free_ports
@@ -130,6 +131,7 @@ class Plan:
             "SAGE_PASS": self.sage_password,
             "SAGE_FILTER": '{"name": "upload", "task": "imagesampler-.*"}',
             "UNALLOWED_NODES": EXCLUDED_NODE.vsn,
+            "LATE_UPLOAD_WINDOW": late_upload_window(self.dataset),
         }
 
     def _pages(self) -> dict[str, str]:
@@ -336,6 +338,11 @@ def _triton_command(plan: Plan, installation: triton_install.Installation | None
     # Nothing of our environment is handed on to it.
     environment = [f"{name}={value}" for name, value in installation.environment().items()]
     return ["env", "-i", *environment, *triton.command(installation, plan.triton_ports())]
+
+
+def late_upload_window(dataset: Dataset) -> str:
+    """How long images without a file are asked for: a little longer than files are late."""
+    return "15s" if dataset.images <= len(ROUND) else f"{LONG_DELAY + 30:g}s"
 
 
 def replay_command(plan: Plan) -> list[str]:

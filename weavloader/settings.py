@@ -173,6 +173,7 @@ class Settings(Environment):
     poll_max_seconds: Seconds = 120.0
     stream_lookback: Seconds = 600.0
     reconcile_window: Seconds = 86400.0
+    audit_window: Seconds = 7 * 86400.0
     late_upload_window: Seconds = 7200.0
     queue_high_water: int = Field(default=10_000, gt=0)
     retry_delay: Seconds = 60.0

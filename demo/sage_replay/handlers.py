@@ -197,6 +197,7 @@ class StorageHandler(FileHandler):
             await self._send_or_redirect(path, found)
 
     def _arrived(self, path: str) -> StoredObject | None:
+        self.state.publication.begin()
         found = self.state.catalogue.objects.get(path)
         has_arrived = found is not None and self.state.publication.has_arrived(found)
         return found if has_arrived else None

@@ -46,7 +46,8 @@ BATCH = 500
 # A message that another program took is abandoned after as long as Celery itself waits.
 ABANDONED_SECONDS = VISIBILITY_TIMEOUT
 _RECORDS_PER_READ = 1000
-AUDIT_WINDOW = timedelta(days=1)
+# Seconds; of the many slices of a week one may fail at first, and the next audit is a day away.
+AUDIT_READ_PAUSES = (5.0, 30.0)
 # As many links of missing images as a person reads.
 MAX_AUDIT_LINKS = 20
 
@@ -332,7 +333,7 @@ def _message(given: object) -> str:
     time_limit=AUDIT_TIME_LIMIT,
 )
 def audit_images() -> None:
-    """Account for every image of the last day, and republish what is missing.
+    """Account for every image of ``AUDIT_WINDOW``, and republish what is missing.
 
     The report is kept for the metrics server.
     """
@@ -344,8 +345,15 @@ def audit_images() -> None:
 
 
 def _audit(now: datetime) -> None:
-    audit = Audit(get_settings(), data_api(), store(), redis_client(), dead_letters())
-    report = audit.run(now - AUDIT_WINDOW, now)
+    audit = Audit(
+        get_settings(),
+        data_api(),
+        store(),
+        redis_client(),
+        dead_letters(),
+        read_pauses=AUDIT_READ_PAUSES,
+    )
+    report = audit.run(now - timedelta(seconds=get_settings().audit_window), now)
     redis_client().set(redis_keys.AUDIT_LAST, json.dumps(report.as_json(MAX_AUDIT_LINKS)))
     missing = report.counts[State.MISSING]
     level = logging.ERROR if missing else logging.INFO

@@ -149,6 +149,7 @@ def environment_for(redis_url: str, replay: Replay, triton: Triton, folder: Path
         "POLL_MIN_SECONDS": "1",
         "POLL_MAX_SECONDS": "2",
         "RETRY_DELAY": "1",
+        "LATE_UPLOAD_WINDOW": "15s",
     }
 
 

@@ -22,6 +22,7 @@ from demo.sage_replay.server import Replay
 from job_system import dependencies
 from job_system.broker.worker_registry import transport_options
 from job_system.publishing import publish
+from job_system.tasks import cleaner
 from job_system.tasks.cleaner import audit_images
 from job_system.tasks.processor import process_image_task
 from main import main
@@ -32,7 +33,7 @@ from weavloader.dlq.queue import DeadLetters, FailedTask
 from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.images.job import ImageJob
 from weavloader.settings import get_settings, load_settings
-from weavloader.stream.audit import Audit, AuditReport
+from weavloader.stream.audit import Audit, AuditReport, State
 from weavloader.stream.records import seen_key
 from weavloader.stream.sage_api import DataApi
 from weavloader.times import utc_now
@@ -255,6 +256,44 @@ def test_an_audit_that_cannot_read_the_stream_fails(scene: Scene) -> None:
         scene.audit()
 
 
+def test_a_slice_that_fails_at_first_is_read_again(scene: Scene) -> None:
+    scene.taken(scene.images(3))
+    scene.replay.add_fault(Fault("half_line", count=1))
+    audit = Audit(
+        load_settings(sage_filter={"name": "upload"}),
+        scene.api,
+        scene.shelf,  # type: ignore[arg-type]
+        redis_client(),
+        scene.letters,
+        scene.slept.append,
+        read_pauses=(0.1,),
+    )
+    report = audit.run(scene.now - timedelta(hours=2), scene.now)
+    assert report.counts[State.MISSING] == 3 and scene.slept[0] == 0.1
+
+
+def test_an_answer_that_ends_early_and_looks_whole_hides_no_image(scene: Scene) -> None:
+    scene.taken(scene.images(4, age=3600 * 5 + 60))
+    scene.replay.add_fault(Fault("short_answer", count=24))
+    assert scene.counts() == {"missing": 4}
+
+
+def test_the_daily_audit_finds_what_a_node_uploaded_after_days_and_queues_it(
+    at_hand: Scene,
+) -> None:
+    late = at_hand.images(2, age=3 * 86400)
+    beyond = at_hand.images(1, age=8 * 86400)
+    audit_images()
+    again = {json.loads(raw)["headers"]["id"] for raw in lane()}
+    assert {job.id for job in late} <= again and beyond[0].id not in again
+
+
+def lane() -> list[bytes]:
+    """The messages behind the live ones."""
+    found: list[bytes] = redis_client().lrange(redis_keys.IMAGE_QUEUE_LOW, 0, -1)
+    return found
+
+
 @pytest.fixture
 def at_hand(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     """A stream with an image that is missing and one that is queued, as settings say."""
@@ -303,7 +342,10 @@ def test_the_command_says_in_one_line_what_it_cannot_do(
     assert (code, shown, len(complaint.splitlines())) == (1, "", 1)
 
 
-def test_the_task_leaves_its_account_for_the_metrics_server(at_hand: Scene) -> None:
+def test_the_task_leaves_its_account_for_the_metrics_server(
+    at_hand: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cleaner, "AUDIT_READ_PAUSES", ())
     at_hand.replay.add_fault(Fault("status", status=500))
     audit_images()
     redis = redis_client()

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from celery import Celery
 
 from demo.sage_replay.catalogue import SECOND, Catalogue, Entry, rfc3339
+from demo.sage_replay.faults import Fault
 from demo.sage_replay.server import Replay
 from job_system import dependencies
 from job_system.publishing import publish
@@ -33,22 +33,6 @@ from weavloader.stream.sage_api import DataApi
 ROOT = Path(__file__).parents[2]
 START = datetime(2026, 10, 1, tzinfo=UTC)
 SPAN = Span("october", START, START + timedelta(hours=5), {"name": "upload"})
-
-
-class Once:
-    """An HTTP client that is closed after each answer."""
-
-    def __init__(self, timeout: float) -> None:
-        self._timeout = timeout
-
-    @contextmanager
-    def stream(self, method: str, url: str, **given: Any) -> Iterator[httpx.Response]:
-        """Send a request, and read its answer as it comes."""
-        with (
-            httpx.Client(timeout=self._timeout) as client,
-            client.stream(method, url, **given) as answer,
-        ):
-            yield answer
 
 
 class Shelf:
@@ -88,8 +72,9 @@ def replay(job_system: Celery) -> Iterator[Replay]:
 def backfill(replay: Replay, shelf: Shelf, **changes: Any) -> Backfill:
     """A backfill onto the real lane."""
     redis = dependencies.redis_client()
-    # One connection for each request: a run that breaks off leaves none open.
-    api = DataApi(f"http://{replay.host}/api/v1/query", Once(timeout=5))  # type: ignore[arg-type]
+    # No connection is kept: a run that breaks off leaves none open.
+    http = httpx.Client(timeout=5, limits=httpx.Limits(max_keepalive_connections=0))
+    api = DataApi(f"http://{replay.host}/api/v1/query", http)
     given: dict[str, Any] = {
         "publish": partial(publish, priority=redis_keys.LOW_PRIORITY),
         "backlog": lambda: int(redis.llen(redis_keys.IMAGE_QUEUE_LOW)),
@@ -229,3 +214,22 @@ def test_the_command_queues_goes_on_and_refuses_what_it_cannot_read(
     for options in (("--filter", "[]"), ("--start", "2026-10-02"), ("--end", "never")):
         code, said, complaint = run(*options)
         assert (code, said, len(complaint.splitlines())) == (2, "", 1)
+
+
+def test_a_slice_is_done_only_when_two_answers_agree(replay: Replay) -> None:
+    replay.add_fault(Fault("short_answer", count=1))
+    report = backfill(replay, Shelf(), backlog=lambda: 0).run(SPAN)
+    assert queued() == [job.id for job in JOBS] and report.queued == 10
+    # Five slices, each asked for twice, and the first of them once more.
+    assert replay.ledger.requests["data"] == 11
+
+
+def test_a_slice_about_which_no_answers_agree_is_not_done(replay: Replay) -> None:
+    replay.add_fault(Fault("short_answer", count=1))
+    replay.add_fault(Fault("status", count=1))
+    run = backfill(replay, Shelf(), backlog=lambda: 0)
+    with pytest.raises(TransientError):
+        run.run(SPAN)
+    assert run.reached(SPAN) == START
+    run.run(SPAN)
+    assert set(queued()) == {job.id for job in JOBS}

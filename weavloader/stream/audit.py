@@ -8,32 +8,40 @@ and again everywhere after a pause, since an image may move meanwhile.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import partial
 
 from more_itertools import chunked
 
 from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetters
+from weavloader.errors import TransientError
 from weavloader.images.job import ImageJob
 from weavloader.redis_connection import RedisClient
 from weavloader.settings import Settings
 from weavloader.store.base import Store
+from weavloader.stream.agreement import agreed_items
 from weavloader.stream.in_flight import waiting_for_retry
-from weavloader.stream.records import is_unallowed, parse_record, seen_key, unallowed_names
+from weavloader.stream.records import RejectedRecord, is_unallowed, seen_key, unallowed_names
 from weavloader.stream.sage_api import DataApi
 from weavloader.stream.stream import slices
 
 BATCH = 1000
 MAX_NAMED = 1000
+# A node that was offline for days comes back with thousands.
+MAX_MISSING = 20_000
 RECHECK_SECONDS = 2.0
 # The health check comes every half hour and may wait for a lock; after that it is overdue.
 RECONCILE_SECONDS = 2700
 POLL_MARGIN_SECONDS = 60
+
+logger = logging.getLogger(__name__)
 
 
 class State(StrEnum):
@@ -58,7 +66,7 @@ class AuditReport:
         at: When it began, UTC.
         since: Start of the audited range of capture times, UTC.
         counts: Images by state.
-        missing: Up to :data:`MAX_NAMED` of the missing.
+        missing: Up to :data:`MAX_MISSING` of the missing.
     """
 
     at: datetime
@@ -82,6 +90,7 @@ class Audit:
     Args:
         redis: A client that answers in bytes.
         sleep: Waits before images that were not found are looked up again.
+        read_pauses: Seconds before each further attempt to read a slice of the stream.
     """
 
     def __init__(
@@ -92,6 +101,7 @@ class Audit:
         redis: RedisClient,
         dead_letters: DeadLetters,
         sleep: Callable[[float], None] = time.sleep,
+        read_pauses: Sequence[float] = (),
     ) -> None:
         self._settings = settings
         self._api = api
@@ -99,6 +109,7 @@ class Audit:
         self._redis = redis
         self._dead_letters = dead_letters
         self._sleep = sleep
+        self._read_pauses = read_pauses
         self._unallowed = unallowed_names(settings)
 
     def run(
@@ -117,24 +128,32 @@ class Audit:
         """
         report = AuditReport(now, since)
         self._dead_letters.adopt()
-        known: set[bytes] = set()
         open_: list[ImageJob] = []
         for start, end in slices(since, now):
-            records = self._api.records(self._settings.sage_filter, start, end)
-            for batch in chunked(self._images(records, known, report), BATCH):
+            ask = partial(self._api.records, self._settings.sage_filter, start, end)
+            for batch in chunked(self._images(self._read(ask, end is None), report), BATCH):
                 open_ += self._unresolved(batch, report)
             progress(((end or now) - since) / (now - since), report)
         self._recheck(open_, report)
         return report
 
+    def _read(
+        self, ask: Callable[[], Iterable[object]], is_open: bool
+    ) -> list[ImageJob | RejectedRecord]:
+        """What a slice holds. Of a week of slices one may fail at first."""
+        for pause in self._read_pauses:
+            try:
+                return list(agreed_items(ask, is_open))
+            except TransientError as error:
+                logger.warning("a slice is read again in %g s: %s", pause, error)
+                self._sleep(pause)
+        return list(agreed_items(ask, is_open))
+
     def _images(
-        self, records: Iterable[object], known: set[bytes], report: AuditReport
+        self, items: Iterable[ImageJob | RejectedRecord], report: AuditReport
     ) -> Iterable[ImageJob]:
-        """Yield the images of records, each once; count rejected and excluded records."""
-        for item in map(parse_record, records):
-            if (key := seen_key(item)) in known:
-                continue
-            known.add(key)
+        """Yield the images among items; count rejected and excluded records."""
+        for item in items:
             if not isinstance(item, ImageJob):
                 report.counts[State.REJECTED] += 1
             elif is_unallowed(item, self._unallowed):
@@ -162,7 +181,7 @@ class Audit:
         for batch in chunked(self._not_in_flight(unresolved, report), BATCH):
             for job, state in self._state_of_unfound(batch, is_late):
                 report.counts[state] += 1
-                if state is State.MISSING and len(report.missing) < MAX_NAMED:
+                if state is State.MISSING and len(report.missing) < MAX_MISSING:
                     report.missing.append(job)
 
     def _not_in_flight(self, jobs: list[ImageJob], report: AuditReport) -> list[ImageJob]:

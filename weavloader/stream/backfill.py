@@ -1,7 +1,8 @@
 """Queueing the images of a past time range, behind the live ones.
 
-A slice is recorded as done once all its images are queued, so that the run after a killed one
-continues with the slice it was in. Images that it queues twice are stored once.
+A slice is recorded as done once two answers about it agree and all its images are queued, so that
+the run after a killed one continues with the slice it was in. Images that it queues twice are
+stored once.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from weavloader.images.job import ImageJob
 from weavloader.redis_connection import RedisClient
 from weavloader.settings import Settings
 from weavloader.store.base import Store
-from weavloader.stream.records import is_unallowed, parse_record, unallowed_names
+from weavloader.stream.agreement import agreed_items
+from weavloader.stream.records import RejectedRecord, is_unallowed, unallowed_names
 from weavloader.stream.sage_api import DataApi
 from weavloader.stream.stream import slices
 
@@ -50,7 +52,7 @@ class Span:
 
 @dataclass(slots=True)
 class BackfillReport:
-    """What a run did. A record that the stream lists twice counts twice.
+    """What a run did. A record that a slice lists twice counts once.
 
     Attributes:
         queued: Images put on the queue.
@@ -128,16 +130,18 @@ class Backfill:
         self._dead_letters.adopt()
         for start, end in slices(reached, span.end):
             end = end or span.end
-            records = self._api.records(span.query_filter, start, end)
-            for jobs in chunked(self._images(records, report), BATCH):
+            ask = partial(self._api.records, span.query_filter, start, end)
+            for jobs in chunked(self._images(agreed_items(ask), report), BATCH):
                 self._queue_new(jobs, report, partial(progress, start, report))
             note = end.isoformat()
             self._redis.set(redis_keys.backfill(span.name), note, ex=PROGRESS_TTL)
             progress(end, report)
         return report
 
-    def _images(self, records: Iterable[object], report: BackfillReport) -> Iterator[ImageJob]:
-        for item in map(parse_record, records):
+    def _images(
+        self, items: Iterable[ImageJob | RejectedRecord], report: BackfillReport
+    ) -> Iterator[ImageJob]:
+        for item in items:
             if not isinstance(item, ImageJob):
                 report.rejected += 1
             elif is_unallowed(item, self._unallowed):
