@@ -80,6 +80,7 @@ def test_a_caption_cut_off_within_a_sentence_ends_with_the_one_before(
         f"{LONG} (It is dusk.)",
         "NO ENTRY " * 3,
         "No. " * 9,
+        f"{LONG}\nIn the picture:\n- a road\n- a barn",
         "\n".join(f"- object {number} of the scene, by the road" for number in range(12)),
     ],
 )

@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.support.pictures import file_of, halves, is_near, picture, refusal, scene, seen
 from weavloader.errors import PermanentError
+from weavloader.images import jpeg
 from weavloader.images.decode import Pixels
 
 END = b"\xff\xd9"
@@ -163,7 +164,9 @@ def test_no_change_to_exif_costs_a_picture() -> None:
     ids=["MPF", "Photoshop", "XMP", "comment", "junk", "fill"],
 )
 def test_other_segments_cost_no_picture(extra: bytes) -> None:
-    assert np.array_equal(seen(WHOLE[:20] + extra + WHOLE[20:]), reference(WHOLE))
+    data = WHOLE[:20] + extra + WHOLE[20:]
+    assert np.array_equal(seen(data), reference(WHOLE))
+    assert jpeg.parse(data).file() == WHOLE
 
 
 def test_a_picture_of_two_pictures_is_its_first() -> None:

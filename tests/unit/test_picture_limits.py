@@ -184,6 +184,20 @@ def test_the_budget_counts_the_bytes_of_the_mode() -> None:
         assert refusal(data, max_bytes=10_000 * each - 1) == "too_many_pixels"
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize("lossless", [True, False])
+def test_a_webp_is_measured_before_pillow_makes_its_canvas(
+    lossless: bool, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = scene((150, 70)).convert(mode)
+    image.putpixel((0, 0), (0,) * len(mode))
+    data = file_of(image, "WEBP", lossless=lossless)
+    assert seen(data, max_pixels=150 * 70).shape == (70, 150, 3)
+    monkeypatch.delattr(Image, "open")
+    with pytest.raises(PermanentError, match="150x70 is more than 10499 pixels"):
+        seen(data, max_pixels=150 * 70 - 1)
+
+
 def test_a_tile_counts_that_is_larger_than_its_picture() -> None:
     assert refusal(tiled_tiff(16, (32_000, 16_000))) == "too_many_pixels"
     assert refusal(tiled_tiff(16, (64, 64))) == "not_an_image"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable
 
 import numpy as np
@@ -83,6 +84,7 @@ WIDE: dict[str, Callable[[], bytes]] = {
     "0 to 256": lambda: file_of(Image.fromarray(ramp(0, 256).astype(np.uint16))),
     "16 bits, big-endian": lambda: file_of(Image.fromarray(ramp(900, 3000).astype(">u2")), "TIFF"),
     "signed 16 bits": lambda: signed_tiff(ramp(-400, 900).astype("<i2")),
+    "12 bits": lambda: tiff_of_12_bits(ramp(300, 3900).astype(np.uint16)),
     "32 bits": lambda: file_of(
         Image.fromarray(ramp(1_000_000, 1_002_000).astype(np.int32)), "TIFF"
     ),
@@ -101,6 +103,21 @@ def signed_tiff(values: NDArray[np.int16]) -> bytes:
     data = file_of(Image.fromarray(values.view(np.uint16)), "TIFF", tiffinfo={339: 2})
     assert Image.open(io.BytesIO(data)).mode == "I"
     return data
+
+
+def tiff_of_12_bits(values: NDArray[np.uint16]) -> bytes:
+    """A TIFF of two values in three bytes, which Pillow reads but does not write."""
+    high, low = values[:, ::2], values[:, 1::2]
+    packed = np.stack([high >> 4, (high & 15) << 4 | low >> 8, low & 255], axis=-1)
+    data = packed.astype(np.uint8).tobytes()
+    height, width = values.shape
+    tags = [
+        (256, width), (257, height), (258, 12), (259, 1), (262, 1),
+        (273, 8), (277, 1), (278, height), (279, len(data)),
+    ]  # fmt: skip
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    start = struct.pack("<I", 8 + len(data))
+    return b"II*\0" + start + data + struct.pack("<H", len(tags)) + table + b"\0" * 4
 
 
 @pytest.mark.parametrize("kind", WIDE)

@@ -212,9 +212,15 @@ def _check(image: Image.Image, limits: DecodeLimits) -> None:
 
 def _check_webp(data: bytes, limits: DecodeLimits) -> None:
     """Check the size in the header, since Pillow makes the canvas when it opens the file."""
-    if data[12:16] == b"VP8X":
+    kind = data[12:16]
+    if kind == b"VP8X":
         width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
-        _check_pixels(width, height, limits.pixels)
+    elif kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    else:
+        width, height = (int.from_bytes(data[at : at + 2], "little") & 0x3FFF for at in (26, 28))
+    _check_pixels(width, height, limits.pixels)
 
 
 def _check_pixels(width: int, height: int, limit: int) -> None:
