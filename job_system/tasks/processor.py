@@ -46,7 +46,9 @@ class _Deferred(Ignore):
     """
 
     def __init__(self, pause: float, why: str) -> None:
-        super().__init__(why)
+        # All of them: it is built anew from these in the worker's main process, which ends if it
+        # cannot be.
+        super().__init__(pause, why)
         self.pause = pause
         self.why = why
 
