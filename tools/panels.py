@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from demo.servers.prometheus import ARTIFACTS, Prometheus
+from tools.dashboard import with_all_chosen
 
 POINTS = 200
 _FIELD = re.compile(r"\{\{\s*(\w+)\s*\}\}")
@@ -71,8 +72,7 @@ def _panel(panel: Mapping[str, Any], prometheus: Prometheus, seconds: float) -> 
 
 
 def _lines(target: Mapping[str, Any], prometheus: Prometheus, seconds: float) -> list[Series]:
-    # The variables of the dashboard, with all chosen.
-    expression = target["expr"].replace("$instance", ".*").replace("$node", ".*")
+    expression = with_all_chosen(target["expr"])
     found = prometheus.query_range(expression, seconds, seconds / POINTS)
     lines = [Series(_name(target["legendFormat"], one["metric"]), _points(one)) for one in found]
     return sorted(filter(lambda line: line.points, lines), key=lambda line: line.name)

@@ -130,6 +130,7 @@ def main(kind: str, alerts_to: str = "") -> None:
         else:
             _wait_for_first_image(prometheus)
             _settle(plan)
+            _audit(prometheus)
         addresses = _addresses(plan, prometheus, list(targets), weaviate)
         print(json.dumps(asdict(addresses)), flush=True)
         sys.stdin.read()
@@ -206,9 +207,13 @@ def _happen(plan: Plan, prometheus: Prometheus) -> None:
     _call("cleanup_failed_tasks")
     gone = "weavloader_dlq_tasks_thrown_away_total > 0"
     wait_until(lambda: prometheus.query(gone), "dead letters thrown away", 60)
+    _audit(prometheus)
+    redis.close()
+
+
+def _audit(prometheus: Prometheus) -> None:
     _call("audit_images")
     wait_until(lambda: prometheus.query("weavloader_audit_images"), "the audit", 90)
-    redis.close()
 
 
 def _settle(plan: Plan) -> None:

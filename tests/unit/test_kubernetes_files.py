@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,7 +16,9 @@ from tests.support.deployment_files import (
     DEFAULTS,
     KNOWN,
     NOT_SETTINGS,
+    OF_ALERTMANAGER,
     OUR_IMAGE,
+    ROOT,
     compose,
     documents,
     kubernetes,
@@ -23,6 +27,7 @@ from tests.support.deployment_files import (
     served,
     workloads,
 )
+from tools import operators
 from weavloader import redis_keys
 
 
@@ -223,15 +228,76 @@ def test_only_pods_of_ours_reach_redis() -> None:
     assert policy["spec"]["ingress"][0]["from"] == [{"podSelector": {"matchLabels": part}}]
 
 
+def of_operators(kind: str) -> list[dict[str, Any]]:
+    """Documents of kubernetes-operators.yaml of one kind."""
+    return [each for each in documents("kubernetes-operators.yaml") if each["kind"] == kind]
+
+
 def test_operators_scale_and_watch_what_exists() -> None:
     pods = {name for name, _ in pod_specs()}
-    by_kind = {d["kind"]: d["spec"] for d in documents("kubernetes-operators.yaml")}
-    scaled = by_kind["ScaledObject"]
-    assert scaled["scaleTargetRef"]["name"] in pods
-    trigger = scaled["triggers"][0]["metadata"]
+    (scaled,) = of_operators("ScaledObject")
+    assert scaled["spec"]["scaleTargetRef"]["name"] in pods
+    trigger = scaled["spec"]["triggers"][0]["metadata"]
     assert trigger["listName"] == redis_keys.IMAGE_QUEUE
     assert trigger["address"].split(".")[0] in pods
-    for kind in ("PodMonitor", "ServiceMonitor"):
-        assert set(by_kind[kind]["selector"]["matchExpressions"][0]["values"]) <= pods
+    (pod_monitor,) = of_operators("PodMonitor")
+    servers, _ = of_operators("ServiceMonitor")
+    for monitor in (pod_monitor, servers):
+        assert set(monitor["spec"]["selector"]["matchExpressions"][0]["values"]) <= pods
     named = {p.get("name") for _, c in our_containers() for p in c.get("ports", [])}
-    assert by_kind["PodMonitor"]["podMetricsEndpoints"][0]["port"] in named
+    assert pod_monitor["spec"]["podMetricsEndpoints"][0]["port"] in named
+
+
+def test_prometheus_gives_its_targets_the_jobs_that_the_alerts_ask_for() -> None:
+    (pod_monitor,) = of_operators("PodMonitor")
+    servers, redis = of_operators("ServiceMonitor")
+    endpoints = (pod_monitor["spec"]["podMetricsEndpoints"][0], redis["spec"]["endpoints"][0])
+    jobs = {each["relabelings"][0]["replacement"] for each in endpoints}
+    assert all(each["relabelings"][0]["targetLabel"] == "job" for each in endpoints)
+    assert servers["spec"]["jobLabel"] == "app"
+    for name in servers["spec"]["selector"]["matchExpressions"][0]["values"]:
+        jobs.add(kubernetes("Service", name)["metadata"]["labels"]["app"])
+    asked = re.findall(r'job=~?"([\w|]+)"', (ROOT / "metrics/artifacts/alerts.yml").read_text())
+    assert {job for text in asked for job in text.split("|")} == jobs
+    of_compose = documents("metrics/artifacts/prometheus.yml")[0]["scrape_configs"]
+    assert {each["job_name"] for each in of_compose} == jobs
+
+
+def test_alerts_script_and_dashboard_are_what_their_tool_writes() -> None:
+    assert (ROOT / "kubernetes-operators.yaml").read_text() == operators.text()
+    (rule,) = of_operators("PrometheusRule")
+    assert rule["spec"] == documents("metrics/artifacts/alerts.yml")[0]
+    _, dashboard = of_operators("ConfigMap")
+    assert dashboard["metadata"]["labels"] == {"grafana_dashboard": "1"}
+    written = json.loads(dashboard["data"]["weavloader.json"])
+    assert written == json.loads((ROOT / "metrics/artifacts/grafana-dashboard.json").read_text())
+    # kubectl keeps what it applied in an annotation, which must be smaller than this.
+    assert len(dashboard["data"]["weavloader.json"]) < 250_000
+
+
+def test_the_alertmanager_of_kubernetes_is_that_of_compose() -> None:
+    (secret,) = of_operators("Secret")
+    assert set(secret["stringData"]) == OF_ALERTMANAGER
+    assert set(secret["stringData"].values()) <= {"", "REPLACE_ME"}
+    images = {
+        container["image"]
+        for deployment in of_operators("Deployment")
+        for container in deployment["spec"]["template"]["spec"]["containers"]
+    }
+    assert images <= {service["image"] for service in compose()["services"].values()}
+
+
+def test_pods_of_the_operators_file_have_no_rights_and_a_policy() -> None:
+    policed = {
+        policy["spec"]["podSelector"]["matchLabels"]["app"]
+        for policy in of_operators("NetworkPolicy")
+    }
+    for deployment in of_operators("Deployment"):
+        template = deployment["spec"]["template"]
+        assert template["metadata"]["labels"]["app"] in policed
+        assert template["spec"]["securityContext"]["runAsNonRoot"]
+        for container in template["spec"]["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert "memory" in container["resources"]["limits"]

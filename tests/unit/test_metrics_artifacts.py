@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tests.support.missing_parts import skip_without
+from tools.dashboard import text as dashboard_text
 
 ROOT = Path(__file__).parents[2]
 ARTIFACTS = ROOT / "metrics" / "artifacts"
@@ -85,17 +86,101 @@ def test_the_runbook_tells_the_severity_of_every_alert() -> None:
     assert levels == set(written.values())
 
 
-def test_the_dashboard_has_its_rows_and_variables() -> None:
+def test_the_dashboard_is_what_its_tool_writes() -> None:
+    assert (ARTIFACTS / "grafana-dashboard.json").read_text() == dashboard_text()
+
+
+def test_the_dashboard_has_its_rows_variables_and_links() -> None:
     rows = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
-    assert [row.split(" (")[0] for row in rows] == [
-        "Health",
-        "Pipeline",
-        "Dead letters",
-        "Errors",
-        "Latency",
-    ]
+    assert {"Objective", "Pipeline", "Models and Triton", "Redis", "Store and Weaviate"} <= {*rows}
     variables = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
-    assert {"instance", "node"} <= variables
+    assert {"job", "instance", "queue", "node", "role"} <= variables
+    links = {link["title"] for link in DASHBOARD["links"]}
+    assert links == {"Runbook", "Pages", "Flower"}
+
+
+def test_every_panel_is_described_and_has_thresholds_of_its_own() -> None:
+    for panel in panels():
+        assert panel["description"].endswith("."), panel["title"]
+        steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+        assert steps[0]["value"] is None
+        values = [step["value"] for step in steps[1:]]
+        assert values == sorted(values), panel["title"]
+        if panel["type"] == "timeseries":
+            legend = panel["options"]["legend"]
+            assert (legend["displayMode"], legend["calcs"]) == ("table", ["mean", "max"])
+
+
+def test_every_rate_is_taken_over_the_interval_that_grafana_gives() -> None:
+    for panel in panels():
+        for target in panel["targets"]:
+            for window in re.findall(r"\brate\(.*?\[([^]]+)\]", target["expr"]):
+                assert window == "$__rate_interval", panel["title"]
+
+
+def colour(title: str, value: float, series: str = "") -> str:
+    """The colour in which Grafana shows a value: of its mapping, its override or its threshold."""
+    (panel,) = (each for each in panels() if each["title"] == title)
+    config = panel["fieldConfig"]
+    for mapping in config["defaults"]["mappings"]:
+        if f"{value:g}" in mapping["options"]:
+            return str(mapping["options"][f"{value:g}"]["color"])
+    steps = config["defaults"]["thresholds"]["steps"]
+    for override in config["overrides"]:
+        if override["matcher"]["options"] == series:
+            steps = override["properties"][0]["value"]["steps"]
+    reached = [step for step in steps if step["value"] is None or step["value"] <= value]
+    return str(reached[-1]["color"])
+
+
+@pytest.mark.parametrize(
+    ("title", "value", "expected"),
+    [
+        ("Newest image", 84, "green"),  # which Grafana's own thresholds show in red
+        ("Newest image", 1800, "yellow"),
+        ("Last poll", 120, "green"),
+        ("Longest wait", 100, "green"),
+        ("Dead letters", 5000, "text"),
+        ("Images queued", 9000, "text"),
+        ("Components", 0, "red"),
+        ("Components", 1, "green"),
+        ("Workers online", 0, "red"),
+        ("Workers online", 3, "green"),
+        ("Firing alerts", 0, "green"),
+        ("Firing alerts", 2, "red"),
+        ("Searchable within 15 minutes", 0.96, "green"),
+        ("Searchable within 15 minutes", 0.94, "red"),
+        ("Success rate", 1, "green"),
+        ("Success rate", 0.5, "red"),
+        ("Redis", 0, "red"),
+        ("Persistence", 0, "red"),
+        ("Version", 1, "text"),
+        ("Last audit", 80_000, "text"),
+    ],
+)
+def test_a_value_has_the_colour_of_what_it_means(title: str, value: float, expected: str) -> None:
+    assert colour(title, value) == expected
+
+
+def test_a_missing_image_is_red_and_none_is_not() -> None:
+    assert colour("Last audit", 1, "missing") == "red"
+    assert colour("Last audit", 0, "missing") == "text"
+
+
+@pytest.mark.parametrize(
+    ("title", "alert"),
+    [
+        ("Newest image", "WeavloaderStreamSilent"),
+        ("Last poll", "WeavloaderStreamNotLookedAt"),
+        ("Longest wait", "WeavloaderImagesLate"),
+    ],
+)
+def test_red_begins_where_the_alert_does(title: str, alert: str) -> None:
+    (expression,) = (rule["expr"] for rule in alerts() if rule["alert"] == alert)
+    limit = re.search(r"> (\d+)", expression)
+    assert limit is not None
+    assert colour(title, float(limit[1])) == "red"
+    assert colour(title, float(limit[1]) - 1) != "red"
 
 
 def test_panels_do_not_overlap() -> None:
