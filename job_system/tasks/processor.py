@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 LATE_SECONDS = 3600.0
 
 
-class _Deferred(Ignore):
+class _Deferred(Exception):
     """The image's file is not there yet, and its task was sent again: this run has no outcome.
 
     Args:
@@ -77,7 +77,8 @@ def process_image_task(self: Task, image_data: object = None, *_: object, **__: 
     except _Deferred as deferred:
         outcome = f"asked for again in {deferred.pause:.0f} s"
         log_image(logging.INFO, _image_id(self), outcome, stages, deferred.why)
-        raise
+        # The worker's main process gets it pickled, which only Celery's own survives.
+        raise Ignore(deferred.why) from None
     except Reject:
         raise
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -64,6 +65,10 @@ def run(job: ImageJob, retries: int = 0, priority: int = 0) -> None:
     )
     try:
         task.run(job.to_message())
+    except (Ignore, Reject) as outcome:
+        # Pickled on its way to the worker's main process, which ends if it cannot be read there.
+        assert type(pickle.loads(pickle.dumps(outcome))) is type(outcome)
+        raise
     finally:
         task.pop_request()
 
