@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from logging import getLogger
 from typing import Any
 
+import flower.app
 from flower.views import BaseHandler
 from tornado.web import HTTPError
 
 from metrics import metrics
+from metrics.http import BoundedServer
 from weavloader.accounts import Account, PasswordCheck, TooManyGuesses
 from weavloader.logs import masker
 from weavloader.settings import get_settings
@@ -58,6 +60,7 @@ def guard_flower(accounts: Sequence[Account]) -> None:
         return account.name
 
     BaseHandler.get_current_user = current_user
+    flower.app.HTTPServer = BoundedServer  # its connections have no cap of their own
 
 
 def _choose_address() -> str:

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from tornado.httpserver import HTTPServer
 from tornado.routing import URLSpec
 from tornado.web import Application, RequestHandler, url
 
 from metrics import metrics
 from metrics.health import HealthChecks, builtin_probes, is_healthy
+from metrics.http import serve_until_signal
 from metrics.multiprocess import SharedMetrics, share_values
 from metrics.page import CONTENT_TYPE, FlowerPage, MetricsPage, about_families, volumes
 from metrics.redis_state import TIMEOUT as REDIS_TIMEOUT
 from metrics.workers import HeartbeatListener, WorkerStates
-from weavloader.errors import ConfigError, Reason
 from weavloader.redis_connection import connect_redis
 from weavloader.settings import Settings
-from weavloader.shutdown import SIGNALS
 
 logger = logging.getLogger(__name__)
 
@@ -123,44 +120,3 @@ def routes(page: MetricsPage, health: HealthChecks) -> list[URLSpec]:
         url(r"/health/ready", ReadyHandler, {"health": health}),
         url(r"/health/live", LiveHandler),
     ]
-
-
-async def serve_until_signal(application: Application, address: str, port: int) -> None:
-    """Serve until SIGINT or SIGTERM, then finish what is under way.
-
-    Raises:
-        ConfigError: The address cannot be bound.
-    """
-    server = HTTPServer(application, max_body_size=1024 * 1024, xheaders=False)
-    try:
-        server.listen(port, address)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {address}:{port}: {error.strerror}", reason=Reason.BAD_ADDRESS
-        ) from error
-    async with _signal() as asked:
-        logger.info("listening on http://%s:%d", address, port)
-        await asked.wait()
-    server.stop()
-    await server.close_all_connections()
-
-
-@asynccontextmanager
-async def _signal() -> AsyncIterator[asyncio.Event]:
-    """An event that SIGINT and SIGTERM set.
-
-    By handlers of Python's: the loop's own would take the wakeup descriptor from
-    :mod:`weavloader.shutdown`.
-    """
-    asked = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def ask(*_: object) -> None:
-        loop.call_soon_threadsafe(asked.set)
-
-    before = {number: signal.signal(number, ask) for number in SIGNALS}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

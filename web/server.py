@@ -13,7 +13,7 @@ from typing import Any
 from tornado.web import Application, url
 
 from client import redis_session
-from metrics.server import serve_until_signal
+from metrics.http import serve_until_signal
 from weavloader.dlq.queue import DeadLetters
 from weavloader.settings import Settings
 from web.dead_letters import (

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -13,6 +14,7 @@ import pytest
 
 from demo.servers.ports import HOST, free_ports
 from demo.servers.waiting import wait_until
+from metrics.http import MAX_CONNECTIONS
 from tests.support.metrics_endpoint import FLOWER_AUTH, ROOT, running
 from tests.support.redis_fixture import StoppableRedis
 from weavloader.accounts import MAX_WRONG
@@ -62,6 +64,10 @@ def tasks(environment: dict[str, str]) -> str:
     except httpx.TransportError:
         return ""
     return answer.text if answer.is_success else ""
+
+
+def port_of(page: str) -> int:
+    return int(page.rpartition(":")[2])
 
 
 def work_on_a_task_with_a_secret(environment: dict[str, str]) -> None:
@@ -117,6 +123,10 @@ def test_flower_changes_nothing_and_slows_down_who_guesses(
         for number in range(MAX_WRONG):
             wrong = httpx.get(f"{page}/workers", auth=(USER, f"wröng-{number}"), timeout=10)
             assert wrong.status_code == 401
+        with ExitStack() as stack:
+            for _ in range(MAX_CONNECTIONS + 50):
+                stack.enter_context(socket.create_connection((HOST, port_of(page))))
+            assert httpx.get(f"{page}/healthcheck", timeout=10).text == "OK"
         slowed = httpx.get(f"{page}/workers", auth=(USER, PASSWORD), timeout=10)
         assert slowed.status_code == 429
     log = (tmp_path / "flower.log").read_text()

@@ -12,8 +12,8 @@ from threading import Event, Thread
 import httpx
 import numpy as np
 from PIL import Image
-from tornado.httpserver import HTTPServer
 
+from metrics.http import BoundedServer
 from weavloader.geo import Location
 from weavloader.settings import Settings
 from weavloader.store import open_store
@@ -75,7 +75,7 @@ def served(
         images = ImageService(settings)
         shown = monitor or Monitor(settings, images)
         with closing(images), application(settings, images, shown) as app:
-            server = HTTPServer(app)
+            server = BoundedServer(app)
             server.listen(0, "127.0.0.1")
             port.extend(sock.getsockname()[1] for sock in server._sockets.values())
             stop = asyncio.Event()
