@@ -6,6 +6,7 @@ import fcntl
 import json
 import logging
 import os
+import stat
 import struct
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ from weavloader.settings import publish_to_environment
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _SUMMED_TYPES = ("counter", "histogram")
 _ENDED = "ended"
+_PRIVATE = 0o700
 # What prometheus_client raises for a file that is not as it writes them.
 _UNREADABLE = (RuntimeError, ValueError, struct.error)
 
@@ -82,13 +84,24 @@ class SharedMetrics(Collector):
 
 
 def _make_private(path: Path) -> None:
+    """Make the folder, or take it if it is this user's alone.
+
+    In a folder for temporary files another user may have made it, and would choose what is written
+    where.
+    """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        writable = os.access(path, os.W_OK | os.X_OK)
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            problem = f"{path} is another user's, or a link"
+        else:
+            if stat.S_IMODE(found.st_mode) != _PRIVATE:
+                path.chmod(_PRIVATE)
+            problem = "" if os.access(path, os.W_OK | os.X_OK) else f"cannot write {path}"
     except OSError:
-        writable = False
-    if not writable:
-        raise ConfigError(f"{DIRECTORY_VARIABLE}: cannot write {path}", reason=Reason.BAD_SETTING)
+        problem = f"cannot write {path}"
+    if problem:
+        raise ConfigError(f"{DIRECTORY_VARIABLE}: {problem}", reason=Reason.BAD_SETTING)
 
 
 @contextmanager

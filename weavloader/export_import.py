@@ -27,6 +27,10 @@ from weavloader.geo import Location
 from weavloader.store.base import ImageObject, Store, Vector
 
 OBJECTS_PER_BATCH = 100
+# Of an object with its image, in base 64: no object that was stored is larger.
+MAX_LINE_BYTES = 128 * 1024 * 1024
+# Of lists in lists in lists, and of numbers beyond any.
+_HOSTILE = (RecursionError, OverflowError)
 BYTES_PER_BATCH = 24 * 1024 * 1024
 
 Progress = Callable[[float, str], None]
@@ -224,7 +228,10 @@ def read_lines(path: Path) -> Iterator[tuple[bytes, float]]:
         size = max(1, path.stat().st_size)
         with path.open("rb") as raw:
             file: Any = gzip.open(raw) if _is_gzip(path) else raw
-            for line in file:
+            while line := file.readline(MAX_LINE_BYTES + 1):
+                if len(line) > MAX_LINE_BYTES:
+                    message = f"{path}: a line is longer than {MAX_LINE_BYTES:,} bytes"
+                    raise ConfigError(message, reason=Reason.BAD_ARGUMENT)
                 yield line, raw.tell() / size
     except (OSError, EOFError, zlib.error) as error:
         text = getattr(error, "strerror", None) or "it is damaged, or not complete"
@@ -263,7 +270,7 @@ def from_line(line: bytes) -> ImageObject:
             },
             location=Location(**place) if place else None,
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, *_HOSTILE) as error:
         # The line may be of any file, with anybody's secrets.
         raise PermanentError("not an object of an export", reason=Reason.BAD_OBJECT) from error
 

@@ -87,6 +87,15 @@ class TextFormatter(logging.Formatter):
         """One record, its traceback included, without secrets."""
         return self._without_secrets(super().format(record))
 
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The line, in which no text of others begins another or controls a terminal."""
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        """The traceback, indented, so that none of its lines passes for a record."""
+        lines = super().formatException(ei).splitlines()
+        return "\n".join(f"  {printable(line)}" for line in lines)
+
 
 class JsonFormatter(BaseJsonFormatter):
     """A JSON object a line for collectors: ``time``, ``tag``, ``level``, ``logger``, ``message``.

@@ -10,6 +10,7 @@ from weavloader.errors import ConfigError, Reason
 # Years before SAGE and its forerunners; an earlier time is a slip of the keyboard.
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 _UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+MAX_YEAR = 9000  # of a moment to which a day can be added
 _DATE = re.compile(r"\d{4}-?\d\d-?\d\d|\d{4}-?W\d\d-?\d", re.ASCII)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.ASCII)
 
@@ -81,6 +82,8 @@ def parse_moment(text: str) -> datetime:
     except (ValueError, OverflowError):
         message = f"expected a time such as 24h, 2026-01-31 or 2026-01-31T12:00:00Z, not {text!r}"
         raise ConfigError(message, reason=Reason.BAD_ARGUMENT) from None
+    if moment.year > MAX_YEAR:
+        raise ConfigError(f"{text!r} is too late", reason=Reason.BAD_ARGUMENT)
     if moment < EARLIEST:
         message = f"{text!r} is {moment:%Y-%m-%d}; no image is older than {EARLIEST:%Y-%m-%d}"
         raise ConfigError(message, reason=Reason.BAD_ARGUMENT)

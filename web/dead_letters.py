@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from itertools import chain
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from more_itertools import chunked
 from tornado.web import HTTPError
@@ -74,7 +74,7 @@ def parse_dead_letter_query(argument: Callable[[str, str], str]) -> DeadLetterQu
     """
     given = {name: argument(name, "").strip()[:MAX_LENGTH] for name in _FILTERS}
     page = argument("page", "1")
-    if not (page.isdecimal() and 1 <= int(page[:9]) <= MAX_PAGE):
+    if not (page.isdecimal() and len(page) < 9 and 1 <= int(page) <= MAX_PAGE):
         raise ConfigError("page: expected a number from 1", reason=Reason.BAD_ARGUMENT)
     query = DeadLetterQuery(page=int(page), **given)
     try:
@@ -204,6 +204,7 @@ class DeadLettersPage(DeadLetterHandler):
             message=self.take_message(),
             now=utc_now(),
             age=age,
+            address_of=letter_address,
             text=error_text,
             page_size=PAGE_SIZE,
             **await self.on_thread(list_page, self.context.dead_letters, query),
@@ -256,6 +257,7 @@ class DeadLetterPage(DeadLetterHandler):
             message=self.take_message(),
             now=utc_now(),
             age=age,
+            address_of=letter_address,
             text=error_text(letter),
         )
 
@@ -299,6 +301,11 @@ def as_json(letter: DeadLetter) -> dict[str, Any]:
 def error_text(letter: DeadLetter) -> str:
     """The error message without the reason, which is shown beside it."""
     return letter.exc_message.removeprefix(f"{letter.reason}: ") or letter.exc_type
+
+
+def letter_address(letter: DeadLetter) -> str:
+    """The page of a dead letter, whatever characters its id has."""
+    return f"/dead-letters/letter/{quote(letter.task_id, safe='')}"
 
 
 def age(moment: str | datetime, now: datetime) -> str:

@@ -117,6 +117,16 @@ class StaticFiles(StaticFileHandler):
         """Set the security headers."""
         _set_security_headers(self)
 
+    def parse_url_path(self, url_path: str) -> str:
+        """The path of a file.
+
+        Raises:
+            HTTPError: No file can have such a name.
+        """
+        if "\0" in url_path:
+            raise HTTPError(404)
+        return super().parse_url_path(url_path)
+
 
 class MissingPage(PageHandler):
     """Any other address."""
@@ -226,7 +236,10 @@ def is_same_origin(host: str, headers: Mapping[str, str]) -> bool:
     if site := headers.get("Sec-Fetch-Site"):
         return site == "same-origin"
     origin = headers.get("Origin")
-    return origin is None or urlsplit(origin).netloc == host
+    try:
+        return origin is None or urlsplit(origin).netloc == host
+    except ValueError:  # such as of half an IPv6 address
+        return False
 
 
 def is_loopback(host: str) -> bool:

@@ -57,6 +57,22 @@ class TestEmbeddedStore(RankingContract):
         (tmp_path / "file").touch()
         return embedded(tmp_path / "file" / "store")
 
+    def test_no_other_user_may_read_it(self, tmp_path: Path) -> None:
+        before = os.umask(0)
+        try:
+            with closing(open_store(embedded(tmp_path / "new"))) as store:
+                store.prepare()
+                store.upsert([an_image("a")])
+                rights = {
+                    path.relative_to(tmp_path).parts[1:] and path.stat().st_mode & 0o077
+                    for path in (tmp_path / "new").rglob("*")
+                    if path.is_file()
+                }
+        finally:
+            os.umask(before)
+        assert rights == {0}
+        assert (tmp_path / "new").stat().st_mode & 0o077 == 0
+
     def test_ten_processes_prepare_at_once(self, settings: Settings) -> None:
         in_processes(10, prepare_and_write, settings)
         store = open_store(settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -191,7 +192,11 @@ def test_a_file_that_is_none_of_ours_is_one_line(
     assert run_command("export", str(file))[0] == 2  # never over a file that is there
     assert file.read_bytes() == whole
     other = gzip.compress(b'{"password": "hunter2"}\n')
-    for content, code in ((whole[:-9], 2), (b"no gzip", 2), (other, 1)):
+    deep = gzip.compress(b"[" * 100_000 + b"\n")
+    line = gzip.decompress(whole).splitlines()[0]
+    huge = gzip.compress(re.sub(rb'"clip": \[[^,]+', b'"clip": [1' + b"0" * 400, line) + b"\n")
+    hostile = ((whole[:-9], 2), (b"no gzip", 2), (other, 1), (deep, 1), (huge, 1))
+    for content, code in hostile:
         file.write_bytes(content)
         found, said, complaint = run_command("import", str(file))
         assert (found, said, len(complaint.splitlines())) == (code, "", 1)

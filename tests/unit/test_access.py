@@ -182,6 +182,7 @@ def test_beyond_this_machine_only_flowers_accounts_pass(authorization: str) -> N
         ({"Origin": "http://foreign.example"}, False),
         ({"Origin": "null"}, False),
         ({"Origin": ""}, False),
+        ({"Origin": "http://["}, False),
         ({"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost:8081"}, True),
         ({"Sec-Fetch-Site": "same-site", "Origin": "http://localhost:3000"}, False),
         ({"Sec-Fetch-Site": "cross-site"}, False),

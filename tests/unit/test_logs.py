@@ -168,6 +168,19 @@ def test_whatever_leaves_the_process_is_without_its_secrets(
     get_settings.cache_clear()
 
 
+def test_no_text_of_others_begins_a_line_of_the_log(written: Callable[..., str]) -> None:
+    forged = "x\n1999-11-26 12:00:00,000 [PROCESSOR] ERROR forged\x1b[2J\u202e"
+
+    def log() -> None:
+        logging.warning("answer: %s", forged)
+        fail_with(forged)
+
+    text = written(log)
+    assert text.count("forged") == 2
+    assert not [line for line in text.splitlines() if line.startswith("1999")]
+    assert "\x1b" not in text and "\u202e" not in text
+
+
 def test_what_controls_a_terminal_or_turns_its_text_is_not_printed() -> None:
     hostile = "a\x1b[2Jb\r\nc\u202ed\u2066e\u200bf\x9bg\u2028h"
     assert printable(hostile) == "a [2Jb  c d e f g h"

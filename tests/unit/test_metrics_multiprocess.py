@@ -143,6 +143,30 @@ def test_the_directory_is_private(tmp_path: Path) -> None:
         assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
 
 
+def test_a_directory_that_others_can_read_is_made_private(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with counting(tmp_path / "open", COUNT):
+        assert (tmp_path / "open").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_link_is_no_directory_for_metrics(tmp_path: Path) -> None:
+    """Another user may have put it there, to choose what is written where."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "theirs")
+    with pytest.raises(ConfigError, match="is another user's, or a link"):
+        share_values(str(tmp_path / "link"))
+    assert list((tmp_path / "theirs").iterdir()) == []
+
+
+def test_another_users_directory_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(ConfigError, match="is another user's, or a link"):
+        share_values(str(tmp_path))
+
+
 def test_a_directory_that_cannot_be_made_is_a_wrong_setting(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="PROMETHEUS_MULTIPROC_DIR"):

@@ -187,7 +187,9 @@ class EmbeddedStore:
 
     def _open(self) -> apsw.Connection:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # SQLite gives its other files the rights of this one.
+            self._database.touch(mode=0o600)
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             message = f"EMBEDDED_STORE_PATH: cannot use {self._folder}: {error.strerror}"
             raise ConfigError(message, reason=Reason.STORE_PATH) from error
