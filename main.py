@@ -20,7 +20,6 @@ for _subject in (
     "search",
     "dlq",
     "audit",
-    "backfill",
     "status",
     "store",
 ):

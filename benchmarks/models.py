@@ -33,9 +33,9 @@ from inference import (
     get_colbert_embedding,
     qwen2_5_run_model,
 )
-from inference.images import RGBImage, reduce_image
 from inference.model_config import ImageLimit, model_config
 from inference.models.captions import CAPTION_TASK
+from inference.tensors import RGBImage, reduce_image
 from tools.served_models import make_weights, serve
 
 CALLERS = 16

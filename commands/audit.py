@@ -1,10 +1,12 @@
-"""The command `audit`."""
+"""The commands about the stream: `audit` and `backfill`."""
 
 from __future__ import annotations
 
 import json
 import sys
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from weavloader.images.job import ImageJob
     from weavloader.settings import Settings
     from weavloader.stream.audit import AuditReport
+    from weavloader.stream.backfill import Backfill, BackfillReport, Span
 
 
 @command("audit")
@@ -105,3 +108,98 @@ def _print(report: AuditReport) -> None:
         console.print(Text(printable(text)), soft_wrap=True)
     if (unnamed := report.counts[State.MISSING] - MAX_NAMED) > 0:
         console.print(f"and {unnamed:,} more missing images", highlight=False)
+
+
+@command("backfill")
+@click.option("--start", required=True, help="Captured since: 7d, or a date or time.")
+@click.option("--end", required=True, help="Captured before: 1d, or a date or time.")
+@click.option("--filter", "query_filter", help="Filter of the stream as JSON (SAGE_FILTER).")
+@click.option(
+    "--restart",
+    is_flag=True,
+    help="Start from the beginning, even if an earlier run was interrupted or completed.",
+)
+def backfill(start: str, end: str, query_filter: str | None, restart: bool) -> None:
+    """Queue the images of a past time range, at low priority.
+
+    With the same options, an interrupted run is resumed. Images that are stored or have a dead
+    letter are skipped.
+    """
+    settings = begin_tool("backfill")
+    span = _span(settings, start, end, query_filter)
+    with _backfill(settings) as work:
+        if restart:
+            work.restart(span)
+        reached = work.reached(span)
+        if reached >= span.end:
+            click.echo("Already completed; use --restart to run it again.")
+            return
+        if reached > span.start:
+            click.echo(f"Resuming from {reached:%Y-%m-%d %H:%M}Z.")
+        report = _run(work, span, settings.queue_high_water)
+    click.echo(
+        f"{report.queued:,} queued, {report.stored:,} already stored, {report.dead:,} dead,"
+        f" {report.excluded:,} excluded, {report.rejected:,} rejected"
+    )
+
+
+def _span(settings: Settings, start: str, end: str, query_filter: str | None) -> Span:
+    from weavloader.settings import parse_filter
+    from weavloader.stream.backfill import Span, span_name
+    from weavloader.times import parse_end, parse_moment, utc_now
+
+    chosen = parse_filter(query_filter) if query_filter else settings.sage_filter
+    first, last = parse_moment(start), min(parse_end(end, inclusive=False), utc_now())
+    if first >= last:
+        raise click.UsageError("--start must be before --end and in the past")
+    return Span(span_name(start, end, chosen), first, last, chosen)
+
+
+@contextmanager
+def _backfill(settings: Settings) -> Iterator[Backfill]:
+    from client import connect_sage, open_store, redis_session
+    from job_system.publishing import publish
+    from weavloader import redis_keys
+    from weavloader.dlq.queue import DeadLetters
+    from weavloader.stream.backfill import Backfill
+    from weavloader.stream.sage_api import DataApi
+
+    with (
+        redis_session(settings) as redis,
+        connect_sage(settings) as http,
+        closing(open_store(settings)) as store,
+    ):
+        yield Backfill(
+            settings,
+            DataApi(settings.sage_data_api, http, settings.sage_deadline),
+            store,
+            redis,
+            DeadLetters(redis, settings.dlq_ttl),
+            publish=partial(publish, priority=redis_keys.LOW_PRIORITY),
+            backlog=lambda: int(redis.llen(redis_keys.IMAGE_QUEUE_LOW)),
+        )
+
+
+def _run(work: Backfill, span: Span, high_water: int) -> BackfillReport:
+    from commands.progress import progress_bar
+
+    with progress_bar("backfill", total=(span.end - span.start).total_seconds()) as advance:
+        return work.run(span, _teller(span, high_water, advance))
+
+
+def _teller(
+    span: Span, high_water: int, advance: Callable[[float, str], None]
+) -> Callable[[datetime, BackfillReport], None]:
+    """Moves the bar; prints one line when a wait begins."""
+    was_waiting = False
+
+    def tell(reached: datetime, report: BackfillReport) -> None:
+        nonlocal was_waiting
+        if report.waiting and not was_waiting:
+            text = f"waiting: the queue has {high_water:,} images or more (QUEUE_HIGH_WATER)"
+            click.echo(text, err=True)
+        was_waiting = report.waiting
+        detail = f"{report.queued:,} queued, {report.stored:,} already stored"
+        advance((reached - span.start).total_seconds(), detail)
+
+    return tell

@@ -20,7 +20,7 @@ from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetters
 from weavloader.images.job import image_id
 from weavloader.store.base import Store
-from weavloader.stream.records import RejectedRecord, parse_record
+from weavloader.stream.sage_api import RejectedRecord, parse_record
 
 _COLOURS = {
     STORED: "green",

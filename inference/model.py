@@ -15,7 +15,6 @@ from inference.models.embeddings import (
     get_clip_embeddings,
     get_colbert_embedding,
 )
-from inference.outputs import fuse_embeddings
 from inference.registry import (
     CAPTIONERS,
     EMBEDDERS,
@@ -24,6 +23,7 @@ from inference.registry import (
     embedder,
     required_models,
 )
+from inference.tensors import fuse_embeddings
 
 __all__ = [
     "CAPTIONERS",

@@ -7,8 +7,7 @@ from typing import Literal, Protocol, TypeVar
 
 from tritonclient.grpc import InferenceServerClient
 
-from inference.images import RGBImage
-from inference.outputs import Vector
+from inference.tensors import RGBImage, Vector
 from weavloader.errors import ConfigError, Reason
 
 

@@ -17,7 +17,7 @@ from weavloader import redis_keys
 from weavloader.images.job import ImageJob
 from weavloader.redis_connection import RedisClient
 from weavloader.settings import get_settings
-from weavloader.stream.records import seen_key
+from weavloader.stream.sage_api import seen_key
 
 MIN_PAUSE = 5.0
 # Beside the pause, a message waits for its worker to look for what is due, and for its turn.

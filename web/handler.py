@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 from kombu.exceptions import OperationalError
@@ -26,7 +26,9 @@ from weavloader.errors import ConfigError, PermanentError, Reason, TransientErro
 from weavloader.logs import mask
 from weavloader.settings import Settings
 from web.image_service import ImageService
-from web.snapshot import Monitor
+
+if TYPE_CHECKING:
+    from web.snapshot import Monitor  # which has a page of its own
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -24,12 +24,10 @@ from web.dead_letters import (
     DeadLettersPage,
 )
 from web.handler import Access, AppContext, MissingPage, StaticFiles
-from web.image import ImageApi, ImagePage, Picture, Thumbnail
 from web.image_service import ImageService
-from web.now import NowPage, StatusApi
+from web.images import ImageApi, ImagePage, Picture, SearchApi, SearchPage, Thumbnail
 from web.runbook import RunbookPage
-from web.search import SearchApi, SearchPage
-from web.snapshot import Monitor
+from web.snapshot import Monitor, NowPage, StatusApi
 
 HERE = Path(__file__).parent
 THREADS = 4

@@ -13,17 +13,18 @@ from typing import Any, TypeVar
 import numpy as np
 from tritonclient.grpc import InferenceServerClient
 
-from inference.images import RGBImage, reduce_image
 from inference.model_config import ImageLimit, model_config
-from inference.outputs import (
+from inference.registry import caption_model
+from inference.tensors import (
+    RGBImage,
     bad_answer,
     bounded,
     checked_text,
     clean_text,
     read_text_output,
+    reduce_image,
     tidy_caption,
 )
-from inference.registry import caption_model
 from inference.triton import Tensors, infer, text_tensor
 
 Part = TypeVar("Part")

@@ -10,10 +10,18 @@ from functools import partial
 import numpy as np
 from tritonclient.grpc import InferenceServerClient
 
-from inference.images import RGBImage, reduce_image, with_light
 from inference.model_config import ImageLimit, model_config
-from inference.outputs import Vector, bad_vector, checked_vector, fuse_embeddings, unit_vector
 from inference.registry import embedding_model
+from inference.tensors import (
+    RGBImage,
+    Vector,
+    bad_vector,
+    checked_vector,
+    fuse_embeddings,
+    reduce_image,
+    unit_vector,
+    with_light,
+)
 from inference.triton import Tensors, infer, text_tensor
 from weavloader.errors import PermanentError, Reason
 

@@ -32,8 +32,7 @@ from job_system.dependencies import data_api, dead_letters, redis_client, store
 from job_system.publishing import publish, reprocess
 from metrics import metrics
 from weavloader import redis_keys
-from weavloader.dlq import reference
-from weavloader.dlq.letter import is_due, is_hopeless
+from weavloader.dlq.letter import from_reference_message, is_due, is_hopeless
 from weavloader.dlq.queue import DeadLetter, DeadLetterFilter, FailedTask
 from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.images.job import image_id_in
@@ -189,7 +188,7 @@ def _letter_of(
     if isinstance(letter, str):
         known = headers if isinstance(headers, dict) else {}
         letter_id = str(known.get("task_id") or task.request.id)
-        return reference.from_message(letter_id, letter, args, kwargs, headers, utc_now())
+        return from_reference_message(letter_id, letter, args, kwargs, headers, utc_now())
     try:
         return DeadLetter.from_fields(letter if isinstance(letter, dict) else {})
     except ValueError as error:
@@ -202,7 +201,7 @@ def _letter_to_reprocess(task: Task, name: str, args: object, kwargs: object) ->
     letter_id = image_id_in([args, kwargs]) or str(task.request.id)
     letter = dead_letters().get(letter_id)
     if letter is None:
-        letter = reference.from_message(letter_id, name, args, kwargs, None, utc_now())
+        letter = from_reference_message(letter_id, name, args, kwargs, None, utc_now())
         dead_letters().put(letter)
     return letter
 

@@ -34,7 +34,7 @@ def _time_limits() -> None:
 
 def _publish_before_mark() -> None:
     """Mark images as seen before they are on the queue, with time to die in between."""
-    from weavloader.stream.records import seen_key
+    from weavloader.stream.sage_api import seen_key
     from weavloader.stream.stream import Stream, _count
 
     def publish_after_marking(self: Any, items: Any, report: Any) -> None:
@@ -85,9 +85,9 @@ def _inference_cache() -> None:
 
 
 def _error_answers() -> None:
-    from inference import outputs
+    from inference import tensors
 
-    outputs._FAILURE_PREFIXES = ()  # type: ignore[assignment]
+    tensors._FAILURE_PREFIXES = ()  # type: ignore[assignment]
 
 
 def _message_validation() -> None:

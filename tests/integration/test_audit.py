@@ -34,8 +34,7 @@ from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.images.job import ImageJob
 from weavloader.settings import get_settings, load_settings
 from weavloader.stream.audit import Audit, AuditReport, State
-from weavloader.stream.records import seen_key
-from weavloader.stream.sage_api import DataApi
+from weavloader.stream.sage_api import DataApi, seen_key
 from weavloader.times import utc_now
 
 

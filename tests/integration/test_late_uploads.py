@@ -22,7 +22,7 @@ from processing import Outcome
 from weavloader import redis_keys
 from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.images.job import ImageJob
-from weavloader.stream.records import seen_key
+from weavloader.stream.sage_api import seen_key
 
 HOUR = timedelta(hours=1)
 

@@ -12,10 +12,10 @@ from tritonclient.grpc import InferenceServerClient
 
 from demo.pictures import SCENES, Canvas
 from inference import gemma3_run_model, get_align_embeddings, get_clip_embeddings
-from inference.images import RGBImage
 from inference.model_config import ImageLimit, model_config
 from inference.models.captions import ask
 from inference.models.embeddings import embed
+from inference.tensors import RGBImage
 from weavloader.images.decode import DecodeLimits, decode
 from weavloader.store.base import Vector
 

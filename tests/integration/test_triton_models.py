@@ -18,8 +18,8 @@ from inference import (
     get_clip_embeddings,
     required_models,
 )
-from inference.images import reduce_image
 from inference.model_config import ImageLimit
+from inference.tensors import reduce_image
 from inference.triton import Tensor, Tensors, infer, text_tensor
 from tests.support.drawn_pictures import green_field, smoke
 from weavloader.errors import PermanentError, TransientError

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, values
 
-from inference import florence2_gen_caption, gemma3_run_model, outputs
+from inference import florence2_gen_caption, gemma3_run_model, tensors
 from inference.model_config import model_config
-from inference.outputs import tidy_caption
+from inference.tensors import tidy_caption
 from metrics.metrics import Metrics
 from tests.support.stand_in_triton import StandInClient, text
 
@@ -27,7 +27,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> CollectorRegistry:
     """Where the captions count."""
     monkeypatch.setattr(values, "ValueClass", values.MutexValue)
     registry = CollectorRegistry()
-    monkeypatch.setattr(outputs, "metrics", Metrics(registry))
+    monkeypatch.setattr(tensors, "metrics", Metrics(registry))
     return registry
 
 

@@ -15,7 +15,7 @@ from demo.cases import CASES, DEAD_LETTER, REJECTED, ROUND, STORED
 from demo.dataset import LONG_DELAY, Dataset, PlannedImage
 from demo.sage_replay.catalogue import SECOND
 from weavloader.images.job import UNKNOWN, ImageJob
-from weavloader.stream.records import RejectedRecord, parse_record
+from weavloader.stream.sage_api import RejectedRecord, parse_record
 
 BEGAN = 1_795_500_000 * SECOND
 DATASET = Dataset("127.0.0.1:1", "127.0.0.1:2", BEGAN, images=len(ROUND), publish_seconds=10)

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from inference import gemma3_run_model, get_align_embeddings, get_clip_embeddings
-from inference.images import reduce_image
 from inference.model_config import ImageLimit
+from inference.tensors import reduce_image
 from tests.support.drawn_pictures import green_field
 from tests.support.stand_in_triton import StandInClient, Tensor, text
 from weavloader.errors import PermanentError

@@ -11,12 +11,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from weavloader.dlq.index import Label
 from weavloader.errors import PermanentError, WeavloaderError, find_reason
 from weavloader.images.job import META_FIELDS, clean_name, image_data_in, image_id_in
+from weavloader.logs import mask
+from weavloader.times import rfc3339, utc_now
 
 MAX_TEXT = 20_000
 _TYPES = {"args": list, "kwargs": dict, "retries": int, "attempts": int}
@@ -25,6 +27,10 @@ _REASON = re.compile(r"[a-z0-9_]+(?=: )")
 PERMANENT_RUNS = 3
 # The daily run comes a little early for what failed just after the run of the day before.
 _SLACK = timedelta(hours=12)
+# Its tasks are retried three times before they become dead letters.
+_REFERENCE_RETRIES = 3
+_END_OF_TIME = 2**33
+_NOT_SENT = "UnknownError", "the reference deployment sent no error with this task"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,3 +162,61 @@ def is_due(letter: DeadLetter, now: datetime, max_retries: int) -> bool:
     # 2**20 days is longer than any dead letter is kept, and more would not fit a timedelta.
     days = timedelta(days=2 ** min(runs(letter, max_retries) - 1, 20))
     return now - datetime.fromisoformat(letter.failed_at) >= days - _SLACK
+
+
+def from_reference_record(letter_id: str, record: Mapping[str, Any]) -> DeadLetter | None:
+    """The dead letter of a record, under the id of its key; ``None`` for anything else."""
+    if not isinstance(record.get("failed_task"), str):
+        return None
+    return from_reference_message(
+        letter_id,
+        record["failed_task"],
+        record.get("args"),
+        record.get("kwargs"),
+        record.get("headers"),
+        _moment(record.get("archived_at")),
+    )
+
+
+def from_reference_message(
+    letter_id: str, task: str, args: object, kwargs: object, headers: object, failed_at: datetime
+) -> DeadLetter:
+    """The dead letter of the arguments of ``handle_dlq`` and ``process_dlq_message``.
+
+    Args:
+        letter_id: The id to keep it under.
+        args: Arguments of the failed task, a list.
+        kwargs: Its keyword arguments.
+        headers: Its id and error; ``process_dlq_message`` has none.
+        failed_at: Moment of the failure.
+    """
+    known = headers if isinstance(headers, Mapping) else {}
+    exc_type, exc_message = (
+        (known.get("exc_type"), known.get("exc_message")) if known else _NOT_SENT
+    )
+    moment = rfc3339(failed_at, "seconds")
+    return DeadLetter(
+        task_id=letter_id,
+        task=task,
+        args=_without_nan(args) if isinstance(args, list) else [],
+        kwargs=_without_nan(kwargs) if isinstance(kwargs, dict) else {},
+        exc_type=str(exc_type),
+        exc_message=mask(str(exc_message))[:MAX_TEXT],
+        traceback="",
+        retries=_REFERENCE_RETRIES,
+        failed_at=moment,
+        first_seen=moment,
+        attempts=_REFERENCE_RETRIES + 1,
+        worker="",
+    )
+
+
+def _moment(value: object) -> datetime:
+    if isinstance(value, int | float) and 0 <= value < _END_OF_TIME:
+        return datetime.fromtimestamp(value, UTC)
+    return utc_now()
+
+
+def _without_nan(value: Any) -> Any:
+    """``value`` with null for NaN, which its names hold where a record had none."""
+    return json.loads(json.dumps(value), parse_constant=lambda _: None)

@@ -12,9 +12,8 @@ from itertools import islice
 from more_itertools import chunked
 
 from weavloader import redis_keys
-from weavloader.dlq import reference
 from weavloader.dlq.index import BATCH, DeadLetterFilter, DeadLetterIndex, IndexEntry
-from weavloader.dlq.letter import MAX_TEXT, DeadLetter, FailedTask, describe
+from weavloader.dlq.letter import MAX_TEXT, DeadLetter, FailedTask, describe, from_reference_record
 from weavloader.logs import mask
 from weavloader.redis_connection import RedisClient
 from weavloader.times import rfc3339, utc_now
@@ -265,7 +264,7 @@ def _parsed(letter_id: str, text: bytes | None) -> DeadLetter | None:
         return None
     try:
         record = json.loads(text)
-        if isinstance(record, Mapping) and (letter := reference.from_record(letter_id, record)):
+        if isinstance(record, Mapping) and (letter := from_reference_record(letter_id, record)):
             return letter
         return DeadLetter.from_json(text)
     except (ValueError, RecursionError):

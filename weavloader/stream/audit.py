@@ -26,10 +26,15 @@ from weavloader.images.job import ImageJob
 from weavloader.redis_connection import RedisClient
 from weavloader.settings import Settings
 from weavloader.store.base import Store
-from weavloader.stream.agreement import agreed_items
 from weavloader.stream.in_flight import waiting_for_retry
-from weavloader.stream.records import RejectedRecord, is_unallowed, seen_key, unallowed_names
-from weavloader.stream.sage_api import DataApi
+from weavloader.stream.sage_api import (
+    DataApi,
+    RejectedRecord,
+    agreed_items,
+    is_unallowed,
+    seen_key,
+    unallowed_names,
+)
 from weavloader.stream.stream import slices
 
 BATCH = 1000

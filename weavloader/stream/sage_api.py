@@ -1,20 +1,26 @@
-"""The SAGE data API: records of a stretch of time, streamed.
+"""The SAGE data API: records of a stretch of time, streamed; which are images, which are rejected.
 
 Written on httpx rather than ``sage-data-client``: that one opens the URL without a timeout,
 fails a whole answer for one bad line, and holds every record in a pandas table (136 MB to
 import), where a tick has to stay alive, lose nothing and keep its memory flat.
+
+The API ends an answer after an error as if it were whole: it looks the same as a shorter one. Polls
+read the same range again and again; a reader that does not come back asks twice.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import reprlib
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import PurePosixPath
 
 import httpx
 
-from weavloader.errors import Reason, TransientError
+from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.http_client import (
     DEADLINE_SECONDS,
     EncodedError,
@@ -23,11 +29,26 @@ from weavloader.http_client import (
     parts_of,
     read_error,
 )
+from weavloader.images.job import UNKNOWN, ImageJob
+from weavloader.settings import Settings
 from weavloader.times import rfc3339
 
 MAX_LINE = 1 << 20
 # Some two million records; an hour of a busy network has some ten thousand. Memory stays flat.
 MAX_ANSWER = 1 << 30
+# What nodes upload besides pictures: sound, film, archives, data. A suffix that is not listed may
+# be a picture's; a file that turns out to be none becomes a dead letter.
+UNWANTED_SUFFIXES = frozenset(
+    """
+    .aac .flac .m4a .mp3 .ogg .opus .wav .wma
+    .3gp .avi .h264 .h265 .m4v .mjpeg .mjpg .mkv .mov .mp4 .mpeg .mpg .ts .webm .wmv
+    .7z .bz2 .gz .lz4 .rar .tar .tbz2 .tgz .txz .xz .zip .zst
+    .avro .bag .bin .cbor .cdf .csv .dat .db .feather .geojson .grib .grib2 .h5 .hdf .hdf5 .html
+    .json .jsonl .las .laz .log .mat .md .msgpack .nc .nc4 .ndjson .npy .npz .parquet .pcap .pcd
+    .pdf .pickle .pkl .ply .sigmf-data .sigmf-meta .sqlite .tsv .txt .xml .yaml .yml
+    """.split()
+)
+MAX_ANSWERS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,3 +158,90 @@ def _parsed(lines: Iterator[tuple[bytes, bool]]) -> Iterator[object]:
             yield record
     if bad and not good:
         raise TransientError("SAGE data API: answer is not NDJSON", reason=Reason.SAGE_GARBAGE)
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedRecord:
+    """A record that is no image, and why. It is added to the seen set, so that it counts once.
+
+    Attributes:
+        suffix: Of a file that is unwanted by its suffix, with the dot; else empty.
+    """
+
+    reason: str
+    message: str
+    record: str
+    suffix: str = ""
+
+    @property
+    def id(self) -> str:
+        """A function of the record's content."""
+        return str(uuid.uuid5(uuid.NAMESPACE_OID, self.record))
+
+
+def parse_record(record: object) -> ImageJob | RejectedRecord:
+    """The image of a record from :meth:`DataApi.records`, or why the record is rejected."""
+    try:
+        if isinstance(record, BadLine):
+            raise PermanentError(f"{record.text!r} is not JSON", reason=Reason.BAD_LINE)
+        job = ImageJob.from_record(record)
+    except PermanentError as error:
+        return RejectedRecord(error.reason, str(error), _to_text(record))
+    if (suffix := suffix_of(job)) in UNWANTED_SUFFIXES:
+        message = f"a {suffix} file is no picture"
+        return RejectedRecord(Reason.UNWANTED_FILE, message, _to_text(record), suffix)
+    return job
+
+
+def suffix_of(job: ImageJob) -> str:
+    """The suffix of an image's file in lower case, with its dot; empty if it has none."""
+    name = job.filename if job.filename != UNKNOWN else job.url.rpartition("/")[2]
+    return PurePosixPath(name).suffix.lower()
+
+
+def unallowed_names(settings: Settings) -> frozenset[str]:
+    """The names of ``UNALLOWED_NODES``, case-folded."""
+    return frozenset(name.casefold() for name in settings.unallowed_nodes)
+
+
+def is_unallowed(job: ImageJob, names: Collection[str]) -> bool:
+    """Whether a job's node, by VSN or id, is among :func:`unallowed_names`."""
+    return job.vsn.casefold() in names or job.node.casefold() in names
+
+
+def seen_key(item: ImageJob | RejectedRecord) -> bytes:
+    """The member of the seen set that stands for an item: the 16 bytes of its id."""
+    return bytes.fromhex(item.id.replace("-", ""))
+
+
+def _to_text(record: object) -> str:
+    try:
+        return json.dumps(record, sort_keys=True, default=repr)
+    except RecursionError:  # nested too deeply
+        return reprlib.repr(record)
+
+
+def agreed_items(
+    ask: Callable[[], Iterable[object]], is_open: bool = False
+) -> Iterator[ImageJob | RejectedRecord]:
+    """Yield each image and each rejected record of a slice once, until an answer has no other.
+
+    Args:
+        ask: Asks for the records of the slice.
+        is_open: Whether records are still added to it, so that no two answers need agree.
+
+    Raises:
+        TransientError: The API failed, or of many answers no last one held all that was listed.
+    """
+    known: set[bytes] = set()
+    for number in range(MAX_ANSWERS):
+        before, listed = len(known), set[bytes]()
+        for item in map(parse_record, ask()):
+            listed.add(key := seen_key(item))
+            if key not in known:
+                known.add(key)
+                yield item
+        if is_open or (number and len(listed) == len(known) == before):
+            return
+    message = f"SAGE data API: {MAX_ANSWERS} answers about the same range differ"
+    raise TransientError(message, reason=Reason.SAGE_CUT)

@@ -24,14 +24,14 @@ from weavloader.errors import Reason, TransientError
 from weavloader.images.job import ImageJob
 from weavloader.redis_connection import RedisClient
 from weavloader.settings import Settings
-from weavloader.stream.records import (
+from weavloader.stream.sage_api import (
+    DataApi,
     RejectedRecord,
     is_unallowed,
     parse_record,
     seen_key,
     unallowed_names,
 )
-from weavloader.stream.sage_api import DataApi
 
 BATCH = 1000
 FIRST_LOOKBACK = timedelta(minutes=5)
