@@ -283,15 +283,12 @@ def test_bad_input_among_sixteen_callers_fails_alone(
     assert all(same(alone[n], answers[n] or {}) for n in alone)
 
 
-@pytest.mark.parametrize("name", [*CAPTIONERS, "clip", "align"])
+@pytest.mark.parametrize("name", ["clip", "align"])
 @pytest.mark.parametrize(
     ("shape", "value"), [((60, 80), 0), ((1, 80), 0), ((3, 80), 200), ((1, 1), 255), ((3, 3), 1)]
 )
-def test_images_of_one_value_or_hardly_any_height_are_answered(
+def test_images_of_one_value_or_hardly_any_height_have_a_vector(
     name: str, shape: tuple[int, int], value: int, models: InferenceServerClient
 ) -> None:
     image = np.full((*shape, 3), value, np.uint8)
-    if name in CAPTIONERS:
-        assert CAPTIONERS[name](models, image, timeout=TIMEOUT)
-    else:
-        assert np.isfinite(EMBEDDERS[name](models, "night", image, timeout=TIMEOUT)).all()
+    assert np.isfinite(EMBEDDERS[name](models, "night", image, timeout=TIMEOUT)).all()

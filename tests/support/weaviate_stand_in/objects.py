@@ -108,8 +108,7 @@ class Collection:
         name = asked.targets.target_vectors[0]
         if name not in self.schema["vectorConfig"]:
             raise Unknown(f"the collection does not have named vector {name} configured")
-        (vector,) = asked.near_vector.vector_for_targets[0].vectors
-        query = _rows(vector)
+        query = _query_rows(asked)
         if query.shape[1] != self.lengths.get(name, query.shape[1]):
             raise Unknown("knn search: vector lengths don't match")
         return {
@@ -117,6 +116,13 @@ class Collection:
             for each in kept
             if name in each.vectors
         }
+
+
+def _query_rows(asked: Any) -> Rows:
+    if asked.vector_bytes:  # one vector, named by the target alone
+        return np.frombuffer(asked.vector_bytes, "<f4")[None]
+    (vector,) = asked.near_vector.vector_for_targets[0].vectors
+    return _rows(vector)
 
 
 def _keyword_scores(kept: list[Kept], asked: Any) -> dict[str, float]:

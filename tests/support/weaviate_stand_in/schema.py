@@ -22,6 +22,13 @@ _HNSW = {
     "skip": False,
     "vectorCacheMaxObjects": 1_000_000_000_000,
 }
+_PQ = {
+    "bitCompression": False,
+    "centroids": 256,
+    "encoder": {"distribution": "log-normal", "type": "kmeans"},
+    "segments": 0,
+    "trainingLimit": 100_000,
+}
 _COLLECTION = {
     "invertedIndexConfig": {
         "bm25": {"b": 0.75, "k1": 1.2},
@@ -88,4 +95,6 @@ def _vector(asked: Schema) -> Schema:
     given = asked.get("vectorIndexConfig") or {}
     multi = _HNSW["multivector"] | {"enabled": "multivector" in given}  # type: ignore[operator]
     index = _HNSW | given | {"multivector": multi | (given.get("multivector") or {})}
+    if "pq" in given:
+        index["pq"] = _PQ | given["pq"] | {"encoder": _PQ["encoder"]}
     return asked | {"vectorIndexType": "hnsw", "vectorIndexConfig": index}
