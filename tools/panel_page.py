@@ -29,7 +29,7 @@ dl {{ display: grid; grid-template-columns: 1fr auto; gap: 1px 10px; margin: 2px
 dt {{ align-self: center }}
 dd {{ margin: 0; text-align: right; font-weight: bold }}
 .few dd {{ font-size: 20px }}
-.up {{ color: #1a7f37 }} .down {{ color: #c62828 }}
+.green {{ color: #1a7f37 }} .yellow {{ color: #8a6100 }} .red {{ color: #c62828 }}
 svg {{ display: block }} text {{ font-size: 10px; fill: #57606a }} .name {{ fill: #24292e }}
 """
 
@@ -58,20 +58,24 @@ def _block(panel: Panel, begin: float, end: float) -> str:
         return f"<h2 {place}>{escape(panel.title)}</h2>"
     inside = "<p>No data</p>"
     if panel.series:
-        is_stat = panel.kind == "stat"
-        inside = _stat(panel) if is_stat else _chart(panel, width, height, begin, end)
+        is_chart = panel.kind == "timeseries"
+        inside = _chart(panel, width, height, begin, end) if is_chart else _stat(panel)
     return f"<section {place}><h3>{escape(panel.title)}</h3>{inside}</section>"
 
 
 def _stat(panel: Panel) -> str:
-    shown = [(line.name, line.points[-1][1]) for line in panel.series]
+    newest = max(line.points[-1][0] for line in panel.series)
+    # A series that ended, such as an alert that was resolved, has no value now.
+    shown = [
+        (line.name, line.points[-1][1]) for line in panel.series if line.points[-1][0] == newest
+    ]
     few = "few" if len(shown) <= _MOST_NAMED else ""
     return f'<dl class="{few}">{"".join(_fact(panel, *fact) for fact in shown)}</dl>'
 
 
 def _fact(panel: Panel, name: str, value: float) -> str:
     text = panel.words.get(f"{value:g}", _quantity(value, panel.unit))
-    return f'<dt>{escape(name)}</dt><dd class="{escape(text)}">{escape(text)}</dd>'
+    return f'<dt>{escape(name)}</dt><dd class="{panel.colour(value)}">{escape(text)}</dd>'
 
 
 def _chart(panel: Panel, width: int, height: int, begin: float, end: float) -> str:

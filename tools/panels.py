@@ -35,11 +35,12 @@ class Panel:
     """One panel of the dashboard, or the title of a row of them.
 
     Attributes:
-        kind: ``row``, ``stat`` or ``timeseries``.
+        kind: ``row``, ``stat``, ``table`` or ``timeseries``.
         at: Columns and rows it takes: ``x``, ``y``, ``w``, ``h``; 24 columns fill the width.
         unit: Grafana's name of what is measured.
         most: Where its value axis ends; 0 where the data says.
         words: What is shown instead of a value, by that value's text.
+        steps: From which value which colour holds, rising.
     """
 
     title: str
@@ -48,7 +49,13 @@ class Panel:
     unit: str
     most: float
     words: Mapping[str, str]
+    steps: Sequence[tuple[float, str]]
     series: Sequence[Series]
+
+    def colour(self, value: float) -> str:
+        """The name of the colour that Grafana shows a value in."""
+        reached = [colour for start, colour in self.steps if start <= value]
+        return reached[-1] if reached else "text"
 
 
 def read_panels(prometheus: Prometheus, seconds: float) -> list[Panel]:
@@ -67,8 +74,12 @@ def _panel(panel: Mapping[str, Any], prometheus: Prometheus, seconds: float) -> 
     series = [
         line for target in panel.get("targets", []) for line in _lines(target, prometheus, seconds)
     ]
+    steps = [
+        (-math.inf if step["value"] is None else step["value"], step["color"])
+        for step in given.get("thresholds", {}).get("steps", [])
+    ]
     unit, most = given.get("unit", ""), given.get("max", 0.0)
-    return Panel(panel["title"], panel["type"], panel["gridPos"], unit, most, words, series)
+    return Panel(panel["title"], panel["type"], panel["gridPos"], unit, most, words, steps, series)
 
 
 def _lines(target: Mapping[str, Any], prometheus: Prometheus, seconds: float) -> list[Series]:

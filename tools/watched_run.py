@@ -219,7 +219,7 @@ def _audit(prometheus: Prometheus) -> None:
 def _settle(plan: Plan) -> None:
     tracker = ProgressTracker(plan, _NoStack(), load_settings())  # type: ignore[arg-type]
     try:
-        wait_until(lambda: tracker.is_settled(tracker.poll()), "every image settled", 180)
+        wait_until(lambda: tracker.is_settled(tracker.poll()), "every image settled", 300)
     finally:
         tracker.close()
 
