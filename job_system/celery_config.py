@@ -27,6 +27,7 @@ VISIBILITY_TIMEOUT = 3600
 MAX_CHILD_MEMORY_KIB = 1_000_000
 MAX_HELD_TASKS = 100
 FAILURE_RECORD_SECONDS = 2 * 86400
+HEALTH_CHECK_SECONDS = 25
 SOCKET_TIMEOUTS = {"socket_timeout": 30, "socket_connect_timeout": 10}
 
 
@@ -98,11 +99,15 @@ def _delivery(settings: Settings) -> dict[str, Any]:
             "visibility_timeout": VISIBILITY_TIMEOUT,
             **SOCKET_TIMEOUTS,
             "socket_keepalive": True,
-            "health_check_interval": 25,
+            "health_check_interval": HEALTH_CHECK_SECONDS,
             "priority_steps": [0, redis_keys.LOW_PRIORITY],
             # Producer.batch refuses to work with blind repeats of half-sent batches.
             "retry_on_timeout": False,
         },
+        # Of the results: a connection that a firewall dropped costs a reconnect.
+        "redis_socket_keepalive": True,
+        "redis_backend_health_check_interval": HEALTH_CHECK_SECONDS,
+        "redis_retry_on_timeout": True,
         **{f"redis_{name}": seconds for name, seconds in SOCKET_TIMEOUTS.items()},
     }
 

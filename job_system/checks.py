@@ -132,7 +132,7 @@ DEPENDENCY_CHECKS: dict[str, Check] = {
 
 def _component(name: str) -> Check:
     def check(settings: Settings) -> str:
-        with closing(connect_redis(settings, timeout=REDIS_TIMEOUT, retry=False)) as redis:
+        with closing(connect_redis(settings, timeout=REDIS_TIMEOUT)) as redis:
             builtin_probes(settings, redis)[name]()
         return "answers"
 
@@ -157,7 +157,7 @@ def _worker(role: str) -> Check:
 
 
 def _stream(settings: Settings) -> str:
-    with closing(connect_redis(settings, timeout=REDIS_TIMEOUT, retry=False)) as redis:
+    with closing(connect_redis(settings, timeout=REDIS_TIMEOUT)) as redis:
         last = redis.get(redis_keys.STREAM_LAST_POLL)
     if last is None:
         raise TransientError("the stream was never polled", reason=Reason.NO_POLL)
@@ -169,7 +169,7 @@ def _stream(settings: Settings) -> str:
 
 
 def _scheduler(settings: Settings) -> str:
-    with closing(connect_redis(settings, timeout=REDIS_TIMEOUT, retry=False)) as redis:
+    with closing(connect_redis(settings, timeout=REDIS_TIMEOUT)) as redis:
         held = redis.exists(redis_keys.BEAT_LOCK)
     if not held:
         raise TransientError("no scheduler holds the lock", reason=Reason.NO_SCHEDULER)

@@ -39,7 +39,7 @@ def application(settings: Settings) -> Iterator[Application]:
     """The server's routes, with the connections and threads behind them."""
     share_values(settings.prometheus_multiproc_dir)
     metrics.start_at_zero()
-    redis = connect_redis(settings, timeout=REDIS_TIMEOUT, retry=False)
+    redis = connect_redis(settings, timeout=REDIS_TIMEOUT)
     workers = WorkerStates()
     listener = HeartbeatListener(settings, workers)
     health = HealthChecks(builtin_probes(settings, redis))

@@ -111,21 +111,22 @@ class SentinelAddress:
         )
 
 
-def connect_redis(
-    settings: Settings, *, timeout: float = TIMEOUT, retry: bool = True
-) -> RedisClient:
+def connect_redis(settings: Settings, *, timeout: float = TIMEOUT) -> RedisClient:
     """A client of the broker's Redis; connects on first use and, after a failover, to the new
     master.
 
     Args:
-        timeout: Seconds to connect, and seconds that each command may take.
-        retry: Whether a command that failed to reach Redis is tried again, for some seconds.
+        timeout: Seconds to connect, and seconds that each command may take. One that fails to reach
+            Redis is tried once more, on a new connection.
     """
-    options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
-    if retry:
-        options["health_check_interval"] = _HEALTH_CHECK_SECONDS
-    else:
-        options["retry"] = Retry(NoBackoff(), 0)
+    options: dict[str, Any] = {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "health_check_interval": _HEALTH_CHECK_SECONDS,
+        # A firewall may have dropped the connection, which looks open until a command times out;
+        # without this redis-py tries again after other errors, but not after that one.
+        "retry": Retry(NoBackoff(), 1),
+    }
     url = settings.celery_broker_url.get_secret_value()
     if url.startswith(SENTINEL_SCHEME):
         return cast("RedisClient", _master(url, settings.redis_master_name, options))

@@ -125,7 +125,7 @@ class Monitor:
         self._settings = settings
         self._images = images
         self._interval = interval
-        self._redis = connect_redis(settings, timeout=REDIS_TIMEOUT, retry=False)
+        self._redis = connect_redis(settings, timeout=REDIS_TIMEOUT)
         self._workers = WorkerStates()
         self._snapshots: deque[Snapshot] = deque(maxlen=MAX_SNAPSHOTS)
         self._samples: deque[Sample] = deque(maxlen=MAX_SNAPSHOTS)

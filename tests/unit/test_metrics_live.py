@@ -165,7 +165,7 @@ def weaviate() -> Iterator[ThreadingHTTPServer]:
 
 def probe(component: str, **settings: Any) -> None:
     chosen = load_settings(celery_broker_url="redis://127.0.0.1:1/0", **settings)
-    redis = connect_redis(chosen, timeout=REDIS_TIMEOUT, retry=False)
+    redis = connect_redis(chosen, timeout=REDIS_TIMEOUT)
     try:
         builtin_probes(chosen, redis)[component]()
     finally:
@@ -187,7 +187,7 @@ def test_weaviate_is_asked_whether_it_is_ready(
 
 def embedded_probe(folder: Path) -> Probe:
     settings = load_settings(vector_store="embedded", embedded_store_path=str(folder))
-    redis = connect_redis(settings, timeout=REDIS_TIMEOUT, retry=False)
+    redis = connect_redis(settings, timeout=REDIS_TIMEOUT)
     return builtin_probes(settings, redis)["store"]
 
 
