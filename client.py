@@ -6,13 +6,18 @@ child, so workers build theirs after it.
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
+import grpc  # type: ignore[import-untyped]
 import httpx
 import tritonclient.grpc as triton
 from redis import RedisError
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from inference import VECTOR_RANKS, embedder
 from weavloader import store
@@ -30,6 +35,7 @@ __all__ = [
     "redis_session",
 ]
 
+LOOK_UP_SECONDS = 60.0
 # gRPC's own arguments, all of them, since the client takes either these or its keep-alive options.
 _TRITON_CHANNEL = [
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
@@ -54,14 +60,48 @@ def redis_session(settings: Settings) -> Iterator[RedisClient]:
             raise TransientError(f"Redis: {error}", reason=Reason.REDIS_UNREACHABLE) from error
 
 
+class _TritonClient(triton.InferenceServerClient):  # type: ignore[misc]
+    """A client that notices a server that is added behind its name.
+
+    gRPC looks a name up when it connects, and again only when a connection breaks. So the name is
+    looked up now and then, and a new channel is opened once it has other addresses. The old one is
+    left to the calls that still use it.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host, self._port = host, port
+        self._addresses = _look_up(host, port)
+        self._looked_up_at = time.monotonic()
+        super().__init__(f"{host}:{port}", channel_args=_TRITON_CHANNEL)
+
+    @property
+    def _client_stub(self) -> Any:
+        """What the base class makes every call by."""
+        if time.monotonic() - self._looked_up_at > LOOK_UP_SECONDS:
+            self._looked_up_at = time.monotonic()
+            self._follow(_look_up(self._host, self._port))
+        return self._stub
+
+    @_client_stub.setter
+    def _client_stub(self, stub: Any) -> None:
+        self._stub = stub
+
+    def _follow(self, addresses: frozenset[str]) -> None:
+        # A name server that is away says nothing of the servers.
+        if addresses and addresses != self._addresses:
+            self._addresses = addresses
+            target = f"{self._host}:{self._port}"
+            self._channel = grpc.insecure_channel(target, options=_TRITON_CHANNEL)
+            self._stub = GRPCInferenceServiceStub(self._channel)
+
+
 def connect_triton(settings: Settings) -> triton.InferenceServerClient:
     """A client of Triton; every call takes its timeout. Connects on first use.
 
     Where the name stands for several servers, requests go to each in turn, and those of one that
-    is down to the others.
+    is down to the others. One that is added has its share within some :data:`LOOK_UP_SECONDS`.
     """
-    address = f"{settings.triton_host}:{settings.triton_port}"
-    return triton.InferenceServerClient(address, channel_args=_TRITON_CHANNEL)
+    return _TritonClient(settings.triton_host, settings.triton_port)
 
 
 def connect_embedder(
@@ -90,3 +130,12 @@ def open_store(settings: Settings) -> Store:
 def connect_sage(settings: Settings) -> httpx.Client:
     """An HTTP client for SAGE: keeps connections, follows no redirect, carries no credentials."""
     return new_http_client(settings.sage_timeout)
+
+
+def _look_up(host: str, port: int) -> frozenset[str]:
+    """The addresses of a name; none if it cannot be looked up, or is none."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return frozenset()
+    return frozenset(str(entry[4][0]) for entry in found)

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc  # type: ignore[import-untyped]
 import httpx
 import pytest
+from tritonclient.grpc import service_pb2
+from tritonclient.grpc.service_pb2_grpc import (
+    GRPCInferenceServiceServicer,
+    add_GRPCInferenceServiceServicer_to_server,
+)
 
+import client
 from client import connect_triton
 from demo.servers.ports import HOST
 from demo.servers.triton import Triton
@@ -18,6 +27,7 @@ from weavloader.errors import TransientError
 from weavloader.settings import Settings, load_settings
 
 SECONDS = 20.0
+OPEN_CHANNEL = grpc.insecure_channel
 
 
 @pytest.fixture
@@ -43,13 +53,13 @@ def answered(server: Triton) -> int:
 def test_requests_go_to_every_server_and_to_those_that_are_left(
     triton: Triton, another: Triton
 ) -> None:
-    client = connect_triton(behind_one_name(triton, another))
+    shared = connect_triton(behind_one_name(triton, another))
     embed = embedder("clip")
     before = answered(triton)
 
     def ask() -> bool:
         try:
-            embed(client, "snow on a ridge", image=None, timeout=SECONDS)
+            embed(shared, "snow on a ridge", image=None, timeout=SECONDS)
         except TransientError:
             return False
         return True
@@ -59,4 +69,80 @@ def test_requests_go_to_every_server_and_to_those_that_are_left(
     another.stop()
     wait_until(ask, "the other answers", SECONDS)
     assert all(ask() for _ in range(10))
-    client.close()
+    shared.close()
+
+
+class Servers:
+    """Servers of Triton's protocol at addresses of this machine, at one port, and their name."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[str] = Counter()
+        self.addresses: list[str] = []
+        self._running: list[grpc.Server] = []
+        self.port = 0
+
+    def add(self, address: str) -> None:
+        """Start a server, and let the name stand for it too."""
+        server = grpc.server(ThreadPoolExecutor(1), options=[("grpc.so_reuseport", 0)])
+        counter = self
+
+        class Servicer(GRPCInferenceServiceServicer):
+            def ServerLive(self, request: object, context: object) -> object:
+                counter.asked[address] += 1
+                return service_pb2.ServerLiveResponse(live=True)
+
+        add_GRPCInferenceServiceServicer_to_server(Servicer(), server)
+        self.port = server.add_insecure_port(f"{address}:{self.port}")
+        server.start()
+        self._running.append(server)
+        self.addresses.append(address)
+
+    def look_up(self, *_: object) -> frozenset[str]:
+        return frozenset(self.addresses)
+
+    def channel(self, *_: object, options: object) -> grpc.Channel:
+        """A channel to all of them, as gRPC would open it by their name."""
+        target = ",".join(f"{address}:{self.port}" for address in self.addresses)
+        return OPEN_CHANNEL(f"ipv4:{target}", options=options)
+
+    def stop(self) -> None:
+        for server in self._running:
+            server.stop(None).wait()
+
+
+@pytest.fixture
+def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Servers]:
+    """One server behind a name; the client looks it up at every call."""
+    servers = Servers()
+    servers.add("127.0.0.1")
+    monkeypatch.setattr(client, "_look_up", servers.look_up)
+    monkeypatch.setattr(grpc, "insecure_channel", servers.channel)
+    monkeypatch.setattr(client, "LOOK_UP_SECONDS", 0.0)
+    yield servers
+    servers.stop()
+
+
+def test_a_server_that_is_added_behind_the_name_gets_work(servers: Servers) -> None:
+    triton = connect_triton(load_settings(triton_host="triton", triton_port=servers.port))
+    assert triton.is_server_live(client_timeout=SECONDS)
+    servers.add("127.0.0.2")
+
+    def ask() -> bool:
+        return (
+            bool(triton.is_server_live(client_timeout=SECONDS)) and servers.asked["127.0.0.2"] > 0
+        )
+
+    wait_until(ask, "the second has its share", SECONDS)
+    servers.asked.clear()
+    assert all(triton.is_server_live(client_timeout=SECONDS) for _ in range(10))
+    assert servers.asked["127.0.0.1"] and servers.asked["127.0.0.2"]
+    triton.close()
+
+
+def test_while_its_name_cannot_be_looked_up_the_channel_is_kept(servers: Servers) -> None:
+    triton = connect_triton(load_settings(triton_host="triton", triton_port=servers.port))
+    before = triton._channel
+    servers.addresses.clear()
+    assert triton.is_server_live(client_timeout=SECONDS)
+    assert triton._channel is before
+    triton.close()
