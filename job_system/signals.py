@@ -6,6 +6,7 @@ import gc
 import importlib
 import logging
 import resource
+import socket
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,6 +74,12 @@ def _adopt_dead_letters(sender: Any = None, **_: Any) -> None:
 @signals.worker_shutting_down.connect
 def _stop_children(**_: Any) -> None:
     stop()
+
+
+@signals.beat_init.connect
+def _name_scheduler(**_: Any) -> None:
+    # beat has no name of its own in Celery, unlike a worker.
+    logger.info("scheduler@%s started", socket.gethostname())
 
 
 @signals.setup_logging.connect

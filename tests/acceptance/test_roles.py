@@ -1,7 +1,8 @@
-"""Every role alone against a Redis, a Triton and a store that the environment names."""
+"""The reference documentation's commands that start a role, and ours: every role alone."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 
@@ -53,6 +54,12 @@ def started(
             environment = environment_for(own, replay, triton, folder / str(number))
             running |= stack.enter_context(programs({command: command}, environment, folder))
         yield running
+
+
+@pytest.mark.parametrize("command", [name for name, said in COMMANDS.items() if said == LOCKED])
+def test_a_scheduler_says_its_name(started: Mapping[str, Program], command: str) -> None:
+    name = f"scheduler@{socket.gethostname()} started"
+    wait_until(lambda: name in started[command].said(), command, 120)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,4 +1,7 @@
-"""The commands that the seed's documentation promises, typed as it writes them."""
+"""The reference documentation's commands, one by one and as it writes them, on a running system.
+
+What starts a role is in `test_roles`; what needs containers is in `tests/containers`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from demo.servers.waiting import wait_until
-from tests.acceptance.programs import shell
+from tests.acceptance.programs import ROOT, shell
 from tests.acceptance.system import System
 from tests.support.redis_cli import redis_cli
 from tests.support.redis_fixture import StoppableRedis
@@ -49,7 +52,7 @@ def test_the_workers_answer_what_they_know(system: System) -> None:
     ("task", "done"),
     [
         ("reprocess_dlq_tasks", "dead letters are reprocessed"),
-        ("cleanup_failed_tasks", "dead letters were too old"),
+        ("cleanup_failed_tasks", "dead letters because of their age"),
     ],
 )
 def test_maintenance_can_be_asked_for(system: System, task: str, done: str) -> None:
@@ -69,6 +72,63 @@ def test_redis_tells_of_dead_letters(system: System) -> None:
     assert len(names) == system.letters.count()
     letter = json.loads(system.run(f"{_redis_cli(system)} GET {names[0]}"))
     assert letter["task_id"] == names[0].removeprefix("dlq:")
+
+
+def test_the_number_of_dead_letters_is_the_number_of_keys(system: System) -> None:
+    # They are strings, each under a key of its own, so that LLEN with a pattern finds none.
+    names = system.run(f"{_redis_cli(system)} --scan --pattern 'dlq:*' | wc -l")
+    assert int(names) == system.letters.count() > 0
+    assert system.run(f"{_redis_cli(system)} LLEN 'dlq:*'").strip() == "0"
+
+
+def test_redis_tells_of_itself(system: System) -> None:
+    assert "redis_version:" in system.run(f"{_redis_cli(system)} info")
+
+
+def test_redis_can_be_watched(system: System) -> None:
+    # Until its first lines have come: the roles ask Redis every few seconds.
+    seen = system.run(f"timeout 30 {_redis_cli(system)} monitor | head -3")
+    assert seen.startswith("OK") and len(seen.splitlines()) == 3
+
+
+def test_the_log_of_the_metrics_server_is_tagged(system: System) -> None:
+    assert "[METRICS]" in system.programs["metrics"].said()
+
+
+def test_a_worker_answers_to_its_name(system: System) -> None:
+    pong = system.run("celery -A job_system inspect ping")
+    assert all(f"{role}@" in pong for role in QUEUE_OF)
+    status = system.run("celery -A job_system status")
+    assert "3 nodes online" in status
+
+
+def test_the_credentials_of_flower_can_be_read(system: System) -> None:
+    line = "from job_system.flower_config import basic_auth; print(basic_auth)"
+    shown = system.run(f'python -c "{line}"')
+    assert system.environment["FLOWER_BASIC_AUTH"] in shown
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "job_system/celery_config.py",
+        "job_system/flower_config.py",
+        "inference/model.py",
+        "metrics/metrics.py",
+        "processing.py",
+        "client.py",
+        "tasks.py",
+        "main.py",
+    ],
+)
+def test_a_file_that_is_named_is_there(path: str) -> None:
+    assert (ROOT / path).is_file()
+
+
+def test_the_state_of_the_system_is_shown(system: System) -> None:
+    shown = system.run("python main.py status")
+    for role in QUEUE_OF:
+        assert f"{role} 1 online" in shown
 
 
 @pytest.mark.parametrize("family", ["weavloader_celery", "weavloader_tasks"])
