@@ -50,7 +50,7 @@ def audit(since: str, republish: bool, as_json: bool) -> None:
 
 def _account(settings: Settings, since: datetime) -> AuditReport:
     from client import connect_sage, open_store, redis_session
-    from commands.progress import progress_bar
+    from commands.console import progress_bar
     from weavloader.dlq.queue import DeadLetters
     from weavloader.stream.audit import Audit
     from weavloader.stream.sage_api import DataApi
@@ -181,7 +181,7 @@ def _backfill(settings: Settings) -> Iterator[Backfill]:
 
 
 def _run(work: Backfill, span: Span, high_water: int) -> BackfillReport:
-    from commands.progress import progress_bar
+    from commands.console import progress_bar
 
     with progress_bar("backfill", total=(span.end - span.start).total_seconds()) as advance:
         return work.run(span, _teller(span, high_water, advance))

@@ -63,7 +63,7 @@ def migrate() -> None:
 
 
 def _migrate_objects(store: Store) -> None:
-    from commands.progress import progress_bar
+    from commands.console import progress_bar
 
     total = store.count()
     with progress_bar("objects", total=max(1, total)) as advance:
@@ -107,7 +107,7 @@ def export_command(file: Path, no_images: bool) -> None:
     """
     settings = begin_tool("export")
     from client import open_store
-    from commands.progress import progress_bar
+    from commands.console import progress_bar
     from weavloader.export_import import ExportWriter, StreamWriter, export_objects
 
     is_stream = str(file) == "-"
@@ -134,7 +134,7 @@ def import_command(file: Path) -> None:
     """
     settings = begin_tool("import")
     from client import open_store
-    from commands.progress import progress_bar
+    from commands.console import progress_bar
     from weavloader.export_import import import_objects
 
     with closing(open_store(settings)) as store, progress_bar("import", total=1.0) as progress:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -15,7 +17,6 @@ from redis.exceptions import RedisError
 
 from job_system import late_uploads
 from job_system.app import celery_app, lane_of, queued_at
-from job_system.broker.poison import counted_attempt
 from job_system.celery_config import TASKS, retry_delay
 from job_system.circuit_breaker import CircuitOpenError
 from job_system.dependencies import circuit_breaker, dead_letters, pipeline, redis_client
@@ -26,15 +27,17 @@ from weavloader import redis_keys
 from weavloader.dlq.queue import FailedTask, describe
 from weavloader.errors import PermanentError, Reason, TransientError, WeavloaderError
 from weavloader.images.job import ImageJob, image_id_in
+from weavloader.redis_connection import RedisClient
 from weavloader.settings import Settings, get_settings
 
 # Where one of several servers fails, an image may fail at each of its attempts by chance.
 MAX_DOUBT_SECONDS = 86400.0
-
-logger = logging.getLogger(__name__)
-
 # An image queued longer after its capture than this was uploaded late.
 LATE_SECONDS = 3600.0
+MAX_ATTEMPTS = 3
+_REMEMBERED_SECONDS = 86400
+
+logger = logging.getLogger(__name__)
 
 
 class _Deferred(Exception):
@@ -217,3 +220,27 @@ def _image_id(task: Task) -> str:
 
 def _reason(error: Exception) -> str:
     return error.reason if isinstance(error, WeavloaderError) else type(error).__name__
+
+
+@contextmanager
+def counted_attempt(redis: RedisClient, task_id: str, retry: int) -> Iterator[None]:
+    """Count an attempt, and forget it when the run inside ends in any way that Python sees.
+
+    The count of a killed process stays. Celery's own mark of a repeated delivery,
+    ``redelivered``, is no number and was seen to be wrong.
+
+    Raises:
+        PermanentError: :data:`MAX_ATTEMPTS` attempts ended with the death of their process.
+    """
+    key = redis_keys.deliveries(task_id, retry)
+    with redis.pipeline(transaction=False) as pipe:
+        pipe.incr(key)
+        pipe.expire(key, _REMEMBERED_SECONDS)
+        attempts, _ = pipe.execute()
+    try:
+        if attempts > MAX_ATTEMPTS:
+            message = f"its process died {MAX_ATTEMPTS} times while it was worked on"
+            raise PermanentError(message, reason=Reason.KILLS_ITS_PROCESS)
+        yield
+    finally:
+        redis.delete(key)

@@ -48,7 +48,7 @@ from weavloader.settings import Settings, load_settings
 from weavloader.store import open_store
 from weavloader.store.base import Filters, Store
 from weavloader.store.weaviate.client import DataObject, GeoCoordinate, connect
-from weavloader.stream.in_flight import waiting_for_retry
+from weavloader.stream.audit import waiting_for_retry
 
 IMAGE_TASK = TASKS + "process_image_task"
 PLACE = (41.75, -87.5)

@@ -21,9 +21,9 @@ def _worker_registry() -> None:
 
 
 def _attempt_counter() -> None:
-    from job_system.broker import poison
+    from job_system.tasks import processor
 
-    poison.MAX_ATTEMPTS = 1_000_000
+    processor.MAX_ATTEMPTS = 1_000_000
 
 
 def _time_limits() -> None:

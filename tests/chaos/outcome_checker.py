@@ -14,7 +14,7 @@ from tests.chaos.system import System
 from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetters
 from weavloader.store import open_store
-from weavloader.stream.in_flight import waiting_for_retry
+from weavloader.stream.audit import waiting_for_retry
 
 _MAX_READ = 500
 

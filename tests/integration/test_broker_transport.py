@@ -35,7 +35,7 @@ from metrics.redis_state import read_state, redis_families
 from weavloader import redis_keys
 from weavloader.errors import Reason
 from weavloader.images.job import ImageJob
-from weavloader.stream.in_flight import waiting_for_retry
+from weavloader.stream.audit import waiting_for_retry
 
 WORKER = "processor@here:1"
 UNACKED, INDEX = redis_keys.unacked(WORKER), redis_keys.unacked_index(WORKER)

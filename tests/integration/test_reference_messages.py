@@ -34,7 +34,7 @@ from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetters
 from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.images.job import image_id
-from weavloader.stream.in_flight import waiting_for_retry
+from weavloader.stream.audit import waiting_for_retry
 
 URL = "https://storage.example.org/1.jpg"
 IMAGE_TASK = TASKS + "process_image_task"

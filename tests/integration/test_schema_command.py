@@ -15,7 +15,7 @@ from tests.support.weaviate_stand_in import StandIn
 from weavloader.settings import load_settings
 from weavloader.store import open_store
 from weavloader.store.base import MigrationReport
-from weavloader.store.weaviate import migration
+from weavloader.store.weaviate import schema
 from weavloader.store.weaviate.client import DataObject, DataType, Property, connect
 
 __all__ = ["run_command"]
@@ -89,7 +89,7 @@ def test_a_collection_of_the_reference_lacks_something_until_it_is_migrated(
 def test_an_interrupted_migration_is_resumed(
     stand_in: StandIn, run_command: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migration, "_OBJECTS_PER_PAGE", 2)
+    monkeypatch.setattr(schema, "_OBJECTS_PER_PAGE", 2)
     settings = load_settings()
     with closing(connect(settings)) as client:
         fill_as_the_reference(client, settings)

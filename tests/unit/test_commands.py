@@ -13,7 +13,7 @@ import pytest
 
 from commands import names_role, normalize_args
 from commands.cli import ROLES, cli
-from commands.progress import progress_bar
+from commands.console import progress_bar
 from tests.support import commands_page
 from weavloader import __version__
 from weavloader.settings import load_settings

@@ -7,7 +7,7 @@ from typing import cast
 import fakeredis
 import pytest
 
-from job_system.broker.poison import MAX_ATTEMPTS, counted_attempt
+from job_system.tasks.processor import MAX_ATTEMPTS, counted_attempt
 from weavloader import redis_keys
 from weavloader.errors import PermanentError
 from weavloader.redis_connection import RedisClient

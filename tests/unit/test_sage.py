@@ -136,7 +136,7 @@ def test_a_line_too_long_fails_itself_and_not_the_poll(
 def test_an_answer_without_end_is_cut_and_one_that_is_compressed_is_not_unfolded(
     server: LocalServer, api: DataApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sage_api, "MAX_ANSWER", 1000)
+    monkeypatch.setattr(sage_api, "MAX_ANSWER_BYTES", 1000)
     say(server, *LINES * 100)
     with pytest.raises(TransientError) as failed:
         list(api.records({}, "-5m"))

@@ -35,7 +35,7 @@ from weavloader.times import rfc3339
 
 MAX_LINE = 1 << 20
 # Some two million records; an hour of a busy network has some ten thousand. Memory stays flat.
-MAX_ANSWER = 1 << 30
+MAX_ANSWER_BYTES = 1 << 30
 # What nodes upload besides pictures: sound, film, archives, data. A suffix that is not listed may
 # be a picture's; a file that turns out to be none becomes a dead letter.
 UNWANTED_SUFFIXES = frozenset(
@@ -102,7 +102,7 @@ class DataApi:
                 self._http, "POST", self._url, json=body, seconds=self._seconds
             ) as answer:
                 _check_status(answer)
-                yield from _parsed(_lines(parts_of(answer, MAX_ANSWER)))
+                yield from _parsed(_lines(parts_of(answer, MAX_ANSWER_BYTES)))
         except (TooLargeError, EncodedError) as error:
             raise TransientError(f"SAGE data API: {error}", reason=Reason.SAGE_GARBAGE) from error
         except httpx.HTTPError as error:

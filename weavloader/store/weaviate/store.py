@@ -27,7 +27,6 @@ from weavloader.store.validation import (
     is_id,
 )
 from weavloader.store.weaviate.client import Collection, WeaviateClient, connect, store_errors
-from weavloader.store.weaviate.migration import fill
 from weavloader.store.weaviate.objects import (
     LINKS_PER_REQUEST,
     STORED_PROPERTIES,
@@ -36,7 +35,7 @@ from weavloader.store.weaviate.objects import (
     to_image_object,
     write,
 )
-from weavloader.store.weaviate.schema import prepare, report
+from weavloader.store.weaviate.schema import fill, prepare, report
 from weavloader.store.weaviate.search import hybrid, newest
 
 
