@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 from threading import Lock
 from typing import Literal
@@ -50,6 +50,7 @@ ARRIVALS = ("live", "late", "low")
 Arrival = Literal["live", "late", "low"]
 STORE_OPERATIONS = ("exists", "upsert")
 RESTORED_FROM = ("dead_worker", "orphan")
+SCOPES = ("node", "all")
 GUARDED_SERVERS = ("flower", "web")
 TRIMMED_FOR = ("repeated", "cut_off")
 # Nodes, jobs and cameras are named by the stream.
@@ -138,6 +139,11 @@ class _Families:
             "dlq_tasks_thrown_away_total",
             "Dead letters discarded because of their age, by origin",
             ORIGIN,
+        )
+        self.capped = self._counter(
+            "dlq_capped_total",
+            "Dead letters discarded because there were too many, of a node or in all",
+            ("scope",),
         )
         self.reprocessed = self._counter(
             "dlq_tasks_reprocessed_total", "Dead letters reprocessed", ("status",)
@@ -269,21 +275,21 @@ class Metrics:
                 self._families.task_seconds,
             ):
                 family.labels(task)
-        for outcome in OUTCOMES:
-            self._families.images.labels(outcome)
-        for queue in redis_keys.LANES:
-            self._families.wait_seconds.labels(queue)
-        for arrival in ARRIVALS:
-            self._families.searchable_seconds.labels(arrival)
-        for cause in RESTORED_FROM:
-            self._families.restored.labels(cause)
-        for server in GUARDED_SERVERS:
-            self._families.wrong_passwords.labels(server)
+        known: tuple[tuple[Counter | Histogram, Iterable[str]], ...] = (
+            (self._families.images, OUTCOMES),
+            (self._families.wait_seconds, redis_keys.LANES),
+            (self._families.searchable_seconds, ARRIVALS),
+            (self._families.restored, RESTORED_FROM),
+            (self._families.capped, SCOPES),
+            (self._families.wrong_passwords, GUARDED_SERVERS),
+            (self._families.reprocessed, ("submitted",)),
+            (self._families.trimmed, TRIMMED_FOR),
+        )
+        for one, labels in known:
+            for label in labels:
+                one.labels(label)
         for operation, status in product(STORE_OPERATIONS, ("success", "error")):
             self._families.operations.labels(operation, status)
-        self._families.reprocessed.labels("submitted")
-        for cause in TRIMMED_FOR:
-            self._families.trimmed.labels(cause)
 
     def observe_task(
         self, task: str, status: TaskStatus, seconds: float, error_type: str = ""
@@ -320,6 +326,10 @@ class Metrics:
         """Count a dead letter that was discarded because of its age."""
         labels = self._families.discarded_labels.within_bound(node_id, job, task, camera)
         self._families.discarded.labels(*labels).inc()
+
+    def count_capped(self, scope: str, amount: int) -> None:
+        """Count dead letters discarded because there were too many: one of :data:`SCOPES`."""
+        self._families.capped.labels(scope).inc(amount)
 
     def count_reprocessed(self, status: str) -> None:
         """Count a dead letter that was reprocessed, by how that went."""

@@ -72,6 +72,7 @@ def handle_dlq(
     with _requeued_on_outage():
         found = _letter_of(self, letter, args, kwargs, headers)
         dead_letters().put(found)
+        _trim(found)
         _resolve_own(self, found)
 
 
@@ -90,8 +91,10 @@ def archive_failed_tasks() -> int:
     for records in failure_records():
         for record in _without_letter(records):
             dead_letters().note_failure(record.failed.task_id)
-            dead_letters().write_described(
-                record.failed, record.exc_type, record.exc_message, record.traceback
+            _trim(
+                dead_letters().write_described(
+                    record.failed, record.exc_type, record.exc_message, record.traceback
+                )
             )
             archived += 1
         forget([record.failed.task_id for record in records])
@@ -203,7 +206,16 @@ def _letter_to_reprocess(task: Task, name: str, args: object, kwargs: object) ->
     if letter is None:
         letter = from_reference_message(letter_id, name, args, kwargs, None, utc_now())
         dead_letters().put(letter)
+        _trim(letter)
     return letter
+
+
+def _trim(letter: DeadLetter) -> None:
+    """Hold a node that fails without end, and all together, to what Redis has room for."""
+    for scope, amount in dead_letters().trim(letter.label.vsn).items():
+        if amount:
+            logger.error("discarded %d dead letters: too many of %s", amount, scope)
+            metrics.count_capped(scope, amount)
 
 
 def _letter_of_message(task: Task, why: str) -> DeadLetter:

@@ -11,6 +11,7 @@ import pytest
 import redis as redis_py
 
 from weavloader import redis_keys
+from weavloader.dlq import queue
 from weavloader.dlq.queue import DeadLetter, DeadLetterFilter, DeadLetters, FailedTask
 from weavloader.errors import PermanentError, Reason, TransientError
 
@@ -238,3 +239,31 @@ def test_every_letter_has_a_reason_of_one_word(
     written = letters.write(FailedTask("t", TASK, [], {}, 0, "w"), error, "")
     assert written.reason == reason
     assert letters.reasons() == {reason: 1}
+
+
+def test_above_the_cap_of_a_node_its_oldest_permanent_ones_go_first(
+    letters: DeadLetters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "MAX_OF_NODE", 3)
+    letters.put(letter("other-node", "empty", "W07A", hours=99))
+    letters.put(letter("transient", "storage_error", hours=50))
+    letters.put(letter("unknown", "some_error", hours=40))
+    letters.put(letter("new", "empty", hours=1))
+    assert letters.trim("W021") == {"node": 0, "all": 0}
+    letters.put(letter("old", "empty", hours=9))
+    letters.put(letter("older", "empty", hours=10))
+    assert letters.trim("W021") == {"node": 2, "all": 0}
+    assert list(letters.ids()) == ["other-node", "transient", "unknown", "new"]
+    assert letters.nodes() == {"W021": 3, "W07A": 1}
+
+
+def test_above_the_cap_of_all_the_oldest_go_when_none_is_permanent(
+    letters: DeadLetters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "MAX_DEAD_LETTERS", 4)
+    monkeypatch.setattr(queue, "SPARE_SHARE", 4)
+    for hours in range(5):
+        letters.put(letter(f"t{hours}", "storage_error", f"W{hours:03}", hours=hours))
+    assert letters.trim("W000") == {"node": 0, "all": 2}
+    assert list(letters.ids()) == ["t2", "t1", "t0"]
+    assert set(letters.discarded_at(["t3", "t4", "t2"])) == {"t3", "t4"}

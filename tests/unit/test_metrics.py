@@ -52,6 +52,7 @@ PROMISED = {
     "weaviate_operation_duration_seconds": ("operation", "status"),
     "errors_total": ("component", "error_type"),
     "wrong_passwords_total": ("server",),
+    "dlq_capped_total": ("scope",),
     "tasks_restored_total": ("cause",),
     "captions_trimmed_total": ("cause",),
 }
@@ -189,6 +190,7 @@ def _use_everything(counted: Metrics) -> None:
     counted.set_scheduled("processor", 1)
     counted.count_discarded("n", "j", "t", "c")
     counted.count_reprocessed("submitted")
+    counted.count_capped("node", 1)
     counted.count_received("n", "j", "t", "c")
     counted.count_forbidden("n")
     counted.count_unwanted(".wav")

@@ -253,6 +253,19 @@ class DeadLetterIndex:
             return int(self._redis.zcard(redis_keys.DEAD_LETTER_INDEX))
         return sum(1 for _ in self.ids(wanted))
 
+    def count_of_node(self, vsn: str) -> int:
+        """How many dead letters a node (VSN) has."""
+        return int(self._redis.hget(redis_keys.DEAD_LETTER_NODES, vsn) or 0)
+
+    def reasons_of(self, task_ids: Sequence[str]) -> list[tuple[str, str]]:
+        """Those of ``task_ids`` that are indexed, each with its reason."""
+        labels = self._redis.hmget(redis_keys.DEAD_LETTER_LABELS, task_ids)
+        return [
+            (task_id, label.decode().partition("\n")[0])
+            for task_id, label in zip(task_ids, labels, strict=True)
+            if label is not None
+        ]
+
     def reasons(self) -> dict[str, int]:
         """Number of dead letters by reason, the most frequent first."""
         return self._counts(redis_keys.DEAD_LETTER_REASONS)

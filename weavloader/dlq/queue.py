@@ -14,12 +14,17 @@ from more_itertools import chunked
 from weavloader import redis_keys
 from weavloader.dlq.index import BATCH, DeadLetterFilter, DeadLetterIndex, IndexEntry
 from weavloader.dlq.letter import MAX_TEXT, DeadLetter, FailedTask, describe, from_reference_record
+from weavloader.errors import Kind, find_reason
 from weavloader.logs import mask
 from weavloader.redis_connection import RedisClient
 from weavloader.times import rfc3339, utc_now
 
 __all__ = ["DeadLetter", "DeadLetterFilter", "DeadLetters", "FailedTask", "describe"]
 
+# The largest take 14 kB: all of these half of the memory that docker-compose.yml gives to Redis.
+MAX_DEAD_LETTERS = 50_000
+MAX_OF_NODE = 10_000
+SPARE_SHARE = 100
 # A reprocessed task that left no trace for so long may be queued again.
 CLAIM_SECONDS = 86400
 _ALL = DeadLetterFilter()
@@ -177,6 +182,23 @@ class DeadLetters:
         batches = chunked(task_ids, BATCH)
         return sum(self._index.delete(batch, resolved=False) for batch in batches)
 
+    def trim(self, vsn: str) -> dict[str, int]:
+        """Discard what is above :data:`MAX_OF_NODE` for a node, and above :data:`MAX_DEAD_LETTERS`.
+
+        Permanent ones first, then the oldest; a few more than need be, so that not each failure has
+        to search for one.
+
+        Returns:
+            How many were discarded for either reason, ``node`` and ``all``.
+        """
+        node = self._discard_above(
+            MAX_OF_NODE, self._index.count_of_node(vsn), DeadLetterFilter(vsn=vsn)
+        )
+        return {
+            "node": node,
+            "all": self._discard_above(MAX_DEAD_LETTERS, self._index.count(_ALL), _ALL),
+        }
+
     def claim(self, task_ids: Sequence[str]) -> set[str]:
         """Mark the tasks that may be reprocessed now, and return them.
 
@@ -222,6 +244,19 @@ class DeadLetters:
     def nodes(self) -> dict[str, int]:
         """Number of dead letters by node (VSN), the most frequent first."""
         return self._index.nodes()
+
+    def _discard_above(self, most: int, count: int, wanted: DeadLetterFilter) -> int:
+        if count <= most:
+            return 0
+        amount = count - most + most // SPARE_SHARE
+        permanent: list[str] = []
+        others: list[str] = []
+        for batch in chunked(self._index.ids(wanted), BATCH):
+            for task_id, word in self._index.reasons_of(batch):
+                reason = find_reason(word)
+                is_permanent = reason is not None and reason.kind is Kind.PERMANENT
+                (permanent if is_permanent else others).append(task_id)
+        return self.discard([*permanent, *others][:amount])
 
     def _supersede(self, letter: DeadLetter) -> None:
         """Delete the other dead letters of an image, which was queued under several ids."""
