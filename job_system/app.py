@@ -27,7 +27,11 @@ TRANSPORT_ALIASES.update(
     rediss="job_system.broker.transport:Transport",
     sentinel="job_system.broker.transport:SentinelTransport",
 )
-celery_app = Celery("weavloader", include=["job_system.tasks", "job_system.signals"])
+celery_app = Celery(
+    "weavloader",
+    task_cls="job_system.task_base:Task",
+    include=["job_system.tasks", "job_system.signals"],
+)
 
 
 def _configuration() -> dict[str, Any]:

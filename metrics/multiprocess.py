@@ -19,6 +19,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from metrics.metrics import ORIGIN, PREFIX, BoundedLabels
+from metrics.value_files import ForgivingDict, ReservedDict
 from weavloader.errors import ConfigError, Reason
 from weavloader.settings import publish_to_environment
 
@@ -47,6 +48,7 @@ def share_values(directory: str) -> None:
         vars(values)["ValueClass"] = values.MutexValue
         raise
     publish_to_environment(DIRECTORY_VARIABLE, directory)
+    vars(values)["MmapedDict"] = ForgivingDict
     if not values.ValueClass._multiprocess:
         vars(values)["ValueClass"] = values.MultiProcessValue()  # type: ignore[no-untyped-call]
 
@@ -159,14 +161,21 @@ def _fold(directory: Path, pid: int) -> None:
     for kind in _SUMMED_TYPES:
         source = directory / f"{kind}_{pid}.db"
         if _is_begun(source) and _is_whole(str(source)):
-            _add(source, directory / f"{kind}_{_ENDED}.db")
+            try:
+                _add(source, directory / f"{kind}_{_ENDED}.db")
+            except OSError as error:
+                logger.warning("metrics of ended process %d not added up yet: %s", pid, error)
+                return
+            source.unlink()
     for leftover in directory.glob(f"*_{pid}.db"):
         leftover.unlink()
 
 
 def _add(source: Path, target: Path) -> None:
-    total = MmapedDict(str(target))  # type: ignore[no-untyped-call]
+    total = ReservedDict(str(target))
     try:
+        # All or nothing: what was added in part would be added once more.
+        total.make_room(source.stat().st_size)
         origins = _Origins(key for key, _, _ in total.read_all_values())  # type: ignore[no-untyped-call]
         entries = MmapedDict.read_all_values_from_file(str(source))  # type: ignore[no-untyped-call]
         for key, value, _, _ in entries:
@@ -175,7 +184,6 @@ def _add(source: Path, target: Path) -> None:
             total.write_value(bounded, before + value, 0.0)  # type: ignore[no-untyped-call]
     finally:
         total.close()  # type: ignore[no-untyped-call]
-    source.unlink()
 
 
 class _Origins:
