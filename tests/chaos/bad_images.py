@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import struct
@@ -22,6 +23,64 @@ FOREIGN_MESSAGES = (
     json.dumps({"body": "x", "headers": {"task": "os.system", "id": "1"}}).encode(),
     b'{"body": "' + b"x" * 1_000_000 + b'"}',
 )
+
+
+# To remote control and to events, as whoever reaches Redis can send.
+_PICKLE = {
+    "body": "gASVBQAAAAAAAABdlC4=",
+    "content-type": "application/x-python-serialize",
+    "content-encoding": "binary",
+    "headers": {},
+    "properties": {"delivery_tag": "x", "body_encoding": "base64", "delivery_info": {}},
+}
+_FALSE_HEARTBEAT = {
+    **_PICKLE,
+    "body": base64.b64encode(
+        json.dumps(
+            {"type": "worker-heartbeat", "hostname": "x@x", "active": "abc", "clock": "abc"}
+        ).encode()
+    ).decode(),
+    "content-type": "application/json",
+    "content-encoding": "utf-8",
+}
+HOSTILE_BROADCASTS = tuple(
+    (channel, json.dumps(rubbish))
+    for channel in ("/0.celery.pidbox", "/0.celeryev/worker.heartbeat")
+    for rubbish in (_PICKLE, _FALSE_HEARTBEAT, {}, "words", 5)
+)
+
+
+def hostile_message(queue: str) -> str:
+    """A task of ours with a word for its time limits, with which Celery's main process reckons."""
+    headers = {
+        "id": f"hostile-{queue}",
+        "task": "job_system.tasks.process_dlq_message",
+        "retries": 0,
+        "eta": None,
+        "expires": None,
+        "timelimit": "b",
+        "root_id": "x",
+        "parent_id": None,
+        "lang": "py",
+    }
+    route = {"exchange": "", "routing_key": queue}
+    return json.dumps(
+        {
+            "body": base64.b64encode(b'[["x"], {}, {}]').decode(),
+            "content-type": "application/json",
+            "content-encoding": "utf-8",
+            "headers": headers,
+            "properties": {
+                "delivery_tag": f"hostile-{queue}",
+                "delivery_info": route,
+                "delivery_mode": 2,
+                "body_encoding": "base64",
+                "correlation_id": "x",
+                "reply_to": "",
+                "priority": 0,
+            },
+        }
+    )
 
 
 def late(host: str, name: str, seed: int) -> Sequence[Published]:

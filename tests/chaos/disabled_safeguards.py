@@ -78,6 +78,26 @@ def _circuit_breaker() -> None:
     CircuitBreaker.is_doubtful = lambda self, error, stages: False  # type: ignore[method-assign]
 
 
+def _learning_circuit() -> None:
+    """Open circuits by light probes alone."""
+    from weavloader.circuits import Circuits
+
+    Circuits.failed = lambda self, stage, image_id: False  # type: ignore[method-assign]
+    Circuits.is_failing = lambda self, stage: False  # type: ignore[method-assign]
+
+
+def _checked_messages() -> None:
+    """Hand messages to Celery as they come, if they are JSON and known tasks."""
+    import json
+
+    from job_system.broker import transport
+    from job_system.broker.message_validation import TaskMessage
+
+    vars(transport)["MAX_RECEIPTS"] = 1_000_000
+    vars(transport)["is_valid_broadcast"] = lambda message: True
+    vars(transport)["validate_task"] = lambda raw, tasks: TaskMessage(json.loads(raw), None)
+
+
 def _inference_cache() -> None:
     from weavloader.images.inference_cache import InferenceCache
 
@@ -144,6 +164,12 @@ SAFEGUARDS = {
     "lookback": Safeguard(_look_back, "no fault", "missing"),
     "deterministic ids": Safeguard(_deterministic_ids, "every image published twice", "doubled"),
     "circuit breaker": Safeguard(_circuit_breaker, "Triton down for 60 s", "wrong_outcome"),
+    "circuit that learns from failures": Safeguard(
+        _learning_circuit, "kill -9 of a model's process, Triton ready", "wrong_outcome"
+    ),
+    "messages rebuilt from checked fields": Safeguard(
+        _checked_messages, "messages that end their worker", "a worker ended"
+    ),
     "inference cache": Safeguard(
         _inference_cache, "store down for 10 s while models answer", "model_calls_per_image"
     ),

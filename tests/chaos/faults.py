@@ -9,7 +9,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from demo.sage_replay.faults import Fault
+from demo.sage_replay.faults import STORAGE, Fault
 from tests.chaos import bad_images
 from tests.chaos.role import HASTY
 from tests.chaos.system import PROCESSORS, System, pause
@@ -17,6 +17,8 @@ from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetters
 
 FaultAction = Callable[[System], None]
+# Three retries wait 2, 4 and 8 s here, and the slowest failure takes 5.
+LONG = 45.0
 
 
 def nothing(system: System) -> None:
@@ -119,13 +121,22 @@ def stop_triton(seconds: float) -> FaultAction:
     return bring_about
 
 
-def let_models(mode: str) -> FaultAction:
-    """Let the models misbehave for 6 s; see :mod:`tests.chaos.faulty_model`."""
+def kill_a_models_process(system: System) -> None:
+    """Kill the process of a model, and restart Triton when retries are long spent."""
+    _wait_for_answers(system, 3)
+    system.models.kill_process("clip")
+    pause(LONG)
+    system.models.server.stop()
+    system.models.server.start()
+
+
+def let_models(mode: str, seconds: float = 6) -> FaultAction:
+    """Let the models misbehave for so long; see :mod:`tests.chaos.faulty_model`."""
 
     def bring_about(system: System) -> None:
         _wait_for_answers(system, 1)
         system.models.behave(mode)
-        pause(6)
+        pause(seconds)
         system.models.behave("ok")
 
     return bring_about
@@ -160,13 +171,29 @@ def refuse_half(system: System) -> None:
         pause(6)
 
 
-def lock_store(system: System) -> None:
-    """Hold the store's lock for longer than writers wait for it."""
-    _wait_for_work(system)
-    with closing(sqlite3.connect(system.store_path / "store.sqlite3")) as database:
-        database.execute("BEGIN IMMEDIATE")
-        pause(8)
-        database.rollback()
+def lock_store(seconds: float) -> FaultAction:
+    """Let the store be read and not written, for longer than writers wait for its lock."""
+
+    def bring_about(system: System) -> None:
+        _wait_for_work(system)
+        with closing(sqlite3.connect(system.store_path / "store.sqlite3")) as database:
+            database.execute("BEGIN IMMEDIATE")
+            pause(seconds)
+            database.rollback()
+
+    return bring_about
+
+
+def refuse_downloads(status: int) -> FaultAction:
+    """Let storage answer nothing but an error until retries are long spent."""
+
+    def bring_about(system: System) -> None:
+        fault = Fault("status", count=1_000_000, target=STORAGE, status=status)
+        system.replay.add_fault(fault)
+        pause(LONG)
+        fault.count = 0
+
+    return bring_about
 
 
 def disturb(kind: str, target: str, count: int, **details: int) -> FaultAction:
@@ -221,6 +248,19 @@ def foreign_messages(system: System) -> None:
     with closing(system.redis()) as redis:
         for rubbish in bad_images.FOREIGN_MESSAGES:
             redis.lpush(redis_keys.IMAGE_QUEUE, rubbish)
+
+
+def hostile_messages(system: System) -> None:
+    """Put on every queue, and on the channels, what would end the worker that receives it."""
+    _wait_for_work(system)
+    before = system.pids()
+    with closing(system.redis()) as redis:
+        for queue in redis_keys.QUEUES:
+            redis.lpush(queue, bad_images.hostile_message(queue))
+        for channel, rubbish in bad_images.HOSTILE_BROADCASTS:
+            redis.publish(channel, rubbish)
+    pause(10)
+    assert system.pids() == before, "a worker ended"
 
 
 def _wait_for_answers(system: System, amount: int) -> None:

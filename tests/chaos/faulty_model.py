@@ -1,7 +1,7 @@
 """A model for Triton's Python backend that does as a file says, and notes each answer.
 
 The file holds one word: ``ok``, ``error`` (a failed inference), ``error_text`` (the failure told
-as the answer, as deployed servers do), ``blank``, ``nan``, ``slow`` (longer than anyone waits)
+as the answer, as deployed servers do), ``half`` (every second inference fails), ``blank``, ``nan``, ``slow`` (longer than anyone waits)
 or ``think`` (a good answer, which takes as long as a large model's).
 """
 
@@ -40,6 +40,8 @@ class TritonPythonModel:
         with open(self._mode) as file:
             mode = file.read().strip()
         time.sleep(SECONDS.get(mode, USUAL_SECONDS))
+        if mode == "half":
+            mode = "error" if os.urandom(1)[0] % 2 else "ok"
         if mode == "error":
             return pb_utils.InferenceResponse(error=pb_utils.TritonError("out of memory"))
         is_text = self._outputs[0]["name"] == "answer"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from demo.servers.processes import descendants
 from demo.servers.triton import PREVIEW_REPOSITORY, Triton
 
 MODELS = ("gemma3", "clip")
@@ -39,6 +42,16 @@ class FaultyModels:
         aside = self._mode.with_suffix(".new")
         aside.write_text(mode)
         aside.rename(self._mode)
+
+    def kill_process(self, model: str) -> None:
+        """Kill the process that runs a model; Triton goes on to call the model ready."""
+        for pid in map(str, descendants()):
+            words = Path("/proc", pid, "cmdline").read_bytes().split(b"\0")
+            is_stub = words[0].endswith(b"triton_python_backend_stub")
+            if is_stub and any(f"/{model}/".encode() in word for word in words):
+                os.kill(int(pid), signal.SIGKILL)
+                return
+        raise AssertionError(f"{model} runs in no process")
 
     def answers(self) -> Counter[str]:
         """How often each model answered well about each picture."""

@@ -11,6 +11,7 @@ from tests.chaos import bad_images, faults
 from tests.chaos.dataset import Published, images
 from tests.chaos.outcome_checker import Outcomes
 from tests.chaos.system import PROCESSORS
+from weavloader import redis_keys
 
 Images = Callable[[str, str, int], Sequence[Published]]
 
@@ -84,6 +85,8 @@ SCENARIOS = (
     Scenario("Redis full for 10 s", faults.fill_redis),
     Scenario("Triton down for 60 s", faults.stop_triton(60)),
     Scenario("Triton down for 5 s", faults.stop_triton(5), is_quick=True),
+    Scenario("kill -9 of a model's process, Triton ready", faults.kill_a_models_process),
+    Scenario("every second inference fails for 45 s", faults.let_models("half", faults.LONG)),
     Scenario("models slow", faults.let_models("slow")),
     Scenario("models fail", faults.let_models("error")),
     Scenario("models return errors as answers", faults.let_models("error_text"), is_quick=True),
@@ -97,7 +100,8 @@ SCENARIOS = (
         max_calls=1.0,
     ),
     Scenario("store refuses every second image for 6 s", faults.refuse_half, max_calls=1.0),
-    Scenario("store locked for 8 s", faults.lock_store),
+    Scenario("store locked for 8 s", faults.lock_store(8)),
+    Scenario("store read-only for 45 s", faults.lock_store(faults.LONG), max_calls=1.0),
     Scenario("SAGE answers 500", faults.disturb("status", DATA, 3, status=500)),
     Scenario("SAGE answers 401", faults.disturb("status", DATA, 3, status=401)),
     Scenario("SAGE sends garbage", faults.disturb("garbage_line", DATA, 3)),
@@ -105,6 +109,8 @@ SCENARIOS = (
     Scenario("SAGE stalls for 10 s", faults.disturb("stall", DATA, 2, seconds=10)),
     Scenario("storage answers 500", faults.disturb("status", STORAGE, 20, status=500)),
     Scenario("storage answers 401", faults.disturb("status", STORAGE, 20, status=401)),
+    Scenario("storage answers 500 for 45 s", faults.refuse_downloads(500)),
+    Scenario("storage answers 401 for 45 s", faults.refuse_downloads(401)),
     Scenario("storage sends half a file", faults.disturb("half_line", STORAGE, 20)),
     Scenario("storage stalls for 10 s", faults.disturb("stall", STORAGE, 5, seconds=10)),
     Scenario("a clock jumps a day ahead and back", faults.jump_clock),
@@ -123,6 +129,12 @@ SCENARIOS = (
         faults.foreign_messages,
         is_quick=True,
         foreign_messages=len(bad_images.FOREIGN_MESSAGES),
+    ),
+    Scenario(
+        "messages that end their worker",
+        faults.hostile_messages,
+        is_quick=True,
+        foreign_messages=len(redis_keys.QUEUES),
     ),
     Scenario(
         "10,000 images, two workers killed every 10 s",

@@ -177,6 +177,10 @@ class System:
 
         wait_until(tended, what, seconds)
 
+    def pids(self) -> dict[str, int]:
+        """The main process of each role."""
+        return {role: process.pid for role, process in self._roles.items()}
+
     def kill(self, role: str, number: int = signal.SIGKILL) -> None:
         """Send a signal to a role's main process."""
         self._roles[role].send_signal(number)
