@@ -1,8 +1,9 @@
 """A model for Triton's Python backend that does as a file says, and notes each answer.
 
 The file holds one word: ``ok``, ``error`` (a failed inference), ``half`` (every second one fails),
-``error_text`` (the failure told as the answer, as deployed servers do), ``blank``, ``nan``, ``slow``
-(longer than anyone waits) or ``think`` (a good answer, which takes as long as a large model's).
+``error_text`` (the failure told as the answer, as deployed servers do), ``blank``, ``nan``,
+``slow`` (longer than anyone waits) or ``think`` (a good answer, which takes as long as a large
+model's).
 """
 
 from __future__ import annotations
