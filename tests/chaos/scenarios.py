@@ -111,6 +111,12 @@ SCENARIOS = (
     Scenario("storage answers 401", faults.disturb("status", STORAGE, 20, status=401)),
     Scenario("storage answers 500 for 45 s", faults.refuse_downloads(500)),
     Scenario("storage answers 401 for 45 s", faults.refuse_downloads(401)),
+    Scenario(
+        "files come after their records",
+        faults.disturb("status", STORAGE, 60, status=404),
+        is_quick=True,
+    ),
+    Scenario("SAGE's answers end early", faults.disturb("short_answer", DATA, 3)),
     Scenario("storage sends half a file", faults.disturb("half_line", STORAGE, 20)),
     Scenario("storage stalls for 10 s", faults.disturb("stall", STORAGE, 5, seconds=10)),
     Scenario("a clock jumps a day ahead and back", faults.jump_clock),
