@@ -55,9 +55,21 @@ def test_a_record_without_names_is_stored_with_unknown_ones(system: System) -> N
     few_fields = next(image for image in system.images if image.kind == "few fields")
     stored = system.store.get(image_id(few_fields.link))
     assert stored is not None
-    assert {stored.text[name] for name in META_FIELDS if name not in ("task", "vsn")} == {UNKNOWN}
+    given, in_link = ("task", "vsn"), ("filename", "node")
+    rest = [name for name in META_FIELDS if name not in (*given, *in_link)]
+    assert {stored.text[name] for name in rest} == {UNKNOWN}
     assert stored.text["vsn"] == few_fields.vsn
+    assert stored.text["filename"] == few_fields.name
+    assert stored.text["node"] == few_fields.path.split("/")[2]
     assert stored.vectors["clip"].shape[0] > 1
+
+
+def test_an_old_record_has_its_vsn_from_the_manifests(system: System) -> None:
+    old = next(image for image in system.images if image.kind == "old record")
+    stored = system.store.get(image_id(old.link))
+    assert stored is not None and old.record["meta"] == {"task": stored.text["task"]}
+    has_manifest = old.vsn in system.replay.catalogue.manifests
+    assert stored.text["vsn"] == (old.vsn if has_manifest else UNKNOWN)
 
 
 def test_a_dead_image_leaves_a_letter_that_says_all(system: System) -> None:

@@ -154,7 +154,7 @@ class Safeguard:
 def _late_uploads() -> None:
     from job_system import late_uploads
 
-    late_uploads.defer = lambda *_: None  # type: ignore[assignment]
+    late_uploads.defer = lambda *_: None
 
 
 SAFEGUARDS = {
