@@ -51,8 +51,9 @@ def site(
 
     Without a browser nothing of it is started.
     """
-    with whole_site(tmp_path_factory.mktemp("site"), triton, images=40) as started:
+    with whole_site(tmp_path_factory.mktemp("site"), triton, images=60) as started:
         good = [image for image in started.images if image.kind == "good"][: GOOD + 1]
+        assert len(good) == GOOD + 1
         spoilt = [image for image in started.images if image.kind in ("truncated", "empty")]
         keep(started.settings, [ATTACK])
         started.lose_next_download()

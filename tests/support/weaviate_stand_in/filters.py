@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.support.weaviate_stand_in.protocol import base_pb2
 from tests.support.weaviate_stand_in.schema import Schema, data_type
+from weavloader.geo import Location, distance_km
 
 Test = Callable[[str, dict[str, Any]], bool]
 
@@ -55,12 +56,19 @@ def _compared(name: str, asked: base_pb2.Filters) -> Test:
             return False
         if operator == _Operator.OPERATOR_EQUAL:
             return words(value) <= words(given)
+        if operator == _Operator.OPERATOR_WITHIN_GEO_RANGE:
+            return _lies_within(asked.value_geo, given)
         if isinstance(value, datetime):
             given = datetime.fromisoformat(given)
         at_least = operator == _Operator.OPERATOR_GREATER_THAN_EQUAL
         return bool(given >= value if at_least else given <= value)
 
     return test
+
+
+def _lies_within(area: base_pb2.GeoCoordinatesFilter, place: dict[str, float]) -> bool:
+    center = Location(area.latitude, area.longitude)
+    return distance_km(center, Location(**place)) * 1000 <= area.distance
 
 
 def _value(asked: base_pb2.Filters) -> Any:
