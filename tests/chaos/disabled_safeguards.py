@@ -172,7 +172,7 @@ SAFEGUARDS = {
     "deterministic ids": Safeguard(_deterministic_ids, "every image published twice", "doubled"),
     "circuit breaker": Safeguard(_circuit_breaker, "Triton down for 60 s", "wrong_outcome"),
     "circuit that learns from failures": Safeguard(
-        _learning_circuit, "kill -9 of a model's process, Triton ready", "wrong_outcome"
+        _learning_circuit, "storage answers 401 for 45 s", "wrong_outcome"
     ),
     "messages rebuilt from checked fields": Safeguard(
         _checked_messages, "messages that end their worker", "a worker ended"

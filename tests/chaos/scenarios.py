@@ -85,7 +85,7 @@ SCENARIOS = (
     Scenario("Redis full for 10 s", faults.fill_redis),
     Scenario("Triton down for 60 s", faults.stop_triton(60)),
     Scenario("Triton down for 5 s", faults.stop_triton(5), is_quick=True),
-    Scenario("kill -9 of a model's process, Triton ready", faults.kill_a_models_process),
+    Scenario("kill -9 of a model's process", faults.kill_a_models_process),
     Scenario("every second inference fails for 45 s", faults.let_models("half", faults.LONG)),
     Scenario("models slow", faults.let_models("slow")),
     Scenario("models fail", faults.let_models("error")),

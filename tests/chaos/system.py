@@ -177,9 +177,9 @@ class System:
 
         wait_until(tended, what, seconds)
 
-    def pids(self) -> dict[str, int]:
-        """The main process of each role."""
-        return {role: process.pid for role, process in self._roles.items()}
+    def has_ended(self) -> bool:
+        """Whether the main process of a role has ended, and was not started again yet."""
+        return any(process.poll() is not None for process in self._roles.values())
 
     def kill(self, role: str, number: int = signal.SIGKILL) -> None:
         """Send a signal to a role's main process."""
