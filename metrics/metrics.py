@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from itertools import product
 from threading import Lock
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from weavloader import redis_keys
 
@@ -397,31 +396,3 @@ class Metrics:
     def count_error(self, component: str, error_type: str) -> None:
         """Count an error; both labels are short constants, never a message."""
         self._families.errors.labels(component, error_type).inc()
-
-
-def gauge(name: str, text: str, value: float) -> Metric:
-    """A gauge without labels; ``name`` comes without the project's prefix."""
-    return GaugeMetricFamily(PREFIX + name, text, value=value)
-
-
-def gauges(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
-    """A gauge with one label, from values by label value."""
-    family = GaugeMetricFamily(PREFIX + name, text, labels=[label])
-    for key, value in values.items():
-        family.add_metric([key], value)
-    return family
-
-
-def counters(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
-    """A counter with one label, from values by label value."""
-    family = CounterMetricFamily(PREFIX + name, text, labels=[label])
-    for key, value in values.items():
-        family.add_metric([key], value)
-    return family
-
-
-def info(name: str, text: str, labels: Mapping[str, str]) -> Metric:
-    """A gauge that is always 1; its labels are what it tells."""
-    family = GaugeMetricFamily(PREFIX + name, text, labels=list(labels))
-    family.add_metric(list(labels.values()), 1.0)
-    return family

@@ -17,8 +17,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from tornado.httpclient import AsyncHTTPClient, HTTPError
 
+from metrics.families import gauge, gauges, info
 from metrics.health import HealthChecks
-from metrics.metrics import PREFIX, gauge, gauges, info
+from metrics.metrics import PREFIX
 from metrics.multiprocess import SharedMetrics
 from metrics.redis_state import backlog_families, read_state, redis_families
 from metrics.workers import OTHER_ROLE, ROLES, WorkerStates, role_of

@@ -14,7 +14,8 @@ from prometheus_client import Metric
 from prometheus_client.metrics_core import GaugeMetricFamily
 from redis import RedisError
 
-from metrics.metrics import PREFIX, gauge, gauges
+from metrics.families import gauge, gauges
+from metrics.metrics import PREFIX
 from weavloader import redis_keys
 from weavloader.circuits import COMPONENTS, Circuit, circuit_keys, parse_circuits
 from weavloader.errors import Reason, TransientError

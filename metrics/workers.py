@@ -17,7 +17,7 @@ from typing import Any
 from celery import Celery
 from prometheus_client import Metric
 
-from metrics.metrics import counters, gauges
+from metrics.families import counters, gauges
 from weavloader.settings import Settings
 
 logger = logging.getLogger(__name__)

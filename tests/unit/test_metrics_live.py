@@ -16,8 +16,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import generate_latest
 
+from metrics.families import gauge
 from metrics.health import HealthChecks, Probe, builtin_probes, is_healthy
-from metrics.metrics import gauge
 from metrics.page import LiveFamilies, about_families, renamed_families, reserved_tasks
 from metrics.redis_state import TIMEOUT as REDIS_TIMEOUT
 from weavloader import __version__
