@@ -42,6 +42,9 @@ def _forget_connections() -> None:
         dependencies.data_api,
         dependencies.store,
     )
+    # Closed at once: left to the garbage collector, another test would be blamed for it.
+    if dependencies.redis_client.cache_info().currsize:
+        dependencies.redis_client().close()
     for each in shared:
         each.cache_clear()
     get_settings.cache_clear()
@@ -50,6 +53,9 @@ def _forget_connections() -> None:
 
 
 def _close(app: Any) -> None:
+    backend = getattr(app._local, "backend", None) or app._backend_cache
+    if backend is not None:
+        backend.client.connection_pool.disconnect()
     pools.reset()  # type: ignore[no-untyped-call]
     app._pool = app.amqp._producer_pool = app._backend_cache = None
     app._local.__dict__.clear()
