@@ -28,6 +28,9 @@ def test_the_preview_server_is_used_where_triton_has_no_wheel_or_on_demand(
         given.append(without_triton)
         return 0
 
+    # They would end every server that the tests of this process share.
+    monkeypatch.setattr(runner, "adopt_orphans", lambda: None)
+    monkeypatch.setattr(runner, "kill_descendants", lambda: None)
     monkeypatch.setattr(platform, "system", lambda: system)
     monkeypatch.setattr(runner, "_run", run)
     assert runner.run_demo(1, False, None, asked) == 0

@@ -161,8 +161,9 @@ def test_the_table_says_when_nothing_was_found(capsys: pytest.CaptureFixture[str
 
 
 def test_a_caption_cannot_steer_the_terminal_or_the_table(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     text = dict(result().text) | {"caption": "\x1b[2Jred\x07 [bold]b[/bold] \u202eback\nend"}
     print_table([result(text=text)])
     out = capsys.readouterr().out
