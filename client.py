@@ -124,7 +124,7 @@ def open_store(settings: Settings) -> Store:
     """
     for name in settings.embedding_models:
         embedder(name)
-    return store.open_store(settings, VECTOR_RANKS)
+    return store.connect_store(settings, VECTOR_RANKS)
 
 
 def connect_sage(settings: Settings) -> httpx.Client:

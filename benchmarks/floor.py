@@ -24,7 +24,7 @@ from PIL import Image
 from benchmarks.sage import CAMERA_SIZE, pictures
 from job_system.worker_process import keep_freed_buffers
 from weavloader.settings import load_settings
-from weavloader.store import open_store
+from weavloader.store import connect_store
 from weavloader.store.base import TEXT_PROPERTIES, ImageObject
 
 _WARM_UP = 8
@@ -48,7 +48,7 @@ def _work(folder: Path, images: int) -> None:
     files = pictures(folder)
     settings = load_settings()
     address = f"{settings.triton_host}:{settings.triton_port}"
-    with triton.InferenceServerClient(address) as client, closing(open_store(settings)) as store:
+    with triton.InferenceServerClient(address) as client, closing(connect_store(settings)) as store:
         store.prepare()
         parts: dict[str, Callable[[int], object]] = {
             "decode": lambda n: _decoded(files[n % len(files)]),

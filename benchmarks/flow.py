@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.stack import Stack, Usage
 from weavloader import redis_keys
 from weavloader.settings import load_settings
-from weavloader.store import open_store
+from weavloader.store import connect_store
 from weavloader.store.base import Store
 
 _ROLES = ("cleaner", "scheduler", "metrics", "flower", "web", "processor")
@@ -51,7 +51,10 @@ def measure_flow(stack: Stack, name: str, images: int, sample_seconds: float) ->
     batch = stack.sage.hold(name, images)
     links = batch.links(stack.sage.host)
     before, began = stack.cpu_s(), time.monotonic()
-    with closing(open_store(load_settings())) as store, _sampled(stack, sample_seconds) as samples:
+    with (
+        closing(connect_store(load_settings())) as store,
+        _sampled(stack, sample_seconds) as samples,
+    ):
         poll()
         stack.wait_until(lambda: _are_stored(store, links), _MAX_SECONDS)
     seconds, after = time.monotonic() - began, stack.cpu_s()
@@ -73,7 +76,7 @@ def measure_latency(stack: Stack, images: int, seconds: float) -> dict[str, floa
     waiting = {link: i for i, link in enumerate(batch.links(stack.sage.host))}
     stack.sage.begin()
     began, delays = time.monotonic(), []
-    with closing(open_store(load_settings())) as store:
+    with closing(connect_store(load_settings())) as store:
 
         def none_waits() -> bool:
             for found in store.existing(waiting):

@@ -29,7 +29,7 @@ from rich.table import Table
 from demo.servers.weaviate import HOW_TO_GIVE_ONE, LocalWeaviate, started
 from weavloader.geo import Location
 from weavloader.settings import Settings, load_settings
-from weavloader.store import open_store
+from weavloader.store import connect_store
 from weavloader.store.base import TEXT_PROPERTIES, ImageObject, SearchQuery, Store
 
 OUT = Path(__file__).resolve().parents[1] / "build" / "store.json"
@@ -109,7 +109,7 @@ def _measured(
     counts: dict[str, int],
 ) -> dict[str, Any]:
     settings = _settings(folder, server)
-    with closing(open_store(settings)) as opened:
+    with closing(connect_store(settings)) as opened:
         size = partial(_size, folder, server)
         figures = measure_load(opened, size, counts, dimensions, image_bytes)
     if server is not None:

@@ -35,7 +35,7 @@ from demo.servers.redis import running_redis
 from demo.servers.triton import Triton
 from weavloader.geo import Location
 from weavloader.settings import load_settings
-from weavloader.store import open_store
+from weavloader.store import connect_store
 from weavloader.store.base import TEXT_PROPERTIES, ImageObject
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,7 +89,7 @@ def _fill(folder: Path, count: int) -> list[str]:
     pictures = _pictures()
     settings = load_settings(vector_store="embedded", embedded_store_path=str(folder))
     ids: list[str] = []
-    with closing(open_store(settings)) as store:
+    with closing(connect_store(settings)) as store:
         store.prepare()
         for start in range(0, count, BATCH):
             objects = [

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.cli import begin_tool, cli, command
-from commands.output import (
+from commands.cli import (
     Format,
+    begin_tool,
     chosen_format,
+    cli,
+    command,
     format_options,
     write_json_array,
     write_json_lines,

@@ -9,10 +9,11 @@ from typing import Any, get_args
 import click
 from click.core import ParameterSource
 
-from commands.cli import begin_tool, command
-from commands.output import (
+from commands.cli import (
     Format,
+    begin_tool,
     chosen_format,
+    command,
     format_options,
     write_json_array,
     write_json_lines,

@@ -27,7 +27,7 @@ from inference import captioner, embedder
 from weavloader.images.decode import DecodeLimits, decode
 from weavloader.search import search
 from weavloader.settings import load_settings
-from weavloader.store import open_store
+from weavloader.store import connect_store
 from weavloader.store.base import TEXT_PROPERTIES, ImageObject, Store, Vector
 
 IMAGES = 240
@@ -249,7 +249,8 @@ def stores(folder: Path, console: Console) -> Iterator[dict[str, Store]]:
                 vector_store="weaviate", **common, **server.settings
             )
         yield {
-            name: stack.enter_context(closing(open_store(each))) for name, each in settings.items()
+            name: stack.enter_context(closing(connect_store(each)))
+            for name, each in settings.items()
         }
 
 

@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
-from job_system.stream_lock import StreamLock
 from metrics.health import Probe
 from processing import Stages
 from weavloader import redis_keys
 from weavloader.circuits import COMPONENTS, Circuit, Circuits
 from weavloader.errors import ConfigError, PermanentError, TransientError, WeavloaderError
-from weavloader.redis_connection import RedisClient
+from weavloader.redis_connection import RedisClient, StreamLock
 
 # Within the soft time limit of a task, with room for the image itself after the wait.
 MAX_WAIT_SECONDS = 240.0

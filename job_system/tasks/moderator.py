@@ -18,10 +18,10 @@ from job_system.app import celery_app
 from job_system.celery_config import TASKS
 from job_system.dependencies import data_api, redis_client
 from job_system.publishing import publish
-from job_system.stream_lock import StreamLock
 from metrics import metrics
 from weavloader import redis_keys
 from weavloader.errors import TransientError
+from weavloader.redis_connection import StreamLock
 from weavloader.settings import Settings, get_settings
 from weavloader.stream.stream import PollReport, Stream, next_interval
 from weavloader.times import utc_now

@@ -15,7 +15,7 @@ from demo.servers.processes import end_with_parent
 from demo.servers.waiting import wait_until
 from tests.chaos.dataset import Published
 from weavloader.settings import load_settings
-from weavloader.store import open_store
+from weavloader.store import connect_store
 from weavloader.store.base import Store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,9 +33,9 @@ for record in given["records"]:
     )
 """
 _PREPARE = """
-from client import open_store
+from client import connect_store
 from weavloader.settings import get_settings
-open_store(get_settings()).prepare()
+connect_store(get_settings()).prepare()
 """
 
 
@@ -146,7 +146,7 @@ class Workers:
 
     def _store(self) -> Store:
         variables = {name.lower(): value for name, value in self._variables.items()}
-        return open_store(load_settings(**variables))
+        return connect_store(load_settings(**variables))
 
     def _log(self, name: str) -> Path:
         return self._folder / f"{name}.log"

@@ -24,7 +24,7 @@ from demo.servers.waiting import wait_until
 from tests.acceptance.programs import Program, programs, shell
 from weavloader.dlq.queue import DeadLetters
 from weavloader.settings import load_settings
-from weavloader.store import open_store
+from weavloader.store import connect_store
 from weavloader.store.base import Store
 
 IMAGES = 40  # one of every kind there is
@@ -49,7 +49,7 @@ class System:
     def store(self) -> Store:
         """The store that the processors write to."""
         path = self.environment["EMBEDDED_STORE_PATH"]
-        return open_store(load_settings(vector_store="embedded", embedded_store_path=path))
+        return connect_store(load_settings(vector_store="embedded", embedded_store_path=path))
 
     @cached_property
     def redis(self) -> Any:

@@ -12,7 +12,7 @@ from demo.cases import STORED
 from demo.servers.waiting import wait_until
 from tests.acceptance.programs import programs
 from weavloader.settings import load_settings
-from weavloader.store import open_store
+from weavloader.store import connect_store
 from weavloader.store.base import Filters, ImageObject
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -25,7 +25,7 @@ STAYS = "The system is running."
 def stored(folder: Path) -> Iterator[ImageObject]:
     """What a demo that is still running has stored."""
     (path,) = folder.glob("weavloader-demo-*/store")
-    store = open_store(load_settings(vector_store="embedded", embedded_store_path=str(path)))
+    store = connect_store(load_settings(vector_store="embedded", embedded_store_path=str(path)))
     for result in store.newest(Filters(), 1000):
         found = store.get(result.id)
         assert found is not None

@@ -45,7 +45,7 @@ from tests.support.weaviate_stand_in import StandIn
 from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetters
 from weavloader.settings import Settings, load_settings
-from weavloader.store import open_store
+from weavloader.store import connect_store
 from weavloader.store.base import Filters, Store
 from weavloader.store.weaviate.client import DataObject, GeoCoordinate, connect
 from weavloader.stream.audit import waiting_for_retry
@@ -234,7 +234,7 @@ def upgraded(site: Site, migrated: str, tmp_path_factory: pytest.TempPathFactory
         site.run('python -c "from tasks import health_check; health_check.delay()"')
         wait_until(lambda: site.redis.zcard(redis_keys.SEEN) == 708, "every image is received", 60)
         workers.start("processor", "main.py", "processor")
-        with closing(open_store(site.settings)) as store:
+        with closing(connect_store(site.settings)) as store:
             wait_until(lambda: is_done(site, store), "every image is accounted for", PATIENCE)
     return site
 
@@ -259,7 +259,7 @@ def test_the_collection_is_completed_and_every_object_filled(migrated: str, site
 
 
 def test_every_image_is_stored_once_or_is_dead(upgraded: Site) -> None:
-    with closing(open_store(upgraded.settings)) as store:
+    with closing(connect_store(upgraded.settings)) as store:
         links = Counter(item.text["link"] for _, item in store.scan(images=False) if item)
         assert store.count() == len(upgraded.good)
     assert links == Counter(dict.fromkeys(upgraded.good, 1))
@@ -307,7 +307,7 @@ def test_its_own_search_page_reads_every_object_as_before(upgraded: Site) -> Non
 def test_old_and_new_objects_are_found_by_time_and_the_newest_first(upgraded: Site) -> None:
     moments = {image.link: image.at // 1_000_000_000 for image in upgraded.images}
     since = datetime.now(UTC) - timedelta(minutes=50)
-    with closing(open_store(upgraded.settings)) as store:
+    with closing(connect_store(upgraded.settings)) as store:
         found = store.newest(Filters(since=since), 1000)
         newest = [hit.text["link"] for hit in store.newest(Filters(), 10)]
     wanted = {link for link in upgraded.good if moments[link] >= since.timestamp()}

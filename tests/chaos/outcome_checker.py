@@ -13,7 +13,7 @@ from tests.chaos.models import CAPTION, MODELS
 from tests.chaos.system import System
 from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetters
-from weavloader.store import open_store
+from weavloader.store import connect_store
 from weavloader.stream.audit import waiting_for_retry
 
 _MAX_READ = 500
@@ -61,7 +61,7 @@ class OutcomeChecker:
     def __init__(self, system: System, published: Sequence[Published]) -> None:
         self._system = system
         self._published = published
-        with closing(open_store(system.settings())) as store:
+        with closing(connect_store(system.settings())) as store:
             store.prepare()
         self._objects_before = self._objects().total()
         self._calls_before = system.models.answers()
@@ -107,7 +107,7 @@ class OutcomeChecker:
         """Images whose caption is none that a model would give."""
         if len(stored) > _MAX_READ:
             return []
-        with closing(open_store(self._system.settings())) as store:
+        with closing(connect_store(self._system.settings())) as store:
             found = filter(None, map(store.get, stored))
             return [item.text["filename"] for item in found if item.text["caption"] != CAPTION]
 

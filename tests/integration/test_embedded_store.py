@@ -22,7 +22,7 @@ from tests.support.ranking_contract import RankingContract, captioned, foxes
 from tests.support.store_contract import EAST, an_image, found
 from weavloader.errors import ConfigError, PermanentError, TransientError
 from weavloader.settings import Settings, load_settings
-from weavloader.store import open_store
+from weavloader.store import connect_store
 from weavloader.store.base import KEYWORD_PROPERTIES, SearchQuery, Store
 from weavloader.store.embedded import schema
 
@@ -60,7 +60,7 @@ class TestEmbeddedStore(RankingContract):
     def test_no_other_user_may_read_it(self, tmp_path: Path) -> None:
         before = os.umask(0)
         try:
-            with closing(open_store(embedded(tmp_path / "new"))) as store:
+            with closing(connect_store(embedded(tmp_path / "new"))) as store:
                 store.prepare()
                 store.upsert([an_image("a")])
                 rights = {
@@ -75,7 +75,7 @@ class TestEmbeddedStore(RankingContract):
 
     def test_ten_processes_prepare_at_once(self, settings: Settings) -> None:
         in_processes(10, prepare_and_write, settings)
-        store = open_store(settings)
+        store = connect_store(settings)
         assert store.count() == 10
         store.close()
 
@@ -92,7 +92,7 @@ class TestEmbeddedStore(RankingContract):
         for name, age in (("old", 7200), ("new", 60)):
             (staging / name).touch()
             os.utime(staging / name, (time.time() - age,) * 2)
-        store = open_store(settings)
+        store = connect_store(settings)
         store.prepare()
         assert [path.name for path in staging.iterdir()] == ["new"]
         store.close()
@@ -101,7 +101,7 @@ class TestEmbeddedStore(RankingContract):
         store.close()
         with database(settings) as connection:
             connection.execute("PRAGMA user_version = 99")
-        newer = open_store(settings)
+        newer = connect_store(settings)
         with pytest.raises(ConfigError, match="99"):
             newer.prepare()
 
@@ -114,14 +114,14 @@ class TestEmbeddedStore(RankingContract):
         store.close()
         with database(settings) as connection:
             connection.execute(AS_IN_VERSION_1)
-        older = open_store(settings)
+        older = connect_store(settings)
         assert found(older, "fuchse") == []
         assert found(older, "füchse") == ["Füchse"]
         assert [hit.score for hit in older.search(SearchQuery("fox hen"))] == scores
         older.close()
 
     def test_a_lock_that_lasts_is_transient(self, store: Store, settings: Settings) -> None:
-        hasty = open_store(settings.model_copy(update={"store_timeout": 0.2}))
+        hasty = connect_store(settings.model_copy(update={"store_timeout": 0.2}))
         with database(settings) as connection:
             connection.execute("BEGIN IMMEDIATE")
             with pytest.raises(TransientError) as caught:
@@ -143,7 +143,7 @@ class TestEmbeddedStore(RankingContract):
             return connection
 
         monkeypatch.setattr("weavloader.store.embedded.store.open_database", small)
-        full = open_store(settings)
+        full = connect_store(settings)
         with pytest.raises(TransientError) as caught:
             full.upsert([an_image(str(n), caption="fox " * 9000) for n in range(40)])
         assert caught.value.reason == "store_full"
@@ -157,7 +157,7 @@ class TestEmbeddedStore(RankingContract):
         path = Path(settings.embedded_store_path)
         path.mkdir(parents=True)
         (path / "store.sqlite3").write_bytes(b"not a database " * 1000)
-        store = open_store(settings)
+        store = connect_store(settings)
         with pytest.raises(TransientError) as caught:
             store.upsert([an_image()])
         assert caught.value.reason == "store_damaged"
@@ -166,7 +166,7 @@ class TestEmbeddedStore(RankingContract):
         self, store: Store, settings: Settings
     ) -> None:
         assert in_a_fork(store) == "store_forked"
-        assert in_a_fork(open_store(settings)) == ""
+        assert in_a_fork(connect_store(settings)) == ""
 
     def test_a_vanished_database_is_not_made_anew_behind_the_back_of_others(
         self, store: Store, settings: Settings
@@ -236,7 +236,7 @@ def read_without_pause(settings: Settings, done: Event) -> None:
 
 def prepare_and_write(settings: Settings) -> None:
     """Prepare the store and write an image of this process alone."""
-    store = open_store(settings)
+    store = connect_store(settings)
     store.prepare()
     store.upsert([an_image(str(os.getpid()))])
     store.close()
@@ -244,7 +244,7 @@ def prepare_and_write(settings: Settings) -> None:
 
 def write_for_ever(settings: Settings) -> None:
     """Write images, the same few over and over, each a different one of the same link."""
-    store = open_store(settings)
+    store = connect_store(settings)
     for n in itertools.count():
         words = f"fox {n} {os.getpid()}"
         image = f"link {n % 7} ".encode() * 20_000
@@ -255,7 +255,7 @@ def write_for_ever(settings: Settings) -> None:
 
 def kill_a_writer(settings: Settings) -> None:
     """Let two processes write, and kill both once they have written some."""
-    store = open_store(settings)
+    store = connect_store(settings)
     enough = store.count() + 40
     context = multiprocessing.get_context("spawn")
     writers = [context.Process(target=write_for_ever, args=(settings,)) for _ in range(2)]

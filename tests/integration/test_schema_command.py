@@ -13,7 +13,7 @@ from tests.support.command_line import Run, run_command
 from tests.support.weaviate_contract import fill_as_the_reference
 from tests.support.weaviate_stand_in import StandIn
 from weavloader.settings import load_settings
-from weavloader.store import open_store
+from weavloader.store import connect_store
 from weavloader.store.base import MigrationReport
 from weavloader.store.weaviate import schema
 from weavloader.store.weaviate.client import DataObject, DataType, Property, connect
@@ -97,7 +97,7 @@ def test_an_interrupted_migration_is_resumed(
         for n in range(5):
             properties = {"link": f"https://x/more-{n}.jpg", "timestamp": "26-11-24 01:57 Z"}
             collection.data.insert_many([DataObject(properties=properties)])
-    with closing(open_store(settings)) as store:
+    with closing(connect_store(settings)) as store:
         store.prepare()
 
         def interrupt(read: int, report: MigrationReport) -> None:

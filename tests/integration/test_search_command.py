@@ -15,7 +15,7 @@ from tests.support.pages import SNOW, STREET, an_image, keep
 from weavloader.errors import Reason, TransientError
 from weavloader.search import TEXT_ONLY, whole_id
 from weavloader.settings import Settings, load_settings
-from weavloader.store import open_store
+from weavloader.store import connect_store
 from weavloader.store.base import SearchQuery, Vector
 
 __all__ = ["run_command"]
@@ -73,7 +73,7 @@ def test_weaviate_finds_by_the_beginning_of_an_id_and_has_no_vector_of_a_kind(
     weaviate_settings: Settings,
 ) -> None:
     keep(weaviate_settings, [RIDGE, ROAD])
-    with closing(open_store(weaviate_settings)) as store:
+    with closing(connect_store(weaviate_settings)) as store:
         assert [whole_id(store, image.id[:6]) for image in (RIDGE, ROAD)] == [RIDGE.id, ROAD.id]
         tokens = np.ones((2, 128), np.float32)
         assert store.search(SearchQuery("", tokens, "colbert", 1.0, limit=1)) == []

@@ -16,17 +16,17 @@ from demo.sage_replay.catalogue import SECOND, Catalogue, Entry, rfc3339
 from demo.sage_replay.server import Replay
 from demo.servers.waiting import wait_until
 from job_system import dependencies, publishing
-from job_system.stream_lock import LOCK_SECONDS, StreamLock
 from job_system.tasks import moderator
 from weavloader import redis_keys
 from weavloader.images.job import ImageJob
+from weavloader.redis_connection import LOCK_SECONDS, StreamLock
 from weavloader.settings import get_settings
 
 ROOT = Path(__file__).parents[2]
 SHORT = 2.0
 _HOLDER = """
 import sys, time, redis
-from job_system.stream_lock import StreamLock
+from weavloader.redis_connection import StreamLock
 client = redis.Redis.from_url(sys.argv[1])
 with StreamLock(client, 2.0).held(wait=0):
     print("held", flush=True)

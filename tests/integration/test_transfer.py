@@ -22,7 +22,7 @@ from tests.support.weaviate_stand_in import StandIn
 from weavloader.geo import Location
 from weavloader.images.job import image_id
 from weavloader.settings import Settings, load_settings
-from weavloader.store import open_store
+from weavloader.store import connect_store
 from weavloader.store.base import ImageObject
 from weavloader.store.weaviate.client import connect
 
@@ -81,7 +81,7 @@ def objects(count: int) -> list[ImageObject]:
 
 def filled(settings: Settings, items: list[ImageObject]) -> None:
     """Write objects to a store."""
-    store = open_store(settings)
+    store = connect_store(settings)
     store.prepare()
     store.upsert(items)
     store.close()
@@ -89,7 +89,7 @@ def filled(settings: Settings, items: list[ImageObject]) -> None:
 
 def assert_holds(settings: Settings, items: list[ImageObject]) -> None:
     """A store has these objects, each in every bit, and no others."""
-    store = open_store(settings)
+    store = connect_store(settings)
     assert store.count() == len(items)
     for item in items:
         read = store.get(item.id)
@@ -175,7 +175,7 @@ def test_what_the_reference_stored_gets_its_own_id_on_the_way(
     assert "image" not in json.loads(line)
     settings = given(embedded(tmp_path / "store"), monkeypatch)
     assert run_command("import", str(tmp_path / "out"))[0] == 0
-    store = open_store(settings)
+    store = connect_store(settings)
     read = store.get(image_id("https://x/1.jpg"))
     assert read is not None and read.text["caption"] == "a fox" and read.image == b""
     store.close()
@@ -255,6 +255,6 @@ def test_a_kill_in_the_middle_loses_and_doubles_nothing(
     _, said, _ = run_command("import", str(file))
     written, already = (int(word.replace(",", "")) for word in (said.split()[0], said.split()[3]))
     assert written + already == 1500 and min(written, already) > 0
-    store = open_store(settings)
+    store = connect_store(settings)
     assert store.count() == 1500
     store.close()

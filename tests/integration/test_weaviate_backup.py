@@ -14,7 +14,7 @@ from demo.servers.weaviate import HOW_TO_GIVE_ONE, started
 from tests.support.missing_parts import skip_without
 from tests.support.store_contract import EAST, an_image, found
 from weavloader.settings import Settings, load_settings
-from weavloader.store import open_store
+from weavloader.store import connect_store
 from weavloader.store.weaviate.client import WeaviateClient, connect
 
 
@@ -46,7 +46,7 @@ def test_a_backup_restores_a_collection_that_was_dropped(
 ) -> None:
     name = settings.weaviate_collection
     images = [an_image(str(n), caption=f"fox {n}", image=b"\xff\xd8" * 1000) for n in range(40)]
-    with closing(open_store(settings)) as store:
+    with closing(connect_store(settings)) as store:
         store.prepare()
         store.upsert(images)
         client.backup.create("before", BackupStorage.FILESYSTEM, name, wait_for_completion=True)

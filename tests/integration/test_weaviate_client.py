@@ -22,7 +22,7 @@ from tests.support.store_contract import an_image
 from tests.support.weaviate_stand_in import StandIn
 from weavloader.errors import TransientError
 from weavloader.settings import Settings, load_settings
-from weavloader.store import open_store
+from weavloader.store import connect_store
 from weavloader.store.base import SearchQuery, Store
 from weavloader.store.weaviate import client
 from weavloader.store.weaviate.client import grpc_code
@@ -58,7 +58,7 @@ def settings(server: StandIn) -> Settings:
 @pytest.fixture
 def store(settings: Settings) -> Iterator[Store]:
     """A store that is prepared."""
-    store = open_store(settings)
+    store = connect_store(settings)
     store.prepare()
     yield store
     store.close()
@@ -92,7 +92,7 @@ def test_a_call_that_the_server_cannot_serve_is_sent_twice(
 @pytest.mark.parametrize("call", CALLS)
 def test_a_dead_port_is_noticed_at_the_timeout(settings: Settings, call: str) -> None:
     (nowhere,) = free_ports(1)
-    store = open_store(settings.model_copy(update={"weaviate_grpc_port": nowhere}))
+    store = connect_store(settings.model_copy(update={"weaviate_grpc_port": nowhere}))
     store.prepare()  # over HTTP
     began = time.monotonic()
     with pytest.raises(TransientError) as caught:
@@ -118,7 +118,7 @@ def test_the_detail_of_a_failed_connection_is_found_behind_the_clients_error(
     settings: Settings,
 ) -> None:
     (nowhere,) = free_ports(1)
-    store = open_store(settings.model_copy(update={"weaviate_port": nowhere}))
+    store = connect_store(settings.model_copy(update={"weaviate_port": nowhere}))
     with pytest.raises(TransientError, match="Connection refused"):
         store.prepare()
     store.close()

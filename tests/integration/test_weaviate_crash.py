@@ -17,7 +17,7 @@ from tests.support.missing_parts import skip_without
 from tests.support.store_contract import an_image
 from weavloader.errors import ConfigError, TransientError
 from weavloader.settings import load_settings
-from weavloader.store import open_store
+from weavloader.store import connect_store
 from weavloader.store.base import Filters, ImageObject, Store
 
 # A server that has just started calls itself ready before it knows its collections.
@@ -66,7 +66,7 @@ def has(store: Store, count: int) -> bool:
 def store(server: LocalWeaviate) -> Iterator[Store]:
     """A store on that server."""
     settings = load_settings(vector_store="weaviate", store_timeout="5", **server.settings)
-    store = open_store(settings)
+    store = connect_store(settings)
     store.prepare()
     yield store
     store.close()

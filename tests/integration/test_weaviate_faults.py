@@ -17,7 +17,7 @@ from tests.support.weaviate_stand_in.schema import Schema, add_vectors
 from weavloader.errors import ConfigError, PermanentError, TransientError, WeavloaderError
 from weavloader.images.job import image_id
 from weavloader.settings import Settings, load_settings
-from weavloader.store import open_store
+from weavloader.store import connect_store
 from weavloader.store.base import Store
 from weavloader.store.weaviate import objects
 
@@ -53,7 +53,7 @@ class TestFaults:
 
     @pytest.fixture
     def store(self, settings: Settings) -> Iterator[Store]:
-        store = open_store(settings.model_copy(update={"store_timeout": 1.0}))
+        store = connect_store(settings.model_copy(update={"store_timeout": 1.0}))
         store.prepare()
         yield store
         store.close()
@@ -106,7 +106,7 @@ class TestFaults:
         self, store: Store, server: StandIn, settings: Settings
     ) -> None:
         server.faults.key_expired = True
-        another = open_store(settings)
+        another = connect_store(settings)
         for call in (store.count, lambda: store.upsert([an_image()]), another.prepare):
             with pytest.raises(TransientError, match="WEAVIATE_API_KEY") as caught:
                 call()
@@ -189,7 +189,7 @@ class TestFaults:
     def test_a_vector_that_another_process_adds_meanwhile_is_kept(
         self, settings: Settings, server: StandIn
     ) -> None:
-        few = open_store(settings.model_copy(update={"embedding_models": ("clip",)}))
+        few = connect_store(settings.model_copy(update={"embedding_models": ("clip",)}))
         few.prepare()
         few.close()
         colbert: Schema = {"vectorizer": {"none": {}}, "vectorIndexConfig": {"multivector": {}}}
@@ -198,7 +198,7 @@ class TestFaults:
             add_vectors(schema, {"vectorConfig": schema["vectorConfig"] | {"colbert": colbert}})
 
         server.faults.meanwhile = add_colbert
-        store = open_store(settings)
+        store = connect_store(settings)
         store.prepare()
         assert not store.schema().missing and not store.schema().problems
         store.close()
@@ -206,7 +206,7 @@ class TestFaults:
     def test_a_collection_that_lacks_a_vector_is_the_operators_to_mend(
         self, store: Store, settings: Settings
     ) -> None:
-        few = open_store(
+        few = connect_store(
             settings.model_copy(
                 update={"weaviate_collection": "TestFew", "embedding_models": ("clip",)}
             )

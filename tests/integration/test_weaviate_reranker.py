@@ -13,7 +13,7 @@ from tests.support.missing_parts import skip_without
 from tests.support.store_contract import EAST, an_image
 from weavloader.errors import TransientError
 from weavloader.settings import Settings, load_settings
-from weavloader.store import open_store
+from weavloader.store import connect_store
 from weavloader.store.base import SearchQuery, Store
 
 ENABLED = {"ENABLE_MODULES": "reranker-transformers"}
@@ -49,7 +49,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory, model: LocalServer) -> It
 def store(settings: Settings, model: LocalServer) -> Iterator[Store]:
     """Three images of foxes."""
     model.answer = by_length
-    store = open_store(settings)
+    store = connect_store(settings)
     store.prepare()
     captions = ["fox", "a fox in the snow", "one fox"]
     store.upsert([an_image(caption, caption=caption) for caption in captions])

@@ -14,7 +14,7 @@ from tests.support.weaviate_contract import REFERENCE_PLACE, WeaviateContract, f
 from weavloader.errors import ConfigError, TransientError
 from weavloader.geo import Area, Location
 from weavloader.settings import Settings
-from weavloader.store import open_store
+from weavloader.store import connect_store
 from weavloader.store.base import Filters, SearchQuery, Store
 from weavloader.store.weaviate.client import WeaviateClient
 
@@ -31,7 +31,7 @@ class TestWeaviateStore(WeaviateContract, RankingContract):
     def test_a_lost_grpc_port_is_noticed_within_the_timeout(self, settings: Settings) -> None:
         (nowhere,) = free_ports(1)
         changes = {"weaviate_grpc_port": nowhere, "store_timeout": 1.0}
-        store = open_store(settings.model_copy(update=changes))
+        store = connect_store(settings.model_copy(update=changes))
         with pytest.raises(TransientError) as caught:
             store.search(SearchQuery("fox"))
         assert caught.value.reason == "store_unreachable"
@@ -66,7 +66,7 @@ class TestWeaviateStore(WeaviateContract, RankingContract):
     ) -> None:
         fill_as_the_reference(client, settings)
         near, far = (Filters(near=Area(REFERENCE_PLACE, 5)), Filters(near=Area(Location(1, 2), 5)))
-        store = open_store(settings)
+        store = connect_store(settings)
         assert found(store, "fox", filters=near) == ["a fox"]
         store.prepare()
         store.upsert([an_image(caption="a hen", location=REFERENCE_PLACE)])

@@ -13,7 +13,7 @@ from tests.support.store_contract import an_image
 from tests.support.weaviate_stand_in import StandIn
 from weavloader.errors import TransientError
 from weavloader.settings import Settings, load_settings
-from weavloader.store import open_store
+from weavloader.store import connect_store
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_with_a_certificate_that_is_trusted_both_ports_are_used_over_tls(
     trusted = str(certificate[1])
     monkeypatch.setattr(certifi, "where", lambda: trusted)
     monkeypatch.setenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", trusted)
-    store = open_store(settings)
+    store = connect_store(settings)
     store.prepare()
     store.upsert([an_image()])
     assert store.count() == 1
@@ -45,7 +45,7 @@ def test_with_a_certificate_that_is_trusted_both_ports_are_used_over_tls(
 
 
 def test_a_certificate_that_nobody_vouches_for_gets_no_key(settings: Settings) -> None:
-    store = open_store(settings)
+    store = connect_store(settings)
     with pytest.raises(TransientError, match="certificate verify failed"):
         store.prepare()
     store.close()
@@ -56,7 +56,7 @@ def test_a_server_without_tls_gets_no_key_where_tls_is_wanted() -> None:
         settings = load_settings(
             vector_store="weaviate", weaviate_secure=True, store_timeout="2", **server.settings
         )
-        store = open_store(settings)
+        store = connect_store(settings)
         with pytest.raises(TransientError):
             store.prepare()
         assert not server.calls

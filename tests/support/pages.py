@@ -16,7 +16,7 @@ from PIL import Image
 from metrics.http import BoundedServer
 from weavloader.geo import Location
 from weavloader.settings import Settings
-from weavloader.store import open_store
+from weavloader.store import connect_store
 from weavloader.store.base import TEXT_PROPERTIES, ImageObject, Vector
 from web.image_service import ImageService
 from web.server import application
@@ -53,7 +53,7 @@ def an_image(
 
 def keep(settings: Settings, images: Sequence[ImageObject]) -> None:
     """Store images, as a processor would."""
-    with closing(open_store(settings)) as store:
+    with closing(connect_store(settings)) as store:
         store.prepare()
         store.upsert(images)
 

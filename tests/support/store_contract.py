@@ -14,7 +14,7 @@ from weavloader.errors import PermanentError, WeavloaderError
 from weavloader.geo import Area, Location
 from weavloader.images.job import image_id
 from weavloader.settings import Settings
-from weavloader.store import open_store
+from weavloader.store import connect_store
 from weavloader.store.base import (
     TEXT_PROPERTIES,
     Filters,
@@ -50,7 +50,7 @@ class StoreContract:
 
     @pytest.fixture
     def store(self, settings: Settings) -> Iterator[Store]:
-        store = open_store(settings)
+        store = connect_store(settings)
         store.prepare()
         yield store
         store.close()
@@ -192,7 +192,7 @@ class StoreContract:
         changed = settings.model_copy(
             update={"embedding_models": ("clip", "site_clip", "site_colbert")}
         )
-        store = open_store(changed, {**VECTOR_RANKS, "site_clip": 1, "site_colbert": 2})
+        store = connect_store(changed, {**VECTOR_RANKS, "site_clip": 1, "site_colbert": 2})
         store.prepare()
         vectors = {"clip": EAST, "site_clip": NORTH, "site_colbert": EAST.reshape(1, 3)}
         store.upsert([an_image("1", caption="fox", vectors=vectors)])
@@ -210,7 +210,7 @@ class StoreContract:
 
     def test_preparing_again_changes_nothing(self, store: Store, settings: Settings) -> None:
         store.upsert([an_image()])
-        again = open_store(settings)
+        again = connect_store(settings)
         again.prepare()
         assert again.count() == 1
         again.close()
@@ -240,7 +240,7 @@ class StoreContract:
         store.close()
 
     def test_a_store_out_of_reach_says_so(self, gone: Settings) -> None:
-        store = open_store(gone)
+        store = connect_store(gone)
         for call in (store.prepare, store.count, lambda: store.upsert([an_image()])):
             with pytest.raises(WeavloaderError) as caught:
                 call()
@@ -250,7 +250,7 @@ class StoreContract:
 
 def write_images(settings: Settings, links: list[str]) -> None:
     """Write an image for each link; run by :func:`in_processes`."""
-    store = open_store(settings)
+    store = connect_store(settings)
     store.prepare()
     for link in links:
         store.upsert([an_image(link, caption="a fox", image=link.encode() * 1000)])

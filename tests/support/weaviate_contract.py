@@ -20,7 +20,7 @@ from weavloader.errors import ConfigError, TransientError
 from weavloader.geo import Area, Location
 from weavloader.images.job import image_id
 from weavloader.settings import Settings, load_settings
-from weavloader.store import open_store
+from weavloader.store import connect_store
 from weavloader.store.base import (
     TEXT_PROPERTIES,
     Filters,
@@ -68,7 +68,7 @@ class WeaviateContract:
         if not settings.weaviate_api_key.get_secret_value():
             skip_without("this Weaviate asks for no key: put a weaviate binary on PATH")
         wrong = load_settings(**settings.model_dump() | {"weaviate_api_key": "wrong"})
-        store = open_store(wrong)
+        store = connect_store(wrong)
         with pytest.raises(TransientError) as caught:
             store.prepare()
         assert caught.value.reason == "store_auth"
@@ -86,14 +86,14 @@ class WeaviateContract:
             return resolve(host, *rest, **named)  # type: ignore[arg-type]
 
         monkeypatch.setattr(socket, "getaddrinfo", record)
-        store = open_store(settings)
+        store = connect_store(settings)
         store.prepare()
         store.upsert([an_image()])
         store.close()
         assert asked == {settings.weaviate_host}
 
     def test_a_collection_that_is_missing_is_named_as_such(self, settings: Settings) -> None:
-        store = open_store(settings)
+        store = connect_store(settings)
         with pytest.raises(ConfigError):
             store.search(SearchQuery("fox"))
         assert store.schema().missing == ("the collection",)
@@ -109,7 +109,7 @@ class WeaviateContract:
         object_id = fill_as_the_reference(client, settings)
         in_processes(10, prepare, settings)
         assert_prepared(settings)
-        store = open_store(settings)
+        store = connect_store(settings)
         assert [hit.id for hit in store.search(SearchQuery("fox"))] == [object_id]
         store.close()
 
@@ -117,7 +117,7 @@ class WeaviateContract:
         self, settings: Settings, client: WeaviateClient
     ) -> None:
         object_id = fill_as_the_reference(client, settings)
-        store = open_store(settings)
+        store = connect_store(settings)
         assert [hit.id for hit in store.search(SearchQuery("fox"))] == [object_id]
         assert {"captured_at", "vector align", "vector colbert"} <= set(store.schema().missing)
         store.prepare()
@@ -151,7 +151,7 @@ class WeaviateContract:
             }
             given = DataObject(uuid=each, properties=properties, vector={"clip": NORTH.tolist()})
             collection.data.insert_many([given])
-        store = open_store(settings)
+        store = connect_store(settings)
         store.prepare()
         store.upsert([an_image(caption="ours", vectors={"clip": EAST})])
         before = store.get(object_id)
@@ -234,7 +234,7 @@ class WeaviateContract:
         self, settings: Settings, client: WeaviateClient, wrong: dict[str, Any], named: str
     ) -> None:
         client.collections.create(settings.weaviate_collection, **wrong)
-        store = open_store(settings)
+        store = connect_store(settings)
         with pytest.raises(ConfigError, match=named) as caught:
             store.prepare()
         assert "\n" not in str(caught.value)
@@ -245,7 +245,7 @@ class WeaviateContract:
     def test_a_vector_that_was_never_configured_is_an_error_of_configuration(
         self, settings: Settings
     ) -> None:
-        store = open_store(settings.model_copy(update={"embedding_models": ("clip",)}))
+        store = connect_store(settings.model_copy(update={"embedding_models": ("clip",)}))
         store.prepare()
         with pytest.raises(ConfigError):
             store.search(SearchQuery("fox", EAST, "align"))
@@ -256,14 +256,14 @@ class WeaviateContract:
 
 def prepare(settings: Settings) -> None:
     """Prepare the store, as each process does when it starts."""
-    store: Store = open_store(settings)
+    store: Store = connect_store(settings)
     store.prepare()
     store.close()
 
 
 def assert_prepared(settings: Settings) -> None:
     """Nothing is missing or wrong, and an object with every vector is taken."""
-    store = open_store(settings)
+    store = connect_store(settings)
     report = store.schema()
     assert (report.missing, report.problems) == ((), ())
     store.upsert([an_image(vectors={"clip": EAST, "align": EAST, "colbert": EAST[None]})])

@@ -23,7 +23,7 @@ from demo.stack import ROOT, Plan, replay_command
 from weavloader.dlq.queue import DeadLetters
 from weavloader.images.job import ImageJob
 from weavloader.settings import Settings, load_settings
-from weavloader.store import open_store
+from weavloader.store import connect_store
 
 _PUBLISH = """
 import json, sys
@@ -70,7 +70,7 @@ class WholeSite:
 
     def stored(self) -> int:
         """How many images there are."""
-        with closing(open_store(self.settings)) as store:
+        with closing(connect_store(self.settings)) as store:
             return store.count()
 
     def dead(self) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 
 from inference.preview.captions import PREFIX
 from weavloader.geo import Location
-from web.map import HEIGHT, WIDTH, describe, draw_map, map_data
+from web.images import HEIGHT, WIDTH, describe, draw_map, map_data
 from web.snapshot import Snapshot, images_per_minute
 from web.view_models import PREVIEW_PREFIX, Caption, PageQuery, parse_query
 

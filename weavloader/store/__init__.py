@@ -9,7 +9,7 @@ from weavloader.store.base import Store
 from weavloader.store.validation import VECTOR_RANKS, VectorRanks
 
 
-def open_store(settings: Settings, ranks: VectorRanks = VECTOR_RANKS) -> Store:
+def connect_store(settings: Settings, ranks: VectorRanks = VECTOR_RANKS) -> Store:
     """Open the store selected by ``VECTOR_STORE``; it connects on first use.
 
     Imports only that store's client: Weaviate's takes two seconds and 80 MB.
