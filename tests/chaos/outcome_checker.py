@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -104,12 +105,18 @@ class OutcomeChecker:
             return Counter(link for (link,) in rows)
 
     def _without_caption(self, stored: Collection[str]) -> list[str]:
-        """Images whose caption is none that a model would give."""
+        """Images whose caption is none that a model would give, with or without a note after it."""
         if len(stored) > _MAX_READ:
             return []
         with closing(connect_store(self._system.settings())) as store:
             found = filter(None, map(store.get, stored))
-            return [item.text["filename"] for item in found if item.text["caption"] != CAPTION]
+            return [
+                item.text["filename"]
+                for item in found
+                if not re.fullmatch(
+                    rf"{re.escape(CAPTION)}( \([a-z0-9; ]+\))?", item.text["caption"]
+                )
+            ]
 
     def _dead(self, images: Sequence[Published]) -> Counter[str]:
         with closing(self._system.redis()) as redis:
