@@ -11,7 +11,6 @@ from threading import Event
 import click
 
 from commands.cli import IS_DEFAULT, ROLES, WORKERS, begin, begin_tool, command
-from weavloader.errors import ConfigError, Reason
 from weavloader.logs import mask, printable
 from weavloader.settings import Settings
 
@@ -86,16 +85,11 @@ def metrics_server() -> None:
 @command("flower")
 def flower() -> None:
     """Run Flower on FLOWER_PORT."""
-    settings = begin("flower")
+    begin("flower")
     from job_system import celery_app
 
     config = Path(__file__).parents[1] / "job_system" / "flower_config.py"
-    try:
-        celery_app.start(["flower", f"--conf={config}"])
-    except OSError as error:
-        address = f"{settings.flower_address}:{settings.flower_port}"
-        message = f"cannot listen on {address}: {error.strerror}"
-        raise ConfigError(message, reason=Reason.BAD_ADDRESS) from error
+    celery_app.start(["flower", f"--conf={config}"])
 
 
 @command("web")

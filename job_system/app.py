@@ -46,7 +46,9 @@ def _configuration() -> dict[str, Any]:
 celery_app.add_defaults(_configuration)
 
 
-class _InvalidSetting(click.ClickException):
+class InvalidSetting(click.ClickException):
+    """Ends a command of ``celery -A job_system`` with one line and exit code 2."""
+
     exit_code = 2
 
 
@@ -54,12 +56,12 @@ def _begin_command(context: click.Context, *_: object) -> None:
     """What a command of ``celery -A job_system`` does first.
 
     Raises:
-        ClickException: A setting is invalid: one line, exit code 2.
+        InvalidSetting: A setting is invalid.
     """
     try:
         get_settings()
     except ConfigError as error:
-        raise _InvalidSetting(str(error)) from None
+        raise InvalidSetting(str(error)) from None
     if context.info_name in _ROLES_OF_CELERY:
         end_on_signal()
 

@@ -125,7 +125,7 @@ def _workers() -> dict[str, Any]:
 def _beat(settings: Settings) -> dict[str, Any]:
     return {
         # Holds a lock in Redis, so that one beat is active however many run.
-        "beat_scheduler": "redbeat.RedBeatScheduler",
+        "beat_scheduler": "job_system.scheduler:Scheduler",
         **_beat_redis(settings),
         "redbeat_key_prefix": redis_keys.BEAT_PREFIX,
         "redbeat_lock_key": redis_keys.BEAT_LOCK,

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from job_system.app import celery_app
 from metrics.health import builtin_probes
 from metrics.redis_state import TIMEOUT as REDIS_TIMEOUT
+from metrics.redis_state import active_scheduler
 from weavloader import redis_keys
 from weavloader.errors import ConfigError, Reason, TransientError, WeavloaderError
 from weavloader.images.job import ImageJob
@@ -170,10 +171,10 @@ def _stream(settings: Settings) -> str:
 
 def _scheduler(settings: Settings) -> str:
     with closing(connect_redis(settings, timeout=REDIS_TIMEOUT)) as redis:
-        held = redis.exists(redis_keys.BEAT_LOCK)
-    if not held:
+        name = active_scheduler(redis)
+    if name is None:
         raise TransientError("no scheduler holds the lock", reason=Reason.NO_SCHEDULER)
-    return "a scheduler holds the lock"
+    return f"{name} holds the lock"
 
 
 def _page(address: str, port: int, path: str) -> str:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from logging import getLogger
+from socket import socket
 from typing import Any
 
 import flower.app
 from flower.views import BaseHandler
+from tornado.netutil import bind_sockets
 from tornado.web import HTTPError
 
+from job_system.app import InvalidSetting
 from metrics import metrics
 from metrics.http import BoundedServer
 from weavloader.accounts import Account, PasswordCheck, TooManyGuesses
@@ -63,6 +66,14 @@ def guard_flower(accounts: Sequence[Account]) -> None:
     flower.app.HTTPServer = BoundedServer  # its connections have no cap of their own
 
 
+def _bind(port: int, address: str | None = None) -> list[socket]:
+    """Listen where Flower is told to; an address that cannot be bound is one line, no traceback."""
+    try:
+        return bind_sockets(port, address)
+    except OSError as error:
+        raise InvalidSetting(f"cannot listen on {address}:{port}: {error.strerror}") from error
+
+
 def _choose_address() -> str:
     """Where Flower listens; with the published default password, here only unless told otherwise.
 
@@ -87,6 +98,7 @@ _without_secrets = masker(_settings)
 # Flower knows no roles: where it may change things, those who may not stay outside.
 _accounts = [each for each in _settings.accounts() if each.may_change or _settings.flower_read_only]
 guard_flower(_accounts)
+flower.app.bind_sockets = _bind
 
 basic_auth = [account.credentials for account in _accounts]
 read_only = _settings.flower_read_only

@@ -19,6 +19,7 @@ from metrics.metrics import PREFIX
 from weavloader import redis_keys
 from weavloader.circuits import COMPONENTS, Circuit, circuit_keys, parse_circuits
 from weavloader.errors import Reason, TransientError
+from weavloader.logs import printable
 from weavloader.redis_connection import RedisClient
 
 TIMEOUT = 2.0
@@ -63,6 +64,21 @@ def ping(client: RedisClient) -> None:
         client.ping()
     except RedisError as error:
         raise _unreachable(error) from error
+
+
+def active_scheduler(client: RedisClient) -> str | None:
+    """The name of the scheduler that holds the lock, or ``None`` without one.
+
+    Raises:
+        TransientError: Redis did not answer.
+    """
+    try:
+        lock, name = client.mget([redis_keys.BEAT_LOCK, redis_keys.ACTIVE_SCHEDULER])
+    except RedisError as error:
+        raise _unreachable(error) from error
+    if lock is None:
+        return None
+    return printable((name or b"a scheduler").decode(errors="replace"))
 
 
 def read_state(client: RedisClient) -> RedisState:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 from tornado.routing import URLSpec
@@ -17,8 +17,10 @@ from metrics.http import serve_until_signal
 from metrics.multiprocess import SharedMetrics, share_values
 from metrics.page import CONTENT_TYPE, FlowerPage, MetricsPage, about_families, volumes
 from metrics.redis_state import TIMEOUT as REDIS_TIMEOUT
+from metrics.redis_state import active_scheduler
 from metrics.workers import HeartbeatListener, WorkerStates
-from weavloader.redis_connection import connect_redis
+from weavloader.errors import TransientError
+from weavloader.redis_connection import RedisClient, connect_redis
 from weavloader.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -52,7 +54,7 @@ def application(settings: Settings) -> Iterator[Application]:
     )
     listener.start()
     try:
-        yield Application(routes(page, health), log_function=lambda handler: None)
+        yield Application(routes(page, health, redis), log_function=lambda handler: None)
     finally:
         listener.stop()
         health.close()
@@ -76,9 +78,10 @@ class MetricsHandler(RequestHandler):
 class HealthHandler(RequestHandler):
     """``/health``: each component and its failure; 503 while a required one fails."""
 
-    def initialize(self, health: HealthChecks) -> None:
+    def initialize(self, health: HealthChecks, redis: RedisClient) -> None:
         """Take what the route holds."""
         self._health = health
+        self._redis = redis
 
     async def get(self) -> None:
         """Write the report."""
@@ -90,8 +93,14 @@ class HealthHandler(RequestHandler):
                 "status": "healthy" if healthy else "unhealthy",
                 "timestamp": datetime.now(UTC).isoformat(),
                 "components": {name: reason or "ok" for name, reason in failures.items()},
+                "scheduler": None if failures["redis"] else await self._scheduler(),
             }
         )
+
+    async def _scheduler(self) -> str | None:
+        with suppress(TransientError):  # the next report says that Redis is away
+            return await asyncio.to_thread(active_scheduler, self._redis)
+        return None
 
 
 class ReadyHandler(HealthHandler):
@@ -112,11 +121,12 @@ class LiveHandler(RequestHandler):
         self.write({"status": "live"})
 
 
-def routes(page: MetricsPage, health: HealthChecks) -> list[URLSpec]:
+def routes(page: MetricsPage, health: HealthChecks, redis: RedisClient) -> list[URLSpec]:
     """What is served under which path."""
+    asked = {"health": health, "redis": redis}
     return [
         url(r"/metrics", MetricsHandler, {"page": page}),
-        url(r"/health", HealthHandler, {"health": health}),
-        url(r"/health/ready", ReadyHandler, {"health": health}),
+        url(r"/health", HealthHandler, asked),
+        url(r"/health/ready", ReadyHandler, asked),
         url(r"/health/live", LiveHandler),
     ]

@@ -40,6 +40,8 @@ WORKER_STARTS = "weavloader:starts"
 
 BEAT_PREFIX = "weavloader:beat:"
 BEAT_LOCK = "weavloader:beat:lock"
+ACTIVE_SCHEDULER = "weavloader:scheduler"
+"""The name of the scheduler that holds this lock."""
 # Where messages lie that a consumer other than our workers has taken: kombu's own names.
 UNACKED = "unacked"
 UNACKED_INDEX = "unacked_index"

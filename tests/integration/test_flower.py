@@ -151,10 +151,16 @@ def test_the_level_of_logging_holds_for_flower_too(
     assert "Visit me" not in (tmp_path / "log").read_text()
 
 
-def test_a_port_in_use_ends_flower_with_one_line(environment: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("command", "prefix"),
+    [([sys.executable, "main.py", "flower"], "weavloader"), (FLOWER, "Error")],
+)
+def test_a_port_in_use_ends_flower_with_one_line(
+    environment: dict[str, str], command: list[str], prefix: str
+) -> None:
     with socket.create_server((HOST, int(environment["FLOWER_PORT"]))):
         done = subprocess.run(
-            [sys.executable, "main.py", "flower"],
+            command,
             cwd=ROOT,
             env={"PATH": "", **environment},
             capture_output=True,
@@ -162,5 +168,5 @@ def test_a_port_in_use_ends_flower_with_one_line(environment: dict[str, str]) ->
             timeout=60,
         )
     address = f"{HOST}:{environment['FLOWER_PORT']}"
-    assert done.stderr == f"weavloader: cannot listen on {address}: Address already in use\n"
+    assert done.stderr == f"{prefix}: cannot listen on {address}: Address already in use\n"
     assert done.returncode == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from demo.servers.ports import HOST, free_ports
 from demo.servers.waiting import wait_until
-from tests.support.metrics_endpoint import ROOT, running
+from tests.support.metrics_endpoint import ROOT, metrics_server, running
 from tests.support.redis_fixture import StoppableRedis
 from weavloader import redis_keys
 
@@ -109,4 +110,19 @@ def test_the_stream_is_well_while_it_is_polled(
         assert "never polled" in ask("stream", environment)[1]
         redis.set(redis_keys.STREAM_LAST_POLL, '{"at": "2026-01-01T00:00:00+00:00"}')
         assert ask("stream", environment)[0] == 1
+
+
+def test_the_active_scheduler_is_named_by_its_check_and_by_health(
+    tmp_path: Path, own_redis: StoppableRedis, environment: dict[str, str]
+) -> None:
+    name = f"scheduler@{socket.gethostname()}"
     assert "no scheduler" in ask("scheduler", environment)[1]
+    with metrics_server(tmp_path, own_redis) as server:
+        assert server.get("/health").json()["scheduler"] is None
+        scheduler = [sys.executable, "main.py", "scheduler"]
+        with running(scheduler, tmp_path / "scheduler.log", **environment):
+            wait_until(lambda: is_well("scheduler", environment), "the scheduler", 60)
+            wait_until(lambda: name in ask("scheduler", environment)[1], "its name", 60)
+            assert server.get("/health").json()["scheduler"] == name
+        wait_until(lambda: not is_well("scheduler", environment), "word that it ended", 60)
+        assert server.get("/health").json()["scheduler"] is None

@@ -66,7 +66,7 @@ def compose() -> dict[str, Any]:
 @cache
 def served() -> dict[int, set[str]]:
     """The paths that each of our servers knows, by its port."""
-    metrics_rules = metrics_server.routes(MagicMock(), MagicMock())
+    metrics_rules = metrics_server.routes(MagicMock(), MagicMock(), MagicMock())
     flower_rules = (rule for rule in flower_handlers if isinstance(rule, tuple))
     return {
         DEFAULTS["metrics_port"]: {rule.regex.pattern.rstrip("$") for rule in metrics_rules},
