@@ -37,8 +37,10 @@ class Batcher(Generic[Item, Result]):
     Args:
         run: Returns a result for each item, in the same order.
         size: Maximum number of items per call.
-        delay: Seconds that the first item of a call waits for others, even if none arrives.
-            Items that arrive during a call form the next batch.
+        delay: Seconds that a call waits for the next item; a lone item pays them.
+            Items that arrive during a call are part of the next one.
+        patience: Seconds that the first item of a call waits at most while others keep arriving,
+            never less than ``delay``.
         capacity: How many items may wait.
     """
 
@@ -48,11 +50,13 @@ class Batcher(Generic[Item, Result]):
         *,
         size: int,
         delay: float,
+        patience: float,
         capacity: int,
     ) -> None:
         self._run = run
         self._size = size
         self._delay = delay
+        self._patience = max(delay, patience)
         self._waiting: queue.Queue[_Waiting[Item, Result] | None] = queue.Queue(capacity)
         self._thread = threading.Thread(target=self._serve, name="batcher", daemon=True)
         self._thread.start()
@@ -88,18 +92,18 @@ class Batcher(Generic[Item, Result]):
 
     def _next_batch(self) -> tuple[list[_Waiting[Item, Result]], bool]:
         """The next batch, and whether more may follow."""
-        batch: list[_Waiting[Item, Result]] = []
-        deadline = float("inf")
+        first = self._waiting.get()
+        if first is None:
+            return [], False
+        batch, until = [first], time.monotonic() + self._patience
         while len(batch) < self._size:
-            patience = max(0.0, deadline - time.monotonic()) if batch else None
             try:
-                waiting = self._waiting.get(timeout=patience)
+                left = max(0.0, until - time.monotonic())
+                waiting = self._waiting.get(timeout=min(self._delay, left))
             except queue.Empty:
                 break
             if waiting is None:
                 return batch, False
-            if not batch:
-                deadline = time.monotonic() + self._delay
             batch.append(waiting)
         return batch, True
 

@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 from transformers import (
     Florence2ForConditionalGeneration,
     Gemma3ForConditionalGeneration,
     Qwen2_5_VLForConditionalGeneration,
 )
 
-from .backend import Tensors, read_picture, read_size, read_text, text_tensor
+from .backend import Picture, Tensors, read_picture, read_size, read_text, text_tensor
 from .batching import InputError
 from .settings import Settings
-from .weights import load_model, load_processor, special_tokens, stripper, to_model
+from .weights import load_model, load_processor, picture_inputs, special_tokens, stripper, to_model
 
 _QWEN_ASPECT = 200
 """Qwen's processor refuses a larger ratio."""
@@ -32,7 +31,7 @@ _INSTRUCTION_TOKENS = 64
 class Question:
     """A prompt about an image."""
 
-    image: Image.Image
+    image: Picture
     prompt: str
 
 
@@ -72,20 +71,23 @@ class VisionLanguageModel:
         prompt = self._strip(read_text(request, "prompt", self._settings.max_characters))
         if image is None:
             raise InputError("image: one black pixel")
-        if max(image.size) > self._max_aspect * min(image.size):
-            raise InputError(f"image: {image.size} is too long for its width")
+        height, width = image.shape[:2]
+        if max(height, width) > self._max_aspect * min(height, width):
+            raise InputError(f"image: {(width, height)} is too long for its width")
         self._check_prompt(prompt)
         return Question(image, prompt)
 
     def run(self, inputs: Sequence[Question]) -> list[Tensors]:
         """``answer`` STRING [1]."""
+        pictures = picture_inputs([question.image for question in inputs], self._model.device)
+        pictures["images"] = [[picture] for picture in pictures["images"]]
         batch = self._processor.apply_chat_template(
-            [_conversation(question) for question in inputs],
+            [_conversation(question.prompt) for question in inputs],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
-            processor_kwargs={"padding": True},
+            processor_kwargs={"padding": True, **pictures},
         )
         with torch.inference_mode():
             written = self._model.generate(
@@ -107,9 +109,9 @@ class VisionLanguageModel:
             raise InputError(f"prompt: {tokens} tokens, at most {most}")
 
 
-def _conversation(question: Question) -> list[dict[str, Any]]:
-    image = {"type": "image", "image": question.image}
-    return [{"role": "user", "content": [image, {"type": "text", "text": question.prompt}]}]
+def _conversation(prompt: str) -> list[dict[str, Any]]:
+    """One turn: an image, which comes apart from it, and ``prompt``."""
+    return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ class Task:
         size: Width and height in the units of the returned boxes.
     """
 
-    image: Image.Image
+    image: Picture
     name: str
     text: str
     size: tuple[int, int]
@@ -162,9 +164,9 @@ class FlorenceModel:
         """``answer`` STRING [1]."""
         batch = self._processor(
             text=[task.name + task.text for task in inputs],
-            images=[task.image for task in inputs],
             padding=True,
             return_tensors="pt",
+            **picture_inputs([task.image for task in inputs], self._model.device),
         )
         with torch.inference_mode():
             written = self._model.generate(

@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import AlignModel, AutoTokenizer, BertModel, BertPreTrainedModel, CLIPModel
 
-from .backend import Tensors, read_parameter, read_picture, read_text
+from .backend import Picture, Tensors, read_parameter, read_picture, read_text
 from .batching import InputError
 from .settings import Settings
-from .weights import load_model, load_processor, special_tokens, stripper, to_model
+from .weights import load_model, load_processor, picture_inputs, special_tokens, stripper, to_model
 
 _ALIGN_TOKENS = 64
 """As in its training."""
@@ -31,10 +31,10 @@ _QUERY_MARK, _DOCUMENT_MARK = "[unused0]", "[unused1]"
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A text and an image, each ready for the model or ``None``; tensors of one row."""
+    """A text and an image, each or ``None``."""
 
-    text: dict[str, Any] | None
-    image: dict[str, Any] | None
+    text: str | None
+    image: Picture | None
 
 
 def load_clip(settings: Settings) -> DualEncoderModel:
@@ -69,45 +69,48 @@ class DualEncoderModel:
         """As :meth:`serving.backend.Model.prepare`."""
         text = read_text(request, "text", self._settings.max_characters)
         picture = read_picture(request, self._settings.max_pixels)
-        return Pair(
-            self._tokens(text) if text.strip() else None,
-            None
-            if picture is None
-            else self._processor.image_processor(images=picture, return_tensors="pt"),
-        )
+        return Pair(self._words(text) if text.strip() else None, picture)
 
     def run(self, inputs: Sequence[Pair]) -> list[Tensors]:
         """``text_embedding`` and ``image_embedding``, float32 [1, D], not normalised."""
-        texts = self._embed(self._model.get_text_features, [pair.text for pair in inputs])
-        images = self._embed(self._model.get_image_features, [pair.image for pair in inputs])
+        texts = self._embed(self._of_texts, [pair.text for pair in inputs])
+        images = self._embed(self._of_pictures, [pair.image for pair in inputs])
         return [
             {"text_embedding": text[None], "image_embedding": image[None]}
             for text, image in zip(texts, images, strict=True)
         ]
 
-    def _tokens(self, text: str) -> dict[str, Any]:
+    def _words(self, text: str) -> str:
         words = self._strip(text)
         if not words:
             raise InputError("text: nothing but special tokens")
-        tokens: dict[str, Any] = self._processor.tokenizer(
-            words,
+        return words
+
+    def _of_texts(self, texts: list[str]) -> Any:
+        tokens = self._processor.tokenizer(
+            texts,
             truncation=True,
             padding="max_length",
             max_length=self._max_tokens,
             return_tensors="pt",
         )
-        return tokens
+        return self._model.get_text_features(**to_model(self._model, tokens))
+
+    def _of_pictures(self, pictures: list[Picture]) -> Any:
+        pixels = self._processor.image_processor(
+            **picture_inputs(pictures, self._model.device), return_tensors="pt"
+        )
+        return self._model.get_image_features(**to_model(self._model, pixels))
 
     def _embed(
-        self, features: Callable[..., Any], inputs: Sequence[dict[str, Any] | None]
+        self, features: Callable[[list[Any]], Any], inputs: Sequence[Any]
     ) -> NDArray[np.float32]:
+        """A vector for each of ``inputs``, zeros for ``None``."""
         vectors = np.zeros((len(inputs), self._model.config.projection_dim), np.float32)
         given = [row for row, each in enumerate(inputs) if each is not None]
         if given:
-            rows = [each for each in inputs if each is not None]
-            batch = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
             with torch.inference_mode():
-                found = features(**to_model(self._model, batch)).pooler_output
+                found = features([inputs[row] for row in given]).pooler_output
             vectors[given] = found.float().cpu().numpy()
         return vectors
 

@@ -25,7 +25,9 @@ class Settings:
         max_new_tokens: Maximum length of an answer, in tokens.
         beams: Width of the beam search; 1 is greedy.
         batch_size: Maximum number of requests in a batch; 1 turns batching off.
-        batch_delay_ms: How long the first request of a batch waits for others.
+        batch_delay_ms: How long a batch waits for the next request.
+        batch_patience_ms: How long the first request of a batch waits at most, while others
+            keep arriving; never less than ``batch_delay_ms``.
         batch_queue: How many requests may wait in the model; more wait in Triton's queue.
     """
 
@@ -40,6 +42,7 @@ class Settings:
     beams: int = 1
     batch_size: int = 1
     batch_delay_ms: float = 5.0
+    batch_patience_ms: float = 100.0
     batch_queue: int = 64
 
 

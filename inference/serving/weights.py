@@ -6,13 +6,15 @@ Special tokens, such as the end of a turn, are removed from requests.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .settings import Settings
 
 if TYPE_CHECKING:
     import torch
+
+    from .backend import Picture
 
 
 def load_model(kind: Any, settings: Settings) -> Any:
@@ -49,6 +51,18 @@ def to_model(model: Any, inputs: Any) -> dict[str, Any]:
     return {
         name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
         for name, tensor in inputs.items()
+    }
+
+
+def picture_inputs(pictures: Sequence[Picture], device: torch.device) -> dict[str, Any]:
+    """``pictures`` as arguments of an image processor, which prepares them on ``device``."""
+    import torch
+
+    return {
+        "images": [torch.from_numpy(each).to(device).permute(2, 0, 1) for each in pictures],
+        "device": device,
+        # Else a processor guesses the axes, and mistakes those of an image 1 or 3 pixels high.
+        "input_data_format": "channels_first",
     }
 
 

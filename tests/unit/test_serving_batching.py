@@ -38,9 +38,13 @@ class Asked:
 
 
 def batcher(
-    model: Asked, size: int = 4, delay: float = 0.0, capacity: int = 64
+    model: Asked,
+    size: int = 4,
+    delay: float = 0.0,
+    patience: float = 0.0,
+    capacity: int = 64,
 ) -> Batcher[int, int]:
-    return Batcher(model.run, size=size, delay=delay, capacity=capacity)
+    return Batcher(model.run, size=size, delay=delay, patience=patience, capacity=capacity)
 
 
 def held(model: Asked, **options: float) -> Batcher[int, int]:
@@ -77,6 +81,32 @@ def test_a_lone_item_is_answered_after_the_delay() -> None:
     made.submit(1, lambda _: answered.set())
     assert answered.wait(PATIENCE)
     made.close()
+
+
+def trickle(model: Asked, made: Batcher[int, int], until: threading.Event, pause: float) -> int:
+    """Ask for one number after another until ``until``; returns how many."""
+    number = 0
+    while not until.wait(pause):
+        number += 1
+        model.ask(made, number)
+    return number
+
+
+def test_a_call_gathers_items_while_they_keep_arriving() -> None:
+    model = Asked()
+    # Each comes long before the delay is over, all of them take longer than it.
+    made = batcher(model, size=30, delay=PATIENCE / 20, patience=10 * PATIENCE)
+    trickle(model, made, model.entered, PATIENCE / 400)
+    made.close()
+    assert len(model.calls[0]) == 30
+
+
+def test_items_that_keep_arriving_hold_up_a_call_no_longer_than_its_patience() -> None:
+    model = Asked()
+    made = batcher(model, size=10_000, delay=0.2, patience=0.3)
+    trickle(model, made, model.entered, 0.005)
+    made.close()
+    assert 1 < len(model.calls[0]) < 10_000
 
 
 def test_all_that_wait_are_answered_when_it_closes_without_waiting_for_others() -> None:
@@ -119,7 +149,7 @@ def test_an_item_at_fault_fails_alone() -> None:
 
 def test_a_model_that_gives_too_few_results_is_at_fault() -> None:
     answers: list[Answer] = []
-    made: Batcher[int, int] = Batcher(lambda _: [], size=4, delay=0.0, capacity=4)
+    made: Batcher[int, int] = Batcher(lambda _: [], size=4, delay=0.0, patience=0.0, capacity=4)
     made.submit(1, answers.append)
     made.close()
     assert str(answers[0]) == "0 results for 1 items"
