@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 
 from billiard.exceptions import SoftTimeLimitExceeded
 
@@ -17,6 +18,7 @@ from weavloader.images.download import Downloader
 from weavloader.images.inference_cache import Inference, InferenceCache
 from weavloader.images.job import UNKNOWN, ImageJob
 from weavloader.images.nodes import Node, Nodes
+from weavloader.provenance import CAPTION, traced
 from weavloader.store.base import ImageObject, Store, Vector
 
 
@@ -109,10 +111,13 @@ def _infer(data: bytes, inference: Inference, pipeline: Pipeline, stages: Stages
     pixels, inference.note = picture.pixels, picture.note
     if inference.caption is None:
         with stages.timed("caption"):
-            inference.caption = pipeline.caption(pixels)
+            inference.caption, inference.provenance[CAPTION] = traced(
+                lambda: pipeline.caption(pixels)
+            )
     with stages.timed("embed"):
         for name in missing:
-            inference.vectors[name] = pipeline.embed[name](inference.caption, pixels)
+            embed = partial(pipeline.embed[name], inference.caption or "", pixels)
+            inference.vectors[name], inference.provenance[name] = traced(embed)
 
 
 def _decode(data: bytes, limits: DecodeLimits) -> Picture:
@@ -149,4 +154,6 @@ def _object(job: ImageJob, inference: Inference, node: Node, data: bytes) -> Ima
         "project": node.project,
         "address": node.address,
     }
-    return ImageObject(text, job.captured_at, data, inference.vectors, node.location)
+    return ImageObject(
+        text, job.captured_at, data, inference.vectors, node.location, inference.provenance
+    )

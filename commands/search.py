@@ -51,7 +51,7 @@ ONLY_WITH_TEXT = {
 SHORT_ID = 8  # characters; --like takes it
 # Columns between tabs, and of a CSV file.
 BRIEF = ("captured_at", "vsn", "camera", "caption", "link")
-FULL = ("captured_at", "latitude", "longitude", *TEXT_PROPERTIES)
+FULL = ("captured_at", "latitude", "longitude", *TEXT_PROPERTIES, "caption_model")
 
 _Column = Callable[[SearchResult], str]
 
@@ -69,6 +69,7 @@ _Column = Callable[[SearchResult], str]
 @click.option("--project", help="Only images of this project's nodes.")
 @click.option("--job", help="Only images of this job.")
 @click.option("--task", help="Only images of this task.")
+@click.option("--caption-model", help="Only images whose caption this model made, or `unknown`.")
 @click.option("--since", help="Only images captured since: 24h, 7d, or a date or time.")
 @click.option("--until", help="Only images captured until: 24h, 7d, or a date or time.")
 @click.option("--near", help='Only images near this point: "41.88, -87.63".')
@@ -185,7 +186,8 @@ def _vector(store: Store, text: str, name: str, options: dict[str, Any]) -> Vect
 
 
 def _filters(options: dict[str, Any]) -> Filters:
-    names = ("vsn", "node", "camera", "project", "job", "task", "since", "until", "near", "within")
+    texts = ("vsn", "node", "camera", "project", "job", "task", "caption_model")
+    names = (*texts, "since", "until", "near", "within")
     return searching.filters(**{name: options[name] for name in names})
 
 
@@ -250,6 +252,7 @@ def _row(result: SearchResult) -> dict[str, object]:
     explained, place = result.explanation, result.location
     return {
         **result.text,
+        "caption_model": result.filterable("caption_model"),
         "id": result.id,
         "score": round(result.score, 6),
         "rerank_score": result.rerank_score,

@@ -9,6 +9,7 @@ from tritonclient.grpc import InferenceServerClient
 
 from inference.tensors import RGBImage, Vector
 from weavloader.errors import ConfigError, Reason
+from weavloader.provenance import CAPTION
 
 
 class CaptionFunction(Protocol):
@@ -74,7 +75,7 @@ def embedding_model(
         served_as: The model's name in Triton, if it differs.
         rank: Of its vectors: 1 for [D], 2 for [tokens, D].
     """
-    if not (name.isascii() and name.isidentifier()):
+    if not (name.isascii() and name.isidentifier()) or name == CAPTION:
         raise ValueError(f"{name!r} cannot be a vector's name")
 
     def declare(function: Embed) -> Embed:

@@ -6,11 +6,13 @@ them with the configurations of both model repositories; docs/models.md shows th
 
 from __future__ import annotations
 
+import logging
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from inference.model_config import model_config
 from metrics import metrics
 from weavloader.errors import ConfigError, PermanentError, Reason, TransientError, WeavloaderError
+from weavloader.provenance import UNKNOWN, ServedModel, record_call
 
 Tensor = NDArray[Any]
 Tensors = Mapping[str, Tensor]
@@ -35,6 +38,11 @@ _REASONS = {
     "StatusCode.NOT_FOUND": Reason.MODEL_MISSING,
 }
 _SHOWN_CHARACTERS = 300
+REREAD_SECONDS = 30.0
+_READ_SECONDS = 5.0
+_served_models: WeakKeyDictionary[InferenceServerClient, dict[str, tuple[float, ServedModel]]]
+_served_models = WeakKeyDictionary()
+logger = logging.getLogger(__name__)
 
 TensorType = tuple[str, tuple[int, ...]]
 """Triton's datatype, and the shape, in which -1 is any length."""
@@ -77,9 +85,40 @@ def infer(
         tensors = _call(client, model, inputs, outputs, timeout, parameters)
         answer = _named(read, tensors, model)
         status = "success"
-        return answer
     finally:
         metrics.observe_inference(model, operation, status, time.perf_counter() - started)
+    record_call(lambda: served_model(client, model), _read_prompt(inputs))
+    return answer
+
+
+def served_model(client: InferenceServerClient, model: str) -> ServedModel:
+    """Name and revision of the weights that the server tells for a model.
+
+    They are the parameters ``weights`` and ``revision`` of its configuration, which is read at the
+    first call and again every :data:`REREAD_SECONDS`, or when a call has failed: the server may be
+    another one then. A server that tells nothing leaves the model's name in Triton.
+    """
+    known = _served_models.setdefault(client, {})
+    read_at, served = known.get(model, (0.0, None))
+    if served is None or time.monotonic() - read_at > REREAD_SECONDS:
+        served = _read_served(client, model) or served or ServedModel(model)
+        known[model] = (time.monotonic(), served)
+    return served
+
+
+def _read_served(client: InferenceServerClient, model: str) -> ServedModel | None:
+    try:
+        config = client.get_model_config(model, client_timeout=_READ_SECONDS).config
+    except InferenceServerException as error:
+        logger.warning("%s: which weights are served is unknown: %s", model, error.message())
+        return None
+    told = {name: each.string_value for name, each in config.parameters.items()}
+    return ServedModel(told.get("weights") or model, told.get("revision") or UNKNOWN)
+
+
+def _read_prompt(inputs: Tensors) -> str:
+    prompt = inputs.get("prompt")
+    return "" if prompt is None else bytes(prompt[0]).decode(errors="replace")
 
 
 def text_tensor(text: str) -> Tensor:
@@ -104,6 +143,8 @@ def _call(
             parameters=parameters,
         )
     except InferenceServerException as error:
+        if client in _served_models:
+            del _served_models[client]
         raise map_error(error, model) from error
     return {name: _output(result, name, model) for name in outputs}
 

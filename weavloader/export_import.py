@@ -1,9 +1,10 @@
 """Export of all objects of a store to a file, and import from it.
 
 The file has a line of JSON for each object, and is gzipped where its name ends in ``.gz``. A line
-reads ``{"id", "captured_at", "location", "text", "vectors", "image"}``: ``captured_at`` as
-ISO 8601, ``location`` as ``{"latitude", "longitude"}`` in degrees or null, ``vectors`` as lists of
-numbers by name, and ``image`` in base64, where it was exported.
+reads ``{"id", "captured_at", "location", "text", "vectors", "provenance", "image"}``:
+``captured_at`` as ISO 8601, ``location`` as ``{"latitude", "longitude"}`` in degrees or null,
+``vectors`` as lists of numbers by name, ``provenance`` as ``{"model", "revision", "prompt",
+"made_at"}`` by vector name and for ``caption``, and ``image`` in base64, where it was exported.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, BinaryIO, Protocol, TypeVar
 import numpy as np
 from more_itertools import constrained_batches
 
+from weavloader import provenance
 from weavloader.errors import ConfigError, PermanentError, Reason
 from weavloader.geo import Location
 from weavloader.store.base import ImageObject, Store, Vector
@@ -246,6 +248,7 @@ def to_line(object_id: str, item: ImageObject) -> bytes:
         "location": asdict(item.location) if item.location else None,
         "text": dict(item.text),
         "vectors": {name: _numbers(vector) for name, vector in item.vectors.items()},
+        "provenance": provenance.as_json(item.provenance),
     }
     if item.image:
         fields["image"] = base64.b64encode(item.image).decode()
@@ -269,6 +272,7 @@ def from_line(line: bytes) -> ImageObject:
                 name: np.asarray(numbers, np.float32) for name, numbers in fields["vectors"].items()
             },
             location=Location(**place) if place else None,
+            provenance=provenance.from_json(fields.get("provenance")),
         )
     except (ValueError, KeyError, TypeError, AttributeError, *_HOSTILE) as error:
         # The line may be of any file, with anybody's secrets.

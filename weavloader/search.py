@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 from uuid import UUID
 
+from weavloader import provenance
 from weavloader.errors import ConfigError, Reason
 from weavloader.geo import Area, parse_point
 from weavloader.store.base import (
@@ -122,7 +123,7 @@ def filters(
         near: ``latitude, longitude`` in degrees.
         within: Kilometres around it.
         names: Text that is filtered by: ``vsn``, ``node``, ``job``, ``task``, ``camera``,
-            ``project``.
+            ``project``, ``caption_model``.
 
     Raises:
         ConfigError: A time or the point cannot be read, or the times are the wrong way round.
@@ -142,8 +143,8 @@ def filters(
 
 def as_json(result: SearchResult) -> dict[str, object]:
     """A result as JSON holds it: its text properties beside ``id`` and ``score``; times are
-    RFC 3339, ``location`` in degrees. ``explanation`` and ``rerank_score`` only where there
-    are any."""
+    RFC 3339, ``location`` in degrees; ``provenance`` says by part, ``caption`` and each
+    vector, which model made it. ``explanation`` and ``rerank_score`` only where there are any."""
     place = result.location
     told: dict[str, object] = {
         "id": result.id,
@@ -151,6 +152,7 @@ def as_json(result: SearchResult) -> dict[str, object]:
         **result.text,
         "captured_at": result.captured_at.isoformat() if result.captured_at else None,
         "location": {"latitude": place.latitude, "longitude": place.longitude} if place else None,
+        "provenance": provenance.as_json(result.provenance),
     }
     if result.explanation is not None:
         told["explanation"] = asdict(result.explanation)

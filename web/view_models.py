@@ -14,6 +14,7 @@ from urllib.parse import urlencode, urlsplit
 from weavloader.errors import ConfigError, Reason
 from weavloader.geo import Location, parse_point
 from weavloader.images.job import UNKNOWN
+from weavloader.provenance import CAPTION, Provenance
 from weavloader.search import WITHIN_KM, as_json
 from weavloader.store.base import DEFAULT_ALPHA, Explanation, ImageObject, SearchResult
 from weavloader.store.validation import MAX_DISTANCE_KM, MAX_RESULTS
@@ -128,7 +129,7 @@ class Details:
 
     Attributes:
         facts: Value by label.
-        vectors: Shape by model, such as ``1024``.
+        vectors: Shape by name, and which model made it: ``1,024 numbers by google/…``.
         original: Link to the original file; empty where that is not a web address.
         around: Address of the images of its camera within half an hour.
         nearby: Address of the images near its location; empty where that is not known.
@@ -161,7 +162,16 @@ class Details:
 
 def image_json(image: ImageObject) -> dict[str, Any]:
     """An image as ``/api/images/<id>`` gives it: as in a search, with the shapes of its vectors."""
-    fields = as_json(SearchResult(image.id, 0.0, image.text, image.captured_at, image.location))
+    fields = as_json(
+        SearchResult(
+            image.id,
+            0.0,
+            image.text,
+            image.captured_at,
+            image.location,
+            provenance=image.provenance,
+        )
+    )
     del fields["score"]
     return {
         **fields,
@@ -186,7 +196,15 @@ def _facts(image: ImageObject) -> dict[str, str]:
     first = {"Captured": f"{image.captured_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"}
     named = {_FACTS[name]: known(image.text.get(name, "")) for name in _FACTS}
     last = {"Location": _degrees(location)} if location else {}
+    made_by = image.provenance.get(CAPTION, Provenance())
+    last |= {"Caption by": _maker(made_by), "Prompt": made_by.prompt}
     return {name: value for name, value in {**first, **named, **last}.items() if value}
+
+
+def _maker(made_by: Provenance) -> str:
+    """Model, revision and time, as far as they are known."""
+    revision = "" if made_by.revision == UNKNOWN else f"revision {made_by.revision}"
+    return ", ".join(filter(None, (made_by.model, revision, readable(made_by.made_at))))
 
 
 def _degrees(location: Location) -> str:
@@ -194,8 +212,12 @@ def _degrees(location: Location) -> str:
 
 
 def _shapes(image: ImageObject) -> dict[str, str]:
-    shapes = {name: vector.shape for name, vector in image.vectors.items()}
-    return {name: " × ".join(f"{n:,}" for n in shape) for name, shape in sorted(shapes.items())}
+    shapes = {name: vector.shape for name, vector in sorted(image.vectors.items())}
+    return {
+        name: f"{' × '.join(f'{n:,}' for n in shape)} numbers by "
+        f"{_maker(image.provenance.get(name, Provenance()))}"
+        for name, shape in shapes.items()
+    }
 
 
 def _web_link(text: Mapping[str, str]) -> str:
@@ -233,6 +255,7 @@ class PageQuery:
         project: Only images of this project's nodes; empty for all.
         since: Only images captured since, such as ``24h``; empty for all.
         until: Only images captured until; empty for all.
+        caption_model: Only images whose caption this model made; empty for all.
         near: Only images taken around this ``latitude, longitude``; empty for everywhere.
         within: Kilometres around it.
         alpha: Weight of the visual match: 0 searches by text only, 1 by vector only.
@@ -245,6 +268,7 @@ class PageQuery:
     vsn: str = ""
     camera: str = ""
     project: str = ""
+    caption_model: str = ""
     since: str = ""
     until: str = ""
     near: str = ""
@@ -261,7 +285,7 @@ class PageQuery:
     @property
     def filters(self) -> dict[str, str]:
         """The filters that are set, as given."""
-        names = ("vsn", "camera", "project", "since", "until", "near")
+        names = ("vsn", "camera", "project", "caption_model", "since", "until", "near")
         return {name: value for name in names if (value := getattr(self, name))}
 
     @property
@@ -306,6 +330,7 @@ def parse_query(argument: Callable[[str, str], str]) -> PageQuery:
         vsn=_node(text("vsn")),
         camera=text("camera"),
         project=text("project"),
+        caption_model=text("caption_model"),
         since=_moment("since", text("since")),
         until=_moment("until", text("until")),
         near=_point(text("near")),

@@ -23,10 +23,17 @@ from tests.support.store_contract import EAST, an_image, found
 from weavloader.errors import ConfigError, PermanentError, TransientError
 from weavloader.settings import Settings, load_settings
 from weavloader.store import connect_store
-from weavloader.store.base import KEYWORD_PROPERTIES, SearchQuery, Store
+from weavloader.store.base import KEYWORD_PROPERTIES, Filters, SearchQuery, Store
 from weavloader.store.embedded import schema
 
+AS_IN_VERSION_2 = """
+    DROP INDEX images_by_caption_model;
+    ALTER TABLE images DROP COLUMN caption_model;
+    ALTER TABLE images DROP COLUMN provenance;
+    PRAGMA user_version = 2;
+"""
 AS_IN_VERSION_1 = f"""
+    {AS_IN_VERSION_2}
     DROP INDEX images_by_filled;
     ALTER TABLE images DROP COLUMN filled;
     DROP TABLE words;
@@ -118,6 +125,18 @@ class TestEmbeddedStore(RankingContract):
         assert found(older, "fuchse") == []
         assert found(older, "füchse") == ["Füchse"]
         assert [hit.score for hit in older.search(SearchQuery("fox hen"))] == scores
+        older.close()
+
+    def test_what_a_store_of_version_2_holds_was_made_by_unknown_models(
+        self, store: Store, settings: Settings
+    ) -> None:
+        store.upsert([an_image()])
+        store.close()
+        with database(settings) as connection:
+            connection.execute(AS_IN_VERSION_2)
+        older = connect_store(settings)
+        (hit,) = older.newest(Filters(caption_model="unknown"), 9)
+        assert (hit.id, hit.provenance) == (an_image().id, {})
         older.close()
 
     def test_a_lock_that_lasts_is_transient(self, store: Store, settings: Settings) -> None:

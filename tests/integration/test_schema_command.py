@@ -51,7 +51,7 @@ def test_an_absent_store_is_found_missing_and_only_migrate_creates_it(
     assert code == 0 and "nothing to add" in said
     code, said, _ = run_command("schema", "check")
     assert code == 0 and said.startswith("ok ")
-    assert "caption      text, searchable\n" in run_command("schema", "show")[1]
+    assert "caption        text, searchable\n" in run_command("schema", "show")[1]
 
 
 def test_an_embedded_store_of_a_newer_weavloader_is_left_alone(
@@ -83,7 +83,7 @@ def test_a_collection_of_the_reference_lacks_something_until_it_is_migrated(
     code, said, _ = run_command("schema", "check")
     assert code == 0 and said.splitlines()[-1].startswith("ok ")
     assert said.startswith("advice   location is indexed")
-    assert "vector clip  hnsw, cosine" in run_command("schema", "show")[1]
+    assert "vector clip    hnsw, cosine" in run_command("schema", "show")[1]
 
 
 def test_an_interrupted_migration_is_resumed(

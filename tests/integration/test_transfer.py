@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tests.support.weaviate_contract import fill_as_the_reference
 from tests.support.weaviate_stand_in import StandIn
 from weavloader.geo import Location
 from weavloader.images.job import image_id
+from weavloader.provenance import Provenance
 from weavloader.settings import Settings, load_settings
 from weavloader.store import connect_store
 from weavloader.store.base import ImageObject
@@ -70,6 +72,7 @@ def objects(count: int) -> list[ImageObject]:
             image=random.bytes(n * 10),
             captured_at=WHEN + n * timedelta(microseconds=1),
             location=Location(41.7016 + n / 7, -87.9953 - n / 11) if n % 3 else None,
+            provenance={"caption": Provenance(f"model {n}", "1", "Why?\n", WHEN)} if n % 4 else {},
             vectors={
                 "clip": random.normal(size=64).astype(np.float32),
                 **({"colbert": random.normal(size=(3, 8)).astype(np.float32)} if n % 2 else {}),
@@ -100,6 +103,9 @@ def assert_holds(settings: Settings, items: list[ImageObject]) -> None:
             item.image,
             item.location,
         )
+        assert read.provenance.keys() == item.provenance.keys()
+        for name, made_by in item.provenance.items():
+            assert replace(read.provenance[name], made_at=made_by.made_at) == made_by
         assert read.vectors.keys() == item.vectors.keys()
         for name, vector in item.vectors.items():
             np.testing.assert_array_equal(read.vectors[name], vector)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from typing import Any
 
 import httpx
 import numpy as np
@@ -23,6 +25,7 @@ from inference.tensors import reduce_image
 from inference.triton import Tensor, Tensors, infer, text_tensor
 from tests.support.drawn_pictures import green_field, smoke
 from weavloader.errors import PermanentError, TransientError
+from weavloader.provenance import traced
 
 TIMEOUT = 20.0
 
@@ -41,6 +44,16 @@ def test_a_caption_model_captions_and_says_it_is_a_preview(
 ) -> None:
     caption = CAPTIONERS[name](triton_client, green_field(), timeout=TIMEOUT)
     assert "Preview caption: a bright day picture" in caption
+
+
+@pytest.mark.parametrize("name", [*CAPTIONERS, *EMBEDDERS])
+def test_a_preview_model_tells_that_it_is_one(
+    name: str, triton_client: InferenceServerClient
+) -> None:
+    call: Any = CAPTIONERS.get(name) or partial(EMBEDDERS[name], text="a green field")
+    _, made_by = traced(partial(call, triton_client, image=green_field(), timeout=TIMEOUT))
+    assert (made_by.model, made_by.revision, made_by.is_preview) == (f"preview/{name}", "1", True)
+    assert bool(made_by.prompt) == (name in CAPTIONERS)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from tests.support.processes import in_processes
 from weavloader.errors import PermanentError, WeavloaderError
 from weavloader.geo import Area, Location
 from weavloader.images.job import image_id
+from weavloader.provenance import Provenance
 from weavloader.settings import Settings
 from weavloader.store import connect_store
 from weavloader.store.base import (
@@ -86,6 +87,23 @@ class StoreContract:
         for name, vector in written.vectors.items():
             assert read.vectors[name].dtype == np.float32
             np.testing.assert_array_equal(read.vectors[name], vector)
+
+    def test_an_object_says_which_models_made_it(self, store: Store) -> None:
+        made_by = {
+            "caption": Provenance("Google/gemma-3-4b-it", "abc", "What is\nit? Füchse", WHEN),
+            "clip": Provenance("apple/DFN5B", made_at=WHEN.replace(microsecond=0)),
+        }
+        told = made_by | {"caption": replace(made_by["caption"], made_at=made_by["clip"].made_at)}
+        store.upsert([an_image(provenance=made_by), an_image("https://x/old")])
+        read = store.get(an_image().id)
+        assert read is not None and read.provenance == told
+        (hit,) = store.search(
+            SearchQuery("caption", EAST, filters=Filters(caption_model="google/GEMMA-3-4b-it"))
+        )
+        assert (hit.id, hit.provenance) == (read.id, told)
+        assert store.newest(Filters(caption_model="gemma-3"), 9) == []
+        (hit,) = store.newest(Filters(caption_model="unknown"), 9)
+        assert (hit.text["link"], hit.provenance) == ("https://x/old", {})
 
     def test_an_object_without_image_vectors_or_location_is_kept(self, store: Store) -> None:
         written = an_image(image=b"", vectors={})

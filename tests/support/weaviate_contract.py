@@ -158,13 +158,18 @@ class WeaviateContract:
         since = Filters(since=datetime(2026, 11, 24, tzinfo=UTC))
         assert {hit.text["caption"] for hit in store.newest(since, 9)} <= {"ours"}
         assert any("3 objects have no captured_at" in text for text in store.schema().advice)
+        assert any("3 objects have no caption_model" in text for text in store.schema().advice)
+        unknown = Filters(caption_model="unknown")
+        assert {hit.text["caption"] for hit in store.newest(unknown, 9)} == {"ours"}
 
         read: list[int] = []
         report = store.migrate_objects(lambda done, _: read.append(done))
-        assert (report.filled, report.undated, read) == (2, 1, [4])
+        assert (report.filled, report.undated, read) == (3, 1, [4])
         assert any("1 objects have no captured_at" in text for text in store.schema().advice)
         again = store.migrate_objects()
         assert (again.filled, again.undated) == (0, 1)
+        assert {hit.id for hit in store.newest(unknown, 9)} >= {nowhere, object_id}
+        assert not any("caption_model" in text for text in store.schema().advice)
 
         hits = [hit.id for hit in store.newest(since, 9) if hit.text["caption"] != "ours"]
         assert hits == [nowhere, object_id]

@@ -11,9 +11,11 @@ import pytest
 from weavloader import redis_keys
 from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.images.inference_cache import InferenceCache
+from weavloader.provenance import Provenance
 from weavloader.redis_connection import RedisClient
 
 CLIP = np.arange(4, dtype=np.float32)
+MADE_BY = {"caption": Provenance("gemma3", "1", "Why?"), "clip": Provenance("clip")}
 COLBERT = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
@@ -26,6 +28,7 @@ def fail(redis: Any, error: Exception) -> None:
     with pytest.raises(type(error)), InferenceCache(redis, "a").inference_of("i") as inference:
         inference.caption = "a field"
         inference.vectors.update(clip=CLIP, colbert=COLBERT)
+        inference.provenance.update(MADE_BY)
         raise error
 
 
@@ -35,6 +38,7 @@ def test_what_a_transient_failure_left_is_recalled(redis: Any) -> None:
         assert inference.caption == "a field"
         np.testing.assert_array_equal(inference.vectors["clip"], CLIP)
         np.testing.assert_array_equal(inference.vectors["colbert"], COLBERT)
+        assert inference.provenance == MADE_BY
     assert redis.keys() == []
 
 

@@ -22,6 +22,7 @@ from weavloader.images.download import Downloader
 from weavloader.images.inference_cache import InferenceCache
 from weavloader.images.job import ImageJob, image_id
 from weavloader.images.nodes import Node, Nodes
+from weavloader.provenance import ServedModel, record_call
 from weavloader.store.base import (
     TEXT_PROPERTIES,
     ImageObject,
@@ -76,11 +77,13 @@ class World:
 
     def caption(self, pixels: Pixels) -> str:
         self.note("caption")
+        record_call(lambda: ServedModel("the captioner"))
         assert pixels.shape == (4, 6, 3)
         return "a green field"
 
     def embed(self, name: str, caption: str) -> Vector:
         self.note(name)
+        record_call(lambda: ServedModel(name))
         assert caption == "a green field"
         return np.full(3, len(name), dtype=np.float32)
 
@@ -128,6 +131,16 @@ def run(world: World, job: ImageJob = JOB) -> Stages:
 def test_the_stages_follow_one_another(world: World) -> None:
     run(world)
     assert world.done == STAGES
+
+
+def test_the_object_says_which_models_made_it(world: World) -> None:
+    run(world)
+    made_by = world.stored[JOB.id].provenance
+    assert {name: each.model for name, each in made_by.items()} == {
+        "caption": "the captioner",
+        "clip": "clip",
+        "align": "align",
+    }
 
 
 def test_the_object_says_all_that_is_known(world: World) -> None:

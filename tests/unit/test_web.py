@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -14,6 +16,7 @@ from PIL import Image
 from tests.support.pages import HOSTILE, SNOW, STREET, an_image, keep, served
 from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.geo import Location
+from weavloader.provenance import Provenance
 from weavloader.search import TEXT_ONLY
 from weavloader.settings import Settings, load_settings
 from weavloader.store.base import Vector
@@ -22,8 +25,10 @@ from web.image_service import ImageService
 from web.picture_process import as_jpeg
 
 LEMONT = Location(41.7016, -87.9953)
-HILLS = an_image(
-    "hills", "snow on a ridge", SNOW, minutes_ago=60, location=LEMONT, project="Prairie"
+GEMMA = Provenance("google/<b>gemma</b>", "abc", "What is it?", datetime(2026, 11, 26, tzinfo=UTC))
+HILLS = replace(
+    an_image("hills", "snow on a ridge", SNOW, minutes_ago=60, location=LEMONT, project="Prairie"),
+    provenance={"caption": GEMMA},
 )
 ROAD = an_image("road", "cars in a street", STREET, minutes_ago=30, vsn="W030")
 ATTACK = an_image("attack", f"snow {HOSTILE}", STREET, minutes_ago=90, camera="<b>cam</b>")
@@ -289,6 +294,25 @@ def test_an_image_page_has_a_map_and_similar_images(site: httpx.Client) -> None:
     assert "Similar images" in page
     assert f'href="/image/{ROAD.id}"' in page
     assert "<svg" not in site.get(f"/image/{ROAD.id}").text
+
+
+def test_an_image_says_which_models_made_it(site: httpx.Client) -> None:
+    page = site.get(f"/image/{HILLS.id}").text
+    assert "google/&lt;b&gt;gemma&lt;/b&gt;, revision abc, 2026-11-26 00:00 UTC" in page
+    assert "What is it?" in page
+    assert "4 numbers by unknown" in page
+    assert "<dd>unknown</dd>" in site.get(f"/image/{ROAD.id}").text
+    told = site.get(f"/api/images/{HILLS.id}").json()
+    assert told["provenance"] == {
+        "caption": {
+            "model": "google/<b>gemma</b>",
+            "revision": "abc",
+            "prompt": "What is it?",
+            "made_at": "2026-11-26T00:00:00+00:00",
+        }
+    }
+    assert found(site, caption_model=GEMMA.model) == [HILLS.id]
+    assert found(site, q="street", alpha="0", caption_model="unknown") == [ROAD.id]
 
 
 def test_an_image_is_told_as_json(site: httpx.Client) -> None:

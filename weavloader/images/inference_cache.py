@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from redis.exceptions import RedisError
 
-from weavloader import redis_keys
+from weavloader import provenance, redis_keys
 from weavloader.errors import PermanentError
+from weavloader.provenance import Provenance
 from weavloader.redis_connection import RedisClient
 from weavloader.store.base import Vector
 
@@ -30,11 +31,13 @@ class Inference:
         caption: ``None`` before there is one.
         vectors: By vector name, as far as they are computed.
         note: What a reader of the caption should know of how the image was decoded.
+        provenance: Which models made the caption and the vectors.
     """
 
     caption: str | None = None
     vectors: dict[str, Vector] = field(default_factory=dict)
     note: str = ""
+    provenance: dict[str, Provenance] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         """Whether a model said anything."""
@@ -84,13 +87,15 @@ class InferenceCache:
         if kept.get("models") != self._models:
             return Inference()
         vectors = {name: _vector(*packed) for name, packed in kept["vectors"].items()}
-        return Inference(kept["caption"], vectors, kept.get("note", ""))
+        made_by = provenance.from_json(kept.get("provenance"))
+        return Inference(kept["caption"], vectors, kept.get("note", ""), made_by)
 
     def _keep(self, image_id: str, inference: Inference) -> None:
         kept = {
             "models": self._models,
             "caption": inference.caption,
             "note": inference.note,
+            "provenance": provenance.as_json(inference.provenance),
             "vectors": {name: _packed(vector) for name, vector in inference.vectors.items()},
         }
         try:

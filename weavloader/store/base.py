@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from weavloader.geo import Area, Location
 from weavloader.images.job import image_id
+from weavloader.provenance import CAPTION, Provenances, model_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,6 +46,7 @@ KEYWORD_PROPERTIES = (
     "address",
 )
 FILTER_PROPERTIES = ("vsn", "node", "job", "task", "camera", "project")
+_TEXT_FILTERS = (*FILTER_PROPERTIES, "caption_model")
 DEFAULT_ALPHA = 0.4
 DEFAULT_LIMIT = 25
 Fusion = Literal["relative", "ranked"]
@@ -62,6 +64,7 @@ class ImageObject:
         vectors: By model name, shape [D] or [tokens, D], as ``clip`` and ``align`` or as
             ``colbert``; finite float32.
         location: Location of the node, if known.
+        provenance: Which models made the caption and the vectors; what is not in it is unknown.
     """
 
     text: Mapping[str, str]
@@ -69,6 +72,7 @@ class ImageObject:
     image: bytes
     vectors: Mapping[str, Vector]
     location: Location | None = None
+    provenance: Provenances = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -81,7 +85,8 @@ class Filters:
     """Conditions that search results must meet; ``None`` means no condition.
 
     Text must match as a whole, ignoring case. ``since`` and ``until`` bound ``captured_at``
-    (inclusive), timezone-aware. ``near`` excludes images without a location.
+    (inclusive), timezone-aware. ``near`` excludes images without a location. ``caption_model`` is
+    ``unknown`` for images whose caption's model is not recorded.
     """
 
     vsn: str | None = None
@@ -93,10 +98,11 @@ class Filters:
     since: datetime | None = None
     until: datetime | None = None
     near: Area | None = None
+    caption_model: str | None = None
 
     def text(self) -> dict[str, str]:
         """The text filters that are set, by property."""
-        given = {name: getattr(self, name) for name in FILTER_PROPERTIES}
+        given = {name: getattr(self, name) for name in _TEXT_FILTERS}
         return {name: value for name, value in given.items() if value is not None}
 
 
@@ -167,6 +173,7 @@ class SearchResult:
             ranked fusion.
         explanation: The parts of the score, if requested.
         rerank_score: The reranker's score, if requested; it then determines the order.
+        provenance: As that of :class:`ImageObject`.
     """
 
     id: str
@@ -176,6 +183,13 @@ class SearchResult:
     location: Location | None
     explanation: Explanation | None = None
     rerank_score: float | None = None
+    provenance: Provenances = field(default_factory=dict)
+
+    def filterable(self, name: str) -> str:
+        """What a text filter of this name compares."""
+        if name == "caption_model":
+            return model_of(self.provenance, CAPTION)
+        return self.text[name]
 
 
 @dataclass(frozen=True, slots=True)

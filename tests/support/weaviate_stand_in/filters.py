@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import datetime
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any
 
@@ -56,6 +57,9 @@ def _compared(name: str, asked: base_pb2.Filters) -> Test:
             return False
         if operator == _Operator.OPERATOR_EQUAL:
             return words(value) <= words(given)
+        if operator == _Operator.OPERATOR_LIKE:
+            texts = [given] if isinstance(given, str) else given
+            return any(fnmatchcase(text.lower(), value.lower()) for text in texts)
         if operator == _Operator.OPERATOR_WITHIN_GEO_RANGE:
             return _lies_within(asked.value_geo, given)
         if isinstance(value, datetime):
@@ -74,5 +78,5 @@ def _lies_within(area: base_pb2.GeoCoordinatesFilter, place: dict[str, float]) -
 def _value(asked: base_pb2.Filters) -> Any:
     if not asked.HasField("value_text"):
         return asked.value_number
-    is_date = asked.operator != _Operator.OPERATOR_EQUAL
+    is_date = asked.operator not in (_Operator.OPERATOR_EQUAL, _Operator.OPERATOR_LIKE)
     return datetime.fromisoformat(asked.value_text) if is_date else asked.value_text

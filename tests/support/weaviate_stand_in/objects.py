@@ -60,6 +60,9 @@ class Collection:
             name: value if isinstance(value, str | float) else dict(value)
             for name, value in given.properties.non_ref_properties.items()
         }
+        properties |= {
+            each.prop_name: list(each.values) for each in given.properties.text_array_properties
+        }
         self.objects[given.uuid] = Kept(given.uuid, properties, vectors)
         return ""
 

@@ -127,5 +127,8 @@ def _unasked(collection: Collection, name: str, request: Any) -> bool:
 def _value(kind: str, value: Any) -> Any:
     if kind == "geoCoordinates":
         return properties_pb2.Value(geo_value=properties_pb2.GeoCoordinate(**value))
+    if kind == "text[]":
+        texts = properties_pb2.TextValues(values=value)
+        return properties_pb2.Value(list_value=properties_pb2.ListValue(text_values=texts))
     names = {"text": "text_value", "date": "date_value", "blob": "blob_value"}
     return properties_pb2.Value(**{names.get(kind, "number_value"): value})

@@ -17,6 +17,7 @@ from pathlib import Path
 import apsw
 import numpy as np
 
+from weavloader import provenance
 from weavloader.errors import PermanentError, Reason
 from weavloader.geo import Location
 from weavloader.store.base import (
@@ -33,7 +34,10 @@ from weavloader.store.embedded.schema import (
 )
 from weavloader.store.ranking import fold
 
-_COLUMNS = ("uuid", "text", "captured_at", "latitude", "longitude", "has_image", *FILTER_PROPERTIES)
+_COLUMNS = (
+    *("uuid", "text", "captured_at", "latitude", "longitude", "has_image", "provenance"),
+    *(*FILTER_PROPERTIES, "caption_model"),
+)
 _UPSERT = f"""
     INSERT INTO images ({", ".join(_COLUMNS)}) VALUES ({", ".join("?" * len(_COLUMNS))})
     ON CONFLICT (uuid) DO UPDATE SET {", ".join(f"{c} = excluded.{c}" for c in _COLUMNS[1:])}
@@ -104,7 +108,9 @@ def _values(item: ImageObject) -> tuple[str | int | float | None, ...]:
         place.latitude if place else None,
         place.longitude if place else None,
         int(bool(item.image)),
+        provenance.to_text(item.provenance),
         *(fold(item.text[name]) for name in FILTER_PROPERTIES),
+        fold(provenance.model_of(item.provenance, provenance.CAPTION)),
     )
 
 

@@ -20,6 +20,7 @@ import apsw
 import sqlite_vec
 
 from weavloader.errors import ConfigError, PermanentError, Reason, TransientError, WeavloaderError
+from weavloader.provenance import UNKNOWN
 from weavloader.store.base import (
     FILTER_PROPERTIES,
     KEYWORD_PROPERTIES,
@@ -27,7 +28,7 @@ from weavloader.store.base import (
     SchemaReport,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _PAGES_BEFORE_CHECKPOINT = 1000  # 4 MB, SQLite's default
 _PAGES_BEFORE_WAITING = 16_000  # 64 MB: from here on a checkpoint waits for readers
 _CHECKPOINT_WAIT_MS = 500
@@ -44,6 +45,12 @@ _BITS = (
 _FILLED = f"""
 ALTER TABLE images ADD COLUMN filled INTEGER AS ({" | ".join(_BITS)}) VIRTUAL;
 CREATE INDEX images_by_filled ON images (filled);
+"""
+_PROVENANCE = f"""
+-- JSON: which model made the caption and each vector
+ALTER TABLE images ADD COLUMN provenance TEXT NOT NULL DEFAULT '{{}}';
+ALTER TABLE images ADD COLUMN caption_model TEXT NOT NULL DEFAULT '{UNKNOWN}';  -- folded
+CREATE INDEX images_by_caption_model ON images (caption_model, captured_at);
 """
 _SCHEMA = f"""
 CREATE TABLE images (
@@ -69,7 +76,7 @@ CREATE TABLE vectors (
 CREATE TABLE vector_indexes (name TEXT PRIMARY KEY, dimension INTEGER NOT NULL);
 {_FILLED}
 {_WORDS}
-PRAGMA user_version = {SCHEMA_VERSION};
+{_PROVENANCE}
 """
 # Unlike Weaviate, version 1 folded ö to o, and it did not record which properties are empty.
 _FROM_VERSION_1 = f"""
@@ -79,8 +86,9 @@ DROP TABLE words;
 INSERT INTO words (rowid, {", ".join(KEYWORD_PROPERTIES)})
 SELECT number, {", ".join(f"json_extract(text, '$.{name}')" for name in KEYWORD_PROPERTIES)}
 FROM images;
-PRAGMA user_version = 2;
 """  # noqa: S608 - made of constants
+# What takes a database from each version to the next.
+_STEPS = {0: _SCHEMA, 1: _FROM_VERSION_1, 2: _PROVENANCE}
 # Temporary: the number of objects that contain each word, by property.
 _COUNTS = "CREATE VIRTUAL TABLE temp.word_counts USING fts5vocab(main, words, col)"
 
@@ -218,8 +226,9 @@ def _create_or_check(connection: apsw.Connection) -> None:
         version = _version(connection)
         if version > SCHEMA_VERSION:
             raise ConfigError(f"{newer_schema(version)}: {UPGRADE}", reason=Reason.STORE_SCHEMA)
-        if version < SCHEMA_VERSION:
-            connection.execute(_FROM_VERSION_1 if version else _SCHEMA)
+        for step in range(version, SCHEMA_VERSION) if version else (0,):
+            connection.execute(_STEPS[step])
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def _version(connection: apsw.Connection) -> int:
@@ -289,6 +298,9 @@ def _fields(version: int, dimensions: dict[str, int]) -> Iterator[tuple[str, str
     yield "image", "file"
     yield "location", "degrees, filterable by distance"
     yield "captured_at", "microseconds, by range"
+    if version >= 3:
+        yield "provenance", "JSON"
+        yield "caption_model", "text, filterable"
     for name, dimension in dimensions.items():
         yield f"vector {name}", f"{dimension} dimensions, cosine"
 

@@ -18,6 +18,7 @@ from itertools import chain
 import apsw
 import numpy as np
 
+from weavloader import provenance
 from weavloader.errors import ConfigError, PermanentError, Reason
 from weavloader.geo import EARTH_KM, KM_PER_DEGREE, Area
 from weavloader.store.base import Filters, SearchQuery, SearchResult, Vector
@@ -89,7 +90,7 @@ def _ids(connection: apsw.Connection, numbers: Iterable[int]) -> Mapping[int, st
 
 def _rows(connection: apsw.Connection, numbers: list[int]) -> dict[int, SearchResult]:
     statement = """
-        SELECT number, uuid, text, captured_at, latitude, longitude FROM images
+        SELECT number, uuid, text, captured_at, latitude, longitude, provenance FROM images
         WHERE number IN (SELECT value FROM json_each(?))
     """
     found = fetch(connection, statement, (json.dumps(numbers),))
@@ -100,8 +101,9 @@ def _rows(connection: apsw.Connection, numbers: list[int]) -> dict[int, SearchRe
             text=json.loads(text),
             captured_at=from_microseconds(captured_at),
             location=location(latitude, longitude),
+            provenance=provenance.from_text(made_by),
         )
-        for number, uuid, text, captured_at, latitude, longitude in found
+        for number, uuid, text, captured_at, latitude, longitude, made_by in found
     }
     return {number: results[number] for number in numbers}
 

@@ -16,6 +16,7 @@ from threading import RLock
 
 import apsw
 
+from weavloader import provenance
 from weavloader.errors import ConfigError, PermanentError, Reason
 from weavloader.images.job import image_id
 from weavloader.store.base import (
@@ -111,7 +112,7 @@ class EmbeddedStore:
     def get(self, object_id: str) -> ImageObject | None:
         """See :meth:`Store.get`."""
         query = """
-            SELECT number, text, captured_at, latitude, longitude, has_image
+            SELECT number, text, captured_at, latitude, longitude, has_image, provenance
             FROM images WHERE uuid = ?
         """
         with self._using() as connection:
@@ -120,13 +121,14 @@ class EmbeddedStore:
                 vectors = read_vectors(connection, rows[0][0]) if rows else {}
             if not rows:
                 return None
-            _, text, captured_at, latitude, longitude, has_image = rows[0]
+            _, text, captured_at, latitude, longitude, has_image, made_by = rows[0]
             return ImageObject(
                 text=json.loads(text),
                 captured_at=from_microseconds(captured_at),
                 image=self._images.read(object_id) if has_image else b"",
                 vectors=vectors,
                 location=location(latitude, longitude),
+                provenance=provenance.from_text(made_by),
             )
 
     def scan(

@@ -13,9 +13,11 @@ import grpc  # type: ignore[import-untyped,unused-ignore]
 import numpy as np
 from more_itertools import constrained_batches
 
+from weavloader import provenance
 from weavloader.errors import PermanentError, Reason, TransientError, WeavloaderError
 from weavloader.geo import Location
 from weavloader.images.job import image_id
+from weavloader.provenance import Provenances
 from weavloader.store.base import TEXT_PROPERTIES, ImageObject, SearchResult, Vector
 from weavloader.store.ranking import tokenize
 from weavloader.store.weaviate.client import (
@@ -28,7 +30,10 @@ from weavloader.store.weaviate.client import (
     grpc_code,
 )
 
-STORED_PROPERTIES = [*TEXT_PROPERTIES, "image", "location", "latitude", "longitude", "captured_at"]
+STORED_PROPERTIES = [
+    *TEXT_PROPERTIES,
+    *("image", "location", "latitude", "longitude", "captured_at", "provenance"),
+]
 _TIMESTAMP_FORMAT = "%y-%m-%d %H:%M Z"
 LINKS_PER_REQUEST = 100
 _MAX_MATCHES = 10_000  # the server's default limit of results
@@ -45,7 +50,11 @@ Written = DataObject[Any, Any]
 
 def to_weaviate(item: ImageObject) -> DataObject[Any, Any]:
     """The object to write: all properties are given, so nothing of an earlier version remains."""
-    properties: dict[str, object] = {**item.text, "captured_at": item.captured_at}
+    properties: dict[str, object] = {
+        **item.text,
+        "captured_at": item.captured_at,
+        **provenance_properties(item.provenance, item.vectors),
+    }
     if item.image:
         properties["image"] = base64.b64encode(item.image).decode()
     if item.location is not None:
@@ -73,13 +82,29 @@ def to_image_object(
         image=base64.b64decode(properties.get("image") or ""),
         vectors={name: _vector(values) for name, values in vectors.items()},
         location=location_of(properties),
+        provenance=provenance.from_text(properties.get("provenance")),
     )
 
 
 def to_result(object_id: str, score: float, properties: Mapping[str, Any]) -> SearchResult:
     """A search result."""
-    text, place = _text(properties), location_of(properties)
-    return SearchResult(object_id, score, text, captured_at_of(properties), place)
+    return SearchResult(
+        object_id,
+        score,
+        _text(properties),
+        captured_at_of(properties),
+        location_of(properties),
+        provenance=provenance.from_text(properties.get("provenance")),
+    )
+
+
+def provenance_properties(made_by: Provenances, vectors: Iterable[str]) -> dict[str, object]:
+    """All of an object's provenance, and what of it is filtered by."""
+    return {
+        "provenance": provenance.to_text(made_by),
+        "caption_model": provenance.model_of(made_by, provenance.CAPTION),
+        "vector_models": provenance.vector_models(made_by, vectors),
+    }
 
 
 def captured_at_of(properties: Mapping[str, Any]) -> datetime | None:

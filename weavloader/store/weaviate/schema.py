@@ -29,6 +29,7 @@ from weavloader.store.weaviate.client import (
     Configure,
     DataType,
     Filter,
+    FilterReturn,
     Property,
     Tokenization,
     VectorDistances,
@@ -36,7 +37,11 @@ from weavloader.store.weaviate.client import (
     exceptions,
     store_errors,
 )
-from weavloader.store.weaviate.objects import captured_at_of, location_of
+from weavloader.store.weaviate.objects import (
+    captured_at_of,
+    location_of,
+    provenance_properties,
+)
 
 PROPERTIES = {
     **dict.fromkeys(TEXT_PROPERTIES, DataType.TEXT),
@@ -44,7 +49,12 @@ PROPERTIES = {
     "location": DataType.GEO_COORDINATES,
     **dict.fromkeys(("latitude", "longitude"), DataType.NUMBER),
     "captured_at": DataType.DATE,
+    # Which model made the caption and each vector, as JSON; and what of it is filtered by.
+    "provenance": DataType.TEXT,
+    "caption_model": DataType.TEXT,
+    "vector_models": DataType.TEXT_ARRAY,
 }
+_NAMES = {"caption_model", "vector_models"}
 _WORD_TOKENIZED = {*KEYWORD_PROPERTIES, *FILTER_PROPERTIES}
 _RERANKER = "reranker-transformers"  # the only one that sends no data to a third party
 REMEDY = "name another collection in WEAVIATE_COLLECTION, or fix this one in Weaviate"
@@ -53,12 +63,16 @@ _SLOW_GEO_INDEX = (
     " export them and import them into a collection of another name"
 )
 _UNDATED = "so filters by time do not find them: `python main.py schema migrate` fills it"
+_UNATTRIBUTED = (
+    "so no filter by model finds them: `python main.py schema migrate` fills it with `unknown`"
+)
 _ATTEMPTS = 5
-_OBJECTS_PER_PAGE = 500
+_OBJECTS_PER_PAGE = 100
 # An update is a request of its own, which the server answers in a few milliseconds.
 _UPDATES_AT_ONCE = 8
-_READ = ["timestamp", "captured_at", "location", "latitude", "longitude"]
+_READ = ["timestamp", "captured_at", "location", "latitude", "longitude", "caption_model"]
 _FIRST = datetime(1970, 1, 1, tzinfo=UTC)
+_ATTRIBUTED = Filter.by_property("caption_model").like("*")
 
 
 def prepare(client: WeaviateClient, name: str, ranks: VectorRanks) -> None:
@@ -160,12 +174,15 @@ def _missing_vectors(config: CollectionConfig, ranks: VectorRanks) -> list[str]:
 
 def _property(name: str) -> Property:
     kind = PROPERTIES[name]
+    # Weaviate's geo index is too slow: see weavloader.store.weaviate.search.
+    unfiltered = kind in (DataType.GEO_COORDINATES, DataType.NUMBER) or name == "provenance"
     return Property(
         name=name,
         data_type=kind,
-        # Weaviate's geo index is too slow: see weavloader.store.weaviate.search.
-        index_filterable=False if kind in (DataType.GEO_COORDINATES, DataType.NUMBER) else None,
+        index_filterable=False if unfiltered else None,
+        index_searchable=False if name in {*_NAMES, "provenance"} else None,
         index_range_filters=True if kind in (DataType.DATE, DataType.NUMBER) else None,
+        tokenization=Tokenization.LOWERCASE if name in _NAMES else None,
     )
 
 
@@ -200,6 +217,9 @@ def _advice(collection: Collection, config: CollectionConfig) -> Iterator[str]:
     has_times = any(each.name == "captured_at" for each in config.properties)
     if has_times and (undated := count_undated(collection)):
         yield f"{undated:,} objects have no captured_at, {_UNDATED}"
+    has_models = any(each.name == "caption_model" for each in config.properties)
+    if has_models and (unattributed := _count_without(collection, _ATTRIBUTED)):
+        yield f"{unattributed:,} objects have no caption_model, {_UNATTRIBUTED}"
 
 
 def _fields(config: CollectionConfig) -> Iterator[tuple[str, str]]:
@@ -247,16 +267,20 @@ def _vector_problems(config: CollectionConfig, ranks: VectorRanks) -> Iterator[s
 
 def count_undated(collection: Collection) -> int:
     """How many objects no filter by time finds; ``captured_at`` must be in the schema."""
-    dated = Filter.by_property("captured_at").greater_or_equal(_FIRST)
+    return _count_without(collection, Filter.by_property("captured_at").greater_or_equal(_FIRST))
+
+
+def _count_without(collection: Collection, present: FilterReturn) -> int:
     total = collection.aggregate.over_all(total_count=True).total_count or 0
-    found = collection.aggregate.over_all(filters=dated, total_count=True).total_count or 0
+    found = collection.aggregate.over_all(filters=present, total_count=True).total_count or 0
     return max(0, total - found)
 
 
 def fill(
     collection: Collection, progress: Callable[[int, MigrationReport], None]
 ) -> MigrationReport:
-    """Fill ``captured_at``, ``latitude`` and ``longitude`` of every object that lacks them.
+    """Fill ``captured_at``, ``latitude`` and ``longitude`` of every object that lacks them, and
+    say of objects without provenance that their models are unknown.
 
     Nothing else of an object changes. What is filled is skipped by a later run, so that one that
     was interrupted is continued.
@@ -267,34 +291,35 @@ def fill(
     report, read, after = MigrationReport(), 0, ""
     with ThreadPoolExecutor(_UPDATES_AT_ONCE) as threads:
         while page := _page(collection, after):
-            lacking = {
-                object_id: properties
-                for object_id, properties in page.items()
-                if properties.get("captured_at") is None
-            }
-            changes = {object_id: _changes(properties) for object_id, properties in lacking.items()}
-            datable = {object_id: change for object_id, change in changes.items() if change}
-            report.filled += sum(threads.map(partial(_update, collection), *_columns(datable)))
-            report.undated += len(lacking) - len(datable)
+            changes = {object_id: _changes(*each) for object_id, each in page.items()}
+            lacking = {object_id: change for object_id, change in changes.items() if change}
+            report.filled += sum(threads.map(partial(_update, collection), *_columns(lacking)))
+            report.undated += sum(
+                captured_at_of(properties) is None for properties, _ in page.values()
+            )
             read, after = read + len(page), list(page)[-1]
             progress(read, report)
     return report
 
 
-def _page(collection: Collection, after: str) -> dict[str, Mapping[str, Any]]:
+def _page(collection: Collection, after: str) -> dict[str, tuple[Mapping[str, Any], set[str]]]:
+    """Properties of the next objects, and the names of their vectors, by id."""
     answer = collection.query.fetch_objects(
-        after=after or None, limit=_OBJECTS_PER_PAGE, return_properties=_READ
+        after=after or None, limit=_OBJECTS_PER_PAGE, return_properties=_READ, include_vector=True
     )
-    return {str(hit.uuid): hit.properties for hit in answer.objects}
+    return {str(hit.uuid): (hit.properties, set(hit.vector)) for hit in answer.objects}
 
 
-def _changes(properties: Mapping[str, Any]) -> dict[str, Any]:
-    """What to add; nothing for an object without a readable time."""
+def _changes(properties: Mapping[str, Any], vectors: set[str]) -> dict[str, Any]:
+    """What to add; no time where none can be read."""
+    changes: dict[str, Any] = {}
     captured_at, place = captured_at_of(properties), location_of(properties)
-    if captured_at is None:
-        return {}
-    degrees = {"latitude": place.latitude, "longitude": place.longitude} if place else {}
-    return {"captured_at": captured_at, **degrees}
+    if properties.get("captured_at") is None and captured_at is not None:
+        degrees = {"latitude": place.latitude, "longitude": place.longitude} if place else {}
+        changes = {"captured_at": captured_at, **degrees}
+    if not properties.get("caption_model"):
+        changes |= provenance_properties({}, vectors)
+    return changes
 
 
 def _columns(changes: Mapping[str, Any]) -> tuple[list[str], list[Any]]:

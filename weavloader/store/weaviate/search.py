@@ -134,7 +134,7 @@ def _filters(collection: Collection, filters: Filters) -> FilterReturn | None:
 def _matches(hit: SearchResult, filters: Filters) -> bool:
     if filters.near is not None and not lies_within(filters.near, hit.location):
         return False
-    return all(same_text(hit.text[name], value) for name, value in filters.text().items())
+    return all(same_text(hit.filterable(name), value) for name, value in filters.text().items())
 
 
 def _explanation(text: str, rank: int) -> Explanation:
