@@ -2,38 +2,66 @@
 
 A node publishes a record as soon as the file is staged; the file follows within seconds, or within
 hours over a bad link, and until then storage answers 404. Such an image is no failure. Its task is
-sent again, to start after a pause that grows from seconds to minutes; meanwhile its message is due
-later, and no worker holds it. A file that arrives within a quarter of an hour is stored within a
-minute of its arrival.
+sent again, to start after a pause; meanwhile its message is due later, and no worker holds it.
+In the first minute the task itself asks, a few times. From then on it is a round that asks, for
+many files at once and without reading any, and lets the message of each file that has arrived be
+due. A file is asked for at least once a minute until its record is two hours old, so that it is
+stored within a minute of its arrival.
 """
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
 
 from celery import Task
+from celery.exceptions import Reject
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
+from job_system.app import celery_app
+from job_system.celery_config import TASKS
+from job_system.dependencies import downloader, redis_client
 from weavloader import redis_keys
+from weavloader.errors import TransientError
+from weavloader.images.download import Downloader
 from weavloader.images.job import ImageJob
 from weavloader.redis_connection import RedisClient
 from weavloader.settings import get_settings
 from weavloader.stream.sage_api import seen_key
 
 MIN_PAUSE = 5.0
-# Beside the pause, a message waits for its worker to look for what is due, and for its turn.
-MAX_EARLY_PAUSE = 40.0
-EARLY_SECONDS = 900.0
-MAX_PAUSE = 300.0
+EARLY_SECONDS = 40.0
+# Storage may say to HEAD that it has no file and yet find it elsewhere for GET.
+MAX_PAUSE = 1800.0
+# A round every 10 s, for up to 200 of the files that no one has asked for in 30 s. Workers notice a
+# message that is due every 3 s, so that each of up to 800 files is asked for at least once a
+# minute, and never more than 1,200 a minute: of 10,000 each is every 11 minutes.
+ROUND_SECONDS = 10
+ASK_SECONDS = 30.0
+ROUND_FILES = 200
+_ROUND_THREADS = 8
+# No request is begun later in a round than this.
+_ROUND_DEADLINE = 20.0
+# A round that was not started by then is lost, and another is sent.
+_ROUND_EXPIRES = 60
 
 
-def pause_after(waited: float) -> float:
-    """Seconds until an image is asked for again whose file was first missed ``waited`` seconds ago.
+def pause_after(waited: float, left: float) -> float:
+    """Seconds until the task of an image asks again: 5, 5, 10, 20, then half an hour.
 
-    5, 5, 10, 20, 40, 40, … for a quarter of an hour, then some minutes.
+    Args:
+        waited: Seconds since its file was first missed.
+        left: Seconds until its record is too old.
     """
     if waited < EARLY_SECONDS:
-        return min(max(waited, MIN_PAUSE), MAX_EARLY_PAUSE)
-    return min(waited / 6, MAX_PAUSE)
+        return max(waited, MIN_PAUSE)
+    return min(MAX_PAUSE, left + 1)
 
 
 def defer(redis: RedisClient, task: Task, job: ImageJob) -> float | None:
@@ -49,21 +77,129 @@ def defer(redis: RedisClient, task: Task, job: ImageJob) -> float | None:
     """
     now, window = time.time(), get_settings().late_upload_window
     with redis.pipeline() as pipe:
-        pipe.zremrangebyscore(redis_keys.LATE_UPLOADS, "-inf", now - 2 * window)
-        pipe.zadd(redis_keys.LATE_UPLOADS, {job.id: now}, nx=True)
-        pipe.zscore(redis_keys.LATE_UPLOADS, job.id)
+        pipe.hget(redis_keys.LATE_FILES, job.id)
         pipe.zscore(redis_keys.SEEN, seen_key(job))
-        _, _, missed_at, received_at = pipe.execute()
+        known, received_at = pipe.execute()
+    missed_at = json.loads(known)["missed_at"] if known else now
     recorded_at = max(job.captured_at.timestamp(), received_at or 0.0)
-    if max(now - recorded_at, now - missed_at) > window:
+    left = window - max(now - recorded_at, now - missed_at)
+    if left < 0:
         resolve(redis, job)
         return None
-    pause = pause_after(now - missed_at)
+    due = datetime.fromtimestamp(now + pause_after(now - missed_at, left), UTC)
+    file = {"link": job.url, "missed_at": missed_at, "due": due.timestamp()}
+    with redis.pipeline() as pipe:
+        pipe.hset(redis_keys.LATE_FILES, job.id, json.dumps(file))
+        pipe.zadd(redis_keys.LATE_UPLOADS, {job.id: now})
+        pipe.execute()
     # As a retry is sent, but that it is none.
-    task.signature_from_request(retries=task.request.retries, countdown=pause).apply_async()
-    return pause
+    task.signature_from_request(retries=task.request.retries, eta=due).apply_async()
+    _send_round(redis)
+    return due.timestamp() - now
 
 
 def resolve(redis: RedisClient, job: ImageJob) -> bool:
     """Forget that the file of an image was missing; whether it was."""
-    return bool(redis.zrem(redis_keys.LATE_UPLOADS, job.id))
+    return _forget(redis, [job.id])
+
+
+@celery_app.task(name=TASKS + "ask_for_late_files")
+def ask_for_late_files() -> int:
+    """Ask for files that storage did not have yet; how many have arrived.
+
+    Sends the next round while any is missing. It runs in the cleaner, so that no processor waits
+    for storage, and needs no password.
+    """
+    redis, arrived = redis_client(), 0
+    try:
+        # Of rounds that were sent twice, one asks.
+        if redis.set(redis_keys.LATE_ROUND, b"1", nx=True, ex=ROUND_SECONDS - 1):
+            redis.delete(redis_keys.LATE_NEXT_ROUND)
+            arrived = ask(redis, _storage(), time.time())
+        if redis.zcard(redis_keys.LATE_UPLOADS):
+            _send_round(redis)
+    except (RedisError, OperationalError) as outage:
+        raise Reject(outage, requeue=True) from outage
+    return arrived
+
+
+def ask(redis: RedisClient, storage: Downloader, now: float) -> int:
+    """Ask for the files that were not asked for of late; how many have arrived.
+
+    Args:
+        now: Unix seconds.
+    """
+    ids = redis.zrange(
+        redis_keys.LATE_UPLOADS,
+        "-inf",
+        now - ASK_SECONDS,
+        byscore=True,
+        offset=0,
+        num=ROUND_FILES,
+    )
+    if not ids:
+        return 0
+    redis.zadd(redis_keys.LATE_UPLOADS, dict.fromkeys(ids, now), xx=True)
+    known = zip(ids, redis.hmget(redis_keys.LATE_FILES, ids), strict=True)
+    files = {image_id: json.loads(file) for image_id, file in known if file}
+    oldest = now - 2 * get_settings().late_upload_window
+    _forget(redis, [each for each in ids if each not in files or files[each]["missed_at"] < oldest])
+    arrived = _arrived(storage, files)
+    for image_id in arrived:
+        _let_be_due(redis, image_id.decode(), files[image_id]["due"], now)
+    return len(arrived)
+
+
+@cache
+def _storage() -> Downloader:
+    return downloader(get_settings())
+
+
+def _arrived(storage: Downloader, files: Mapping[bytes, Any]) -> list[bytes]:
+    """The files that storage has; once it fails, it is not asked for the others."""
+    deadline, failed = time.monotonic() + _ROUND_DEADLINE, False
+
+    def has_arrived(image_id: bytes) -> bool:
+        nonlocal failed
+        if failed or time.monotonic() > deadline:
+            return False
+        try:
+            return storage.has(files[image_id]["link"])
+        except TransientError:
+            failed = True
+            return False
+
+    with ThreadPoolExecutor(_ROUND_THREADS) as threads:
+        found = list(threads.map(has_arrived, files))
+    return [image_id for image_id, is_there in zip(files, found, strict=True) if is_there]
+
+
+def _let_be_due(redis: RedisClient, image_id: str, due: float, now: float) -> None:
+    """Let the message of an image be due now that waits until ``due``.
+
+    Nothing happens where it does not wait any more, or not yet; the next round asks again.
+    """
+    for text in redis.zrange(redis_keys.DELAYED, due, due, byscore=True):
+        if json.loads(text)["headers"]["id"] == image_id:
+            redis.zadd(redis_keys.DELAYED, {text: now}, xx=True)
+
+
+def _send_round(redis: RedisClient) -> None:
+    """Send a round, unless one is on its way."""
+    if not redis.set(redis_keys.LATE_NEXT_ROUND, b"1", nx=True, ex=_ROUND_EXPIRES):
+        return
+    try:
+        ask_for_late_files.apply_async(countdown=ROUND_SECONDS, expires=_ROUND_EXPIRES)
+    except BaseException:
+        redis.delete(redis_keys.LATE_NEXT_ROUND)
+        raise
+
+
+def _forget(redis: RedisClient, ids: Iterable[str | bytes]) -> bool:
+    if not (ids := list(ids)):
+        return False
+    with redis.pipeline() as pipe:
+        pipe.zrem(redis_keys.LATE_UPLOADS, *ids)
+        pipe.hdel(redis_keys.LATE_FILES, *ids)
+        removed, _ = pipe.execute()
+    return bool(removed)

@@ -39,6 +39,7 @@ TASKS = (
     "cleanup_failed_tasks",
     "health_check",
     "audit_images",
+    "ask_for_late_files",
 )
 # Whose image it is; such labels come from outside and are bounded.
 ORIGIN = ("node_id", "job", "task", "camera")

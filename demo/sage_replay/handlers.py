@@ -176,7 +176,10 @@ class FileHandler(ReplayHandler):
 
 
 class StorageHandler(FileHandler):
-    """``GET /api/v1/data/<job>/<task>/<node>/<ns>-<filename>``: a file, for a password."""
+    """``GET /api/v1/data/<job>/<task>/<node>/<ns>-<filename>``: a file, for a password.
+
+    HEAD asks for none.
+    """
 
     kind = STORAGE
 
@@ -195,6 +198,11 @@ class StorageHandler(FileHandler):
             filename = path.rpartition("/")[2].partition("-")[2]
             self.set_header("Content-Disposition", f"attachment; filename={filename}")
             await self._send_or_redirect(path, found)
+
+    def head(self, path: str) -> None:
+        """Say whether the file is there; to anyone, as SAGE's storage does."""
+        if self._arrived(path) is None:
+            self.refuse(404, "not found")
 
     def _arrived(self, path: str) -> StoredObject | None:
         self.state.publication.begin()

@@ -1,5 +1,6 @@
 """Every task, under the names that users and messages know: ``job_system.tasks.<name>``."""
 
+from job_system.late_uploads import ask_for_late_files
 from job_system.tasks.cleaner import (
     archive_failed_tasks,
     audit_images,
@@ -14,6 +15,7 @@ from job_system.tasks.processor import process_image_task
 
 __all__ = [
     "archive_failed_tasks",
+    "ask_for_late_files",
     "audit_images",
     "cleanup_failed_tasks",
     "handle_dlq",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -103,16 +103,24 @@ def publish(
     return Published(name, link, record, at, content, dies, is_excluded)
 
 
-def catalogue(published: Sequence[Published], seconds: float) -> Catalogue:
-    """What the replay holds; the images appear over so many seconds."""
+def catalogue(
+    published: Sequence[Published],
+    seconds: float,
+    arrives_after: float = 0.0,
+    forbidden_nodes: Collection[str] = (),
+) -> Catalogue:
+    """What the replay holds; the images appear over so many seconds, their files at one moment."""
     return Catalogue(
         entries=[
             Entry(image.record, image.at, publish_after=seconds * place / len(published))
             for place, image in enumerate(published)
         ],
         objects={
-            image.link.partition("/api/v1/data/")[2]: StoredObject(image.content)
+            image.link.partition("/api/v1/data/")[2]: StoredObject(
+                image.content, arrives_after=arrives_after
+            )
             for image in published
         },
         manifests=_MANIFESTS,
+        forbidden_nodes=forbidden_nodes,
     )

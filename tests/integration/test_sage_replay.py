@@ -241,6 +241,14 @@ def test_half_a_line_is_an_answer_cut_off(replay: Replay, api: DataApi) -> None:
         list(api.records({"name": "upload"}, start))
 
 
+def test_storage_tells_anyone_whether_a_file_is_there(
+    replay: Replay, downloader: Downloader
+) -> None:
+    for path, is_there in ((PLAIN, True), (SIGNED, True), (PLAIN + "x", False)):
+        assert downloader.has(f"http://{replay.host}/api/v1/data/{path}") is is_there
+    assert not replay.ledger.authorization["storage"]
+
+
 def test_half_a_file_breaks_the_connection(replay: Replay, downloader: Downloader) -> None:
     replay.add_fault(Fault("half_line", target="storage"))
     url = f"http://{replay.host}/api/v1/data/{PLAIN}"

@@ -17,6 +17,7 @@ class Request:
     path: str
     headers: dict[str, str]
     body: bytes
+    method: str = "GET"
 
 
 @dataclass(slots=True)
@@ -55,11 +56,11 @@ def local_server(answer: Callable[[Request], Answer]) -> Iterator[LocalServer]:
         def do_GET(self) -> None:
             size = int(self.headers.get("Content-Length", 0))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            request = Request(self.path, headers, self.rfile.read(size))
+            request = Request(self.path, headers, self.rfile.read(size), self.command)
             server.requests.append(request)
             self._write(server.answer(request))
 
-        do_POST = do_GET
+        do_POST = do_HEAD = do_GET
 
         def _write(self, answer: Answer) -> None:
             self.send_response(answer.status)

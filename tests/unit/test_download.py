@@ -457,3 +457,35 @@ def test_a_signed_link_is_asked_for_anew_and_one_that_expired_is_transient(
 def test_a_list_with_what_is_no_host_is_an_error_of_the_operator(entry: str) -> None:
     with httpx.Client() as http, pytest.raises(ConfigError, match="SAGE_STORAGE_HOSTS"):
         Downloader(http, [entry], None, LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("status", "has"),
+    [(200, True), (404, False), (307, True), (401, True), (403, True), (405, True)],
+)
+def test_only_a_404_to_head_says_that_there_is_no_file_yet(
+    downloader: Downloader, storage: LocalServer, status: int, has: bool
+) -> None:
+    say(storage, status=status, location="http://a.example/b")
+    assert downloader.has(f"{storage.url}/a.jpg") is has
+    assert [request.method for request in storage.requests] == ["HEAD"]
+    assert told(storage) == [{}], "no password"
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_storage_that_fails_does_not_say_what_it_has(
+    downloader: Downloader, storage: LocalServer, status: int
+) -> None:
+    say(storage, status=status)
+    with pytest.raises(TransientError) as failed:
+        downloader.has(f"{storage.url}/a.jpg")
+    assert failed.value.reason == "storage_error"
+
+
+def test_a_storage_out_of_reach_does_not_say_what_it_has() -> None:
+    with connect_sage(load_settings(sage_timeout="1s")) as http, pytest.raises(TransientError):
+        Downloader(http, ["http://127.0.0.1:9"], None, LIMIT).has("http://127.0.0.1:9/a.jpg")
+
+
+def test_what_cannot_be_asked_for_is_left_to_the_download(downloader: Downloader) -> None:
+    assert downloader.has("https://elsewhere.example/a.jpg")

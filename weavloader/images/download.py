@@ -20,8 +20,10 @@ from weavloader.redis_connection import RedisClient
 
 MAX_REDIRECTS = 3
 FORBIDDEN_SECONDS = 3600
+HEAD_SECONDS = 10.0
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _REFUSED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
+_TRY_LATER = (httpx.codes.TOO_MANY_REQUESTS, 500, 502, 503, 504)
 # Left as they are in a path; SAGE builds its links unquoted, so that all else is a character of
 # a file's name, the percent sign, the question mark and the hash included.
 _PATH_SAFE = "/:@!$&'()*+,;=~"
@@ -112,6 +114,26 @@ class Downloader:
             ) from error
         except httpx.InvalidURL as error:
             raise PermanentError(f"download: {error}", reason=Reason.BAD_URL) from error
+
+    def has(self, link: str) -> bool:
+        """Whether storage has the file behind ``link``, or will say so to a download only.
+
+        SAGE's storage answers HEAD without a password, so that none is sent.
+
+        Raises:
+            TransientError: Storage is out of reach, or fails.
+        """
+        try:
+            url, _ = self._resolve(link)
+            with exchange(self._http, "HEAD", url, seconds=HEAD_SECONDS) as answer:
+                status = answer.status_code
+        except (PermanentError, httpx.InvalidURL):
+            return True
+        except httpx.HTTPError as error:
+            raise TransientError(f"HEAD: {error!r}", reason=Reason.STORAGE_UNREACHABLE) from error
+        if status in _TRY_LATER:
+            raise TransientError(f"storage answered {status}", reason=Reason.STORAGE_ERROR)
+        return status != httpx.codes.NOT_FOUND
 
     def _resolve(self, link: str) -> tuple[httpx.URL, bool]:
         """The address behind a link, and whether it is SAGE's storage, which gets the password."""
