@@ -12,6 +12,7 @@ from functools import partial
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from metrics import metrics
+from weavloader import traces
 from weavloader.errors import PermanentError, Reason
 from weavloader.images.decode import DecodeLimits, Picture, Pixels, decode
 from weavloader.images.download import Downloader
@@ -69,7 +70,8 @@ class Stages:
         start = time.monotonic()
         self.passed.discard(name)
         try:
-            yield
+            with traces.span(name):
+                yield
             self.passed.add(name)
         except BaseException:
             self.failed = name
@@ -90,6 +92,7 @@ def process_image(job: ImageJob, pipeline: Pipeline, stages: Stages) -> Outcome:
             return Outcome.ALREADY_STORED
     with stages.timed("download"):
         data = pipeline.downloader.fetch(job.url, job.node if job.node != UNKNOWN else None)
+        traces.note(bytes=len(data))
     with pipeline.cache.inference_of(job.id) as inference:
         _infer(data, inference, pipeline, stages)
         with stages.timed("node"):
@@ -108,6 +111,7 @@ def _infer(data: bytes, inference: Inference, pipeline: Pipeline, stages: Stages
         return
     with stages.timed("decode"):
         picture = _decode(data, pipeline.limits)
+        traces.note(width=picture.pixels.shape[1], height=picture.pixels.shape[0])
     pixels, inference.note = picture.pixels, picture.note
     if inference.caption is None:
         with stages.timed("caption"):

@@ -21,6 +21,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from inference.model_config import model_config
 from metrics import metrics
+from weavloader import traces
 from weavloader.errors import ConfigError, PermanentError, Reason, TransientError, WeavloaderError
 from weavloader.provenance import UNKNOWN, ServedModel, record_call
 
@@ -82,8 +83,9 @@ def infer(
     started = time.perf_counter()
     status = "error"
     try:
-        tensors = _call(client, model, inputs, outputs, timeout, parameters)
-        answer = _named(read, tensors, model)
+        with traces.span(f"{model} {operation}", traces.Kind.CALL):
+            tensors = _call(client, model, inputs, outputs, timeout, parameters)
+            answer = _named(read, tensors, model)
         status = "success"
     finally:
         metrics.observe_inference(model, operation, status, time.perf_counter() - started)

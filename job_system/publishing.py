@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from more_itertools import chunked
 from job_system.app import celery_app, note_when_queued
 from job_system.celery_config import TASKS
 from metrics import metrics
-from weavloader import redis_keys
+from weavloader import redis_keys, traces
 from weavloader.dlq.queue import DeadLetter, DeadLetters
 from weavloader.errors import Reason, TransientError
 from weavloader.images.job import ImageJob
@@ -34,9 +34,11 @@ def publish(jobs: Sequence[ImageJob], priority: int = 0) -> None:
     Raises:
         TransientError: Redis failed; some of them may have been put there.
     """
-    with _producer(BATCH) as producer:
+    # A span ends when its batch was sent.
+    with ExitStack() as spans, _producer(BATCH) as producer:
         for job in jobs:
-            _publish_one(producer, job, priority)
+            span = traces.publishing(job.id, redis_keys.IMAGE_QUEUE, job)
+            _publish_one(producer, job, priority, spans.enter_context(span))
     for job in jobs:
         logger.info("image %s queued: vsn=%s", job.id, job.vsn, extra={"image": job.id})
 
@@ -76,7 +78,7 @@ def reprocess(letters: Iterable[DeadLetter], dead_letters: DeadLetters) -> Repro
     return report
 
 
-def _publish_one(producer: Any, job: ImageJob, priority: int) -> None:
+def _publish_one(producer: Any, job: ImageJob, priority: int, trace: str) -> None:
     # What apply_async would send, for a third of its cost: it writes all arguments out for
     # Flower, finds the queue and binds it anew for every message.
     task = celery_app.amqp.create_task_message(
@@ -89,6 +91,7 @@ def _publish_one(producer: Any, job: ImageJob, priority: int) -> None:
         ignore_result=True,
     )
     note_when_queued(task.headers)
+    task.headers.update(_trace_header(trace))
     producer.publish(
         task.body,
         exchange="",
@@ -100,10 +103,15 @@ def _publish_one(producer: Any, job: ImageJob, priority: int) -> None:
     )
 
 
+def _trace_header(trace: str) -> dict[str, str]:
+    return {traces.HEADER: trace} if trace else {}
+
+
 def _send(letters: Sequence[DeadLetter], dead_letters: DeadLetters) -> None:
     try:
-        with _producer(REPROCESS_BATCH) as producer:
+        with ExitStack() as spans, _producer(REPROCESS_BATCH) as producer:
             for letter in letters:
+                span = traces.publishing(letter.image_id, redis_keys.LOW_LANE, None)
                 celery_app.send_task(
                     letter.task,
                     letter.args,
@@ -111,6 +119,7 @@ def _send(letters: Sequence[DeadLetter], dead_letters: DeadLetters) -> None:
                     task_id=letter.task_id,
                     priority=redis_keys.LOW_PRIORITY,
                     ignore_result=True,
+                    headers=_trace_header(spans.enter_context(span)),
                     producer=producer,
                     retry=False,
                 )

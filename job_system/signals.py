@@ -21,7 +21,7 @@ from job_system.dependencies import dead_letters
 from job_system.worker_process import keep_freed_buffers, share_stop_flag, start_watchdog, stop
 from metrics import metrics
 from metrics.workers import role_of
-from weavloader import redis_keys
+from weavloader import redis_keys, traces
 from weavloader.errors import WeavloaderError
 from weavloader.images.job import image_id_in
 from weavloader.logs import configure_logging
@@ -94,9 +94,15 @@ def _import_before_fork(sender: Any = None, **_: Any) -> None:
         importlib.import_module(f"weavloader.store.{get_settings().vector_store}.store")
         importlib.import_module("inference")
         keep_freed_buffers()
+    traces.prepare()
     share_stop_flag()
     gc.freeze()
     finish_first(lambda: bool(worker_state.active_requests))
+
+
+@signals.worker_process_shutdown.connect
+def _flush_traces(**_: Any) -> None:
+    traces.flush()
 
 
 @signals.heartbeat_sent.connect

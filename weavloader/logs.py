@@ -18,6 +18,7 @@ from pythonjsonlogger.json import JsonFormatter as BaseJsonFormatter
 from weavloader.accounts import parse_accounts
 from weavloader.errors import ConfigError
 from weavloader.settings import Settings, get_settings
+from weavloader.traces import trace_id
 
 FORMAT = "%(asctime)s [{tag}] %(levelname)s %(message)s"
 _MASK = "***"
@@ -89,7 +90,8 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """The line, in which no text of others begins another or controls a terminal."""
-        return printable(super().formatMessage(record))
+        trace = getattr(record, "trace", "")
+        return printable(super().formatMessage(record)) + (f" trace={trace}" if trace else "")
 
     def formatException(self, ei: Any) -> str:
         """The traceback, indented, so that none of its lines passes for a record."""
@@ -135,11 +137,19 @@ def configure_logging(tag: str, settings: Settings) -> None:
     formatter = JsonFormatter if settings.log_format == "json" else TextFormatter
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter(tag.upper(), masker(settings)))
+    handler.addFilter(_name_trace)
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
     logging.captureWarnings(True)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
     sys.excepthook = _log_uncaught
+
+
+def _name_trace(record: logging.LogRecord) -> bool:
+    """Let a line about an image that is traced say by which id its trace is found."""
+    if (trace := trace_id()) and not hasattr(record, "trace"):
+        record.trace = trace
+    return True
 
 
 def _log_uncaught(
@@ -172,3 +182,5 @@ def _parts(secret: str) -> Iterator[str]:
         return
     for pair in secret.split(","):
         yield from (pair.strip(), pair.partition(":")[2].strip())
+        header = pair.partition("=")[2].strip()  # of OTEL_EXPORTER_OTLP_HEADERS
+        yield from (header, unquote(header))

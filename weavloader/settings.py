@@ -107,6 +107,7 @@ def _redis_url(url: object) -> object:
 
 
 Url = Annotated[str, BeforeValidator(_base_url)]
+OptionalUrl = Annotated[str, BeforeValidator(lambda value: value and _base_url(value))]
 Accounts = Annotated[SecretStr, AfterValidator(_accounts)]
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
@@ -198,6 +199,11 @@ class Settings(Environment):
     public_url: Url = "http://localhost:8081"
     grafana_url: Url = "http://localhost:3000"
     flower_public_url: Url = "http://localhost:5555"
+    # OpenTelemetry's own names.
+    otel_exporter_otlp_endpoint: OptionalUrl = ""
+    otel_exporter_otlp_headers: SecretStr = SecretStr("")
+    otel_service_name: str = "weavloader"
+    otel_traces_sampler_arg: float = Field(default=1.0, ge=0, le=1)
     log_format: Literal["text", "json"] = "text"
     log_level: LogLevel = "INFO"
     # A factory, since to find the folder for temporary files Python writes one.

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from weavloader import redis_keys
+from weavloader import redis_keys, traces
 from weavloader.errors import PermanentError, Reason
 
 # The longest fields an image may have come to some 10 KB.
@@ -207,6 +207,7 @@ _HEADERS: Mapping[str, _Read] = {
     "ignore_result": _optional_flag,
     "replaced_task_nesting": lambda value: _whole(value or 0),
     redis_keys.QUEUED_AT: _optional_number,
+    traces.HEADER: traces.checked_header,
 }
 
 

@@ -23,7 +23,7 @@ from job_system.dependencies import circuit_breaker, dead_letters, pipeline, red
 from metrics import metrics
 from metrics.metrics import Arrival
 from processing import Outcome, Stages, process_image
-from weavloader import redis_keys
+from weavloader import redis_keys, traces
 from weavloader.dlq.queue import FailedTask, describe
 from weavloader.errors import PermanentError, Reason, TransientError, WeavloaderError
 from weavloader.images.job import ImageJob, image_id_in
@@ -65,7 +65,14 @@ def process_image_task(self: Task, image_data: object = None, *_: object, **__: 
     What else a message holds is ignored, such as ``_dlq_attempt`` of the reference deployment:
     a message that did not fit the task would fail without a dead letter.
     """
-    stages = Stages()
+    request = self.request
+    header = request.get(traces.HEADER)
+    with traces.processing(_image_id(self), header, request.retries, str(request.hostname)):
+        _run(self, image_data, Stages())
+
+
+def _run(self: Task, image_data: object, stages: Stages) -> None:
+    """As :func:`process_image_task`."""
     try:
         with counted_attempt(redis_client(), self.request.id, self.request.retries):
             _process(self, image_data, stages)
@@ -100,6 +107,7 @@ def log_image(
     """
     times = " ".join(f"{stage}={seconds:.2f}s" for stage, seconds in stages.seconds.items())
     text = " ".join(part for part in ("image", image_id, outcome, times) if part)
+    traces.note(outcome=outcome)
     seconds = {stage: round(seconds, 3) for stage, seconds in stages.seconds.items()}
     extra = {"image": image_id, "outcome": outcome, "seconds": seconds}
     logger.log(level, "%s%s", text, f": {detail}" if detail else "", extra=extra)
@@ -107,6 +115,7 @@ def log_image(
 
 def _process(task: Task, image_data: object, stages: Stages) -> None:
     request, job = task.request, ImageJob.from_message(image_data)
+    traces.note_job(job)
     try:
         outcome = _process_behind_breaker(job, task, stages)
     finally:
@@ -161,7 +170,8 @@ def _process_uploaded(task: Task, job: ImageJob, stages: Stages) -> Outcome:
 def _after_failure(task: Task, error: Exception, stages: Stages) -> None:
     """Retry a failure that may pass, else dead-letter it; only then acknowledge the message."""
     settings = get_settings()
-    metrics.count_error("processor", _reason(error))
+    metrics.count_error("processor", traces.reason_of(error))
+    traces.note_failure(error)
     try:
         dead_letters().note_failure(task.request.id)
         if isinstance(error, PermanentError) or _is_out_of_retries(task, error, stages, settings):
@@ -189,7 +199,7 @@ def _out_of_memory(error: MemoryError) -> TransientError:
 
 def _retry(task: Task, error: Exception, stages: Stages, settings: Settings) -> NoReturn:
     delay = retry_delay(task.request.retries, settings)
-    metrics.count_retry(task.name, _reason(error))
+    metrics.count_retry(task.name, traces.reason_of(error))
     outcome = f"retried in {delay:.0f} s"
     log_image(logging.WARNING, _image_id(task), outcome, stages, describe(error))
     raise task.retry(exc=error, countdown=delay)
@@ -204,6 +214,7 @@ def _dead_letter(task: Task, error: Exception, stages: Stages) -> None:
         kwargs=dict(request.kwargs),
         retries=request.retries,
         worker=str(request.hostname),
+        trace_id=traces.trace_id(),
     )
     text = "".join(traceback.format_exception(error))
     letter = dead_letters().write(failed, error, text)
@@ -216,10 +227,6 @@ def _dead_letter(task: Task, error: Exception, stages: Stages) -> None:
 def _image_id(task: Task) -> str:
     """Id of the image of a run, whoever named the task; that of the task where there is none."""
     return image_id_in([task.request.args, task.request.kwargs]) or str(task.request.id)
-
-
-def _reason(error: Exception) -> str:
-    return error.reason if isinstance(error, WeavloaderError) else type(error).__name__
 
 
 @contextmanager

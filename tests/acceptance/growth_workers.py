@@ -110,6 +110,12 @@ class Workers:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
+    def end_by_sigterm(self, name: str) -> None:
+        """Ask a worker to end, and wait until it has."""
+        process = self._processes.pop(name)
+        process.terminate()
+        process.wait(_PATIENCE)
+
     def ask_to_stop(self, name: str) -> None:
         """Send what a rollout sends; the worker finishes what it has begun."""
         self._processes[name].terminate()
@@ -121,9 +127,13 @@ class Workers:
             wait_until(lambda: store.existing(links) == links, "every image is stored", _PATIENCE)
             assert store.count() == len(links)
 
+    def run(self, *words: str) -> subprocess.CompletedProcess[bytes]:
+        """Run ``python WORDS`` of this version until it ends."""
+        return self._run(words, ROOT)
+
     def migrate_store(self) -> None:
         """Bring the store's schema to that of this version."""
-        self._run(["main.py", "schema", "migrate"], ROOT).check_returncode()
+        self.run("main.py", "schema", "migrate").check_returncode()
 
     def serves(self, root: Path) -> bool:
         """Whether the version at ``root`` can use the store as it is."""

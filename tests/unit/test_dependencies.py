@@ -31,6 +31,7 @@ CLIENTS = (
     "httpx",
     "flower.command",
     "prometheus_client",
+    "opentelemetry.proto.collector.trace.v1.trace_service_pb2",
     "apsw",
     "sqlite_vec",
 )

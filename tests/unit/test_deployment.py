@@ -236,7 +236,7 @@ def test_services_share_a_network_only_where_one_asks_the_other() -> None:
     ours = set(our_services())
     triton = {"triton", "triton-gpu"}
     asked = {frozenset((own, name)) for own in ours for name in {"redis", "weaviate"} | triton}
-    asked |= {frozenset((own, other)) for own in ours for other in ours - {own}}
+    asked |= {frozenset((own, other)) for own in ours for other in ours - {own} | {"jaeger"}}
     scraped = ours | triton | {"weaviate", "redis-exporter"}
     asked |= {frozenset(("prometheus", name)) for name in scraped}
     asked |= {frozenset(pair) for pair in PAIRS}
@@ -301,6 +301,8 @@ def test_docker_compose_accepts_the_file_only_with_credentials(
             "scale",
             "--profile",
             "gpu",
+            "--profile",
+            "traces",
             "config",
             "--quiet",
         ],

@@ -44,6 +44,7 @@ class DeadLetter:
         first_seen: Moment of the first failure, RFC 3339 UTC.
         attempts: Failed attempts, over all runs.
         worker: The worker of the last failure.
+        trace_id: Of the trace that was recorded of it; empty where none was.
     """
 
     task_id: str
@@ -58,6 +59,7 @@ class DeadLetter:
     first_seen: str
     attempts: int
     worker: str
+    trace_id: str = ""
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -78,6 +80,7 @@ class DeadLetter:
         Raises:
             ValueError: A field is absent, or of another type.
         """
+        fields = {"trace_id": "", **fields}
         for name in cls.__slots__:
             if not isinstance(fields.get(name), _TYPES.get(name, str)):
                 raise ValueError(f"{name} is absent or of another type")
@@ -87,7 +90,10 @@ class DeadLetter:
 
     def to_json(self) -> str:
         """JSON for a person with ``redis-cli GET``."""
-        return json.dumps(asdict(self), default=repr)
+        fields = asdict(self)
+        if not self.trace_id:
+            del fields["trace_id"]
+        return json.dumps(fields, default=repr)
 
     @property
     def reason(self) -> str:
@@ -133,6 +139,7 @@ class FailedTask:
     kwargs: Mapping[str, Any]
     retries: int
     worker: str
+    trace_id: str = ""
 
 
 def describe(error: BaseException) -> str:

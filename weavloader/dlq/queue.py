@@ -88,6 +88,7 @@ class DeadLetters:
             first_seen=rfc3339(datetime.fromtimestamp(first_seen, UTC), "seconds"),
             attempts=int(history.get(b"attempts", 1)),
             worker=failed.worker,
+            trace_id=failed.trace_id,
         )
         self.put(letter)
         self._supersede(letter)
