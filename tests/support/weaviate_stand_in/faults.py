@@ -21,6 +21,8 @@ class Faults:
 
     Attributes:
         unavailable: The server answers, and says that it cannot serve: 503, ``UNAVAILABLE``.
+        broken_off: So many batches are stored without index entries, and the call ends with
+            ``UNAVAILABLE``, as when the server is killed.
         seconds: How long it waits before each answer over gRPC.
         key_expired: No key is good any more: 401, ``UNAUTHENTICATED``.
         most_results: Answers with more objects are too large a message.
@@ -29,6 +31,7 @@ class Faults:
     """
 
     unavailable: bool = False
+    broken_off: int = 0
     seconds: float = 0.0
     key_expired: bool = False
     refuse: Callable[[str], str] = _takes

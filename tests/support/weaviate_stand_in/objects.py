@@ -36,13 +36,17 @@ class Collection:
     """A collection, its objects by id, and the length of each vector once there is one.
 
     Attributes:
-        unindexed: Ids of objects that no filter finds until they are deleted.
+        unindexed: Ids of objects that no filter finds until they are deleted, or written with
+            another vector or location.
+        without_object: So many entries of the index have no object; they come first in what is
+            searched or sorted, and count towards the limit.
     """
 
     schema: Schema
     objects: dict[str, Kept] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
     unindexed: set[str] = field(default_factory=set)
+    without_object: int = 0
 
     def put(self, given: batch_pb2.BatchObject) -> str:
         """Write an object in place of what had its id; gives what is wrong with it."""
@@ -63,6 +67,10 @@ class Collection:
         properties |= {
             each.prop_name: list(each.values) for each in given.properties.text_array_properties
         }
+        before = self.objects.get(given.uuid)
+        place = properties.get("location")
+        if not before or (before.vectors, before.properties.get("location")) != (vectors, place):
+            self.unindexed.discard(given.uuid)
         self.objects[given.uuid] = Kept(given.uuid, properties, vectors)
         return ""
 
@@ -86,7 +94,9 @@ class Collection:
             found.sort(
                 key=lambda hit: str(hit[0].properties.get(name, "")), reverse=not by.ascending
             )
-        return found[request.offset :][: request.limit or None]
+        is_by_index = request.HasField("hybrid_search") or request.sort_by
+        left = max(0, request.limit - (self.without_object if is_by_index else 0))
+        return found[request.offset :][: left if request.limit else None]
 
     def count(self, request: aggregate_pb2.AggregateRequest) -> int:
         """How many objects pass the filter."""

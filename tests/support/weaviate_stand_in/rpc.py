@@ -36,6 +36,10 @@ class Service(weaviate_pb2_grpc.WeaviateServicer):
         self._begin(f"BatchObjects {' '.join(map(str, links))}", context)
         with self._state.lock:
             said = {index: self._put(each) for index, each in enumerate(request.objects)}
+            if self._state.faults.broken_off:
+                self._state.faults.broken_off -= 1
+                self._lose_index(request)
+                _fail(context, _Code.UNAVAILABLE, "Socket closed")
         errors = [
             batch_pb2.BatchObjectsReply.BatchError(index=index, error=error)
             for index, error in said.items()
@@ -74,6 +78,10 @@ class Service(weaviate_pb2_grpc.WeaviateServicer):
         if not self._state.lets_in(sent.removeprefix("Bearer ")):
             _fail(context, _Code.UNAUTHENTICATED, "unauthorized: invalid api key")
         time.sleep(faults.seconds)
+
+    def _lose_index(self, request: Any) -> None:
+        for each in request.objects:
+            self._state.collections[each.collection].unindexed.add(each.uuid)
 
     def _put(self, given: Any) -> str:
         link = given.properties.non_ref_properties["link"]

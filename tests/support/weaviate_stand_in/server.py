@@ -65,6 +65,10 @@ class StandIn:
         """Keep an object, but let no filter find it, as after a kill in mid-write."""
         self._state.collections[collection].unindexed.add(object_id)
 
+    def lose_objects(self, collection: str, count: int) -> None:
+        """Keep the index entries of objects that are not there, as after a kill in mid-write."""
+        self._state.collections[collection].without_object += count
+
     def heal(self) -> None:
         """Let nothing go wrong any more, and forget the calls."""
         self._state.faults = Faults()

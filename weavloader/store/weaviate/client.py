@@ -117,12 +117,16 @@ _REJECTED_TEXT = re.compile(
     r"|larger than max"
 )
 
+_WRITING = "Batch objects"  # how the client names the call
+
 
 class _RetryOnce:
     """Replaces the client's retries of calls that a server answers with ``UNAVAILABLE``.
 
     The client retries six times within 63 seconds, whatever the timeout: a page would hang, and
-    a worker would hold an image that Celery retries anyway.
+    a worker would hold an image that Celery retries anyway. Writes are not retried here: what was
+    written in part must be written in another way, see
+    :func:`weavloader.store.weaviate.objects.rewrite`.
     """
 
     def __init__(self, _: float = 0) -> None: ...
@@ -130,7 +134,9 @@ class _RetryOnce:
     def with_exponential_backoff(
         self, count: int, error: str, f: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
-        """Call ``f``, and once more after a second if the server is unavailable."""
+        """Call ``f``; unless it writes, once more after a second if the server is unavailable."""
+        if error == _WRITING:
+            return f(*args, **kwargs)
         try:
             return f(*args, **kwargs)
         except grpc.RpcError as failure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
+import uuid
 from collections.abc import Collection as SomeOf
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -44,6 +45,7 @@ Page = list[tuple[str, ImageObject | None]]
 _IMAGE_BYTES_PER_REQUEST = 24 * 1024 * 1024
 _OBJECTS_PER_REQUEST = 100
 _PAUSES = (0.5, 1.0, 2.0)  # seconds before rejected objects are retried
+_PAUSE_AFTER_UNAVAILABLE = 1.0
 Rejected = dict[str, WeavloaderError]
 Written = DataObject[Any, Any]
 
@@ -143,7 +145,9 @@ def found_ids(collection: Collection, ids: SomeOf[str]) -> set[str]:
     if not ids:
         return set()
     answer = collection.query.fetch_objects(
-        filters=Filter.by_id().contains_any(list(ids)), limit=len(ids), return_properties=["vsn"]
+        filters=Filter.by_id().contains_any(list(ids)),
+        limit=_MAX_MATCHES,  # entries without an object, which a kill leaves, count too
+        return_properties=["vsn"],
     )
     return {str(hit.uuid) for hit in answer.objects}
 
@@ -164,6 +168,15 @@ def stored_links(collection: Collection, links: SomeOf[str]) -> set[str]:
     )
     found = (by_id.get(str(hit.uuid), hit.properties.get("link")) for hit in answer.objects)
     return set(links).intersection(found)
+
+
+def read_unindexed(collection: Collection, object_id: str) -> Any:
+    """An object that the index may lack, since the order of ids is that of the objects alone."""
+    before = uuid.UUID(int=max(0, uuid.UUID(object_id).int - 1))
+    answer = collection.query.fetch_objects(
+        after=before, limit=1, include_vector=True, return_properties=STORED_PROPERTIES
+    )
+    return next((hit for hit in answer.objects if str(hit.uuid) == object_id), None)
 
 
 def page_after(collection: Collection, after: str, images: bool) -> Page:
@@ -202,8 +215,8 @@ def write(collection: Collection, objects: SomeOf[ImageObject], unconfirmed: set
     Objects rejected with a transient error are retried; permanently rejected ones are not.
 
     Args:
-        unconfirmed: Ids of objects in calls that failed without an answer, so that they may or
-            may not be stored; updated by this function and kept between calls.
+        unconfirmed: Ids of objects in calls that failed, so that they may or may not be stored;
+            updated by this function and kept between calls.
 
     Raises:
         TransientError: Some objects were still rejected after all retries.
@@ -224,37 +237,58 @@ def write(collection: Collection, objects: SomeOf[ImageObject], unconfirmed: set
     )
     for items in batches:
         batch = [to_weaviate(item) for item in items]
-        _remove(collection, {item.id for item in items} & known)
-        rejected |= _written(collection, batch)
-        _complete(collection, [each for each in batch if str(each.uuid) not in rejected])
+        try:
+            rejected |= _store(collection, batch, known)
+        except exceptions.WeaviateBatchError as error:
+            if grpc_code(error) != grpc.StatusCode.UNAVAILABLE:
+                raise
+            time.sleep(_PAUSE_AFTER_UNAVAILABLE)
+            rejected |= _store(collection, batch, ids)
         total += len(batch)
-    unconfirmed -= ids
+    waiting = {key for key, error in rejected.items() if isinstance(error, TransientError)}
+    unconfirmed -= ids - waiting
     if rejected:
         raise _error(rejected, total)
 
 
-def _complete(collection: Collection, batch: Sequence[Written]) -> None:
-    """Delete and rewrite objects that are stored but not indexed.
+def _store(collection: Collection, batch: Sequence[Written], unconfirmed: set[str]) -> Rejected:
+    """Write a batch so that every object is indexed.
 
-    A server killed during a write may have stored an object without its index entries. Writing
-    the same object again has no effect, because the server considers it unchanged. Seen with
-    Weaviate 1.38.11.
+    A server that was killed during a write may have stored an object without its index entries.
     """
-    ids = {str(each.uuid) for each in batch}
-    unindexed = ids - found_ids(collection, ids)
-    if unindexed:
-        _remove(collection, unindexed)
-        _insert(collection, [each for each in batch if str(each.uuid) in unindexed])
+    known = [each for each in batch if str(each.uuid) in unconfirmed]
+    rejected = rewrite(collection, known)
+    rejected |= _written(collection, [each for each in batch if str(each.uuid) not in unconfirmed])
+    stored = {str(each.uuid) for each in batch} - rejected.keys()
+    unindexed = stored - found_ids(collection, stored)
+    return rejected | rewrite(collection, [each for each in batch if str(each.uuid) in unindexed])
 
 
-def _remove(collection: Collection, ids: Iterable[str]) -> None:
-    for object_id in ids:
-        collection.data.delete_by_id(object_id)
+def rewrite(collection: Collection, batch: Sequence[Written]) -> Rejected:
+    """Write objects that the server may have, so that it indexes them again.
+
+    The server skips an object that it considers unchanged, and updates no vector index unless a
+    vector or a point differs. So each is first written with another location. Deleting it
+    instead would risk to lose it: a deletion that timed out may be executed after the object was
+    written again. A first write that is executed late does no harm: the location is
+    that of ``latitude`` and ``longitude``, as far as these are given. Seen with Weaviate 1.38.11.
+    """
+    rejected = _written(collection, [_moved(each) for each in batch])
+    return rejected | _written(
+        collection, [each for each in batch if str(each.uuid) not in rejected]
+    )
+
+
+def _moved(each: Written) -> Written:
+    properties = dict(each.properties)
+    if properties.pop("location", None) is None:
+        properties["location"] = GeoCoordinate(latitude=0.0, longitude=0.0)
+    return DataObject(uuid=each.uuid, properties=properties, vector=each.vector)
 
 
 def _written(collection: Collection, batch: Sequence[Written]) -> Rejected:
     """Insert a batch; the errors by object id that remain after all retries."""
-    rejected = _insert(collection, batch)
+    rejected = _insert(collection, batch) if batch else {}
     for pause in _PAUSES:
         again = [each for each in batch if isinstance(rejected.get(str(each.uuid)), TransientError)]
         if not again:

@@ -45,6 +45,7 @@ _LINE = re.compile(
 )
 _ROUNDING = 1e-6  # degrees; 11 cm
 _WEST, _EAST = -180.0, 180.0
+_LIMIT_AFTER_SHORT_ANSWER = 1000  # more than the objects that were written at the time of a kill
 
 
 def hybrid(collection: Collection, query: SearchQuery) -> list[SearchResult]:
@@ -78,13 +79,20 @@ def newest(collection: Collection, filters: Filters, limit: int, offset: int) ->
 def _fetch_enough(
     fetch: Callable[[int], list[SearchResult]], wanted: int, filters: Filters
 ) -> list[SearchResult]:
-    limit = wanted
+    """Results up to the number wanted, with a higher limit until there are enough.
+
+    After a kill, the server's index may have entries without an object. They count towards the
+    limit, so an answer shorter than the limit is complete only if a much higher one adds nothing.
+    """
+    limit, before = wanted, -1
     while True:
         hits = fetch(limit)
         matches = [hit for hit in hits if _matches(hit, filters)]
-        if len(matches) >= wanted or len(hits) < limit or limit == MAX_RESULTS:
+        is_complete = len(hits) < limit and len(hits) == before
+        if len(matches) >= wanted or is_complete or limit == MAX_RESULTS:
             return matches[:wanted]
-        limit = min(limit * 4, MAX_RESULTS)
+        least = _LIMIT_AFTER_SHORT_ANSWER if len(hits) < limit else 0
+        limit, before = min(max(limit * 4, least), MAX_RESULTS), len(hits)
 
 
 def _query(collection: Collection, query: SearchQuery, limit: int) -> list[SearchResult]:

@@ -31,6 +31,7 @@ from weavloader.store.weaviate.objects import (
     LINKS_PER_REQUEST,
     STORED_PROPERTIES,
     page_after,
+    read_unindexed,
     stored_links,
     to_image_object,
     write,
@@ -102,7 +103,7 @@ class WeaviateStore:
         with self._using() as collection:
             found = collection.query.fetch_object_by_id(
                 object_id, include_vector=True, return_properties=STORED_PROPERTIES
-            )
+            ) or read_unindexed(collection, object_id)
         return to_image_object(found.properties, found.vector) if found is not None else None
 
     def scan(
