@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import struct
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -90,3 +92,8 @@ def with_scans(size: tuple[int, int], more: int) -> bytes:
     image = Image.new("RGB", size, (10, 20, 30))
     segments = list(jpeg_segments(file_of(image, "JPEG", progressive=True, quality=30)))
     return b"\xff\xd8" + b"".join(segments) + segments[-1] * more + b"\xff\xd9"
+
+
+def chunk(name: bytes, body: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))

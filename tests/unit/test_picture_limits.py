@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.pictures import HUGE, LARGE, file_of, refusal, scene, seen, with_scans
+from tests.support.pictures import HUGE, LARGE, chunk, file_of, refusal, scene, seen, with_scans
 from weavloader.errors import PermanentError
 from weavloader.images import jpeg
 from weavloader.settings import Settings
@@ -47,11 +47,6 @@ def enlarged(data: bytes, size: tuple[int, int]) -> bytes:
     """A progressive JPEG whose header tells of another size."""
     place = data.index(b"\xff\xc2") + 5
     return data[:place] + struct.pack(">HH", size[1], size[0]) + data[place + 4 :]
-
-
-def chunk(name: bytes, body: bytes) -> bytes:
-    """A chunk of a PNG."""
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
 def black_png(size: tuple[int, int], colours: int, bits: int, row: int) -> bytes:
@@ -110,6 +105,7 @@ LARGEST: dict[str, Callable[[], bytes]] = {
     "PNG": lambda: file_of(Image.new("RGB", LARGE)),
     "PNG in RGBA": lambda: file_of(Image.new("RGBA", LARGE, (9, 9, 9, 9))),
     "PNG in 16 bits": lambda: file_of(wide(LARGE)),
+    "PNG in 48 bits": lambda: black_png(LARGE, 2, 16, 6 * LARGE[0]),
     "PNG with a palette": lambda: file_of(Image.new("P", LARGE), transparency=0),
     "GIF": lambda: file_of(Image.new("L", LARGE), "GIF"),
     "TIFF of floats": lambda: floats(LARGE),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +17,7 @@ from tests.support.pictures import (
     GREEN,
     RED,
     WHITE,
+    chunk,
     file_of,
     halves,
     is_near,
@@ -131,6 +133,64 @@ def test_more_than_eight_bits_are_stretched_over_the_range_in_use(kind: str) -> 
     difference = np.abs(found.pixels - expected[..., None])
     assert difference.max() <= 2
     assert len(np.unique(found.pixels)) > 150
+
+
+def deep(values: NDArray[np.uint16], kind: str, **tags: int) -> bytes:
+    """A colour picture of 16 bits a channel, [H, W, 3 or 4], which Pillow does not write."""
+    height, width, channels = values.shape
+    if kind == "PNG":
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+        header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+        chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+        return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(name, body) for name, body in chunks)
+    order, mark = (">", b"MM\0*") if "big" in kind else ("<", b"II*\0")
+    packed = "packed" in kind
+    data = values.astype(order + "u2").tobytes()
+    data = zlib.compress(data) if packed else data
+    bits = struct.pack(order + "4H", *(16,) * 4)
+    table = [
+        (256, 4, 1, width), (257, 4, 1, height), (258, 3, channels, 8),
+        (259, 4, 1, 8 if packed else 1), (262, 4, 1, 2), (273, 4, 1, 16),
+        (277, 4, 1, channels), (278, 4, 1, height),
+        (279, 4, 1, len(data)), (284, 4, 1, tags.get("planes", 1)),
+        *([(338, 4, 1, 2)] if channels == 4 else []),
+    ]  # fmt: skip
+    entries = b"".join(struct.pack(order + "HHII", *entry) for entry in table)
+    place = struct.pack(order + "I", 16 + len(data))
+    return mark + place + bits + data + struct.pack(order + "H", len(table)) + entries + bytes(4)
+
+
+def colours(low: float, high: float) -> NDArray[np.uint16]:
+    """A scene in colour, with values from ``low`` to ``high``."""
+    values = low + (high - low) * np.asarray(scene().convert("RGB"), dtype=np.float64) / 255
+    return np.rint(values).astype(np.uint16)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "TIFF, big-endian", "TIFF, packed"])
+@pytest.mark.parametrize("has_alpha", [False, True])
+def test_colours_of_sixteen_bits_are_stretched_together(kind: str, has_alpha: bool) -> None:
+    values = colours(300, 4000)
+    if has_alpha:
+        values = np.concatenate([values, np.full_like(values[..., :1], 65_535)], axis=2)
+    found = picture(deep(values, kind))
+    assert found.stretched
+    assert found.note == "(contrast stretched from more than 8 bits a pixel)"
+    low, high = np.percentile(values[..., :3], (0.5, 99.5))
+    expected = ((values[..., :3] - low) / (high - low)).clip(0, 1) * 255
+    assert np.abs(found.pixels - expected).max() <= 2
+    assert len(np.unique(found.pixels)) > 150  # of 15 that their upper bytes have
+
+
+def test_colours_of_sixteen_bits_that_show_through_show_white() -> None:
+    values = np.concatenate([colours(300, 4000), colours(0, 0)[..., :1]], axis=2)
+    values[:60, :, 3] = 65_535
+    pixels = picture(deep(values, "PNG")).pixels
+    assert (pixels[60:] == 255).all()
+    assert not (pixels[:60] == 255).all()
+
+
+def test_channels_of_sixteen_bits_that_are_apart_are_refused() -> None:
+    assert refusal(deep(colours(0, 99), "TIFF", planes=2)) == "unsupported_format"
 
 
 def test_eight_bits_are_not_stretched() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,11 @@ _BYTES_PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "
 # them out, and libtiff unpacks a strip, which may be all of it.
 _DECODER_COPIES = {"WEBP": 3, "TIFF": 1}
 _TIFF_TILE = (322, 323)
+_TIFF_BITS, _SIXTEEN = 258, 16
+_TIFF_PLANES, _APART = 284, 2
+# Of colour pictures of 16 bits a channel, without the order of their bytes.
+_DEEP_MODES = ("RGB;16", "RGBX;16", "RGBA;16")
+_LOW_BYTE_FIRST = ("L", "N") if sys.byteorder == "little" else ("L",)
 _ORIENTATION = 0x0112
 # What is converted at once, so that a conversion never holds the whole picture twice.
 _STRIP_PIXELS = 1 << 20
@@ -49,6 +55,7 @@ _STRIP_PIXELS = 1 << 20
 _PERCENTILES = (0.5, 99.5)
 _SAMPLED_VALUES = 1 << 20
 _MIDDLE_GREY = 128
+_SIXTEEN_BITS = np.arange(1 << 16, dtype=np.uint16)
 # Pillow's error number -9, which it raises as an OSError.
 _PILLOWS_OUT_OF_MEMORY = "out of memory"
 
@@ -117,9 +124,10 @@ def decode(data: bytes, limits: DecodeLimits) -> Picture:
             _check_webp(data, limits)
         with Image.open(io.BytesIO(data), formats=TAKEN) as image:
             _check(image, limits)
+            low_bytes = _low_bytes(image, data)
             image.load()
             turn = _TURNS.get(_orientation(image))
-            picture = _to_rgb(image, limits.wanted_pixels)
+            picture = _to_rgb(image, limits.wanted_pixels, low_bytes)
         return Picture(_turned(picture.pixels, turn), picture.stretched)
 
 
@@ -202,10 +210,47 @@ def _first_difference(image: Image.Image, other: Image.Image) -> int | None:
     return None
 
 
+def _low_bytes(image: Image.Image, data: bytes) -> Image.Image | None:
+    """The lower half of each value of a colour picture of 16 bits a channel; else nothing.
+
+    Pillow keeps the upper half of them. Told that the file has the other order of bytes, it
+    keeps the lower one.
+    """
+    if not _is_deep(image):
+        return None
+    low = Image.open(io.BytesIO(data), formats=TAKEN)
+    mode = _raw_mode(low)
+    swapped = mode[:-1] + ("B" if mode.endswith(_LOW_BYTE_FIRST) else "L")
+    tiles = []
+    for tile in low.tile:
+        args = (swapped, *tile.args[1:]) if isinstance(tile.args, tuple) else swapped
+        tiles.append(tile._replace(args=args))
+    low.tile = tiles
+    low.load()
+    return low
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether it is a colour picture of 16 bits a channel."""
+    return _raw_mode(image)[:-1] in _DEEP_MODES
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How Pillow will read the pixels of a file; empty if it does not say."""
+    tiles = getattr(image, "tile", None)
+    args = tiles[0].args if tiles else ""
+    return str(args[0] if isinstance(args, tuple) and args else args)
+
+
 def _check(image: Image.Image, limits: DecodeLimits) -> None:
+    bits = getattr(image, "tag_v2", {}).get(_TIFF_BITS, ())
+    if _tag(image, _TIFF_PLANES) == _APART and _SIXTEEN in bits[1:]:
+        # Pillow would read them as 8 bits each.
+        message = "a TIFF of 16 bits a channel with each channel apart is not taken"
+        raise PermanentError(message, reason=Reason.UNSUPPORTED_FORMAT)
     _check_pixels(image.width, image.height, limits.pixels)
     each = _BYTES_PER_PIXEL.get(image.mode, 4)
-    copies = 1 + _DECODER_COPIES.get(image.format or "", 0)
+    copies = 1 + _DECODER_COPIES.get(image.format or "", 0) + _is_deep(image)
     tile = math.prod(_tag(image, tag) for tag in _TIFF_TILE)
     _check_bytes(image.width * image.height * each * copies + tile * each, limits)
 
@@ -259,19 +304,29 @@ def _turned(pixels: Pixels, turn: Image.Transpose | None) -> Pixels:
     return np.asarray(Image.fromarray(pixels).transpose(turn))
 
 
-def _to_rgb(image: Image.Image, wanted_pixels: int) -> Picture:
-    """The picture in RGB, reduced by whole pixels towards the wanted size, strip by strip."""
+def _to_rgb(
+    image: Image.Image, wanted_pixels: int, low_bytes: Image.Image | None = None
+) -> Picture:
+    """The picture in RGB, reduced by whole pixels towards the wanted size, strip by strip.
+
+    Args:
+        low_bytes: The lower halves of its values, where ``image`` has the upper ones.
+    """
     factor = max(1, math.isqrt(image.width * image.height // wanted_pixels))
     factor = min(factor, image.width, image.height)
-    is_wide = image.mode in ("I", "F") or image.mode.startswith("I;16")
-    low, high = _range(image) if is_wide else (0.0, 0.0)
+    is_wide = image.mode in ("I", "F") or image.mode.startswith("I;16") or low_bytes is not None
+    low, high = _range(image, low_bytes) if is_wide else (0.0, 0.0)
     shows_through = image.has_transparency_data and _shows_anything(image)
     rows = -(-image.height // factor)
     pixels = np.empty((rows, -(-image.width // factor), 3), dtype=np.uint8)
     for top, strip in _strips(image, factor):
         if is_wide:
-            strip = Image.fromarray(_stretched(np.asarray(strip), low, high))
-        elif shows_through:
+            values = _values(strip, top, low_bytes)
+            stretched = Image.fromarray(_stretched(values, low, high))
+            if "A" in strip.getbands():
+                stretched.putalpha(strip.getchannel("A"))
+            strip = stretched
+        if shows_through:
             layer = strip.convert("RGBA")
             white = Image.new("RGBA", layer.size, "white")
             strip = Image.alpha_composite(white, layer)
@@ -279,6 +334,15 @@ def _to_rgb(image: Image.Image, wanted_pixels: int) -> Picture:
         reduced = np.asarray(strip.reduce(factor) if factor > 1 else strip)
         pixels[top // factor : top // factor + len(reduced)] = reduced
     return Picture(pixels, stretched=is_wide)
+
+
+def _values(strip: Image.Image, top: int, low_bytes: Image.Image | None) -> NDArray[np.generic]:
+    """The values of a strip of more than 8 bits: [H, W], or [H, W, 3] in colour."""
+    if low_bytes is None:
+        return np.asarray(strip)
+    low = low_bytes.crop((0, top, strip.width, top + strip.height))
+    upper, lower = (np.asarray(half)[..., :3].astype(np.uint16) for half in (strip, low))
+    return upper << 8 | lower
 
 
 def _strips(image: Image.Image, factor: int) -> Iterator[tuple[int, Image.Image]]:
@@ -298,14 +362,18 @@ def _shows_anything(image: Image.Image) -> bool:
     return False
 
 
-def _range(image: Image.Image) -> tuple[float, float]:
+def _range(image: Image.Image, low_bytes: Image.Image | None) -> tuple[float, float]:
     """The values that become black and white.
 
     Raises:
         PermanentError: No value is a finite number.
     """
-    step = math.isqrt(image.width * image.height // _SAMPLED_VALUES) + 1
-    samples = [np.asarray(strip)[::step, ::step].ravel() for _, strip in _strips(image, step)]
+    channels = 1 if low_bytes is None else 3
+    step = math.isqrt(image.width * image.height * channels // _SAMPLED_VALUES) + 1
+    samples = [
+        _values(strip, top, low_bytes)[::step, ::step].ravel()
+        for top, strip in _strips(image, step)
+    ]
     values = np.concatenate(samples).astype(np.float64)
     values = values[np.isfinite(values)]
     if not values.size:
@@ -318,6 +386,8 @@ def _range(image: Image.Image) -> tuple[float, float]:
 
 
 def _stretched(values: NDArray[np.generic], low: float, high: float) -> Pixels:
+    if values.dtype == np.uint16 and values.size > _SIXTEEN_BITS.size:
+        return np.take(_stretched(_SIXTEEN_BITS, low, high), values.view(np.uint16))
     exact = values.astype(np.float64)
     if low == high:
         # Nothing says how bright it is.
