@@ -2,12 +2,17 @@
 
 The real model repository on a real Triton, asked by the real client, with tiny random weights.
 So it measures the way of a call, through client, Triton, checks and processors, and what a batch
-saves of it; the arithmetic of real weights, of which a batch saves more, comes on top.
+or a slot saves of it; the arithmetic of real weights, of which they save more, comes on top. With
+``--size real`` it measures that: random weights of real size on a GPU, in one process without
+Triton (``benchmarks/served_in_process.py``).
 """
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +30,7 @@ from tritonclient.grpc import InferenceServerClient
 from benchmarks.bench import BUILD
 from benchmarks.report import Figures, save
 from commands.cli import run
+from demo.servers.triton_install import install
 from inference import (
     florence2_run_model,
     gemma3_run_model,
@@ -36,12 +42,13 @@ from inference import (
 from inference.model_config import ImageLimit, model_config
 from inference.models.captions import CAPTION_TASK
 from inference.tensors import RGBImage, reduce_image
-from tools.served_models import make_weights, serve
+from tools.served_models import make_weights, packages, serve
+from weavloader.errors import ConfigError, Reason
 
 CALLERS = 16
 TIMEOUT = 120.0
 BATCHING: Mapping[str, Mapping[str, str]] = {
-    "off": {"MODELS_BATCH_SIZE": "1"},
+    "off": {"MODELS_BATCH_SIZE": "1", "MODELS_SLOTS": "1"},
     "on": {},
 }
 # The default; the tests wait longer, for larger batches.
@@ -60,14 +67,28 @@ Call = Callable[[InferenceServerClient, int], object]
     help="How long each model is asked, one by one and by 16 callers.",
 )
 @click.option(
+    "--size",
+    type=click.Choice(["tiny", "real"]),
+    default="tiny",
+    show_default=True,
+    help="Of the weights; real ones need a GPU.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path),
     default=BUILD / "models.json",
     help="Where the figures go, as JSON.",
 )
-def models(seconds: float, out: Path) -> None:
-    """Measure calls a second of each model, with and without batches."""
+def models(seconds: float, size: str, out: Path) -> None:
+    """Measure calls a second of each model, with and without batches and slots."""
     console = Console()
+    if size == "real":
+        if shutil.which("nvidia-smi") is None:
+            message = "--size real needs a GPU, and this machine has none (no nvidia-smi)"
+            raise ConfigError(message, reason=Reason.BAD_ARGUMENT)
+        save(_in_process("real"), out)
+        console.print(f"Written to {out}", highlight=False)
+        return
     calls = _calls()
     found: Figures = {name: {} for name in calls}
     with TemporaryDirectory(prefix="weavloader-models-") as folder:
@@ -78,7 +99,11 @@ def models(seconds: float, out: Path) -> None:
                 for name, call in calls.items():
                     found[name][batching] = _measured(client, call, seconds)
     _show(console, found)
-    save({"at": time.strftime("%Y-%m-%d %H:%M"), "cpus": os.cpu_count(), "models": found}, out)
+    with console.status("Stages of a request"):
+        stages = _in_process("stages")
+    _show_stages(console, stages)
+    when = time.strftime("%Y-%m-%d %H:%M")
+    save({"at": when, "cpus": os.cpu_count(), "models": found, "stages": stages}, out)
     console.print(f"Written to {out}", highlight=False)
 
 
@@ -141,6 +166,15 @@ def _calls() -> dict[str, Call]:
     }
 
 
+def _in_process(what: str) -> Figures:
+    """What ``served_in_process.py`` measures, in the Python of the models."""
+    python = install(packages=packages()).python
+    program = Path(__file__).with_name("served_in_process.py")
+    done = subprocess.run([python, program, what], check=True, stdout=subprocess.PIPE)
+    figures: Figures = json.loads(done.stdout)
+    return figures
+
+
 def _photograph(limit: ImageLimit) -> RGBImage:
     """A camera's 2048x1536 pixels, reduced once: what that costs is not measured here."""
     coarse = np.random.default_rng(1).integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -156,6 +190,16 @@ def _show(console: Console, found: Figures) -> None:
     for name, figures in found.items():
         kinds = product(("1", str(CALLERS)), BATCHING)
         table.add_row(name, *(f"{figures[batches][callers]:.1f}" for callers, batches in kinds))
+    console.print(table)
+
+
+def _show_stages(console: Console, stages: Figures) -> None:
+    table = Table(title=f"A request by stage, on {stages['device']} (ms)", title_justify="left")
+    table.add_column("stage")
+    table.add_column("ms", justify="right")
+    for name, cost in stages.items():
+        if name != "device":
+            table.add_row(name, f"{cost:.2f}")
     console.print(table)
 
 

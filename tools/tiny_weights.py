@@ -158,11 +158,14 @@ def gemma3(folder: Path) -> None:
             "vocab_size": len(vocab),
             "hidden_size": 32,
             "intermediate_size": 64,
-            "num_hidden_layers": 2,
+            "num_hidden_layers": 3,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "head_dim": 8,
             "query_pre_attn_scalar": 8,
+            # A prompt is longer than the window, as with the real ones it may be.
+            "sliding_window": 24,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
         },
         vision_config={
             "hidden_size": 32,
@@ -181,8 +184,15 @@ def gemma3(folder: Path) -> None:
     processor = hf.Gemma3Processor(
         images, tokenizer, chat_template=GEMMA_TEMPLATE, image_seq_length=4
     )
-    silent = [*range(len(specials)), vocab["▁"], vocab["\n"]]
-    save(folder, _wordy(hf.Gemma3ForConditionalGeneration(config), silent), processor)
+    end = vocab["<end_of_turn>"]
+    silent = [*range(end), *range(end + 1, len(specials)), vocab["▁"], vocab["\n"]]
+    model = _wordy(hf.Gemma3ForConditionalGeneration(config), silent)
+    model.generation_config.eos_token_id = [vocab["<eos>"], end]
+    for layer in model.model.language_model.layers:
+        # Else the last token outweighs what the layers add, and an answer repeats it for ever.
+        torch.nn.init.constant_(layer.post_attention_layernorm.weight, 3.0)
+        torch.nn.init.constant_(layer.post_feedforward_layernorm.weight, 3.0)
+    save(folder, model, processor)
 
 
 QWEN_TEMPLATE = (

@@ -6,6 +6,7 @@ A request is answered singly or in a batch; its inputs are validated, and errors
 from __future__ import annotations
 
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -17,17 +18,23 @@ from numpy.typing import NDArray
 
 from .batching import AbandonedError, Batcher, InputError, OutputError
 from .settings import Settings, read_settings
+from .slot_server import Decoder, SlotServer
 
 Tensor = NDArray[Any]
 Picture = NDArray[np.uint8]
 """Shape [H, W, 3]."""
 Tensors = Mapping[str, Tensor]
 Answer = Callable[[Any], Tensors]
+Queue = Batcher[Any, Tensors] | SlotServer[Any, Tensors]
 _NO_LIMIT = 2**62
 
 
 class Model(Protocol):
     """A loaded model."""
+
+    @property
+    def decoder(self) -> Decoder[Any, Tensors] | None:
+        """What answers in slots; ``None`` if requests run in batches."""
 
     def prepare(self, request: Any) -> Any:
         """The validated input of a request, copied out of the request's memory.
@@ -51,30 +58,23 @@ class Backend(ABC):
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the weights; after an exception the model is not ready."""
+        _log_to_triton()
         settings = read_settings(args["model_name"], self.defaults)
         self._model = self.load(settings)
-        self._batcher: Batcher[Any, Tensors] | None = None
-        if settings.batch_size > 1:
-            self._batcher = Batcher(
-                self._model.run,
-                size=settings.batch_size,
-                delay=settings.batch_delay_ms / 1000,
-                patience=settings.batch_patience_ms / 1000,
-                capacity=settings.batch_queue,
-            )
+        self._queue = _queue(self._model, settings)
 
     def execute(self, requests: list[Any]) -> list[Any] | None:
-        """A response to each request; ``None`` if the responses come from batches."""
-        if self._batcher is None:
+        """A response to each request; ``None`` if the responses come from the queue."""
+        if self._queue is None:
             return respond(requests, self._answer)
         for request in requests:
-            self._submit(request, self._batcher)
+            self._submit(request, self._queue)
         return None
 
     def finalize(self) -> None:
         """Reply to the waiting requests."""
-        if self._batcher is not None:
-            self._batcher.close()
+        if self._queue is not None:
+            self._queue.close()
 
     def _answer(self, request: Any) -> Tensors:
         if request.is_cancelled():
@@ -82,13 +82,55 @@ class Backend(ABC):
         (tensors,) = self._model.run([self._model.prepare(request)])
         return tensors
 
-    def _submit(self, request: Any, batcher: Batcher[Any, Tensors]) -> None:
+    def _submit(self, request: Any, queue: Queue) -> None:
         sender = request.get_response_sender()
         try:
             item = self._model.prepare(request)
-            batcher.submit(item, partial(_reply, sender), sender.is_cancelled)
+            queue.submit(item, partial(_reply, sender), sender.is_cancelled)
         except Exception as error:
             _send(sender, failure(error))
+
+
+def _queue(model: Model, settings: Settings) -> Queue | None:
+    """What the requests wait in; ``None`` if they run one by one."""
+    delay, patience = settings.batch_delay_ms / 1000, settings.batch_patience_ms / 1000
+    if (decoder := model.decoder) is not None:
+        return SlotServer(
+            decoder,
+            group=settings.batch_size,
+            delay=delay,
+            patience=patience,
+            capacity=settings.batch_queue,
+        )
+    if settings.batch_size > 1:
+        return Batcher(
+            model.run,
+            size=settings.batch_size,
+            delay=delay,
+            patience=patience,
+            capacity=settings.batch_queue,
+        )
+    return None
+
+
+class _TritonLog(logging.Handler):
+    """Triton's log, for what this package logs."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write ``record``."""
+        log = pb_utils.Logger.log_info
+        if record.levelno >= logging.WARNING:
+            log = pb_utils.Logger.log_warn
+        if record.levelno >= logging.ERROR:
+            log = pb_utils.Logger.log_error
+        log(self.format(record))
+
+
+def _log_to_triton() -> None:
+    logger = logging.getLogger(__package__)
+    logger.setLevel(logging.INFO)
+    logger.handlers = [_TritonLog()]
+    logger.propagate = False
 
 
 def _reply(sender: Any, result: Tensors | Exception) -> None:

@@ -27,7 +27,8 @@ class _Waiting(Generic[Item, Result]):
     is_abandoned: Callable[[], bool]
 
 
-def _never() -> bool:
+def never() -> bool:
+    """That of a caller who cannot give up."""
     return False
 
 
@@ -65,7 +66,7 @@ class Batcher(Generic[Item, Result]):
         self,
         item: Item,
         reply: Callable[[Result | Exception], None],
-        is_abandoned: Callable[[], bool] = _never,
+        is_abandoned: Callable[[], bool] = never,
     ) -> None:
         """Queue ``item``; blocks while ``capacity`` others wait.
 
@@ -140,10 +141,10 @@ class InputError(ValueError):
 
 
 class AbandonedError(RuntimeError):
-    """The caller has given up, so the model is not run for the request."""
+    """The caller has given up, so the model is not run for the request, or no further."""
 
-    def __init__(self) -> None:
-        super().__init__("not run: the caller has given up")
+    def __init__(self, has_begun: bool = False) -> None:
+        super().__init__(f"{'stopped' if has_begun else 'not run'}: the caller has given up")
 
 
 class OutputError(RuntimeError):

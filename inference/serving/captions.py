@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +15,25 @@ from transformers import (
     Gemma3ForConditionalGeneration,
     Qwen2_5_VLForConditionalGeneration,
 )
+from trimming import whole_sentences, without_repetitions
 
-from .backend import Picture, Tensors, read_picture, read_size, read_text, text_tensor
+from .backend import (
+    Picture,
+    Tensors,
+    read_parameter,
+    read_picture,
+    read_size,
+    read_text,
+    text_tensor,
+)
 from .batching import InputError
 from .settings import Settings
+from .slots import SlotDecoder, unsupported
 from .weights import load_model, load_processor, picture_inputs, special_tokens, stripper, to_model
 
+_PADDED_TO = 64
+_TEMPLATE_TOKENS = 64
+"""More than a chat template adds to a prompt and an image."""
 _QWEN_ASPECT = 200
 """Qwen's processor refuses a larger ratio."""
 _LOCATION = "<loc_"
@@ -26,13 +41,22 @@ _LOCATION = "<loc_"
 _INSTRUCTION_TOKENS = 64
 """More than the processor adds around a task's text."""
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A prompt about an image."""
+    """A prompt about an image.
+
+    Attributes:
+        tokens: Of the prompt and the image, never less than there are.
+        limit: The most tokens of the answer.
+    """
 
     image: Picture
     prompt: str
+    tokens: int
+    limit: int
 
 
 def load_gemma3(settings: Settings) -> VisionLanguageModel:
@@ -52,6 +76,10 @@ class VisionLanguageModel:
 
     Args:
         max_aspect: Images with a larger ratio of sides are refused.
+
+    Attributes:
+        decoder: What answers in slots; ``None`` where the settings or the weights want more than
+            greedy decoding.
     """
 
     def __init__(
@@ -61,9 +89,9 @@ class VisionLanguageModel:
         self._processor = processor
         self._settings = settings
         self._max_aspect = max_aspect
+        self._answers, self._trimmed = 0, Counter[str]()
         self._strip = stripper(special_tokens(processor.tokenizer))
-        # The answer follows the prompt, so shorter prompts are padded on the left.
-        processor.tokenizer.padding_side = "left"
+        self.decoder = self._decoder() if settings.slots > 1 else None
 
     def prepare(self, request: Any) -> Question:
         """As :meth:`serving.backend.Model.prepare`."""
@@ -74,39 +102,156 @@ class VisionLanguageModel:
         height, width = image.shape[:2]
         if max(height, width) > self._max_aspect * min(height, width):
             raise InputError(f"image: {(width, height)} is too long for its width")
-        self._check_prompt(prompt)
-        return Question(image, prompt)
+        tokens = self._prompt_tokens(prompt) + _TEMPLATE_TOKENS + self._image_tokens(image)
+        return Question(image, prompt, tokens, self._limit(request))
 
     def run(self, inputs: Sequence[Question]) -> list[Tensors]:
         """``answer`` STRING [1]."""
-        pictures = picture_inputs([question.image for question in inputs], self._model.device)
+        # The answer follows the prompt, so shorter prompts are padded on the left.
+        batch = self.inputs(inputs, padding_side="left")
+        with torch.inference_mode():
+            written = self._model.generate(
+                **batch,
+                max_new_tokens=max(question.limit for question in inputs),
+                num_beams=self._settings.beams,
+                do_sample=False,
+            )
+        new = written[:, batch["input_ids"].shape[1] :].tolist()
+        return [
+            self.answer(self._ended(list(tokens[: question.limit])))
+            for question, tokens in zip(inputs, new, strict=True)
+        ]
+
+    def inputs(self, questions: Sequence[Question], **padding: Any) -> dict[str, Any]:
+        """Arguments of the model, on its device."""
+        pictures = picture_inputs([question.image for question in questions], self._model.device)
         pictures["images"] = [[picture] for picture in pictures["images"]]
         batch = self._processor.apply_chat_template(
-            [_conversation(question.prompt) for question in inputs],
+            [_conversation(question.prompt) for question in questions],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
-            processor_kwargs={"padding": True, **pictures},
+            processor_kwargs={"padding": True, **padding, **pictures},
         )
-        with torch.inference_mode():
-            written = self._model.generate(
-                **to_model(self._model, batch),
-                max_new_tokens=self._settings.max_new_tokens,
-                num_beams=self._settings.beams,
-                do_sample=False,
-            )
-        new = written[:, batch["input_ids"].shape[1] :]
-        answers = self._processor.batch_decode(new, skip_special_tokens=True)
-        return [{"answer": text_tensor(answer.strip())} for answer in answers]
+        return to_model(self._model, batch)
 
-    def _check_prompt(self, prompt: str) -> None:
+    def answer(self, tokens: Sequence[int]) -> Tensors:
+        """``answer`` STRING [1]: the text of ``tokens``, without loops and broken sentences."""
+        text = self._processor.decode(tokens, skip_special_tokens=True).strip()
+        self._answers += 1
+        once = without_repetitions(text)
+        if once != text:
+            self._note("repeated", text, once)
+        if tokens and tokens[-1] in self._ends():
+            return {"answer": text_tensor(once)}
+        whole = whole_sentences(once, len(once), is_cut_off=True)
+        self._note("cut off at its limit of tokens", once, whole)
+        return {"answer": text_tensor(whole)}
+
+    def _note(self, cause: str, before: str, after: str) -> None:
+        self._trimmed[cause] += 1
+        logger.info(
+            "answer %s: %d of %d characters are kept (%d of %d answers so far)",
+            cause,
+            len(after),
+            len(before),
+            self._trimmed[cause],
+            self._answers,
+        )
+
+    def _decoder(self) -> AnswerSlots | None:
+        wanted = unsupported(self._model.generation_config)
+        if self._settings.beams > 1:
+            wanted.append("num_beams")
+        if wanted:
+            logger.warning("answers are decoded in batches, not in slots: %s", ", ".join(wanted))
+            return None
+        return AnswerSlots(self, self._model, self._settings)
+
+    def _ends(self) -> set[int]:
+        ends = self._model.generation_config.eos_token_id
+        return {ends} if isinstance(ends, int) else set(ends or [])
+
+    def _ended(self, tokens: Sequence[int]) -> Sequence[int]:
+        """``tokens`` up to the one that ends the answer; what follows in a batch are pads."""
+        ends = self._ends()
+        end = next((at + 1 for at, token in enumerate(tokens) if token in ends), len(tokens))
+        return tokens[:end]
+
+    def _prompt_tokens(self, prompt: str) -> int:
         if not prompt:
             raise InputError("prompt: blank, or nothing but special tokens")
         tokens = len(self._processor.tokenizer(prompt)["input_ids"])
         if tokens > self._settings.max_prompt_tokens:
             most = self._settings.max_prompt_tokens
             raise InputError(f"prompt: {tokens} tokens, at most {most}")
+        return tokens
+
+    def _image_tokens(self, image: Picture) -> int:
+        counts = self._processor._get_num_multimodal_tokens(image_sizes=[image.shape[:2]])
+        return int(counts["num_image_tokens"][0])
+
+    def _limit(self, request: Any) -> int:
+        most = self._settings.max_new_tokens
+        text = read_parameter(request, "max_new_tokens")
+        if text and not (text.isascii() and text.isdecimal() and int(text)):
+            raise InputError(f"max_new_tokens: expected a positive number, not {text[:40]!r}")
+        return min(most, int(text or most))
+
+
+class AnswerSlots:
+    """Answers to questions in the slots of a decoder: :class:`serving.slot_server.Decoder`."""
+
+    def __init__(self, owner: VisionLanguageModel, model: Any, settings: Settings) -> None:
+        self._owner = owner
+        self._slots = SlotDecoder(
+            model,
+            slots=settings.slots,
+            length=settings.kv_length,
+            max_new_tokens=settings.max_new_tokens,
+            memory_share=settings.memory_share,
+        )
+
+    @property
+    def slots(self) -> int:
+        """How many there are."""
+        return self._slots.slots
+
+    def fits(self, item: Question) -> bool:
+        """Whether prompt and answer fit into a slot."""
+        return item.tokens + item.limit <= self._slots.length
+
+    def whole(self, item: Question) -> Tensors:
+        """The answer of ``generate``, for a question that fits into no slot."""
+        return self._owner.run([item])[0]
+
+    def start(self, slots: Sequence[int], items: Sequence[Question]) -> None:
+        """Read the questions into free slots."""
+        # To few different lengths: a GPU plans for each that it meets.
+        inputs = self._owner.inputs(items, padding_side="right", pad_to_multiple_of=_PADDED_TO)
+        self._slots.start(slots, inputs, [item.limit for item in items])
+
+    def step(self, occupied: Sequence[int]) -> list[int]:
+        """Write on; returns the slots whose answers are complete."""
+        ended: list[int] = self._slots.step(occupied)
+        return ended
+
+    def results(self, slots: Sequence[int]) -> list[Tensors]:
+        """The answers in ``slots``."""
+        return [self._owner.answer(tokens) for tokens in self._slots.tokens(slots)]
+
+    def stop(self, slot: int) -> None:
+        """End the answer in ``slot``."""
+        self._slots.stop(slot)
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        """Whether ``error`` is that of a full GPU."""
+        return isinstance(error, torch.OutOfMemoryError)
+
+    def shrink(self) -> bool:
+        """Halve the slots, forgetting all answers; ``False`` if there is only one."""
+        return self._slots.shrink()
 
 
 def _conversation(prompt: str) -> list[dict[str, Any]]:
@@ -141,6 +286,8 @@ def load_florence2(settings: Settings) -> FlorenceModel:
 
 class FlorenceModel:
     """Answers with JSON keyed by the task."""
+
+    decoder = None
 
     def __init__(self, model: Any, processor: Any, settings: Settings) -> None:
         self._model = model

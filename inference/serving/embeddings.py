@@ -58,6 +58,8 @@ class DualEncoderModel:
         max_tokens: Texts are truncated and padded to this length.
     """
 
+    decoder = None
+
     def __init__(self, model: Any, processor: Any, settings: Settings, max_tokens: int) -> None:
         self._model = model
         self._processor = processor
@@ -154,6 +156,8 @@ def load_colbert(settings: Settings) -> ColBERTModel:
 
 class ColBERTModel:
     """Vectors of documents; of a query where the request's parameter ``role`` says ``query``."""
+
+    decoder = None
 
     def __init__(self, model: Any, tokenizer: Any, settings: Settings) -> None:
         self._model = model

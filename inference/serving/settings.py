@@ -29,6 +29,10 @@ class Settings:
         batch_patience_ms: How long the first request of a batch waits at most, while others
             keep arriving; never less than ``batch_delay_ms``.
         batch_queue: How many requests may wait in the model; more wait in Triton's queue.
+        slots: How many answers are decoded at once, each in a slot of a static cache; 1 decodes
+            them in batches, with ``generate``.
+        kv_length: Tokens of a slot: prompt, image and answer. Longer ones are decoded alone.
+        memory_share: Share of the GPU's free memory that the slots may take, when they are made.
     """
 
     weights: str
@@ -44,6 +48,9 @@ class Settings:
     batch_delay_ms: float = 5.0
     batch_patience_ms: float = 100.0
     batch_queue: int = 64
+    slots: int = 1
+    kv_length: int = 1024
+    memory_share: float = 0.6
 
 
 def read_settings(model: str, defaults: Settings) -> Settings:

@@ -60,7 +60,8 @@ def test_a_lone_request_pays_the_delay_and_no_more_than_that_for_it(
 @pytest.mark.parametrize("size", ["1", "16"])
 def test_nothing_is_run_for_a_caller_who_gave_up(size: str, weights: Path, tmp_path: Path) -> None:
     repository, log = only("gemma3", tmp_path / "models"), tmp_path / "log"
-    settings = {"GEMMA3_BATCH_SIZE": size, "GEMMA3_MAX_NEW_TOKENS": "400"}
+    # In slots, who comes second waits for nobody.
+    settings = {"GEMMA3_SLOTS": "1", "GEMMA3_BATCH_SIZE": size, "GEMMA3_MAX_NEW_TOKENS": "400"}
     with serve(weights, log, settings, repository) as server, ThreadPoolExecutor(CALLERS) as pool:
         client = InferenceServerClient(server.url)
         seconds = duration(lambda: call(client, "gemma3", valid("gemma3")))

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, values
 from inference import florence2_gen_caption, gemma3_run_model, tensors
 from inference.model_config import model_config
 from inference.tensors import tidy_caption
+from inference.trimming import whole_sentences
 from metrics.metrics import Metrics
 from tests.support.stand_in_triton import StandInClient, text
 
@@ -127,3 +128,20 @@ def test_whoever_serves_the_client_trims(counted: CollectorRegistry) -> None:
     )
     assert florence2_gen_caption(client, IMAGE, timeout=1) == f"DESCRIPTION: {SKY}"
     assert trimmed(counted)["repeated"] == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        (f"{SKY} A wet ro", SKY),
+        (f"{SKY} {ROAD}", f"{SKY} {ROAD}"),
+        ("A wet road leads past a fe", "A wet road leads past a fe"),
+        (f"Fog. {ROAD.rstrip('.')} and", f"Fog. {ROAD.rstrip('.')} and"),
+        ("", ""),
+    ],
+    ids=["begun", "whole", "none whole", "little whole", "nothing"],
+)
+def test_an_answer_known_to_be_cut_off_ends_with_its_last_whole_sentence(
+    answer: str, kept: str
+) -> None:
+    assert whole_sentences(answer, len(answer), is_cut_off=True) == kept

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 LOCKED = re.compile(r"^([a-z0-9].*) \\$", re.M)
 NAMES = ("requirements", "requirements-dev")
 PRODUCT = ("commands", "inference", "job_system", "metrics", "weavloader", "web")
-IN_TRITON = {"serving", "preview", "model_repository", "preview_repository", "models"}
+IN_TRITON = {"serving", "trimming", "preview", "model_repository", "preview_repository", "models"}
 # Every library that talks to another machine; each brings parts that the others pin too.
 CLIENTS = (
     "weaviate",

@@ -19,13 +19,13 @@ REQUIREMENTS = (ROOT / "inference" / "requirements-triton.txt").read_text().spli
 
 def test_what_is_copied_exists() -> None:
     copied = re.findall(r"^COPY (\S+) ", DOCKERFILE, re.MULTILINE)
-    assert len(copied) == 4
+    assert len(copied) == 5
     assert all((ROOT / path).exists() for path in copied)
 
 
 def test_the_shared_code_lies_where_the_models_look_for_it() -> None:
     targets = dict(re.findall(r"^COPY inference/(\S+) (/models/\S+)", DOCKERFILE, re.MULTILINE))
-    copied = ("serving", "model_repository", "serve.sh")
+    copied = ("serving", "trimming.py", "model_repository", "serve.sh")
     assert targets == {name: f"/models/{name}" for name in copied}
 
 

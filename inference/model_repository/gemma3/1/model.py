@@ -13,7 +13,7 @@ from serving.settings import Settings
 class TritonPythonModel(Backend):
     """What Triton's Python backend runs."""
 
-    defaults = Settings(weights="google/gemma-3-4b-it", batch_size=8)
+    defaults = Settings(weights="google/gemma-3-4b-it", batch_size=16, slots=64)
 
     def load(self, settings: Settings) -> Any:
         """The model and its processor, on their device."""

@@ -13,7 +13,10 @@ from serving.settings import Settings
 class TritonPythonModel(Backend):
     """What Triton's Python backend runs."""
 
-    defaults = Settings(weights="Qwen/Qwen2.5-VL-3B-Instruct")
+    # A picture takes up to 1024 tokens, and one that was not reduced more.
+    defaults = Settings(
+        weights="Qwen/Qwen2.5-VL-3B-Instruct", batch_size=8, slots=32, kv_length=2048
+    )
 
     def load(self, settings: Settings) -> Any:
         """The model and its processor, on their device."""
