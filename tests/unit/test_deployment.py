@@ -92,7 +92,7 @@ def test_every_command_of_compose_exists() -> None:
     for name, service in our_services().items():
         if name != "weavloader":  # which has the image's own command
             found = re.findall(r"python main\.py (\w+)", service["command"][-1])
-            assert found == ["metrics", name]
+            assert found == ["metrics", name.removesuffix("-gpu")]
             assert set(found) <= set(ROLES)
 
 
@@ -268,7 +268,7 @@ def test_services_of_compose_get_only_the_secrets_that_they_need() -> None:
         for secret in ("SAGE_PASS", "FLOWER_BASIC_AUTH", "HF_TOKEN")
     }
     assert holders == {
-        "SAGE_PASS": {"weavloader", "processor"},
+        "SAGE_PASS": {"weavloader", "processor", "processor-gpu"},
         "FLOWER_BASIC_AUTH": {"weavloader"},
         "HF_TOKEN": {"triton-gpu"},
     }
