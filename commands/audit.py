@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from weavloader.images.job import ImageJob
+    from weavloader.redis_connection import RedisClient
     from weavloader.settings import Settings
     from weavloader.stream.audit import AuditReport
     from weavloader.stream.backfill import Backfill, BackfillReport, Span
+    from weavloader.stream.stream import SliceReader
 
 
 @command("audit")
@@ -31,50 +33,59 @@ if TYPE_CHECKING:
     help="Audit images captured since: 24h, 7d, or a date or time.",
 )
 @click.option("--republish", is_flag=True, help="Queue the listed missing images again.")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Write stored images again that some search does not find, and --republish.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def audit(since: str, republish: bool, as_json: bool) -> None:
-    """Account for every image of the stream; exit with 1 when images are missing."""
+def audit(since: str, republish: bool, repair: bool, as_json: bool) -> None:
+    """Account for every image of the stream.
+
+    Exit with 1 when images are missing, or stored but unsearchable.
+    """
     settings = begin_tool("audit")
-    from weavloader.stream.audit import State
     from weavloader.times import parse_moment
 
-    report = _account(settings, parse_moment(since))
+    report = _account(settings, parse_moment(since), repair)
     if as_json:
         click.echo(json.dumps(report.as_json(), indent=2))
     else:
         _print(report)
-    if republish and report.missing:
+    if report.repaired:
+        click.echo(f"{report.repaired:,} unsearchable images written again", err=True)
+    if (republish or repair) and report.missing:
         _republish(report.missing)
-    sys.exit(1 if report.counts[State.MISSING] else 0)
+    sys.exit(0 if report.is_clean else 1)
 
 
-def _account(settings: Settings, since: datetime) -> AuditReport:
-    from client import connect_sage, open_store, redis_session
+def _account(settings: Settings, since: datetime, repair: bool) -> AuditReport:
     from commands.console import progress_bar
-    from weavloader.dlq.queue import DeadLetters
     from weavloader.stream.audit import Audit
-    from weavloader.stream.sage_api import DataApi
     from weavloader.times import utc_now
+
+    with _reader(settings) as (reader, redis), progress_bar("audit", total=1.0) as advance:
+        return Audit(reader, redis, repair=repair).run(
+            since,
+            utc_now(),
+            lambda part, report: advance(part, f"{report.counts.total():,} images"),
+        )
+
+
+@contextmanager
+def _reader(settings: Settings) -> Iterator[tuple[SliceReader, RedisClient]]:
+    from client import connect_sage, open_store, redis_session
+    from weavloader.dlq.queue import DeadLetters
+    from weavloader.stream.sage_api import DataApi
+    from weavloader.stream.stream import SliceReader
 
     with (
         redis_session(settings) as redis,
         connect_sage(settings) as http,
         closing(open_store(settings)) as store,
-        progress_bar("audit", total=1.0) as advance,
     ):
-        letters = DeadLetters(redis, settings.dlq_ttl)
-        work = Audit(
-            settings,
-            DataApi(settings.sage_data_api, http, settings.sage_deadline),
-            store,
-            redis,
-            letters,
-        )
-        return work.run(
-            since,
-            utc_now(),
-            lambda part, report: advance(part, f"{report.counts.total():,} images"),
-        )
+        api = DataApi(settings.sage_data_api, http, settings.sage_deadline)
+        yield SliceReader(settings, api, store, DeadLetters(redis, settings.dlq_ttl)), redis
 
 
 def _republish(jobs: Sequence[ImageJob]) -> None:
@@ -91,14 +102,15 @@ def _print(report: AuditReport) -> None:
 
     from commands.console import Output
     from weavloader.logs import printable
-    from weavloader.stream.audit import MAX_NAMED, State
+    from weavloader.stream.audit import MAX_NAMED
+    from weavloader.stream.stream import State
 
     console = Output()
     table = Table(box=None, pad_edge=False)
     table.add_column(f"since {report.since:%Y-%m-%d %H:%M}Z")
     table.add_column("images", justify="right")
     for state in State:
-        bad = state is State.MISSING and report.counts[state]
+        bad = state in (State.MISSING, State.UNSEARCHABLE) and report.counts[state]
         style = "bold red" if bad else ""
         table.add_row(state.replace("_", " "), f"{report.counts[state]:,}", style=style)
     table.add_row("total", f"{report.counts.total():,}", style="bold")
@@ -126,6 +138,8 @@ def backfill(start: str, end: str, query_filter: str | None, restart: bool) -> N
     letter are skipped.
     """
     settings = begin_tool("backfill")
+    from weavloader.stream.stream import State
+
     span = _span(settings, start, end, query_filter)
     with _backfill(settings) as work:
         if restart:
@@ -137,10 +151,10 @@ def backfill(start: str, end: str, query_filter: str | None, restart: bool) -> N
         if reached > span.start:
             click.echo(f"Resuming from {reached:%Y-%m-%d %H:%M}Z.")
         report = _run(work, span, settings.queue_high_water)
-    click.echo(
-        f"{report.queued:,} queued, {report.stored:,} already stored, {report.dead:,} dead,"
-        f" {report.excluded:,} excluded, {report.rejected:,} rejected"
-    )
+    names = {State.STORED: "already stored"}
+    shown = (State.QUEUED, State.STORED, State.DEAD, State.EXCLUDED, State.REJECTED)
+    counts = (f"{report.counts[state]:,} {names.get(state, state)}" for state in shown)
+    click.echo(", ".join(counts))
 
 
 def _span(settings: Settings, start: str, end: str, query_filter: str | None) -> Span:
@@ -157,24 +171,14 @@ def _span(settings: Settings, start: str, end: str, query_filter: str | None) ->
 
 @contextmanager
 def _backfill(settings: Settings) -> Iterator[Backfill]:
-    from client import connect_sage, open_store, redis_session
     from job_system.publishing import publish
     from weavloader import redis_keys
-    from weavloader.dlq.queue import DeadLetters
     from weavloader.stream.backfill import Backfill
-    from weavloader.stream.sage_api import DataApi
 
-    with (
-        redis_session(settings) as redis,
-        connect_sage(settings) as http,
-        closing(open_store(settings)) as store,
-    ):
+    with _reader(settings) as (reader, redis):
         yield Backfill(
-            settings,
-            DataApi(settings.sage_data_api, http, settings.sage_deadline),
-            store,
+            reader,
             redis,
-            DeadLetters(redis, settings.dlq_ttl),
             publish=partial(publish, priority=redis_keys.LOW_PRIORITY),
             backlog=lambda: int(redis.llen(redis_keys.IMAGE_QUEUE_LOW)),
         )
@@ -191,6 +195,8 @@ def _teller(
     span: Span, high_water: int, advance: Callable[[float, str], None]
 ) -> Callable[[datetime, BackfillReport], None]:
     """Moves the bar; prints one line when a wait begins."""
+    from weavloader.stream.stream import State
+
     was_waiting = False
 
     def tell(reached: datetime, report: BackfillReport) -> None:
@@ -199,7 +205,8 @@ def _teller(
             text = f"waiting: the queue has {high_water:,} images or more (QUEUE_HIGH_WATER)"
             click.echo(text, err=True)
         was_waiting = report.waiting
-        detail = f"{report.queued:,} queued, {report.stored:,} already stored"
+        counts = report.counts
+        detail = f"{counts[State.QUEUED]:,} queued, {counts[State.STORED]:,} already stored"
         advance((reached - span.start).total_seconds(), detail)
 
     return tell

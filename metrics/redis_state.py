@@ -168,15 +168,17 @@ def audit_families(report: bytes | None, now: float) -> list[Metric]:
     """What the last audit counted; nothing before the first.
 
     Args:
-        report: JSON with ``at`` (RFC 3339) and ``counts`` (images by state).
+        report: JSON with ``at`` (RFC 3339), ``counts`` (images by state) and ``repaired``.
         now: Unix seconds.
     """
     fields = _object(report)
     moment, counts = _moment(fields), _counts(fields.get("counts"))
     if moment is None or not counts:
         return []
+    repaired = _counts({"repaired": fields.get("repaired", 0)}).get("repaired", 0)
     return [
         gauges("audit_images", "Images in each state of the last audit", "state", counts),
+        gauge("audit_repaired", "Images that the last audit wrote again", repaired),
         gauge("audit_age_seconds", "Seconds since the last audit", max(0.0, now - moment)),
     ]
 

@@ -156,11 +156,11 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
             ),
             stat(
                 "Last audit",
-                "Images by state in the last daily audit. Only missing ones are a fault.",
+                "Images by state in the last daily audit. Missing or unsearchable: a fault.",
                 {"{{state}}": f"max by (state) ({ours('weavloader_audit_images')})"},
                 NEUTRAL,
                 width=10,
-                red_from={"missing": 1},
+                red_from={"missing": 1, "unsearchable": 1},
             ),
             Panel(
                 "Alerts",

@@ -37,7 +37,8 @@ from weavloader.dlq.queue import DeadLetter, DeadLetterFilter, FailedTask
 from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.images.job import image_id_in
 from weavloader.settings import get_settings
-from weavloader.stream.audit import Audit, State
+from weavloader.stream.audit import Audit
+from weavloader.stream.stream import SliceReader, State
 from weavloader.times import utc_now
 
 MAX_REPROCESSED = 5000
@@ -344,7 +345,8 @@ def _message(given: object) -> str:
     time_limit=AUDIT_TIME_LIMIT,
 )
 def audit_images() -> None:
-    """Account for every image of ``AUDIT_WINDOW``, and republish what is missing.
+    """Account for every image of ``AUDIT_WINDOW``, republish what is missing, and write again
+    what some search does not find.
 
     The report is kept for the metrics server.
     """
@@ -356,19 +358,17 @@ def audit_images() -> None:
 
 
 def _audit(now: datetime) -> None:
-    audit = Audit(
-        get_settings(),
-        data_api(),
-        store(),
-        redis_client(),
-        dead_letters(),
-        read_pauses=AUDIT_READ_PAUSES,
+    reader = SliceReader(
+        get_settings(), data_api(), store(), dead_letters(), pauses=AUDIT_READ_PAUSES
     )
+    audit = Audit(reader, redis_client(), repair=True)
     report = audit.run(now - timedelta(seconds=get_settings().audit_window), now)
     redis_client().set(redis_keys.AUDIT_LAST, json.dumps(report.as_json(MAX_AUDIT_LINKS)))
     missing = report.counts[State.MISSING]
-    level = logging.ERROR if missing else logging.INFO
-    logger.log(level, "audit: %d images, %d missing", report.counts.total(), missing)
+    level = logging.INFO if report.is_clean else logging.ERROR
+    unsearchable = report.counts[State.UNSEARCHABLE]
+    told = (report.counts.total(), missing, unsearchable, report.repaired)
+    logger.log(level, "audit: %d images, %d missing, %d unsearchable, %d repaired", *told)
     if report.missing:
         # Behind the live ones. The health check would skip those that are marked as seen.
         publish(report.missing, redis_keys.LOW_PRIORITY)

@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from celery import Celery
 
+from client import open_store
 from demo.sage_replay.catalogue import SECOND, Catalogue, rfc3339
 from demo.sage_replay.catalogue import Entry as ReplayEntry
 from demo.sage_replay.faults import Fault
 from demo.sage_replay.server import Replay
+from demo.servers.waiting import wait_until
+from demo.servers.weaviate import HOW_TO_GIVE_ONE, started
 from job_system import dependencies
 from job_system.broker.worker_registry import transport_options
 from job_system.publishing import publish
@@ -27,14 +33,19 @@ from job_system.tasks.cleaner import audit_images
 from job_system.tasks.processor import process_image_task
 from main import main
 from metrics.redis_state import audit_families
+from tests.integration.test_weaviate_crash import Writer, has, not_found
+from tests.support.embedded_store import forget_object
+from tests.support.missing_parts import skip_without
 from tests.support.reference_deployment import archive, reference_app, send, take
+from tests.support.store_contract import EAST, an_image, found
 from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetters, FailedTask
 from weavloader.errors import PermanentError, Reason, TransientError
-from weavloader.images.job import ImageJob
+from weavloader.images.job import ImageJob, image_id
 from weavloader.settings import get_settings, load_settings
-from weavloader.stream.audit import Audit, AuditReport, State
+from weavloader.stream.audit import Audit, AuditReport
 from weavloader.stream.sage_api import DataApi, seen_key
+from weavloader.stream.stream import SliceReader, State
 from weavloader.times import utc_now
 
 
@@ -43,13 +54,26 @@ class Shelf:
     """A store that knows only which images it has."""
 
     links: set[str] = field(default_factory=set)
+    unindexed: set[str] = field(default_factory=set)
     on_question: Callable[[], None] = lambda: None
+    error: Exception | None = None
 
     def existing(self, links: Iterable[str]) -> set[str]:
         """Those of ``links`` whose image is stored."""
         found = self.links & set(links)
         self.on_question()
         return found
+
+    def unsearchable(self, links: Iterable[str]) -> dict[str, str]:
+        """Those of ``links`` that some search does not find."""
+        return {link: image_id(link) for link in self.unindexed & set(links)}
+
+    def rewrite(self, ids: Iterable[str]) -> None:
+        """Let every search find them."""
+        written = set(ids)
+        if self.error:
+            raise self.error
+        self.unindexed = {link for link in self.unindexed if image_id(link) not in written}
 
 
 @dataclass
@@ -87,16 +111,19 @@ class Scene:
         task = FailedTask(job.id, process_image_task.name, [job.to_message()], {}, 0, "w")
         self.letters.write(task, PermanentError("no", reason=Reason.EMPTY), "")
 
-    def audit(self, **settings: Any) -> AuditReport:
+    def audit(
+        self, repair: bool = False, pauses: Sequence[float] = (), **settings: Any
+    ) -> AuditReport:
         """The account of the last day."""
-        audit = Audit(
+        reader = SliceReader(
             load_settings(sage_filter={"name": "upload"}, **settings),
             self.api,
             self.shelf,  # type: ignore[arg-type]
-            redis_client(),
             self.letters,
+            pauses,
             self._sleep,
         )
+        audit = Audit(reader, redis_client(), repair=repair, sleep=self._sleep)
         return audit.run(self.now - timedelta(days=1), self.now)
 
     def counts(self, **settings: Any) -> dict[str, int]:
@@ -249,6 +276,39 @@ def test_what_is_no_message_of_ours_is_passed_over(scene: Scene) -> None:
     assert scene.counts() == {"queued": 1}
 
 
+def test_a_stored_image_that_a_search_misses_is_counted_and_written_again(scene: Scene) -> None:
+    stored = scene.images(4)
+    scene.shelf.links = {job.url for job in stored}
+    scene.shelf.unindexed = {job.url for job in stored[:2]}
+    report = scene.audit()
+    assert (report.counts[State.STORED], report.counts[State.UNSEARCHABLE]) == (2, 2)
+    assert not report.is_clean and report.repaired == 0 and scene.shelf.unindexed
+    report = scene.audit(repair=True)
+    assert (report.counts[State.STORED], report.counts[State.UNSEARCHABLE]) == (4, 0)
+    assert report.is_clean and report.as_json()["repaired"] == 2
+    assert scene.audit().is_clean
+
+
+def test_an_image_that_is_just_being_written_is_not_unsearchable(scene: Scene) -> None:
+    (job,) = scene.images(1)
+    scene.shelf.links = scene.shelf.unindexed = {job.url}
+    scene.on_sleep = lambda: scene.shelf.unindexed.clear()
+    scene.shelf.links = {job.url}
+    report = scene.audit(repair=True)
+    assert report.counts[State.STORED] == 1 and report.repaired == 0
+
+
+def test_an_object_that_cannot_be_written_again_stays_unsearchable(scene: Scene) -> None:
+    (job,) = scene.images(1)
+    scene.shelf.links, scene.shelf.unindexed = {job.url}, {job.url}
+    scene.shelf.error = PermanentError("no", reason=Reason.STORE_REFUSED)
+    report = scene.audit(repair=True)
+    assert report.counts[State.UNSEARCHABLE] == 1 and report.repaired == 0
+    scene.shelf.error = TransientError("no", reason=Reason.STORE_UNREACHABLE)
+    with pytest.raises(TransientError):
+        scene.audit(repair=True)
+
+
 def test_an_audit_that_cannot_read_the_stream_fails(scene: Scene) -> None:
     scene.replay.add_fault(Fault("status", status=500))
     with pytest.raises(TransientError):
@@ -258,16 +318,7 @@ def test_an_audit_that_cannot_read_the_stream_fails(scene: Scene) -> None:
 def test_a_slice_that_fails_at_first_is_read_again(scene: Scene) -> None:
     scene.taken(scene.images(3))
     scene.replay.add_fault(Fault("half_line", count=1))
-    audit = Audit(
-        load_settings(sage_filter={"name": "upload"}),
-        scene.api,
-        scene.shelf,  # type: ignore[arg-type]
-        redis_client(),
-        scene.letters,
-        scene.slept.append,
-        read_pauses=(0.1,),
-    )
-    report = audit.run(scene.now - timedelta(hours=2), scene.now)
+    report = scene.audit(pauses=(0.1,))
     assert report.counts[State.MISSING] == 3 and scene.slept[0] == 0.1
 
 
@@ -357,6 +408,7 @@ def test_the_task_leaves_its_account_for_the_metrics_server(
     families = audit_families(stored, at_hand.now.timestamp() + 60)
     assert [family.name for family in families] == [
         "weavloader_audit_images",
+        "weavloader_audit_repaired",
         "weavloader_audit_age_seconds",
     ]
 
@@ -381,6 +433,28 @@ def test_the_command_queues_what_is_missing_only_when_asked(
     assert "1 missing images queued again" in said
     assert redis.llen(redis_keys.IMAGE_QUEUE_LOW) == 1
     code, _, _ = audit_command(monkeypatch, capsys, "--republish")
+    assert code == 0
+
+
+def test_the_command_repairs_what_a_search_misses_when_asked(
+    at_hand: Scene, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing, unsearchable = at_hand.jobs[0], at_hand.images(1)[0]
+    with closing(open_store(get_settings())) as store:
+        store.prepare()
+        store.upsert([an_image(unsearchable.url)])
+        folder = Path(get_settings().embedded_store_path)
+        forget_object(folder, unsearchable.id)
+        code, shown, _ = audit_command(monkeypatch, capsys)
+        assert code == 1 and "unsearchable" in shown
+        assert found(store, "", EAST) == []
+        code, shown, said = audit_command(monkeypatch, capsys, "--repair", "--json")
+        assert code == 1 and json.loads(shown)["counts"]["unsearchable"] == 0
+        assert "1 unsearchable images written again" in said
+        assert "1 missing images queued again" in said
+        assert found(store, "", EAST) == ["some caption"]
+    assert [json.loads(raw)["headers"]["id"] for raw in lane()] == [missing.id]
+    code, _, _ = audit_command(monkeypatch, capsys)
     assert code == 0
 
 
@@ -410,3 +484,45 @@ def test_what_the_reference_deployment_queued_or_kept_is_found_by_its_image(
         send(theirs, "process_dlq_tasks")
     take(redis_client(), redis_keys.IMAGE_QUEUE)
     assert scene.counts() == {"dead": 1, "queued": 4}
+
+
+def test_the_command_repairs_what_a_killed_weaviate_forgot(
+    scene: Scene,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    vectors = np.random.default_rng(1).normal(size=(800, 256)).astype(np.float32)
+    items = [
+        an_image(job.url, vectors={"clip": vector})
+        for job, vector in zip(scene.images(800), vectors, strict=True)
+    ]
+    with started(tmp_path) as server:
+        if server is None:
+            skip_without(HOW_TO_GIVE_ONE)
+        given = {"vector_store": "weaviate", "sage_filter": '{"name": "upload"}', **server.settings}
+        for name, value in given.items():
+            monkeypatch.setenv(name.upper(), str(value))
+        monkeypatch.setenv("SAGE_DATA_API", f"http://{scene.replay.host}/api/v1/query")
+        get_settings.cache_clear()
+        with closing(open_store(get_settings())) as store:
+            store.prepare()
+            writer = Writer(store, items, 50)
+            thread = Thread(target=writer.run)
+            thread.start()
+            wait_until(partial(has, store, 200), "some of the images")
+            is_writing = thread.is_alive()
+            server.kill()
+            server.start()
+            thread.join(60)
+            assert is_writing and store.count() == 800
+
+            code, shown, _ = audit_command(monkeypatch, capsys, "--json")
+            counts = json.loads(shown)["counts"]
+            assert code == 1 and counts["unsearchable"] > 0
+            assert counts["stored"] + counts["unsearchable"] == 800
+            code, shown, _ = audit_command(monkeypatch, capsys, "--json", "--repair")
+            assert code == 0
+            assert json.loads(shown)["repaired"] == counts["unsearchable"]
+            assert json.loads(shown)["counts"]["stored"] == store.count() == 800
+            assert not_found(store, items) == set()

@@ -17,6 +17,7 @@ import pytest
 import sqlite_vec
 
 from demo.servers.waiting import wait_until
+from tests.support.embedded_store import INDEXES, forget_object
 from tests.support.processes import in_processes
 from tests.support.ranking_contract import RankingContract, captioned, foxes
 from tests.support.store_contract import EAST, an_image, found
@@ -63,6 +64,18 @@ class TestEmbeddedStore(RankingContract):
         """A store whose folder is a file."""
         (tmp_path / "file").touch()
         return embedded(tmp_path / "file" / "store")
+
+    @pytest.mark.parametrize("index", INDEXES)
+    def test_what_an_index_lacks_is_named_and_written_again(
+        self, store: Store, settings: Settings, index: str
+    ) -> None:
+        items = [an_image(str(n), caption=f"fox {n}", vectors={"clip": EAST}) for n in range(5)]
+        store.upsert(items)
+        forget_object(Path(settings.embedded_store_path), items[3].id, index)
+        assert store.unsearchable(map(str, range(5))) == {"3": items[3].id}
+        store.rewrite([items[3].id])
+        assert store.unsearchable(map(str, range(5))) == {}
+        assert len(found(store, "", EAST)) == len(found(store, "fox")) == 5
 
     def test_no_other_user_may_read_it(self, tmp_path: Path) -> None:
         before = os.umask(0)

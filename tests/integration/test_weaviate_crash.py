@@ -18,7 +18,7 @@ from tests.support.store_contract import an_image
 from weavloader.errors import ConfigError, TransientError
 from weavloader.settings import load_settings
 from weavloader.store import connect_store
-from weavloader.store.base import Filters, ImageObject, Store
+from weavloader.store.base import Filters, ImageObject, SearchQuery, Store
 
 # A server that has just started calls itself ready before it knows its collections.
 IN_PASSING = (TransientError, ConfigError)
@@ -36,13 +36,13 @@ def server(tmp_path: Path) -> Iterator[LocalWeaviate]:
 class Writer:
     """Writes batches one after another, each again until it is written."""
 
-    def __init__(self, store: Store, items: Sequence[ImageObject]) -> None:
+    def __init__(self, store: Store, items: Sequence[ImageObject], size: int = 500) -> None:
         self.failed = 0
-        self._store, self._items = store, items
+        self._store, self._items, self._size = store, items, size
 
     def run(self) -> None:
         """Write everything."""
-        for batch in chunked(self._items, 500):
+        for batch in chunked(self._items, self._size):
             while not self._written(batch):
                 self.failed += 1
 
@@ -97,3 +97,38 @@ def test_every_object_is_there_once_after_the_server_was_killed_in_mid_batch(
         read = store.get(item.id)
         assert read is not None and read.image == item.image
         np.testing.assert_array_equal(read.vectors["clip"], item.vectors["clip"])
+
+
+def not_found(store: Store, items: Sequence[ImageObject]) -> set[str]:
+    """Ids of objects that a search with their own vector does not find."""
+
+    def hits(item: ImageObject) -> set[str]:
+        query = SearchQuery("", item.vectors["clip"], alpha=1, limit=10)
+        return {hit.id for hit in store.search(query)}
+
+    return {item.id for item in items if item.id not in hits(item)}
+
+
+def test_what_a_killed_server_forgot_is_named_and_found_again_once_it_is_rewritten(
+    server: LocalWeaviate, store: Store
+) -> None:
+    vectors = np.random.default_rng(1).normal(size=(300, 256)).astype(np.float32)
+    items = [
+        an_image(f"https://storage.example.org/{n}", caption=f"fox {n}", vectors={"clip": vector})
+        for n, vector in enumerate(vectors)
+    ]
+    links = [item.text["link"] for item in items]
+    store.upsert(items)
+    assert store.unsearchable(links) == {} and not_found(store, items) == set()
+    server.kill()
+    server.start()
+    wait_until(partial(has, store, 300), "the server again")
+    forgotten = not_found(store, items)
+    assert forgotten, "the server forgot nothing: what follows shows nothing"
+    missed = store.unsearchable(links)
+    assert forgotten <= set(missed.values())
+    store.upsert([items[links.index(link)] for link in missed])
+    assert store.unsearchable(links).keys() == missed.keys(), "unchanged objects are skipped"
+    store.rewrite(missed.values())
+    assert store.unsearchable(links) == {} and not_found(store, items) == set()
+    assert store.count() == 300

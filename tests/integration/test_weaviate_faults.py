@@ -13,6 +13,7 @@ from demo.servers.waiting import wait_until
 from tests.support.store_contract import EAST, StoreContract, an_image, found
 from tests.support.weaviate_contract import WeaviateContract
 from tests.support.weaviate_stand_in import StandIn
+from tests.support.weaviate_stand_in.objects import INDEXES
 from tests.support.weaviate_stand_in.schema import Schema, add_vectors
 from weavloader.errors import ConfigError, PermanentError, TransientError, WeavloaderError
 from weavloader.images.job import image_id
@@ -204,6 +205,35 @@ class TestFaults:
         assert store.existing(["1"]) == {"1"}
         written = [call for call in server.calls if call.startswith("BatchObjects")]
         assert written == ["BatchObjects 1"] * 3
+
+    @pytest.mark.parametrize("index", INDEXES)
+    def test_what_a_search_misses_is_named_and_written_again(
+        self, store: Store, server: StandIn, settings: Settings, index: str
+    ) -> None:
+        items = [an_image(str(n), caption=f"fox {n}") for n in range(130)]
+        store.upsert(items)
+        lost = {item.text["link"]: item.id for item in items[::40]}
+        for object_id in lost.values():
+            server.lose_index(settings.weaviate_collection, object_id, index)
+        # An object that no filter finds is not found by its link either: the audit queues it.
+        named = {} if index == "filters" else lost
+        assert store.unsearchable(item.text["link"] for item in items) == named
+        store.rewrite(lost.values())
+        assert store.unsearchable(lost) == {} and store.existing(lost) == lost.keys()
+        assert store.count() == 130
+
+    def test_what_the_server_rejects_while_it_is_written_again_is_an_error(
+        self, store: Store, server: StandIn, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(objects, "_PAUSES", ())
+        items = [an_image(str(n)) for n in range(20)]
+        store.upsert(items)
+        server.faults.refuse = lambda link: BAD_TEXT if link == "0" else ""
+        with pytest.raises(PermanentError, match=r"^1 of 20"):
+            store.rewrite(item.id for item in items)
+        server.faults.refuse = lambda link: "store is read-only" if link == "0" else ""
+        with pytest.raises(TransientError, match=r"^1 of 20"):
+            store.rewrite(item.id for item in items)
 
     @pytest.mark.parametrize("lost", [1, 5, 100])
     def test_index_entries_without_an_object_hide_no_other(

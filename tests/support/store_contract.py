@@ -111,6 +111,33 @@ class StoreContract:
         assert store.get(written.id) == written
         assert found(store, "some caption", EAST) == ["some caption"]
 
+    def test_no_search_misses_what_was_written(self, store: Store) -> None:
+        tokens = np.random.default_rng(2).normal(size=(3, 128)).astype(np.float32)
+        items = [
+            an_image(),
+            an_image("https://x/bare", caption="", vectors={}, vsn="", camera="the"),
+            an_image("https://x/stop", caption="It is the", vectors={"align": EAST}),
+            an_image("https://x/colbert", vectors={"colbert": tokens}),
+            *(an_image(f"https://x/{n}", vsn=f"W{n}", vectors={"clip": NORTH}) for n in range(120)),
+        ]
+        store.upsert(items)
+        links = [item.text["link"] for item in items]
+        assert store.unsearchable([*links, "https://x/absent", "?!"]) == {}
+        assert store.unsearchable([]) == {}
+
+    def test_a_stored_object_is_written_again_as_it_is(self, store: Store) -> None:
+        made_by = {"clip": Provenance("apple/DFN5B", made_at=WHEN.replace(microsecond=0))}
+        items = [
+            an_image(location=Location(1.5, -2.25), provenance=made_by),
+            an_image("https://x/bare", image=b"", vectors={}, address=""),
+        ]
+        store.upsert(items)
+        before = [store.get(item.id) for item in items]
+        store.rewrite([*(item.id for item in items), image_id("https://x/absent")])
+        assert repr([store.get(item.id) for item in items]) == repr(before)
+        assert store.count() == 2
+        assert found(store, "caption", EAST) == ["some caption"] * 2
+
     def test_three_deliveries_give_one_object(self, store: Store) -> None:
         for _ in range(3):
             store.upsert([an_image()])

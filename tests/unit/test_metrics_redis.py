@@ -84,10 +84,11 @@ def test_nothing_is_told_of_a_stream_never_looked_at() -> None:
 
 
 def test_the_last_audit_is_told_by_state() -> None:
-    note = {"at": A_MINUTE_AGO, "counts": {"stored": 7, "missing": 0}}
+    note = {"at": A_MINUTE_AGO, "counts": {"stored": 7, "missing": 0}, "repaired": 3}
     assert values(audit_families(json.dumps(note).encode(), NOW)) == {
         "audit_images/stored": 7,
         "audit_images/missing": 0,
+        "audit_repaired": 3,
         "audit_age_seconds": 60,
     }
 

@@ -258,6 +258,14 @@ class Store(Protocol):
     def existing(self, links: Iterable[str]) -> set[str]:
         """The ``links`` whose image is stored, whichever program stored it."""
 
+    def unsearchable(self, links: Iterable[str]) -> dict[str, str]:
+        """The stored images among ``links`` that a search by time, text filter, words of the
+        caption or vector cannot find, each with the id of its object."""
+
+    def rewrite(self, ids: Iterable[str]) -> None:
+        """Write stored objects again as they are, so that every search finds them; raises unless
+        all are written."""
+
     def upsert(self, objects: Sequence[ImageObject]) -> None:
         """Write each object under its id, replacing earlier versions; raises unless all are
         written."""

@@ -1,8 +1,8 @@
 """The audit: the state of every image that the stream held, and which images are missing.
 
-It reads the stream again and asks in batches which images are stored, then which have a dead
-letter. The few that are left are looked up on the queue and among the messages that workers hold,
-and again everywhere after a pause, since an image may move meanwhile.
+It reads the stream again and asks in batches which images are stored, which of them a search may
+miss, then which have a dead letter. The few that are left are looked up on the queue and among the
+messages that workers hold, and again everywhere after a pause, since an image may move meanwhile.
 """
 
 from __future__ import annotations
@@ -13,33 +13,20 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
-from functools import partial
 from typing import Any
 
 from more_itertools import chunked
 
 from weavloader import redis_keys
-from weavloader.dlq.queue import DeadLetters
-from weavloader.errors import TransientError
+from weavloader.errors import PermanentError
 from weavloader.images.job import ImageJob, image_id_in, is_image_id
 from weavloader.redis_connection import RedisClient
-from weavloader.settings import Settings
-from weavloader.store.base import Store
-from weavloader.stream.sage_api import (
-    DataApi,
-    RejectedRecord,
-    agreed_items,
-    is_unallowed,
-    seen_key,
-    unallowed_names,
-)
-from weavloader.stream.stream import slices
+from weavloader.stream.sage_api import seen_key
+from weavloader.stream.stream import BATCH, SliceReader, State, slices
 
-BATCH = 1000
 MAX_NAMED = 1000
 # A node that was offline for days comes back with thousands.
 MAX_MISSING = 20_000
@@ -52,20 +39,6 @@ PAGE = 500
 logger = logging.getLogger(__name__)
 
 
-class State(StrEnum):
-    """Where an image is."""
-
-    STORED = "stored"
-    QUEUED = "queued"  # or held by a worker
-    WAITING = "waiting"  # for a retry
-    DEAD = "dead"
-    DISCARDED = "discarded"  # its dead letter was too old, or discarded by hand
-    EXCLUDED = "excluded"
-    REJECTED = "rejected"  # the record is no image
-    NOT_YET_QUEUED = "not_yet_queued"
-    MISSING = "missing"
-
-
 @dataclass(slots=True)
 class AuditReport:
     """The result of an audit.
@@ -75,12 +48,19 @@ class AuditReport:
         since: Start of the audited range of capture times, UTC.
         counts: Images by state.
         missing: Up to :data:`MAX_MISSING` of the missing.
+        repaired: Stored images that some search did not find, and that were written again.
     """
 
     at: datetime
     since: datetime
     counts: Counter[State] = field(default_factory=Counter)
     missing: list[ImageJob] = field(default_factory=list)
+    repaired: int = 0
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether every image is where it should be."""
+        return not (self.counts[State.MISSING] or self.counts[State.UNSEARCHABLE])
 
     def as_json(self, max_missing: int = MAX_NAMED) -> dict[str, object]:
         """The report as JSON: every state, and the links of some missing images."""
@@ -88,6 +68,7 @@ class AuditReport:
             "at": self.at.isoformat(),
             "since": self.since.isoformat(),
             "counts": {state.value: self.counts[state] for state in State},
+            "repaired": self.repaired,
             "missing": [job.url for job in self.missing[:max_missing]],
         }
 
@@ -97,28 +78,22 @@ class Audit:
 
     Args:
         redis: A client that answers in bytes.
+        repair: Whether images that some search does not find are written again.
         sleep: Waits before images that were not found are looked up again.
-        read_pauses: Seconds before each further attempt to read a slice of the stream.
     """
 
     def __init__(
         self,
-        settings: Settings,
-        api: DataApi,
-        store: Store,
+        reader: SliceReader,
         redis: RedisClient,
-        dead_letters: DeadLetters,
+        *,
+        repair: bool = False,
         sleep: Callable[[float], None] = time.sleep,
-        read_pauses: Sequence[float] = (),
     ) -> None:
-        self._settings = settings
-        self._api = api
-        self._store = store
+        self._reader = reader
         self._redis = redis
-        self._dead_letters = dead_letters
+        self._repair = repair
         self._sleep = sleep
-        self._read_pauses = read_pauses
-        self._unallowed = unallowed_names(settings)
 
     def run(
         self,
@@ -129,54 +104,46 @@ class Audit:
         """Find the state of every image captured since a moment.
 
         Args:
-            progress: Called after each slice of the stream with the fraction that is done, 0 to 1.
+            progress: Called after each batch with the fraction of slices that are done, 0 to 1.
 
         Raises:
             TransientError: SAGE or the store failed.
         """
         report = AuditReport(now, since)
-        self._dead_letters.adopt()
+        self._reader.dead_letters.adopt()
+        query_filter = self._reader.settings.sage_filter
         open_: list[ImageJob] = []
         for start, end in slices(since, now):
-            ask = partial(self._api.records, self._settings.sage_filter, start, end)
-            for batch in chunked(self._images(self._read(ask, end is None), report), BATCH):
+            for batch in self._reader.batches(query_filter, start, end, report.counts):
                 open_ += self._unresolved(batch, report)
+                progress((start - since) / (now - since), report)
             progress(((end or now) - since) / (now - since), report)
         self._recheck(open_, report)
         return report
 
-    def _read(
-        self, ask: Callable[[], Iterable[object]], is_open: bool
-    ) -> list[ImageJob | RejectedRecord]:
-        """What a slice holds. Of a week of slices one may fail at first."""
-        for pause in self._read_pauses:
-            try:
-                return list(agreed_items(ask, is_open))
-            except TransientError as error:
-                logger.warning("a slice is read again in %g s: %s", pause, error)
-                self._sleep(pause)
-        return list(agreed_items(ask, is_open))
-
-    def _images(
-        self, items: Iterable[ImageJob | RejectedRecord], report: AuditReport
-    ) -> Iterable[ImageJob]:
-        """Yield the images among items; count rejected and excluded records."""
-        for item in items:
-            if not isinstance(item, ImageJob):
-                report.counts[State.REJECTED] += 1
-            elif is_unallowed(item, self._unallowed):
-                report.counts[State.EXCLUDED] += 1
-            else:
-                yield item
-
     def _unresolved(self, jobs: Sequence[ImageJob], report: AuditReport) -> list[ImageJob]:
         """The images that are neither stored nor have a dead letter."""
-        stored = self._store.existing(job.url for job in jobs)
-        rest = [job for job in jobs if job.url not in stored]
-        dead = self._dead_letters.existing([job.id for job in rest])
-        report.counts[State.STORED] += len(jobs) - len(rest)
-        report.counts[State.DEAD] += len(dead)
-        return [job for job in rest if job.id not in dead]
+        stored, rest = self._reader.resolve(jobs, report.counts)
+        store = self._reader.store
+        if missed := store.unsearchable(job.url for job in stored):
+            self._sleep(RECHECK_SECONDS)  # some may just be written
+            missed = store.unsearchable(missed)
+        if missed and self._repair:
+            before = len(missed)
+            missed = self._rewrite(missed)
+            report.repaired += before - len(missed)
+        report.counts[State.STORED] -= len(missed)
+        report.counts[State.UNSEARCHABLE] += len(missed)
+        return rest
+
+    def _rewrite(self, missed: Mapping[str, str]) -> dict[str, str]:
+        """Write objects again; those that some search still does not find."""
+        store = self._reader.store
+        try:
+            store.rewrite(missed.values())
+        except PermanentError as error:
+            logger.warning("some of %d objects were not written again: %s", len(missed), error)
+        return store.unsearchable(missed)
 
     def _recheck(self, jobs: list[ImageJob], report: AuditReport) -> None:
         left = self._not_in_flight(jobs, report)
@@ -206,7 +173,7 @@ class Audit:
         self, jobs: Sequence[ImageJob], is_late: Callable[[ImageJob], bool]
     ) -> Iterable[tuple[ImageJob, State]]:
         """The state of images that were found nowhere."""
-        discarded = self._dead_letters.discarded_at([job.id for job in jobs])
+        discarded = self._reader.dead_letters.discarded_at([job.id for job in jobs])
         seen = self._redis.zmscore(redis_keys.SEEN, list(map(seen_key, jobs)))
         for job, seen_at in zip(jobs, seen, strict=True):
             if job.id in discarded:
@@ -222,7 +189,7 @@ class Audit:
         Records appear in the past when a node uploads late. If the last health check is recent,
         an image within its window that was not queued can only have appeared since.
         """
-        settings = self._settings
+        settings = self._reader.settings
         last_poll = now - timedelta(seconds=2 * settings.poll_max_seconds + POLL_MARGIN_SECONDS)
         reconciled = self._redis.get(redis_keys.STREAM_RECONCILED)
         last = json.loads(self._redis.get(redis_keys.STREAM_LAST_POLL) or "{}")

@@ -10,29 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
-from more_itertools import chunked
-
 from weavloader import redis_keys
-from weavloader.dlq.queue import DeadLetters
 from weavloader.images.job import ImageJob
 from weavloader.redis_connection import RedisClient
-from weavloader.settings import Settings
-from weavloader.store.base import Store
-from weavloader.stream.sage_api import (
-    DataApi,
-    RejectedRecord,
-    agreed_items,
-    is_unallowed,
-    unallowed_names,
-)
-from weavloader.stream.stream import slices
+from weavloader.stream.stream import SliceReader, State, slices
 
-BATCH = 1000
 WAIT_SECONDS = 2.0
 PROGRESS_TTL = 30 * 86400
 
@@ -59,19 +47,12 @@ class BackfillReport:
     """What a run did. A record that a slice lists twice counts once.
 
     Attributes:
-        queued: Images put on the queue.
-        stored: Images that were stored already.
-        dead: Images with a dead letter, which are reprocessed otherwise.
-        excluded: Images of unallowed nodes.
-        rejected: Records that are no image.
+        counts: Images put on the queue; those stored already, or with a dead letter, which are
+            reprocessed otherwise; records that are excluded or rejected.
         waiting: Whether it is waiting now, since the low-priority queue is at the high-water mark.
     """
 
-    queued: int = 0
-    stored: int = 0
-    dead: int = 0
-    excluded: int = 0
-    rejected: int = 0
+    counts: Counter[State] = field(default_factory=Counter)
     waiting: bool = False
 
 
@@ -87,24 +68,17 @@ class Backfill:
 
     def __init__(
         self,
-        settings: Settings,
-        api: DataApi,
-        store: Store,
+        reader: SliceReader,
         redis: RedisClient,
-        dead_letters: DeadLetters,
         publish: Callable[[Sequence[ImageJob]], None],
         backlog: Callable[[], int],
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._settings = settings
-        self._api = api
-        self._store = store
+        self._reader = reader
         self._redis = redis
-        self._dead_letters = dead_letters
         self._publish = publish
         self._backlog = backlog
         self._sleep = sleep
-        self._unallowed = unallowed_names(settings)
 
     def reached(self, span: Span) -> datetime:
         """The time up to which earlier runs have queued a span; its start if there were none."""
@@ -131,45 +105,28 @@ class Backfill:
         report, reached = BackfillReport(), self.reached(span)
         if reached >= span.end:
             return report
-        self._dead_letters.adopt()
+        self._reader.dead_letters.adopt()
         for start, end in slices(reached, span.end):
             end = end or span.end
-            ask = partial(self._api.records, span.query_filter, start, end)
-            for jobs in chunked(self._images(agreed_items(ask), report), BATCH):
+            for jobs in self._reader.batches(span.query_filter, start, end, report.counts):
                 self._queue_new(jobs, report, partial(progress, start, report))
             note = end.isoformat()
             self._redis.set(redis_keys.backfill(span.name), note, ex=PROGRESS_TTL)
             progress(end, report)
         return report
 
-    def _images(
-        self, items: Iterable[ImageJob | RejectedRecord], report: BackfillReport
-    ) -> Iterator[ImageJob]:
-        for item in items:
-            if not isinstance(item, ImageJob):
-                report.rejected += 1
-            elif is_unallowed(item, self._unallowed):
-                report.excluded += 1
-            else:
-                yield item
-
     def _queue_new(
         self, jobs: Sequence[ImageJob], report: BackfillReport, tell: Callable[[], None]
     ) -> None:
-        stored = self._store.existing(job.url for job in jobs)
-        rest = [job for job in jobs if job.url not in stored]
-        dead = self._dead_letters.existing([job.id for job in rest])
-        new = [job for job in rest if job.id not in dead]
-        report.stored += len(jobs) - len(rest)
-        report.dead += len(rest) - len(new)
+        _, new = self._reader.resolve(jobs, report.counts)
         if new:
             self._wait_for_room(report, tell)
             self._publish(new)
-            report.queued += len(new)
+            report.counts[State.QUEUED] += len(new)
         tell()
 
     def _wait_for_room(self, report: BackfillReport, tell: Callable[[], None]) -> None:
-        while self._backlog() >= self._settings.queue_high_water:
+        while self._backlog() >= self._reader.settings.queue_high_water:
             report.waiting = True
             tell()
             self._sleep(WAIT_SECONDS)

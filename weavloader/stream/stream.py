@@ -13,20 +13,25 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import StrEnum
+from functools import partial
 
 from more_itertools import chunked
 
 from weavloader import redis_keys
+from weavloader.dlq.queue import DeadLetters
 from weavloader.errors import Reason, TransientError
 from weavloader.images.job import ImageJob
 from weavloader.redis_connection import RedisClient
 from weavloader.settings import Settings
+from weavloader.store.base import Store
 from weavloader.stream.sage_api import (
     DataApi,
     RejectedRecord,
+    agreed_items,
     is_unallowed,
     parse_record,
     seen_key,
@@ -194,6 +199,88 @@ def slices(start: datetime, now: datetime) -> Iterator[tuple[datetime, datetime 
         yield start, start + SLICE
         start += SLICE
     yield start, None
+
+
+class State(StrEnum):
+    """Where an image that the stream held is."""
+
+    STORED = "stored"
+    UNSEARCHABLE = "unsearchable"  # stored, but some search does not find it
+    QUEUED = "queued"  # or held by a worker
+    WAITING = "waiting"  # for a retry
+    DEAD = "dead"
+    DISCARDED = "discarded"  # its dead letter was too old, or discarded by hand
+    EXCLUDED = "excluded"
+    REJECTED = "rejected"  # the record is no image
+    NOT_YET_QUEUED = "not_yet_queued"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class SliceReader:
+    """Reads the past of the stream in slices, and what became of its images.
+
+    Attributes:
+        pauses: Seconds before each further attempt to read a slice that SAGE did not give.
+        sleep: Waits so long.
+    """
+
+    settings: Settings
+    api: DataApi
+    store: Store
+    dead_letters: DeadLetters
+    pauses: Sequence[float] = ()
+    sleep: Callable[[float], None] = time.sleep
+
+    def batches(
+        self,
+        query_filter: Mapping[str, str],
+        start: datetime,
+        end: datetime | None,
+        counts: Counter[State],
+    ) -> Iterator[list[ImageJob]]:
+        """The images of a slice; its rejected and excluded records are counted.
+
+        Raises:
+            TransientError: SAGE failed, or no two of its answers agreed.
+        """
+        ask = partial(self.api.records, query_filter, start, end)
+        return chunked(self._images(self._items(ask, end is None), counts), BATCH)
+
+    def resolve(
+        self, jobs: Sequence[ImageJob], counts: Counter[State]
+    ) -> tuple[list[ImageJob], list[ImageJob]]:
+        """The stored images, and those that have no dead letter either; all others are counted."""
+        links = self.store.existing(job.url for job in jobs)
+        rest = [job for job in jobs if job.url not in links]
+        dead = self.dead_letters.existing([job.id for job in rest])
+        counts[State.DEAD] += len(dead)
+        stored = [job for job in jobs if job.url in links]
+        counts[State.STORED] += len(stored)
+        return stored, [job for job in rest if job.id not in dead]
+
+    def _items(
+        self, ask: Callable[[], Iterable[object]], is_open: bool
+    ) -> Iterable[ImageJob | RejectedRecord]:
+        for pause in self.pauses:
+            try:
+                return list(agreed_items(ask, is_open))
+            except TransientError as error:
+                logger.warning("a slice is read again in %g s: %s", pause, error)
+                self.sleep(pause)
+        return agreed_items(ask, is_open)
+
+    def _images(
+        self, items: Iterable[ImageJob | RejectedRecord], counts: Counter[State]
+    ) -> Iterator[ImageJob]:
+        unallowed = unallowed_names(self.settings)
+        for item in items:
+            if not isinstance(item, ImageJob):
+                counts[State.REJECTED] += 1
+            elif is_unallowed(item, unallowed):
+                counts[State.EXCLUDED] += 1
+            else:
+                yield item
 
 
 def next_interval(previous: float, queued: int, settings: Settings) -> float:

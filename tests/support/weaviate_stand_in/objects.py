@@ -27,6 +27,7 @@ class Kept:
     vectors: dict[str, base_pb2.Vectors]
 
 
+INDEXES = ("filters", "keywords", "vectors")
 Hits = list[tuple[Kept, float]]
 Rows = NDArray[np.float32]
 
@@ -36,8 +37,8 @@ class Collection:
     """A collection, its objects by id, and the length of each vector once there is one.
 
     Attributes:
-        unindexed: Ids of objects that no filter finds until they are deleted, or written with
-            another vector or location.
+        unindexed: By index, ids of the objects that it lacks until they are deleted, or written
+            with another vector or location.
         without_object: So many entries of the index have no object; they come first in what is
             searched or sorted, and count towards the limit.
     """
@@ -45,7 +46,9 @@ class Collection:
     schema: Schema
     objects: dict[str, Kept] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
-    unindexed: set[str] = field(default_factory=set)
+    unindexed: dict[str, set[str]] = field(
+        default_factory=lambda: {each: set() for each in INDEXES}
+    )
     without_object: int = 0
 
     def put(self, given: batch_pb2.BatchObject) -> str:
@@ -70,16 +73,21 @@ class Collection:
         before = self.objects.get(given.uuid)
         place = properties.get("location")
         if not before or (before.vectors, before.properties.get("location")) != (vectors, place):
-            self.unindexed.discard(given.uuid)
+            self.index(given.uuid)
         self.objects[given.uuid] = Kept(given.uuid, properties, vectors)
         return ""
+
+    def index(self, object_id: str) -> None:
+        """Let every index have an object."""
+        for lacking in self.unindexed.values():
+            lacking.discard(object_id)
 
     def search(self, request: search_get_pb2.SearchRequest) -> Hits:
         """Objects that pass the filter and match, with their scores, in the order asked for."""
         passes: Test | None = None
         if request.HasField("filters"):
             test = predicate(self.schema, request.filters)
-            passes = lambda name, given: name not in self.unindexed and test(name, given)  # noqa: E731
+            passes = lambda name, given: name not in self.unindexed["filters"] and test(name, given)  # noqa: E731
         kept = [
             each
             for _, each in sorted(self.objects.items())
@@ -87,6 +95,10 @@ class Collection:
         ]
         if request.HasField("hybrid_search"):
             found = self._scored(kept, request.hybrid_search)
+        elif request.HasField("bm25_search"):
+            found = _best_first(kept, self._keyword_scores(kept, request.bm25_search))
+        elif request.HasField("near_vector"):
+            found = _best_first(kept, self._vector_scores(kept, request.near_vector))
         else:
             found = [(each, 0.0) for each in kept]
         for by in request.sort_by:
@@ -109,7 +121,7 @@ class Collection:
         # Any order that finds what matches: a real server's is not imitated.
         alpha = asked.alpha_param
         vector = self._vector_scores(kept, asked) if alpha > 0 else {}
-        keyword = _keyword_scores(kept, asked) if alpha < 1 else {}
+        keyword = self._keyword_scores(kept, asked) if alpha < 1 else {}
         hits = [
             (each, alpha * vector.get(each.id, 0.0) + (1 - alpha) * keyword.get(each.id, 0.0))
             for each in kept
@@ -127,24 +139,30 @@ class Collection:
         return {
             each.id: _likeness(query, _rows(each.vectors[name]))
             for each in kept
-            if name in each.vectors
+            if name in each.vectors and each.id not in self.unindexed["vectors"]
         }
+
+    def _keyword_scores(self, kept: list[Kept], asked: Any) -> dict[str, float]:
+        wanted, found = words(asked.query), {}
+        for each in kept:
+            texts = " ".join(str(each.properties.get(name, "")) for name in asked.properties)
+            there = wanted & words(texts)
+            if there and each.id not in self.unindexed["keywords"]:
+                found[each.id] = len(there) / len(wanted)
+        return found
+
+
+def _best_first(kept: list[Kept], scores: dict[str, float]) -> Hits:
+    hits = [(each, scores[each.id]) for each in kept if each.id in scores]
+    return sorted(hits, key=lambda hit: -hit[1])
 
 
 def _query_rows(asked: Any) -> Rows:
     if asked.vector_bytes:  # one vector, named by the target alone
         return np.frombuffer(asked.vector_bytes, "<f4")[None]
-    (vector,) = asked.near_vector.vector_for_targets[0].vectors
+    near = getattr(asked, "near_vector", asked)  # a hybrid search has one
+    (vector,) = near.vectors or near.vector_for_targets[0].vectors
     return _rows(vector)
-
-
-def _keyword_scores(kept: list[Kept], asked: Any) -> dict[str, float]:
-    wanted, found = words(asked.query), {}
-    for each in kept:
-        texts = " ".join(str(each.properties.get(name, "")) for name in asked.properties)
-        if there := wanted & words(texts):
-            found[each.id] = len(there) / len(wanted)
-    return found
 
 
 def _likeness(query: Rows, stored: Rows) -> float:

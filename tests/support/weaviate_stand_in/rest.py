@@ -68,7 +68,7 @@ def _answer(state: State, method: str, path: str, body: Any, key: str) -> Answer
 
 def _delete(state: State, name: str, object_id: str) -> Answer:
     collection = state.collections[name]
-    collection.unindexed.discard(object_id)
+    collection.index(object_id)
     there = collection.objects.pop(object_id, None)
     return (HTTPStatus.NO_CONTENT, None) if there else _ABSENT
 

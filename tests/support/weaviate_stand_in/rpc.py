@@ -81,7 +81,8 @@ class Service(weaviate_pb2_grpc.WeaviateServicer):
 
     def _lose_index(self, request: Any) -> None:
         for each in request.objects:
-            self._state.collections[each.collection].unindexed.add(each.uuid)
+            for lacking in self._state.collections[each.collection].unindexed.values():
+                lacking.add(each.uuid)
 
     def _put(self, given: Any) -> str:
         link = given.properties.non_ref_properties["link"]
@@ -107,6 +108,8 @@ def _result(collection: Collection, kept: Kept, score: float, request: Any) -> A
         id=kept.id,
         id_as_bytes=uuid.UUID(kept.id).bytes,
         score=score,
+        distance=1 - score,
+        distance_present=request.metadata.distance,
         score_present=request.metadata.score,
         creation_time_unix=_CREATED,
         creation_time_unix_present=True,
@@ -115,6 +118,9 @@ def _result(collection: Collection, kept: Kept, score: float, request: Any) -> A
     )
     if request.metadata.vector:
         metadata.vectors.extend(kept.vectors.values())
+    elif request.metadata.vectors:
+        asked_for = set(request.metadata.vectors) & kept.vectors.keys()
+        metadata.vectors.extend(kept.vectors[name] for name in sorted(asked_for))
     asked = set(request.properties.non_ref_properties)
     fields = {
         name: _value(data_type(collection.schema, name), value)

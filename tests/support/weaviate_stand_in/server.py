@@ -61,9 +61,9 @@ class StandIn:
         """Every call so far, such as ``GET /meta`` or ``BatchObjects`` with the links."""
         return self._state.calls
 
-    def lose_index(self, collection: str, object_id: str) -> None:
-        """Keep an object, but let no filter find it, as after a kill in mid-write."""
-        self._state.collections[collection].unindexed.add(object_id)
+    def lose_index(self, collection: str, object_id: str, index: str = "filters") -> None:
+        """Keep an object, but let an index of ``INDEXES`` lack it, as after a kill."""
+        self._state.collections[collection].unindexed[index].add(object_id)
 
     def lose_objects(self, collection: str, count: int) -> None:
         """Keep the index entries of objects that are not there, as after a kill in mid-write."""

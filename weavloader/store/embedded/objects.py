@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -80,6 +80,21 @@ def read_vectors(connection: apsw.Connection, number: int) -> dict[str, Vector]:
         name: _vector(data, None if name in indexed else dimension)
         for name, dimension, data in fetch(connection, query, (number,))
     }
+
+
+def unindexed(connection: apsw.Connection, ids: Sequence[str]) -> set[str]:
+    """Those of the ids whose object is not in the keyword index, or not in that of a vector."""
+    lacking = ["NOT EXISTS (SELECT 1 FROM words_docsize WHERE id = number)"]
+    lacking += [
+        f"""EXISTS (SELECT 1 FROM vectors AS v WHERE v.number = images.number AND name = '{name}')
+        AND NOT EXISTS (SELECT 1 FROM nearest_{name}_rowids AS r WHERE r.rowid = images.number)"""  # noqa: S608
+        for name in sorted(indexed_vectors(connection))
+    ]
+    query = f"""
+        SELECT uuid FROM images WHERE uuid IN (SELECT value FROM json_each(?))
+        AND ({" OR ".join(f"({each})" for each in lacking)})
+    """  # noqa: S608 - made of constants
+    return {row[0] for row in fetch(connection, query, (json.dumps(ids),))}
 
 
 def to_microseconds(time: datetime) -> int:

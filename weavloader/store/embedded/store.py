@@ -32,6 +32,7 @@ from weavloader.store.embedded.objects import (
     from_microseconds,
     location,
     read_vectors,
+    unindexed,
     write_rows,
 )
 from weavloader.store.embedded.schema import fetch, open_database, report, store_errors, transaction
@@ -92,6 +93,21 @@ class EmbeddedStore:
         with self._using() as connection:
             found = fetch(connection, query, (json.dumps(list(by_id)),))
         return {by_id[row[0]] for row in found}
+
+    def unsearchable(self, links: Iterable[str]) -> dict[str, str]:
+        """See :meth:`Store.unsearchable`; each index is written with its object, so that only a
+        damaged file lacks entries."""
+        by_id = {image_id(link): link for link in links}
+        with self._using() as connection, transaction(connection, "DEFERRED"):
+            found = unindexed(connection, list(by_id))
+        return {by_id[object_id]: object_id for object_id in found}
+
+    def rewrite(self, ids: Iterable[str]) -> None:
+        """See :meth:`Store.rewrite`."""
+        for object_id in ids:
+            item = self.get(object_id)
+            if item is not None:
+                self.upsert([item])
 
     def upsert(self, objects: Sequence[ImageObject]) -> None:
         """See :meth:`Store.upsert`; writes all objects or none."""

@@ -37,8 +37,8 @@ STORED_PROPERTIES = [
 ]
 _TIMESTAMP_FORMAT = "%y-%m-%d %H:%M Z"
 LINKS_PER_REQUEST = 100
-_MAX_MATCHES = 10_000  # the server's default limit of results
-_IMAGES_PER_PAGE = 8
+MAX_MATCHES = 10_000  # the server's default limit of results
+IMAGES_PER_PAGE = 8
 _OBJECTS_PER_PAGE = 100
 Page = list[tuple[str, ImageObject | None]]
 # By default a message is limited to 100 MB, and base64 adds a third.
@@ -146,14 +146,24 @@ def found_ids(collection: Collection, ids: SomeOf[str]) -> set[str]:
         return set()
     answer = collection.query.fetch_objects(
         filters=Filter.by_id().contains_any(list(ids)),
-        limit=_MAX_MATCHES,  # entries without an object, which a kill leaves, count too
+        limit=MAX_MATCHES,  # entries without an object, which a kill leaves, count too
         return_properties=["vsn"],
     )
     return {str(hit.uuid) for hit in answer.objects}
 
 
 def stored_links(collection: Collection, links: SomeOf[str]) -> set[str]:
-    """The ``links``, at most ``LINKS_PER_REQUEST``, whose image is stored.
+    """The ``links``, at most ``LINKS_PER_REQUEST``, whose image is stored."""
+    return {link for link, _ in matches(collection, links)}
+
+
+def matches(
+    collection: Collection,
+    links: SomeOf[str],
+    properties: Sequence[str] = ("link",),
+    vectors: Sequence[str] = (),
+) -> list[tuple[str, Any]]:
+    """The stored objects of ``links``, at most ``LINKS_PER_REQUEST``, each after its link.
 
     Weavloader's objects are found by id. The reference deployment assigned random ids, so the
     same request also searches by link. Its collections match the words of a link in any order
@@ -163,25 +173,31 @@ def stored_links(collection: Collection, links: SomeOf[str]) -> set[str]:
     same_link = [Filter.by_property("link").equal(link) for link in links if tokenize(link)]
     answer = collection.query.fetch_objects(
         filters=Filter.any_of([Filter.by_id().contains_any(list(by_id)), *same_link]),
-        limit=_MAX_MATCHES,
-        return_properties=["link"],
+        limit=MAX_MATCHES,
+        return_properties=list(properties),
+        include_vector=list(vectors) or False,
     )
-    found = (by_id.get(str(hit.uuid), hit.properties.get("link")) for hit in answer.objects)
-    return set(links).intersection(found)
+    wanted = set(links)
+    found = (
+        (str(by_id.get(str(hit.uuid), hit.properties.get("link"))), hit) for hit in answer.objects
+    )
+    return [(link, hit) for link, hit in found if link in wanted]
 
 
-def read_unindexed(collection: Collection, object_id: str) -> Any:
-    """An object that the index may lack, since the order of ids is that of the objects alone."""
+def read_unindexed(
+    collection: Collection, object_id: str, properties: Sequence[str] = STORED_PROPERTIES
+) -> Any:
+    """An object that every index may lack, since the order of ids is that of the objects alone."""
     before = uuid.UUID(int=max(0, uuid.UUID(object_id).int - 1))
     answer = collection.query.fetch_objects(
-        after=before, limit=1, include_vector=True, return_properties=STORED_PROPERTIES
+        after=before, limit=1, include_vector=True, return_properties=list(properties)
     )
     return next((hit for hit in answer.objects if str(hit.uuid) == object_id), None)
 
 
 def page_after(collection: Collection, after: str, images: bool) -> Page:
     """The next objects in the server's order of ids; empty at the end."""
-    size = _IMAGES_PER_PAGE if images else _OBJECTS_PER_PAGE
+    size = IMAGES_PER_PAGE if images else _OBJECTS_PER_PAGE
     while True:
         try:
             return _page(collection, after, size, images)
@@ -247,8 +263,7 @@ def write(collection: Collection, objects: SomeOf[ImageObject], unconfirmed: set
         total += len(batch)
     waiting = {key for key, error in rejected.items() if isinstance(error, TransientError)}
     unconfirmed -= ids - waiting
-    if rejected:
-        raise _error(rejected, total)
+    raise_rejected(rejected, total)
 
 
 def _store(collection: Collection, batch: Sequence[Written], unconfirmed: set[str]) -> Rejected:
@@ -319,11 +334,14 @@ def _all_rejected(collection: Collection, batch: Sequence[Written], text: str) -
     return _insert(collection, batch[:middle]) | _insert(collection, batch[middle:])
 
 
-def _error(rejected: Mapping[str, WeavloaderError], total: int) -> WeavloaderError:
+def raise_rejected(rejected: Mapping[str, WeavloaderError], total: int) -> None:
+    """Raise one error for those objects of ``total`` that were not written, if there are any."""
+    if not rejected:
+        return
     # Prefer a transient error, so that the batch is retried: writing stored objects again is safe.
     first = min(rejected.values(), key=lambda error: isinstance(error, PermanentError))
     if total == 1:
-        return first
+        raise first
     permanent = sum(not isinstance(error, TransientError) for error in rejected.values())
     counts = f"{len(rejected)} of {total} objects were not written, {permanent} of them permanently"
-    return type(first)(f"{counts}: {first}", reason=first.reason)
+    raise type(first)(f"{counts}: {first}", reason=first.reason)

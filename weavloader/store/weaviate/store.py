@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from threading import Lock
+
+from more_itertools import chunked
 
 from weavloader.errors import PermanentError, Reason
 from weavloader.settings import Settings
@@ -36,6 +37,7 @@ from weavloader.store.weaviate.objects import (
     to_image_object,
     write,
 )
+from weavloader.store.weaviate.repair import rewrite_stored, unsearchable
 from weavloader.store.weaviate.schema import fill, prepare, report
 from weavloader.store.weaviate.search import hybrid, newest
 
@@ -81,12 +83,26 @@ class WeaviateStore:
 
     def existing(self, links: Iterable[str]) -> set[str]:
         """See :meth:`Store.existing`; sends one request per hundred links."""
-        remaining = iter(dict.fromkeys(links))
         found: set[str] = set()
         with self._using() as collection:
-            while batch := list(islice(remaining, LINKS_PER_REQUEST)):
+            for batch in chunked(dict.fromkeys(links), LINKS_PER_REQUEST):
                 found |= stored_links(collection, batch)
         return found
+
+    def unsearchable(self, links: Iterable[str]) -> dict[str, str]:
+        """See :meth:`Store.unsearchable`; sends four requests or more per hundred links."""
+        # The server compares ColBERT's vectors with those of the objects, whatever its index has.
+        vectors = [name for name, rank in self._configured().items() if rank == 1]
+        found: dict[str, str] = {}
+        with self._using() as collection:
+            for batch in chunked(dict.fromkeys(links), LINKS_PER_REQUEST):
+                found |= unsearchable(collection, batch, vectors)
+        return found
+
+    def rewrite(self, ids: Iterable[str]) -> None:
+        """See :meth:`Store.rewrite`; all properties stay, whichever program wrote them."""
+        with self._using() as collection:
+            rewrite_stored(collection, ids)
 
     def upsert(self, objects: Sequence[ImageObject]) -> None:
         """See :meth:`Store.upsert`; on an error, the objects not rejected are written."""
