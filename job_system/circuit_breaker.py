@@ -87,7 +87,7 @@ class CircuitBreaker:
                 finally:
                     self._circuits.passed(stages.passed)
 
-    def is_doubtful(self, error: Exception, stages: Stages) -> bool:
+    def is_widespread(self, error: Exception, stages: Stages) -> bool:
         """Whether an image failed by a fault that many have, so that it should be tried again."""
         return is_of_dependency(error) and self._circuits.is_failing(stages.failed)
 

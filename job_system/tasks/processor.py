@@ -31,7 +31,7 @@ from weavloader.redis_connection import RedisClient
 from weavloader.settings import Settings, get_settings
 
 # Where one of several servers fails, an image may fail at each of its attempts by chance.
-MAX_DOUBT_SECONDS = 86400.0
+MAX_WIDESPREAD_SECONDS = 86400.0
 # An image queued longer after its capture than this was uploaded late.
 LATE_SECONDS = 3600.0
 MAX_ATTEMPTS = 3
@@ -188,7 +188,7 @@ def _is_out_of_retries(task: Task, error: Exception, stages: Stages, settings: S
     if task.request.retries < settings.max_retries:
         return False
     age = time.time() - dead_letters().first_failure(task.request.id)
-    return age > MAX_DOUBT_SECONDS or not circuit_breaker().is_doubtful(error, stages)
+    return age > MAX_WIDESPREAD_SECONDS or not circuit_breaker().is_widespread(error, stages)
 
 
 def _out_of_memory(error: MemoryError) -> TransientError:

@@ -75,7 +75,7 @@ def _circuit_breaker() -> None:
     from job_system.circuit_breaker import CircuitBreaker
 
     CircuitBreaker.run = lambda self, image_id, stages, work: work()  # type: ignore[method-assign]
-    CircuitBreaker.is_doubtful = lambda self, error, stages: False  # type: ignore[method-assign]
+    CircuitBreaker.is_widespread = lambda self, error, stages: False  # type: ignore[method-assign]
 
 
 def _learning_circuit() -> None:

@@ -221,7 +221,7 @@ def test_a_wait_ends_within_the_time_limit_of_a_task(
     assert caught.value.reason == MODEL_FAILS.reason
 
 
-def test_a_fault_of_many_among_successes_is_doubtful_and_of_few_is_not(site: Site) -> None:
+def test_a_fault_of_many_among_successes_is_widespread_and_of_few_is_not(site: Site) -> None:
     circuits = site.circuits
     for number in range(FAILURES):
         circuits.passed(["embed"])
@@ -232,7 +232,7 @@ def test_a_fault_of_many_among_successes_is_doubtful_and_of_few_is_not(site: Sit
     assert not circuits.is_failing("embed")
 
 
-def test_one_image_that_fails_often_is_not_doubtful(site: Site) -> None:
+def test_one_image_that_fails_often_is_not_widespread(site: Site) -> None:
     for _ in range(20):
         site.circuits.failed("embed", "poison")
     assert not site.circuits.is_failing("embed")

@@ -1,4 +1,4 @@
-"""The data API's client, over HTTP: what is good is taken, what is doubtful is asked again."""
+"""The data API's client, over HTTP: what may be incomplete is asked for again."""
 
 from __future__ import annotations
 
