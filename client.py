@@ -1,4 +1,4 @@
-"""The clients of Redis, Triton, the store and SAGE: one place, a timeout on every call.
+"""The clients of Redis, the models, the store and SAGE: one place, a timeout on every call.
 
 Each is used by the process that built it. A gRPC channel opened before a fork hangs in the
 child, so workers build theirs after it.
@@ -20,6 +20,7 @@ from redis import RedisError
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from inference import VECTOR_RANKS, embedder
+from inference.openai import OpenAIServer
 from weavloader import store
 from weavloader.errors import Reason, TransientError
 from weavloader.http_client import new_http_client
@@ -29,6 +30,7 @@ from weavloader.store.base import Store, Vector
 
 __all__ = [
     "connect_embedder",
+    "connect_openai",
     "connect_sage",
     "connect_triton",
     "open_store",
@@ -36,6 +38,8 @@ __all__ = [
 ]
 
 LOOK_UP_SECONDS = 60.0
+# A server that is there accepts at once; its answer takes as long as a caption.
+_CONNECT_SECONDS = 10.0
 # gRPC's own arguments, all of them, since the client takes either these or its keep-alive options.
 _TRITON_CHANNEL = [
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
@@ -102,6 +106,17 @@ def connect_triton(settings: Settings) -> triton.InferenceServerClient:
     is down to the others. One that is added has its share within some :data:`LOOK_UP_SECONDS`.
     """
     return _TritonClient(settings.triton_host, settings.triton_port)
+
+
+def connect_openai(settings: Settings) -> OpenAIServer:
+    """The captioner of ``CAPTION_MODEL=openai``. Connects on first use.
+
+    Raises:
+        ConfigError: Its URL or its model is not set.
+    """
+    url, model = settings.openai_server()
+    http = new_http_client(httpx.Timeout(settings.openai_timeout, connect=_CONNECT_SECONDS))
+    return OpenAIServer(http, url, model, settings.openai_api_key.get_secret_value())
 
 
 def connect_embedder(

@@ -12,7 +12,7 @@ import click
 
 from commands.cli import IS_DEFAULT, ROLES, WORKERS, begin, begin_tool, command
 from weavloader.logs import mask, printable
-from weavloader.settings import Settings
+from weavloader.settings import OPENAI, Settings, load_settings, publish_to_environment
 
 __all__ = ["ROLES", "WORKERS"]
 
@@ -107,6 +107,8 @@ def _require_known_models(settings: Settings) -> None:
     from inference import required_models
 
     required_models(settings.caption_model, settings.embedding_models)
+    if settings.caption_model == OPENAI:
+        settings.openai_server()
 
 
 def _stop_on_signal() -> Event:
@@ -123,9 +125,9 @@ def _stop_on_signal() -> Event:
 def check(role: str | None) -> None:
     """Check every dependency, one line each; exit with 1 when a check fails."""
     settings = begin_tool("check")
-    from job_system.checks import DEPENDENCY_CHECKS, role_checks, run_checks
+    from job_system.checks import dependency_checks, role_checks, run_checks
 
-    checks = role_checks(role) if role else DEPENDENCY_CHECKS
+    checks = role_checks(role, settings) if role else dependency_checks(settings)
     failed = False
     for result in run_checks(checks, settings):
         failed = failed or not result.ok
@@ -153,8 +155,24 @@ def check(role: str | None) -> None:
     is_flag=True,
     help="Serve the preview models without Triton, as on systems without its wheel (macOS).",
 )
-def demo(images: int, images_dir: Path | None, keep: bool, preview_server: bool) -> None:
+@click.option(
+    "--caption",
+    metavar="MODEL",
+    help=f"What captions the images (CAPTION_MODEL), such as {OPENAI}; without it, a preview.",
+)
+@click.option(
+    "--openai-base-url", metavar="URL", help="OPENAI_BASE_URL; the key by OPENAI_API_KEY."
+)
+@click.option("--openai-model", metavar="NAME", help="OPENAI_MODEL.")
+def demo(
+    images: int, images_dir: Path | None, keep: bool, preview_server: bool, **models: str | None
+) -> None:
     """Run the whole system on this machine and check the outcome of every image."""
     from demo.runner import run_demo
 
+    given = {"CAPTION_MODEL": models.pop("caption"), **models}
+    for name, value in given.items():
+        if value is not None:
+            publish_to_environment(name.upper(), value)
+    _require_known_models(load_settings())
     sys.exit(run_demo(images, keep, images_dir, preview_server))

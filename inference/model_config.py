@@ -39,13 +39,15 @@ class ModelConfig(Environment):
     """The hyperparameters of all models.
 
     Attributes:
-        caption_prompt: Prompt of gemma3 and qwen2_5_vl.
+        caption_prompt: Prompt of gemma3, qwen2_5_vl and openai.
         caption_max_characters: Longer captions are truncated. Several times what the models
             write; limits runaway answers.
         fusion_image_weight: Share of the image's unit vector in a fused vector, the text's is
             the rest.
         gemma3_max_pixels: Width times height; it squashes what it is given to 896x896.
         qwen2_5_vl_max_pixels: The same; it spends a token on every 28x28 pixels.
+        openai_max_pixels: The same, of the model that ``OPENAI_MODEL`` names.
+        openai_max_new_tokens: Maximum length of its answers, in tokens; as of the served gemma3.
         florence2_image_side: Shortest side in pixels; it squashes to 768x768.
         clip_image_side: As above, 378x378.
         clip_dimension: Length of its vectors.
@@ -64,6 +66,8 @@ class ModelConfig(Environment):
     fusion_image_weight: float = Field(default=0.7, gt=0, lt=1)
     gemma3_max_pixels: Positive = 896 * 896
     qwen2_5_vl_max_pixels: Positive = 896 * 896
+    openai_max_pixels: Positive = 896 * 896
+    openai_max_new_tokens: Positive = 512
     florence2_image_side: Positive = 768
     clip_image_side: Positive = 378
     clip_dimension: Positive = 1024
@@ -75,7 +79,8 @@ class ModelConfig(Environment):
     def wanted_pixels(self) -> int:
         """Pixels of a 4:3 photograph that the most demanding model uses, width times height."""
         side = max(self.florence2_image_side, self.clip_image_side, self.align_image_side)
-        return max(self.gemma3_max_pixels, self.qwen2_5_vl_max_pixels, 4 * side * side // 3)
+        answering = (self.gemma3_max_pixels, self.qwen2_5_vl_max_pixels, self.openai_max_pixels)
+        return max(*answering, 4 * side * side // 3)
 
 
 @cache

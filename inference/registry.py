@@ -10,6 +10,7 @@ from tritonclient.grpc import InferenceServerClient
 from inference.tensors import RGBImage, Vector
 from weavloader.errors import ConfigError, Reason
 from weavloader.provenance import CAPTION
+from weavloader.settings import OPENAI
 
 
 class CaptionFunction(Protocol):
@@ -88,12 +89,12 @@ def embedding_model(
 
 
 def captioner(name: str) -> CaptionFunction:
-    """The caption function of ``CAPTION_MODEL=name``.
+    """The caption function of ``CAPTION_MODEL=name``, which asks Triton.
 
     Raises:
         ConfigError: There is no such model.
     """
-    return _find(name, CAPTIONERS, "CAPTION_MODEL")
+    return _find(name, CAPTIONERS, "CAPTION_MODEL", OPENAI)
 
 
 def embedder(name: str) -> EmbedFunction:
@@ -108,18 +109,22 @@ def embedder(name: str) -> EmbedFunction:
 def required_models(caption_model: str, embedding_models: Iterable[str]) -> tuple[str, ...]:
     """Names in Triton of the models a configuration needs.
 
+    The captioner of ``CAPTION_MODEL=openai`` is none of them.
+
     Raises:
         ConfigError: One of them does not exist.
     """
-    names = [caption_model, *embedding_models]
-    captioner(caption_model)
-    for name in names[1:]:
+    embedders = list(embedding_models)
+    captioners = [] if caption_model == OPENAI else [caption_model]
+    for name in captioners:
+        captioner(name)
+    for name in embedders:
         embedder(name)
-    return tuple(dict.fromkeys(_names_in_triton[name] for name in names))
+    return tuple(dict.fromkeys(_names_in_triton[name] for name in (*captioners, *embedders)))
 
 
-def _find(name: str, known: Mapping[str, _Function], setting: str) -> _Function:
+def _find(name: str, known: Mapping[str, _Function], setting: str, *more: str) -> _Function:
     if name not in known:
-        message = f"{setting}: expected one of {', '.join(sorted(known))}, not {name!r}"
+        message = f"{setting}: expected one of {', '.join(sorted({*known, *more}))}, not {name!r}"
         raise ConfigError(message, reason=Reason.UNKNOWN_MODEL)
     return known[name]

@@ -1,11 +1,13 @@
 #!/bin/sh
-# Serve the models that CAPTION_MODEL and EMBEDDING_MODELS name, set as for a processor; with a
-# folder, all models in it: serve.sh /models/preview_repository
+# Serve the models that CAPTION_MODEL and EMBEDDING_MODELS name, set as for a processor, but for
+# openai, which is another server; with a folder, all models in it:
+# serve.sh /models/preview_repository
 set -eu
 if [ $# = 1 ]; then
     set -- "--model-repository=$1" --model-control-mode=none
 else
     for model in $(echo "${CAPTION_MODEL:-gemma3},${EMBEDDING_MODELS:-clip}" | tr , ' '); do
+        test "$model" != openai || continue
         test "$model" != florence2 || model=florence2base # its name in Triton
         set -- "$@" "--load-model=$model"
     done

@@ -26,9 +26,10 @@ from weavloader import redis_keys
 from weavloader.errors import ConfigError, Reason, TransientError, WeavloaderError
 from weavloader.images.job import ImageJob
 from weavloader.redis_connection import connect_redis
-from weavloader.settings import Settings
+from weavloader.settings import OPENAI, Settings
 
 TRITON_TIMEOUT = 5.0
+CAPTIONER_TIMEOUT = 10.0
 ROLE_TIMEOUT = 3.0
 # A poll may take a minute, and on an idle stream the next one comes two minutes later.
 MAX_MISSED_POLLS = 3
@@ -55,12 +56,26 @@ def run_checks(checks: Mapping[str, Check], settings: Settings) -> Iterator[Chec
             yield CheckResult(name, False, str(error) or type(error).__name__)
 
 
-def role_checks(role: str) -> dict[str, Check]:
+def dependency_checks(settings: Settings) -> dict[str, Check]:
+    """Checks of every dependency that a configuration has."""
+    captioner = {"captioner": _captioner} if settings.caption_model == OPENAI else {}
+    return {
+        "redis": _redis,
+        "triton": _triton,
+        **captioner,
+        "store": _store,
+        "sage": _sage,
+        "storage": _storage,
+    }
+
+
+def role_checks(role: str, settings: Settings) -> dict[str, Check]:
     """Checks that a role works: Redis, the role itself, and what it cannot work without."""
     own = {"redis": _component("redis"), role: _ROLES.get(role) or _worker(role)}
     if role != "processor":
         return own
-    return {**own, **{name: _component(name) for name in ("triton", "store")}}
+    captioner = ("captioner",) if settings.caption_model == OPENAI else ()
+    return {**own, **{name: _component(name) for name in ("triton", *captioner, "store")}}
 
 
 def _redis(settings: Settings) -> str:
@@ -78,6 +93,13 @@ def _triton(settings: Settings) -> str:
         require_models(triton, names, timeout=TRITON_TIMEOUT)
         require_contracts(triton, names, timeout=TRITON_TIMEOUT)
     return f"ready: {', '.join(names)}"
+
+
+def _captioner(settings: Settings) -> str:
+    from client import connect_openai
+
+    connect_openai(settings).require_model(timeout=CAPTIONER_TIMEOUT)
+    return f"{settings.openai_model} at {settings.openai_base_url}"
 
 
 def _store(settings: Settings) -> str:
@@ -120,15 +142,6 @@ def _job(record: object) -> ImageJob | None:
         return ImageJob.from_record(record)
     except WeavloaderError:
         return None  # the stream counts and logs such records
-
-
-DEPENDENCY_CHECKS: dict[str, Check] = {
-    "redis": _redis,
-    "triton": _triton,
-    "store": _store,
-    "sage": _sage,
-    "storage": _storage,
-}
 
 
 def _component(name: str) -> Check:

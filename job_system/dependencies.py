@@ -6,10 +6,11 @@ the child.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
-from client import connect_sage, connect_triton, open_store
+from client import connect_openai, connect_sage, connect_triton, open_store
 from job_system.circuit_breaker import CircuitBreaker
 from job_system.worker_process import is_stopping
 from processing import Pipeline
@@ -20,12 +21,15 @@ from weavloader.images.download import Downloader, ForbiddenNodes
 from weavloader.images.inference_cache import InferenceCache
 from weavloader.images.nodes import Nodes
 from weavloader.redis_connection import RedisClient, connect_redis
-from weavloader.settings import Settings, get_settings
+from weavloader.settings import OPENAI, Settings, get_settings
 from weavloader.store.base import Store
 from weavloader.stream.sage_api import DataApi
 
 if TYPE_CHECKING:
     from tritonclient.grpc import InferenceServerClient
+
+    from inference.openai import OpenAIServer
+    from weavloader.images.decode import Pixels
 
 PROBE_TIMEOUT = 5.0
 NO_IMAGE = "00000000-0000-0000-0000-000000000000"
@@ -57,6 +61,12 @@ def triton_client() -> InferenceServerClient:
 
 
 @cache
+def openai_server() -> OpenAIServer:
+    """This process's client of the captioner of ``CAPTION_MODEL=openai``."""
+    return connect_openai(get_settings())
+
+
+@cache
 def store() -> Store:
     """This process's connection to the store, whose schema is prepared."""
     opened = open_store(get_settings())
@@ -68,23 +78,23 @@ def store() -> Store:
 def pipeline() -> Pipeline:
     """The pipeline of one image."""
     # Imported here, since only processors should pay for it.
-    from inference import captioner, embedder
+    from inference import embedder
     from inference.model_config import model_config
 
     settings = get_settings()
     triton = triton_client()
-    caption = captioner(settings.caption_model)
     return Pipeline(
         store=store(),
         downloader=downloader(settings),
         nodes=_nodes(settings),
-        caption=partial(caption, triton, timeout=settings.triton_timeout),
+        caption=_captioner(settings),
         embed={
             name: partial(embedder(name), triton, timeout=settings.triton_timeout)
             for name in settings.embedding_models
         },
         cache=InferenceCache(
-            redis_client(), ",".join((settings.caption_model, *settings.embedding_models))
+            redis_client(),
+            ",".join((settings.caption_model, settings.openai_model, *settings.embedding_models)),
         ),
         limits=DecodeLimits(
             pixels=settings.max_image_pixels,
@@ -97,13 +107,11 @@ def pipeline() -> Pipeline:
 @cache
 def circuit_breaker() -> CircuitBreaker:
     """This process's circuit breaker."""
-    redis = redis_client()
-    return CircuitBreaker(
-        Circuits(redis, get_settings().circuit_failures),
-        redis,
-        {"triton": _probe_triton, "store": _probe_store},
-        is_stopping,
-    )
+    redis, settings = redis_client(), get_settings()
+    probes = {"triton": _probe_triton, "store": _probe_store}
+    if settings.caption_model == OPENAI:
+        probes["captioner"] = _probe_captioner
+    return CircuitBreaker(Circuits(redis, settings.circuit_failures), redis, probes, is_stopping)
 
 
 def downloader(settings: Settings) -> Downloader:
@@ -118,6 +126,15 @@ def downloader(settings: Settings) -> Downloader:
         forbidden=ForbiddenNodes(redis_client()),
         seconds=settings.sage_deadline,
     )
+
+
+def _captioner(settings: Settings) -> Callable[[Pixels], str]:
+    from inference import captioner
+
+    if settings.caption_model == OPENAI:
+        return partial(openai_server().caption, timeout=settings.openai_timeout)
+    caption = captioner(settings.caption_model)
+    return partial(caption, triton_client(), timeout=settings.triton_timeout)
 
 
 def _nodes(settings: Settings) -> Nodes:
@@ -136,6 +153,10 @@ def _probe_triton() -> None:
     from inference.triton import require_models
 
     require_models(triton_client(), _models(get_settings()), timeout=PROBE_TIMEOUT)
+
+
+def _probe_captioner() -> None:
+    openai_server().probe(timeout=PROBE_TIMEOUT)
 
 
 def _probe_store() -> None:

@@ -21,12 +21,12 @@ from weavloader.circuits import open_circuits
 from weavloader.errors import Reason, TransientError, WeavloaderError
 from weavloader.logs import mask
 from weavloader.redis_connection import RedisClient
-from weavloader.settings import Settings
+from weavloader.settings import OPENAI, Settings
 
 PROBE_TIMEOUT = 2.0
 # Name lookups know no timeout of ours, so the wait for a probe has its own bound.
 DEADLINE = 3.0
-REQUIRED = ("redis", "triton", "store", "circuit", "workers")
+REQUIRED = ("redis", "triton", "captioner", "store", "circuit", "workers")
 # A deployment starts a worker once or twice; one that ends at each message, every few seconds.
 RESTART_SECONDS = 600.0
 MAX_STARTS = 4
@@ -45,9 +45,11 @@ def builtin_probes(settings: Settings, redis: RedisClient) -> dict[str, Probe]:
     Else it raises ``TransientError`` with the reason, within
     :data:`PROBE_TIMEOUT` seconds or so.
     """
+    captioner = {"captioner": lambda: _captioner(settings.openai_base_url)}
     return {
         "redis": lambda: ping(redis),
         "triton": lambda: _triton(f"{settings.triton_host}:{settings.triton_port}"),
+        **(captioner if settings.caption_model == OPENAI else {}),
         "store": _store(settings),
         "flower": lambda: _http(f"{settings.flower_url.rstrip('/')}/healthcheck"),
         "circuit": lambda: _circuits(redis),
@@ -131,6 +133,21 @@ def _triton(address: str) -> None:
             ) from error
     if answer != _READY:
         raise TransientError("Triton: not ready", reason=Reason.TRITON_UNAVAILABLE)
+
+
+def _captioner(base_url: str) -> None:
+    """Whether the server answers: without the key, which only processors hold, it may refuse."""
+    try:
+        with httpx.stream("GET", f"{base_url}/models", timeout=PROBE_TIMEOUT) as answer:
+            status = answer.status_code
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise _no_captioner(type(error).__name__) from error
+    if httpx.codes.is_server_error(status):
+        raise _no_captioner(f"HTTP {status}")
+
+
+def _no_captioner(message: str) -> TransientError:
+    return TransientError(message, reason=Reason.CAPTIONER_UNAVAILABLE)
 
 
 def _store(settings: Settings) -> Probe:

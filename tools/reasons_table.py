@@ -16,6 +16,7 @@ COMPONENTS = (
     Component.STORAGE,
     Component.SAGE,
     Component.TRITON,
+    Component.CAPTIONER,
     Component.STORE,
     Component.MESSAGE,
     Component.WORKER,

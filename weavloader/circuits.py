@@ -18,7 +18,13 @@ from weavloader.times import duration
 
 # The stages at which a dependency can fail; decoding has none.
 STAGES = ("lookup", "download", "caption", "embed", "node", "store")
-COMPONENTS = (Component.TRITON, Component.STORE, Component.STORAGE, Component.SAGE)
+COMPONENTS = (
+    Component.TRITON,
+    Component.CAPTIONER,
+    Component.STORE,
+    Component.STORAGE,
+    Component.SAGE,
+)
 # An open circuit that no image waits for is forgotten; longer than any image takes.
 _OPEN_SECONDS = 700
 # Retries of an image are some minutes apart.

@@ -33,6 +33,7 @@ class Component(StrEnum):
     SAGE = "sage"  # the data API and the manifests
     STORAGE = "storage"  # SAGE's storage of files
     TRITON = "triton"
+    CAPTIONER = "captioner"  # another server than Triton, that of OPENAI_BASE_URL
     STORE = "store"
     REDIS = "redis"
     MESSAGE = "message"  # a task message on a queue
@@ -180,6 +181,44 @@ class Reason(StrEnum):
     )  # fmt: skip
     UNKNOWN_MODEL = (
         "unknown_model", _CONFIG, Component.TRITON, "correct CAPTION_MODEL or EMBEDDING_MODELS",
+    )  # fmt: skip
+
+    # The server of CAPTION_MODEL=openai
+    CAPTIONER_UNAVAILABLE = "captioner_unavailable", _TRANSIENT, Component.CAPTIONER, _WAIT
+    CAPTIONER_TIMEOUT = (
+        "captioner_timeout", _TRANSIENT, Component.CAPTIONER,
+        "raise OPENAI_TIMEOUT, or run fewer processors, then retry",
+    )  # fmt: skip
+    CAPTIONER_OVERLOADED = (
+        "captioner_overloaded", _TRANSIENT, Component.CAPTIONER,
+        "run fewer processors, or raise the limits of the server or account; images wait",
+    )  # fmt: skip
+    CAPTIONER_AUTH = (
+        "captioner_auth", _TRANSIENT, Component.CAPTIONER,
+        "correct OPENAI_API_KEY, or the rights or credit of its account; images wait",
+    )  # fmt: skip
+    CAPTIONER_NOT_FOUND = (
+        "captioner_not_found", _TRANSIENT, Component.CAPTIONER,
+        "correct OPENAI_MODEL or OPENAI_BASE_URL; `python main.py check` lists the models",
+    )  # fmt: skip
+    CAPTIONER_CONTEXT = (
+        "captioner_context", _TRANSIENT, Component.CAPTIONER,
+        "raise the server's context length, or lower OPENAI_MAX_PIXELS or OPENAI_MAX_NEW_TOKENS",
+    )  # fmt: skip
+    CAPTIONER_REFUSED = (
+        "captioner_refused", _TRANSIENT, Component.CAPTIONER,
+        "see the message and the server's log; OPENAI_MODEL must be a model that takes images",
+    )  # fmt: skip
+    CAPTIONER_ERROR = (
+        "captioner_error", _TRANSIENT, Component.CAPTIONER, "see the server's log, then retry",
+    )  # fmt: skip
+    CAPTIONER_BAD_ANSWER = (
+        "captioner_bad_answer", _TRANSIENT, Component.CAPTIONER,
+        "see the message; a reasoning model may need a higher OPENAI_MAX_NEW_TOKENS",
+    )  # fmt: skip
+    CAPTION_FILTERED = (
+        "caption_filtered", _PERMANENT, Component.CAPTIONER,
+        "none, or retry with another model: the server's filter or the model declined the image",
     )  # fmt: skip
 
     # The store

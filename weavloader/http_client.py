@@ -69,11 +69,11 @@ class _Exchange:
 _current: ContextVar[_Exchange | None] = ContextVar("exchange", default=None)
 
 
-def new_http_client(timeout: float) -> httpx.Client:
+def new_http_client(timeout: float | httpx.Timeout) -> httpx.Client:
     """An HTTP client for :func:`exchange`: keeps connections, follows no redirect.
 
     Args:
-        timeout: Seconds to connect, and seconds that each read may take.
+        timeout: Seconds to connect, and seconds that each read may take; or each of them apart.
     """
     client = httpx.Client(
         timeout=timeout,

@@ -34,6 +34,9 @@ __all__ = ["DEFAULT_FLOWER_AUTH", "Settings", "get_settings", "load_settings"]
 _MULTILINE = ("sage_filter",)
 _REDIS_SCHEMES = ("redis", "rediss", "sentinel")
 
+OPENAI = "openai"
+"""The ``CAPTION_MODEL`` of an OpenAI-compatible server, asked instead of Triton."""
+
 
 def _split(value: object) -> object:
     if not isinstance(value, str):
@@ -82,7 +85,12 @@ def _verified(url: object) -> object:
 
 def _base_url(value: object) -> object:
     text = str(value).rstrip("/")
-    if not text.startswith(("http://", "https://")):
+    try:
+        parts = urlsplit(text)
+        is_url = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number
+        is_url = False
+    if not is_url:
         raise ValueError("expected a URL such as https://weavloader.example.org")
     return text
 
@@ -156,6 +164,10 @@ class Settings(Environment):
     # Which names there are is for `inference` to say, so that a model can be added there alone.
     caption_model: str = "gemma3"
     embedding_models: Annotated[Names, AfterValidator(_not_empty)] = ("clip",)
+    openai_base_url: OptionalUrl = ""
+    openai_api_key: SecretStr = SecretStr("")
+    openai_model: str = ""
+    openai_timeout: Seconds = 120.0
 
     vector_store: Literal["weaviate", "embedded"] = "weaviate"
     embedded_store_path: str = "./data/store"
@@ -235,6 +247,18 @@ class Settings(Environment):
             return parse_accounts(self.flower_basic_auth.get_secret_value(), self.flower_viewers)
         except ValueError as error:
             raise ConfigError(f"FLOWER_VIEWERS: {error}", reason=Reason.BAD_SETTING) from None
+
+    def openai_server(self) -> tuple[str, str]:
+        """Base URL and model of ``CAPTION_MODEL=openai``.
+
+        Raises:
+            ConfigError: One of them is not set.
+        """
+        if not (self.openai_base_url and self.openai_model):
+            missing = "OPENAI_MODEL" if self.openai_base_url else "OPENAI_BASE_URL"
+            message = f"{missing}: required by CAPTION_MODEL=openai"
+            raise ConfigError(message, reason=Reason.BAD_SETTING)
+        return self.openai_base_url, self.openai_model
 
     @property
     def has_default_account(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,11 +25,11 @@ class Answer:
     """What is answered.
 
     Attributes:
-        parts: Written one after another; ``None`` breaks the connection there.
+        parts: Written one after another, as they come; ``None`` breaks the connection there.
     """
 
     status: int = 200
-    parts: tuple[bytes | None, ...] = (b"",)
+    parts: Iterable[bytes | None] = (b"",)
     headers: dict[str, str] = field(default_factory=dict)
 
 

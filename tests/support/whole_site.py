@@ -32,6 +32,7 @@ from weavloader.images.job import ImageJob
 publish([ImageJob.from_message(message) for message in json.load(sys.stdin)])
 """
 _STOP_SECONDS = 20
+_NONE: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +82,15 @@ class WholeSite:
 
 
 @contextmanager
-def whole_site(folder: Path, triton: Triton, images: int) -> Iterator[WholeSite]:
+def whole_site(
+    folder: Path, triton: Triton, images: int, more: Mapping[str, str] = _NONE
+) -> Iterator[WholeSite]:
     """Start everything; nothing is published yet.
 
     Args:
         folder: For data and logs.
         images: How many the replay has.
+        more: Further settings.
     """
     plan = Plan.draw_up(folder, images, 0.0, None)
     (folder / "metrics").mkdir()
@@ -96,6 +100,7 @@ def whole_site(folder: Path, triton: Triton, images: int) -> Iterator[WholeSite]
             "CELERY_BROKER_URL": redis,
             "CELERY_RESULT_BACKEND": redis,
             "TRITON_PORT": str(triton.ports.grpc),
+            **more,
         }
         dataset = plan.dataset
         for name, arguments in {

@@ -235,7 +235,9 @@ def test_services_share_a_network_only_where_one_asks_the_other() -> None:
     }
     ours = set(our_services())
     triton = {"triton", "triton-gpu"}
-    asked = {frozenset((own, name)) for own in ours for name in {"redis", "weaviate"} | triton}
+    asked = {
+        frozenset((own, name)) for own in ours for name in {"redis", "weaviate", "ollama"} | triton
+    }
     asked |= {frozenset((own, other)) for own in ours for other in ours - {own} | {"jaeger"}}
     scraped = ours | triton | {"weaviate", "redis-exporter"}
     asked |= {frozenset(("prometheus", name)) for name in scraped}
@@ -265,10 +267,11 @@ def test_services_of_compose_get_only_the_secrets_that_they_need() -> None:
     services = compose()["services"]
     holders = {
         secret: {name for name, each in services.items() if secret in each.get("environment", {})}
-        for secret in ("SAGE_PASS", "FLOWER_BASIC_AUTH", "HF_TOKEN")
+        for secret in ("SAGE_PASS", "OPENAI_API_KEY", "FLOWER_BASIC_AUTH", "HF_TOKEN")
     }
     assert holders == {
         "SAGE_PASS": {"weavloader", "processor", "processor-gpu"},
+        "OPENAI_API_KEY": {"weavloader", "processor", "processor-gpu"},
         "FLOWER_BASIC_AUTH": {"weavloader"},
         "HF_TOKEN": {"triton-gpu"},
     }
@@ -303,6 +306,8 @@ def test_docker_compose_accepts_the_file_only_with_credentials(
             "gpu",
             "--profile",
             "traces",
+            "--profile",
+            "ollama",
             "config",
             "--quiet",
         ],

@@ -52,7 +52,7 @@ def test_an_open_circuit_is_named_with_its_reason_everywhere_and_gone_when_it_cl
     circuits.passed(["embed"])
     assert failure(redis, "circuit") == ""
     assert samples(redis) == {
-        ("circuit_open", name): 0 for name in ("triton", "store", "storage", "sage")
+        ("circuit_open", name): 0 for name in ("triton", "captioner", "store", "storage", "sage")
     }
 
 

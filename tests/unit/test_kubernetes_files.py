@@ -142,6 +142,7 @@ def test_containers_get_only_the_secrets_that_they_need() -> None:
     assert holders == {
         "SAGE_USER": {"processor"},
         "SAGE_PASS": {"processor"},
+        "OPENAI_API_KEY": {"processor"},
         "FLOWER_BASIC_AUTH": {"metrics", "flower", "web"},
         "WEAVIATE_API_KEY": {"processor", "cleaner", "web"},
         "HF_TOKEN": {"triton"},

@@ -20,6 +20,8 @@ from metrics.families import gauge
 from metrics.health import HealthChecks, Probe, builtin_probes, is_healthy
 from metrics.page import LiveFamilies, about_families, renamed_families, reserved_tasks
 from metrics.redis_state import TIMEOUT as REDIS_TIMEOUT
+from tests.support.local_server import Answer as Answered
+from tests.support.openai_stand_in import KEY, openai_stand_in
 from weavloader import __version__
 from weavloader.errors import Reason, TransientError
 from weavloader.redis_connection import connect_redis
@@ -248,8 +250,42 @@ def test_triton_is_asked_whether_it_is_ready(answer: bytes) -> None:
         server.stop(None).wait()
 
 
-@pytest.mark.parametrize("component", ["redis", "triton", "store", "flower"])
+@pytest.mark.parametrize(
+    ("status", "said"), [(200, ""), (401, ""), (404, ""), (500, "HTTP 500"), (503, "HTTP 503")]
+)
+def test_another_captioner_is_asked_whether_it_answers_without_its_key(
+    status: int, said: str
+) -> None:
+    with openai_stand_in() as stand_in:
+        stand_in.key, stand_in.models = "", Answered(status)
+        settings = {
+            "openai_base_url": stand_in.url,
+            "openai_api_key": KEY,
+            "caption_model": "openai",
+        }
+        try:
+            probe("captioner", **settings)
+        except TransientError as error:
+            assert str(error) == said
+        else:
+            assert not said
+        (request,) = stand_in.server.requests
+        assert request.path == "/v1/models"
+        assert "authorization" not in request.headers
+
+
+def test_a_site_that_captions_by_triton_has_no_other_captioner() -> None:
+    with pytest.raises(KeyError):
+        probe("captioner", openai_base_url="http://127.0.0.1:1/v1")
+
+
+def test_a_captioner_that_is_down_makes_the_site_unhealthy() -> None:
+    assert not is_healthy({"redis": "", "triton": "", "captioner": "ConnectError", "store": ""})
+
+
+@pytest.mark.parametrize("component", ["redis", "triton", "captioner", "store", "flower"])
 def test_a_component_that_is_not_there_is_a_passing_failure(component: str) -> None:
     nowhere = {"triton_host": "127.0.0.1", "triton_port": 1, "flower_url": "http://127.0.0.1:1"}
+    nowhere |= {"caption_model": "openai", "openai_base_url": "http://127.0.0.1:1/v1"}
     with pytest.raises(TransientError):
         probe(component, weaviate_host="127.0.0.1", weaviate_port=1, **nowhere)

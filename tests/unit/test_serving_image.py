@@ -54,8 +54,9 @@ def loaded(folder: Path, **variables: str) -> list[str]:
         {"CAPTION_MODEL": "", "EMBEDDING_MODELS": ""},
         {"CAPTION_MODEL": "florence2", "EMBEDDING_MODELS": "clip, align,colbert"},
         {"CAPTION_MODEL": "qwen2_5_vl", "EMBEDDING_MODELS": "colbert"},
+        {"CAPTION_MODEL": "openai", "EMBEDDING_MODELS": "clip"},
     ],
-    ids=["defaults", "empty", "several", "one"],
+    ids=["defaults", "empty", "several", "one", "captioned elsewhere"],
 )
 def test_it_loads_the_models_that_a_processor_asks_for(
     variables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
