@@ -26,8 +26,10 @@ from PIL import Image
 from inference.model_config import ImageLimit, model_config
 from inference.tensors import RGBImage, checked_text, reduce_image, tidy_caption
 from metrics import metrics
+from weavloader import traces
 from weavloader.errors import PermanentError, Reason, TransientError, WeavloaderError
 from weavloader.http_client import EncodedError, TooLargeError, exchange, read, read_error
+from weavloader.provenance import UNKNOWN, ServedModel, record_call
 from weavloader.settings import OPENAI
 
 # Many times a caption, so that a reasoning model's thoughts may come with it.
@@ -166,14 +168,16 @@ class OpenAIServer:
         asked = {"model": self._model, "messages": question, **limit, **self._sampling}
         started, status = time.perf_counter(), "error"
         try:
-            body = self._exchange(
-                "POST", "/chat/completions", seconds, MAX_ANSWER_BYTES, json=asked
-            )
+            with traces.span(f"{OPENAI} caption", traces.Kind.CALL):
+                body = self._exchange(
+                    "POST", "/chat/completions", seconds, MAX_ANSWER_BYTES, json=asked
+                )
             if isinstance(body, _Fault):
                 self._note_pause(body)
                 return body
-            caption = _caption_in(body)
+            caption, served = _read_completion(body, self._model)
             status = "success"
+            record_call(lambda: served, model_config().caption_prompt)
             return caption
         finally:
             metrics.observe_inference(OPENAI, "caption", status, time.perf_counter() - started)
@@ -269,7 +273,7 @@ class _Fault:
         text = read_error(answer)
         fields = _error_fields(text)
         said = str(fields.get("message") or text or "no message")
-        if status == httpx.codes.NOT_FOUND and not fields:
+        if status == httpx.codes.NOT_FOUND and "model" not in said:
             said = f"no {url}"
         return cls(
             status,
@@ -315,11 +319,17 @@ def _question(image: RGBImage) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [picture, text]}]
 
 
-def _caption_in(body: bytes) -> str:
+def _read_completion(body: bytes, model: str) -> tuple[str, ServedModel]:
+    """The caption, and what the server says of the model that it had asked."""
     try:
-        choice = json.loads(body)["choices"][0]
+        completion = json.loads(body)
+        choice = completion["choices"][0]
         message, ended = choice["message"], choice.get("finish_reason")
         said, refusal = _text(message.get("content")), message.get("refusal")
+        served = ServedModel(
+            str(completion.get("model") or model),
+            str(completion.get("system_fingerprint") or UNKNOWN),
+        )
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         shown = body[:_SHOWN_CHARACTERS].decode(errors="replace")
         raise _error(f"no completion in {shown!r}", Reason.CAPTIONER_BAD_ANSWER) from error
@@ -327,7 +337,7 @@ def _caption_in(body: bytes) -> str:
         why = f"declined: {str(refusal or ended)[:_SHOWN_CHARACTERS]}"
         raise PermanentError(f"{OPENAI}: {why}", reason=Reason.CAPTION_FILTERED)
     try:
-        return tidy_caption(checked_text(_THOUGHTS.sub("", said)))
+        return tidy_caption(checked_text(_THOUGHTS.sub("", said))), served
     except TransientError as error:
         message = f"{error} (finish_reason {ended})"
         raise _error(message, Reason.CAPTIONER_BAD_ANSWER) from error

@@ -33,6 +33,7 @@ from tests.support.openai_stand_in import (
 )
 from weavloader.errors import ConfigError, PermanentError, Reason, TransientError, WeavloaderError
 from weavloader.http_client import new_http_client
+from weavloader.provenance import traced
 from weavloader.settings import load_settings
 
 IMAGE = np.full((1200, 1600, 3), (40, 120, 200), dtype=np.uint8)
@@ -93,6 +94,25 @@ def test_an_image_goes_out_as_a_jpeg_of_the_size_that_the_model_uses(server: Ope
     assert body["model"] == MODEL
     assert body["max_tokens"] == config.openai_max_new_tokens == 512
     assert body["temperature"] == 0
+
+
+@pytest.mark.parametrize(
+    ("told", "model", "revision"),
+    [
+        ({}, MODEL, "unknown"),
+        ({"model": "gpt-4o-2024-08-06", "system_fingerprint": "fp_1"}, "gpt-4o-2024-08-06", "fp_1"),
+        ({"model": None, "system_fingerprint": ""}, MODEL, "unknown"),
+    ],
+)
+def test_a_caption_tells_which_model_made_it(
+    told: dict[str, str], model: str, revision: str, server: OpenAIStandIn
+) -> None:
+    choice = {"message": {"content": CAPTION}, "finish_reason": "stop"}
+    server.completions = [answer(200, {"choices": [choice], **told})]
+    captioner = connect(server)
+    _, provenance = traced(lambda: captioner.caption(SMALL, timeout=TIMEOUT))
+    assert (provenance.model, provenance.revision) == (model, revision)
+    assert provenance.prompt == model_config().caption_prompt
 
 
 def test_a_server_that_asks_for_no_key_gets_none(server: OpenAIStandIn) -> None:
@@ -411,6 +431,7 @@ def test_a_model_that_is_not_offered_is_told_with_those_that_are(server: OpenAIS
     [
         (refusal(401, "no"), "captioner_auth", "HTTP 401: no"),
         (Answer(404, (b"nothing",)), "captioner_not_found", "no http://127.0.0.1:.*/v1/models"),
+        (answer(404, {"detail": "Not Found"}), "captioner_not_found", "no http://127.0.0.1:.*/v1/"),
         (Answer(200, (b"<html>",)), "captioner_not_found", "no list of models"),
         (answer(200, {"data": None}), "captioner_not_found", "no list of models"),
     ],
