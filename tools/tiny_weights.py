@@ -119,6 +119,17 @@ def colbert(folder: Path) -> None:
     save(folder, ColBERT(config), hf.BertTokenizer(vocab=vocab, model_max_length=512))
 
 
+GEMMA_SPECIALS = (
+    "<pad>",
+    "<eos>",
+    "<bos>",
+    "<unk>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<start_of_image>",
+    "<end_of_image>",
+    "<image_soft_token>",
+)
 GEMMA_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<start_of_turn>{{ message['role'] }}\n"
     "{% for part in message['content'] %}"
@@ -128,21 +139,15 @@ GEMMA_TEMPLATE = (
 )
 
 
-def gemma3(folder: Path) -> None:
-    """Gemma 3, an image of 28x28 pixels as 4 tokens."""
-    specials = [
-        "<pad>",
-        "<eos>",
-        "<bos>",
-        "<unk>",
-        "<start_of_turn>",
-        "<end_of_turn>",
-        "<start_of_image>",
-        "<end_of_image>",
-        "<image_soft_token>",
-    ]
+def gemma3(folder: Path, head_dim: int = 8, longest_break: int = 1) -> None:
+    """Gemma 3, an image of 28x28 pixels as 4 tokens.
+
+    Args:
+        longest_break: As many line breaks as one token holds; of the published weights, dozens.
+    """
     words = ["▁" if each == " " else each for each in CHARACTERS]
-    vocab = vocabulary(specials, [*words, "\n"])
+    breaks = ["\n" * length for length in range(1, longest_break + 1)]
+    vocab = vocabulary(GEMMA_SPECIALS, [*words, *breaks])
     tokenizer = hf.GemmaTokenizer(
         vocab=vocab,
         merges=[],
@@ -152,7 +157,7 @@ def gemma3(folder: Path) -> None:
             "image_token": "<image_soft_token>",
         },
     )
-    tokenizer.add_tokens(specials[4:6], special_tokens=True)
+    tokenizer.add_tokens(list(GEMMA_SPECIALS[4:6]), special_tokens=True)
     config = hf.Gemma3Config(
         text_config={
             "vocab_size": len(vocab),
@@ -161,8 +166,8 @@ def gemma3(folder: Path) -> None:
             "num_hidden_layers": 3,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
-            "head_dim": 8,
-            "query_pre_attn_scalar": 8,
+            "head_dim": head_dim,
+            "query_pre_attn_scalar": head_dim,
             # A prompt is longer than the window, as with the real ones it may be.
             "sliding_window": 24,
             "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
@@ -185,7 +190,8 @@ def gemma3(folder: Path) -> None:
         images, tokenizer, chat_template=GEMMA_TEMPLATE, image_seq_length=4
     )
     end = vocab["<end_of_turn>"]
-    silent = [*range(end), *range(end + 1, len(specials)), vocab["▁"], vocab["\n"]]
+    silent = [*range(end), *range(end + 1, len(GEMMA_SPECIALS)), vocab["▁"]]
+    silent += [vocab[each] for each in breaks]
     model = _wordy(hf.Gemma3ForConditionalGeneration(config), silent)
     model.generation_config.eos_token_id = [vocab["<eos>"], end]
     for layer in model.model.language_model.layers:
