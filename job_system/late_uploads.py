@@ -37,13 +37,14 @@ from weavloader.stream.sage_api import seen_key
 
 MIN_PAUSE = 5.0
 EARLY_SECONDS = 40.0
+MAX_EARLY_PAUSE = 20.0
 # Storage may say to HEAD that it has no file and yet find it elsewhere for GET.
 MAX_PAUSE = 1800.0
-# A round every 10 s, for up to 200 of the files that no one has asked for in 30 s. Workers notice a
+# A round every 10 s, for up to 200 of the files that no one has asked for in 20 s. Workers notice a
 # message that is due every 3 s, so that each of up to 800 files is asked for at least once a
 # minute, and never more than 1,200 a minute: of 10,000 each is every 11 minutes.
 ROUND_SECONDS = 10
-ASK_SECONDS = 30.0
+ASK_SECONDS = 20.0
 ROUND_FILES = 200
 _ROUND_THREADS = 8
 # No request is begun later in a round than this.
@@ -53,14 +54,14 @@ _ROUND_EXPIRES = 60
 
 
 def pause_after(waited: float, left: float) -> float:
-    """Seconds until the task of an image asks again: 5, 5, 10, 20, then half an hour.
+    """Seconds until the task of an image asks again: 5, 5, 10, 20, 20, then half an hour.
 
     Args:
         waited: Seconds since its file was first missed.
         left: Seconds until its record is too old.
     """
     if waited < EARLY_SECONDS:
-        return max(waited, MIN_PAUSE)
+        return min(max(waited, MIN_PAUSE), MAX_EARLY_PAUSE)
     return min(MAX_PAUSE, left + 1)
 
 
