@@ -75,6 +75,17 @@ class QoS(kombu_redis.QoS):
         else:
             super().append(message, delivery_tag)  # type: ignore[no-untyped-call]
 
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge a message, once more where the connection turns out to be dropped.
+
+        Celery only logs that it could not. The message would count as held for good, and a worker
+        of one process receive nothing until its watchdog ends it.
+        """
+        try:
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+        except self.channel.connection_errors:
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Give a message back, which the worker has outlived."""
         if requeue:
