@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, fields
 from typing import Self
@@ -9,7 +10,12 @@ from typing import Self
 DATA, STORAGE, MANIFESTS, OTHER_HOST = "data", "storage", "manifests", "other_host"
 SIGNED_HOST = "signed_host"
 TARGETS = (DATA, STORAGE, MANIFESTS)
-KINDS = ("status", "garbage_line", "half_line", "short_answer", "expired_link", "stall")
+KINDS = (
+    *("status", "garbage_line", "half_line", "short_answer", "expired_link", "stall"),
+    *("deflate_bomb", "endless_error"),
+)
+# What an answer comes to once it is decompressed, or ends at.
+FLOOD_BYTES = 600 * 2**20
 
 
 @dataclass(slots=True)
@@ -22,7 +28,9 @@ class Fault:
             line (of storage: in the middle of the file, breaking the connection);
             ``short_answer`` ends it after half of the records, at the end of a line, as if it
             were whole; ``expired_link`` lets the signed link of storage expire before it is
-            followed; ``stall`` waits :attr:`seconds` before the answer.
+            followed; ``stall`` waits :attr:`seconds` before the answer; ``deflate_bomb`` answers
+            with what is a thousand times larger once it is decompressed, ``endless_error`` with
+            500 and a body of 600 MB.
         count: How many requests it meets.
         target: ``data``, ``storage`` or ``manifests``; garbage and short answers are for
             ``data`` only, expired links for ``storage``.
@@ -69,6 +77,14 @@ class Faults:
                 fault.count -= 1
                 return fault
         return None
+
+
+def deflate_bomb() -> bytes:
+    """A body that comes to :data:`FLOOD_BYTES` once it is decompressed."""
+    packer, part = zlib.compressobj(1, wbits=-zlib.MAX_WBITS), bytes(2**20)
+    # After a full flush the next part is compressed to the same bytes again.
+    packed = packer.compress(part) + packer.flush(zlib.Z_FULL_FLUSH)
+    return packed * (FLOOD_BYTES // len(part)) + packer.flush()
 
 
 @dataclass(slots=True)

@@ -19,6 +19,7 @@ from tornado.web import HTTPError, RequestHandler
 from demo.sage_replay.catalogue import Catalogue, Publication, StoredObject
 from demo.sage_replay.faults import (
     DATA,
+    FLOOD_BYTES,
     MANIFESTS,
     OTHER_HOST,
     SIGNED_HOST,
@@ -26,6 +27,7 @@ from demo.sage_replay.faults import (
     Fault,
     Faults,
     Ledger,
+    deflate_bomb,
 )
 from demo.sage_replay.query import QueryError, parse_query, select
 
@@ -92,6 +94,22 @@ class ReplayHandler(RequestHandler):
         if self.fault is not None and self.fault.kind == "status":
             self.set_status(self.fault.status)
             self.finish("a fault that was asked for\n")
+        if self.has_fault("deflate_bomb"):
+            self.set_header("Content-Encoding", "deflate")
+            self.finish(deflate_bomb())
+        if self.has_fault("endless_error"):
+            await self._answer_without_end()
+
+    async def _answer_without_end(self) -> None:
+        self.set_status(500)
+        part = bytes(2**16)
+        try:
+            for _ in range(FLOOD_BYTES // len(part)):
+                self.write(part)
+                await self.flush()
+            self.finish()
+        except StreamClosedError:
+            pass  # the client has read enough
 
     def on_finish(self) -> None:
         """Count the answer."""

@@ -8,13 +8,14 @@ import json
 import struct
 import zlib
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 from PIL import Image
 
-from tests.chaos.dataset import Published, images, picture, publish
-from tests.chaos.role import DEAF, ENDLESS, POISON
+from tests.chaos.dataset import FORBIDDEN_VSN, Published, images, picture, publish
+from tests.chaos.role import DEAF, ENDLESS, FATAL, POISON
+from tests.support.pictures import with_scans
 
 FOREIGN_MESSAGES = (
     b"garbage",
@@ -104,6 +105,34 @@ def hanging(host: str, name: str, seed: int) -> Sequence[Published]:
     return [*images(host, name, 30, seed), endless, deaf]
 
 
+def fatal(host: str, name: str, seed: int) -> Sequence[Published]:
+    """One whose message ends the worker that receives it, and good ones that come after it."""
+    deadly = publish(host, f"{name}-{FATAL}.jpg", partial(picture, 0), dies=True)
+    return [deadly, *images(host, name, 20, seed)]
+
+
+def forbidden(host: str, name: str, seed: int) -> Sequence[Published]:
+    """Twenty of a node that the account may not read, among good ones."""
+    refused = [
+        publish(host, f"{name}-no-{number}.jpg", bytes, dies=True, vsn=FORBIDDEN_VSN)
+        for number in range(20)
+    ]
+    good = images(host, name, 20, seed)
+    return [image for pair in zip(refused, good, strict=True) for image in pair]
+
+
+def exhausting(host: str, name: str, seed: int) -> Sequence[Published]:
+    """Small files that are large once decoded, or take long, among good ones."""
+    files = {
+        "grey.png": partial(_empty_png, 9_995, 8, 0),
+        "sixteen-bit.png": partial(_empty_png, 9_995, 16, 0),
+        "transparent.png": partial(_empty_png, 12_000, 8, 6),
+        "scans.jpg": partial(with_scans, (1600, 1200), 400),
+    }
+    bad = [publish(host, f"{name}-{file}", data, dies=True) for file, data in files.items()]
+    return [*bad, *images(host, name, 30, seed)]
+
+
 def broken(host: str, name: str, seed: int) -> Sequence[Published]:
     """One of each kind."""
     jpeg = picture(seed)
@@ -154,6 +183,17 @@ def _bomb() -> bytes:
     """A PNG of a few bytes that claims 60,000 x 60,000 pixels."""
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
+
+
+@cache
+def _empty_png(side: int, bits: int, colour: int) -> bytes:
+    """A black PNG of so many pixels a side: some thousandth of what its pixels take."""
+    header = struct.pack(">IIBBBBB", side, side, bits, colour, 0, 0, 0)
+    channels = {0: 1, 6: 4}[colour]
+    row, packer = bytes(1 + side * channels * bits // 8), zlib.compressobj(1)
+    packed = b"".join((*(packer.compress(row) for _ in range(side)), packer.flush()))
+    chunks = ((b"IHDR", header), (b"IDAT", packed), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import random
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +16,7 @@ from demo.sage_replay.catalogue import SECOND, Catalogue, Entry, StoredObject, r
 from weavloader.images.job import image_id
 
 EXCLUDED_VSN = "W0FF"
+FORBIDDEN_VSN = "W0FB"
 _MANIFESTS = {
     f"W{number:03d}": {"project": "Chaos", "gps_lat": 41.0, "gps_lon": -87.0} for number in range(4)
 }
@@ -83,10 +84,11 @@ def publish(
     at_second: float = 30.0,
     dies: bool = False,
     is_excluded: bool = False,
+    vsn: str | None = None,
 ) -> Published:
     """One image, captured ``at_second`` seconds ago."""
     at = time.time_ns() - int(at_second * SECOND)
-    vsn = EXCLUDED_VSN if is_excluded else f"W{len(name) % 4:03d}"
+    vsn = vsn or (EXCLUDED_VSN if is_excluded else f"W{len(name) % 4:03d}")
     link = f"http://{host}/api/v1/data/job/imagesampler-top/{vsn}/{at}-{name}"
     meta = {
         "vsn": vsn,
@@ -107,7 +109,6 @@ def catalogue(
     published: Sequence[Published],
     seconds: float,
     arrives_after: float = 0.0,
-    forbidden_nodes: Collection[str] = (),
 ) -> Catalogue:
     """What the replay holds; the images appear over so many seconds, their files at one moment."""
     return Catalogue(
@@ -122,5 +123,5 @@ def catalogue(
             for image in published
         },
         manifests=_MANIFESTS,
-        forbidden_nodes=forbidden_nodes,
+        forbidden_nodes=(FORBIDDEN_VSN,),
     )

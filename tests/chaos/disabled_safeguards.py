@@ -136,6 +136,88 @@ def _recorded_receipt() -> None:
     QoS.append = append_late  # type: ignore[method-assign]
 
 
+def _late_uploads() -> None:
+    from job_system import late_uploads
+
+    late_uploads.defer = lambda *_: None
+
+
+def _late_rounds() -> None:
+    """Leave late files to the tasks, which ask every half an hour after the first minute."""
+    from job_system import late_uploads
+
+    late_uploads._send_round = lambda redis: None
+
+
+def _forbidden_nodes() -> None:
+    from weavloader.images.download import ForbiddenNodes
+
+    ForbiddenNodes.__contains__ = lambda self, node: False  # type: ignore[method-assign]
+
+
+def _redis_timeouts() -> None:
+    """Let every command to Redis wait for its answer for ever."""
+    from redis.connection import AbstractConnection
+
+    init = AbstractConnection.__init__
+
+    def patient(self: Any, *args: Any, **options: Any) -> None:
+        options.update(socket_timeout=None, health_check_interval=0)
+        init(self, *args, **options)
+
+    AbstractConnection.__init__ = patient  # type: ignore[method-assign]
+
+
+def _look_ups() -> None:
+    import client
+
+    vars(client)["LOOK_UP_SECONDS"] = float("inf")
+
+
+def _reserved_metrics() -> None:
+    from prometheus_client.mmap_dict import MmapedDict
+
+    from metrics import multiprocess
+
+    vars(multiprocess)["ForgivingDict"] = MmapedDict
+
+
+def _end_in_time() -> None:
+    from weavloader import shutdown
+
+    vars(shutdown)["end_on_signal"] = lambda: None
+
+
+def _counted_receipts() -> None:
+    from job_system.broker import transport
+
+    vars(transport)["MAX_RECEIPTS"] = 1_000_000
+
+
+def _decode_limits() -> None:
+    from weavloader.images import decode, jpeg
+
+    for name in ("_check_pixels", "_check_bytes"):
+        vars(decode)[name] = lambda *_: None
+    vars(jpeg)["MAX_SCANS"] = 1_000_000
+
+
+def _bounded_answers() -> None:
+    """Read answers as httpx does, which decompresses them, and all of them."""
+    from weavloader import http_client
+
+    vars(http_client)["parts_of"] = lambda answer, max_bytes: answer.iter_bytes()
+
+
+def _bounded_connections() -> None:
+    from tornado.httpserver import HTTPServer
+
+    from metrics.http import BoundedServer
+
+    for name in ("add_sockets", "handle_stream", "start_request", "on_close"):
+        setattr(BoundedServer, name, getattr(HTTPServer, name))
+
+
 @dataclass(frozen=True, slots=True)
 class Safeguard:
     """Something that keeps images safe.
@@ -149,12 +231,6 @@ class Safeguard:
     remove: Callable[[], None]
     fault: str
     seen_as: str
-
-
-def _late_uploads() -> None:
-    from job_system import late_uploads
-
-    late_uploads.defer = lambda *_: None
 
 
 SAFEGUARDS = {
@@ -185,6 +261,36 @@ SAFEGUARDS = {
     ),
     "message validation": Safeguard(
         _message_validation, "foreign messages on the queue", "other_dead_letters"
+    ),
+    "rounds for late files": Safeguard(
+        _late_rounds, "files come 75 s after their records", "missing"
+    ),
+    "forbidden nodes": Safeguard(
+        _forbidden_nodes, "storage answers 403 for a node", "a forbidden node was asked again"
+    ),
+    "timeouts of Redis": Safeguard(
+        _redis_timeouts, "a firewall drops connections to Redis", "images that are done"
+    ),
+    "look-ups of Triton's name": Safeguard(
+        _look_ups, "a Triton is added", "work for the added Triton"
+    ),
+    "reserved space for metrics": Safeguard(
+        _reserved_metrics, "no space for metrics", "wrong_outcome"
+    ),
+    "end on signal": Safeguard(
+        _end_in_time, "every role is ended without Redis", "roles did not end in time"
+    ),
+    "counted receipts": Safeguard(
+        _counted_receipts, "a message ends its worker each time", "missing"
+    ),
+    "limits of decoding": Safeguard(
+        _decode_limits, "small images exhaust memory", "memory of a processor"
+    ),
+    "bounded answers": Safeguard(
+        _bounded_answers, "SAGE's answers exhaust memory", "memory of a role"
+    ),
+    "bounded connections": Safeguard(
+        _bounded_connections, "1,100 half-open connections", "health did not answer"
     ),
     "time limits": Safeguard(_time_limits, "images that hang", "missing"),
 }

@@ -8,17 +8,30 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from demo.sage_replay.faults import STORAGE, Fault
+from demo.servers.ports import HOST
 from tests.chaos import bad_images
-from tests.chaos.role import HASTY
+from tests.chaos.dataset import EXCLUDED_VSN, FORBIDDEN_VSN
+from tests.chaos.role import HASTY, TRITONS
 from tests.chaos.system import PROCESSORS, System, pause
+from tests.support.firewall import firewall
 from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetters
+from weavloader.images.job import image_id
+from weavloader.stream.audit import waiting_for_retry
 
 FaultAction = Callable[[System], None]
 # Three retries wait 2, 4 and 8 s here, and the slowest failure takes 5.
 LONG = 45.0
+# Of twenty images of a forbidden node: each of six processes may have asked before one knows.
+MAX_REFUSALS = 8
+# A role has 3 s, and a processor the time of its image besides; this machine may be busy.
+END_SECONDS = 8.0
+SECOND_TRITON = "127.0.0.2"
+# A request with a picture has more.
+_SOME_WORK = 100_000
 
 
 def nothing(system: System) -> None:
@@ -30,7 +43,7 @@ def kill(*roles: str, number: int = signal.SIGKILL) -> FaultAction:
 
     def bring_about(system: System) -> None:
         system.models.behave("think")
-        _wait_for_answers(system, 3)
+        wait_for_answers(system, 3)
         for role in roles:
             system.kill(role, number)
         system.models.behave("ok")
@@ -42,7 +55,7 @@ def kill_children(system: System) -> None:
     """Kill a process of each processor, three times, while models think about its image."""
     system.models.behave("think")
     for _ in range(3):
-        _wait_for_answers(system, 3)
+        wait_for_answers(system, 3)
         for role in PROCESSORS:
             system.kill_a_child(role)
     system.models.behave("ok")
@@ -75,7 +88,7 @@ def kill_at_work(system: System) -> None:
     An image that is in work at three such deaths is held to have caused them.
     """
     for _ in range(2):
-        _wait_for_answers(system, 10)
+        wait_for_answers(system, 10)
         for role in PROCESSORS:
             system.kill(role)
 
@@ -123,7 +136,7 @@ def stop_triton(seconds: float) -> FaultAction:
 
 def kill_a_models_process(system: System) -> None:
     """Kill the process of a model, and restart Triton when retries are long spent."""
-    _wait_for_answers(system, 3)
+    wait_for_answers(system, 3)
     system.models.kill_process("clip")
     pause(LONG)
     system.models.server.stop()
@@ -134,7 +147,7 @@ def let_models(mode: str, seconds: float = 6) -> FaultAction:
     """Let the models misbehave for so long; see :mod:`tests.chaos.faulty_model`."""
 
     def bring_about(system: System) -> None:
-        _wait_for_answers(system, 1)
+        wait_for_answers(system, 1)
         system.models.behave(mode)
         pause(seconds)
         system.models.behave("ok")
@@ -157,7 +170,7 @@ def take_store_away(seconds: float) -> FaultAction:
 def take_store_away_from_thinkers(system: System) -> None:
     """Take the store away for 10 s while models have images to think about."""
     system.models.behave("think")
-    _wait_for_answers(system, 8)  # by then every process has an image
+    wait_for_answers(system, 8)  # by then every process has an image
     system.break_store()
     pause(10)
     system.mend_store()
@@ -262,7 +275,79 @@ def hostile_messages(system: System) -> None:
     assert not system.has_ended(), "a worker ended"
 
 
-def _wait_for_answers(system: System, amount: int) -> None:
+def forbid_a_node(system: System) -> None:
+    """Let storage refuse the account one node's images, which is asked for once and remembered."""
+    refused = system.replay.ledger.statuses[STORAGE]
+    before = refused[403]
+    wait_until_done(system, 60)
+    assert refused[403] - before <= MAX_REFUSALS, "a forbidden node was asked again"
+    with closing(system.redis()) as redis:
+        assert redis.ttl(redis_keys.forbidden(FORBIDDEN_VSN.lower())) > 3000, "it was forgotten"
+    assert not system.failures().keys() - {"workers"}, "health took it for an outage"
+
+
+def wait_for_late_files(system: System) -> None:
+    """Wait until the files have arrived, which are then to be stored within a minute."""
+    pause(77)
+
+
+def drop_redis_connections(system: System) -> None:
+    """Let a firewall forget every connection to Redis, which both ends take for open."""
+    with system.behind_firewall() as between:
+        _wait_for_work(system)
+        between.forget()
+        # Each of a role's connections is found out by a command that times out, after 30 s.
+        wait_until_done(system, 150)
+
+
+def add_a_triton(system: System) -> None:
+    """Let the name of Triton stand for a second one too; it is to have its share of the work."""
+    port = system.models.server.ports.grpc
+    addresses = system.folder / "tritons"
+    addresses.write_text(HOST)
+    with firewall(port, (SECOND_TRITON, port)) as second:
+        system.restart(PROCESSORS, f"{TRITONS}{addresses}")
+        wait_for_answers(system, 3)
+        addresses.write_text(f"{HOST} {SECOND_TRITON}")
+        try:
+            system.wait_until(lambda: second.sent > _SOME_WORK, "work for the added Triton", 40)
+            wait_until_done(system, 60)
+        finally:
+            system.restart(PROCESSORS)
+
+
+def fill_metrics_folder(system: System) -> None:
+    """Let there be no space for metrics, which are lost, and images not."""
+    with system.full_metrics_folder():
+        wait_until_done(system, 90)
+    assert "metrics of this process are not shared" in system.log_of(), "there was space"
+
+
+def end_all_without_redis(system: System) -> None:
+    """Ask every role to end while it works and Redis is gone; start all again."""
+    wait_for_answers(system, 3)
+    system.stop_redis(signal.SIGKILL)
+    late = system.end_all(END_SECONDS)
+    system.start_redis()
+    system.restart(late)
+    assert not late, f"roles did not end in time: {late}"
+
+
+def wait_until_done(system: System, seconds: float) -> None:
+    """Wait until all images of the scenario were received, and none is queued or in work."""
+    records = [entry.record for entry in system.replay.catalogue.entries]
+    links = [str(record["value"]) for record in records if EXCLUDED_VSN not in str(record)]
+    ids = [UUID(image_id(link)).bytes for link in links]
+    with closing(system.redis()) as redis:
+
+        def is_done() -> bool:
+            is_received = None not in redis.zmscore(redis_keys.SEEN, ids)
+            return is_received and not set(ids) & waiting_for_retry(redis).keys()
+
+        system.wait_until(is_done, "images that are done", seconds)
+
+
+def wait_for_answers(system: System, amount: int) -> None:
     """Wait until models have answered so many times more."""
     enough = system.models.answers().total() + amount
     system.wait_until(lambda: system.models.answers().total() >= enough, "answers of models")

@@ -1,24 +1,34 @@
-"""A role of the suite: ``python -m tests.chaos.role [--hasty] [--without SAFEGUARD] ROLE …``.
+"""A role of the suite: ``python -m tests.chaos.role [OPTION …] [--without SAFEGUARD] ROLE …``.
 
 The real program, with three pictures added: one that kills the process that decodes it, one that
 takes for ever, and one that takes for ever and hears no signal, as code in C. To prove that the
-suite sees what it looks for, one safeguard can be taken out. ``--hasty`` has short time limits.
+suite sees what it looks for, one safeguard can be taken out. A message with the word of
+:data:`FATAL` ends the worker that receives it. Options: ``--hasty`` has short time limits,
+``--few-files`` may open 1,024, and for ``--tritons=FILE`` Triton is at the addresses in a file.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from tests.chaos.disabled_safeguards import SAFEGUARDS
+from weavloader import shutdown
 
 POISON = b"a picture that kills"
 ENDLESS = b"a picture without end"
 DEAF = ENDLESS + b" or ears"
+FATAL = "fatal-message"
 HASTY = "--hasty"
+FEW_FILES = "--few-files"
+TRITONS = "--tritons="
+# Instead of a minute.
+LOOK_UP_SECONDS = 5.0
 _FOR_EVER = 3600
 
 
@@ -44,15 +54,63 @@ def _odd_pictures() -> None:
     vars(processing)["decode"] = deadly
 
 
+def _fatal_message() -> None:
+    from celery.signals import task_received
+
+    @task_received.connect(weak=False)
+    def end(request: Any = None, **_: Any) -> None:
+        if FATAL in request.argsrepr:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _allow_few_files() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+
+
+def _find_tritons(path: str) -> None:
+    """Let the name of Triton stand for the addresses in a file, as a name server would."""
+    import grpc  # type: ignore[import-untyped]
+
+    import client
+
+    open_channel, asked, opened = grpc.insecure_channel, set[int](), set[int]()
+    at_start = frozenset(Path(path).read_text().split())
+
+    def addresses(by: set[int]) -> frozenset[str]:
+        """As at the start of the role when a process looks up the name first."""
+        is_first = os.getpid() not in by
+        by.add(os.getpid())
+        return at_start if is_first else frozenset(Path(path).read_text().split())
+
+    def look_up(*_: object) -> frozenset[str]:
+        return addresses(asked)
+
+    def channel(target: str, options: Any = None) -> Any:
+        port = target.rpartition(":")[2]
+        hosts = ",".join(f"{host}:{port}" for host in sorted(addresses(opened)))
+        return open_channel(f"ipv4:{hosts}", options=options)
+
+    vars(client).update(_look_up=look_up, LOOK_UP_SECONDS=LOOK_UP_SECONDS)
+    vars(grpc)["insecure_channel"] = channel
+
+
 def main() -> None:
     """Run the role of the command line."""
     _odd_pictures()
-    if sys.argv[1] == HASTY:
-        _limit_time(6, 10)
-        del sys.argv[1]
+    _fatal_message()
+    while sys.argv[1].startswith("--") and sys.argv[1] != "--without":
+        option = sys.argv.pop(1)
+        if option == HASTY:
+            _limit_time(6, 10)
+        if option == FEW_FILES:
+            _allow_few_files()
+        if option.startswith(TRITONS):
+            _find_tritons(option.removeprefix(TRITONS))
     if sys.argv[1] == "--without":
         SAFEGUARDS[sys.argv[2]].remove()
         del sys.argv[1:3]
+    shutdown.end_on_signal()  # as main.py does
     if sys.argv[1] == "celery":
         from job_system import celery_app
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from demo.sage_replay.faults import DATA, STORAGE
-from tests.chaos import bad_images, faults
+from tests.chaos import attacks, bad_images, faults
 from tests.chaos.dataset import Published, images
 from tests.chaos.outcome_checker import Outcomes
 from tests.chaos.system import PROCESSORS
@@ -35,6 +35,8 @@ class Scenario:
         patience: Seconds after the fault until every image must have an outcome.
         max_calls: The most answers of each model that an image may need.
         foreign_messages: How many dead letters come from foreign messages.
+        arrives_after: Seconds until storage has the files.
+        needs_root: Only root can bring it about.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Scenario:
     patience: float = 120.0
     max_calls: float = 1.5
     foreign_messages: int = 0
+    arrives_after: float = 0.0
+    needs_root: bool = False
 
     def violations(self, outcomes: Outcomes) -> list[str]:
         """What was lost, doubled, of a wrong outcome or done twice; empty on success."""
@@ -83,10 +87,13 @@ SCENARIOS = (
     Scenario("Redis gone for 20 s", faults.end_redis(signal.SIGKILL, 20)),
     Scenario("Redis frozen for 20 s", faults.freeze_redis),
     Scenario("Redis full for 10 s", faults.fill_redis),
+    Scenario("a firewall drops connections to Redis", faults.drop_redis_connections),
+    Scenario("every role is ended without Redis", faults.end_all_without_redis, seconds=10.0),
     Scenario("Triton down for 60 s", faults.stop_triton(60)),
     Scenario("Triton down for 5 s", faults.stop_triton(5), is_quick=True),
     Scenario("kill -9 of a model's process", faults.kill_a_models_process),
     Scenario("every second inference fails for 45 s", faults.let_models("half", faults.LONG)),
+    Scenario("a Triton is added", faults.add_a_triton, seconds=40.0),
     Scenario("models slow", faults.let_models("slow")),
     Scenario("models fail", faults.let_models("error")),
     Scenario("models return errors as answers", faults.let_models("error_text"), is_quick=True),
@@ -116,6 +123,13 @@ SCENARIOS = (
         faults.disturb("status", STORAGE, 60, status=404),
         is_quick=True,
     ),
+    Scenario(
+        "files come 75 s after their records",
+        faults.wait_for_late_files,
+        patience=58.0,
+        arrives_after=75.0,
+    ),
+    Scenario("storage answers 403 for a node", faults.forbid_a_node, bad_images.forbidden),
     Scenario("SAGE's answers end early", faults.disturb("short_answer", DATA, 3)),
     Scenario("storage sends half a file", faults.disturb("half_line", STORAGE, 20)),
     Scenario("storage stalls for 10 s", faults.disturb("stall", STORAGE, 5, seconds=10)),
@@ -142,6 +156,16 @@ SCENARIOS = (
         is_quick=True,
         foreign_messages=len(redis_keys.QUEUES),
     ),
+    Scenario(
+        "a message ends its worker each time",
+        attacks.fatal_message,
+        bad_images.fatal,
+        seconds=45.0,
+    ),
+    Scenario("small images exhaust memory", attacks.exhaust_memory, bad_images.exhausting),
+    Scenario("SAGE's answers exhaust memory", attacks.answer_without_end, seconds=15.0),
+    Scenario("1,100 half-open connections", attacks.half_open_connections),
+    Scenario("no space for metrics", faults.fill_metrics_folder, needs_root=True),
     Scenario(
         "10,000 images, two workers killed every 10 s",
         faults.kill_again_and_again(30, 10),

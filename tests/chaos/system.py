@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import httpx
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -24,6 +26,7 @@ from demo.servers.redis import command, find_server
 from demo.servers.waiting import wait_until
 from tests.chaos.dataset import EXCLUDED_VSN
 from tests.chaos.models import FaultyModels
+from tests.support.firewall import Firewall, firewall
 from weavloader.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +45,7 @@ ROLES = {
     "cleaner": ["cleaner"],
     "scheduler": ["scheduler"],
     "stream": ["stream"],
+    "metrics": ["metrics"],
 }
 PROCESSORS = ("processor", "processor2")
 _PATIENCE = 90.0
@@ -67,7 +71,9 @@ class System:
         self.store_path = folder / "store"
         self._without = ["--without", without] if without else []
         self._options: tuple[str, ...] = ()
-        (self._redis_port,) = free_ports(1)
+        self._redis_port, self.metrics_port = free_ports(2)
+        # Where roles find Redis.
+        self._way_to_redis = self._redis_port
         self._redis_process: subprocess.Popen[bytes] | None = None
         self._roles: dict[str, subprocess.Popen[bytes]] = {}
         self._rest = ExitStack()
@@ -76,8 +82,8 @@ class System:
 
     @property
     def redis_url(self) -> str:
-        """The broker's."""
-        return f"redis://{HOST}:{self._redis_port}/0"
+        """The broker's, as roles reach it."""
+        return f"redis://{HOST}:{self._way_to_redis}/0"
 
     def environment(self) -> dict[str, str]:
         """The settings of every role: the real ones, with shorter waits."""
@@ -90,6 +96,8 @@ class System:
             "VECTOR_STORE": "embedded",
             "EMBEDDED_STORE_PATH": str(self.store_path),
             "PROMETHEUS_MULTIPROC_DIR": str(self.folder / "metrics"),
+            "METRICS_ADDRESS": HOST,
+            "METRICS_PORT": str(self.metrics_port),
             "UNALLOWED_NODES": EXCLUDED_VSN,
             "POLL_MIN_SECONDS": "1",
             "POLL_MAX_SECONDS": "2",
@@ -159,6 +167,61 @@ class System:
             self.kill(role)
             self._roles[role].wait()
         self.tend()
+
+    @contextmanager
+    def behind_firewall(self) -> Iterator[Firewall]:
+        """Let all roles reach Redis through a firewall inside."""
+        with firewall(self._redis_port) as between:
+            self._way_to_redis = between.port
+            self.restart(ROLES)
+            try:
+                yield between
+            finally:
+                self._way_to_redis = self._redis_port
+                self.restart(ROLES)
+
+    @contextmanager
+    def full_metrics_folder(self) -> Iterator[None]:
+        """Let all roles keep their metrics on a file system of 96 KiB inside; root may mount it."""
+        folder = self.folder / "metrics"
+        mount = ("mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(folder))
+        subprocess.run(mount, check=True)
+        try:
+            self.restart(ROLES)
+            yield
+        finally:
+            subprocess.run(("umount", "--lazy", str(folder)), check=True)
+            self.restart(ROLES)
+
+    def end_all(self, seconds: float) -> list[str]:
+        """Ask every role to end; those that are not over after so long, or end with an error."""
+        for place, process in enumerate(self._roles.values()):
+            process.send_signal((signal.SIGINT, signal.SIGTERM)[place % 2])
+        deadline = time.monotonic() + seconds
+        for process in self._roles.values():
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+        return [role for role, process in self._roles.items() if process.poll() != 0]
+
+    def processes_of(self, roles: Iterable[str]) -> list[int]:
+        """The main processes of roles, and those in which they run their tasks."""
+        mains = [self._roles[role].pid for role in roles]
+        return [*mains, *(child for pid in mains for child in _children(pid))]
+
+    def failures(self) -> dict[str, str]:
+        """What health says of each component that fails; Flower does not run here."""
+        report = httpx.get(f"http://{HOST}:{self.metrics_port}/health", timeout=10).json()
+        components = {**report["components"], "flower": "ok"}
+        return {name: text for name, text in components.items() if text != "ok"}
+
+    def live_seconds(self) -> float:
+        """How long the metrics server takes to say that it lives; for ever if it does not."""
+        began = time.monotonic()
+        try:
+            httpx.get(f"http://{HOST}:{self.metrics_port}/health/live", timeout=10)
+        except httpx.HTTPError:
+            return float("inf")
+        return time.monotonic() - began
 
     def tend(self) -> None:
         """Start what has died, as supervisord, compose or Kubernetes would."""
@@ -248,7 +311,21 @@ class System:
 
 
 def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:  # it has just ended
+        return []
+    return [int(child) for child in text.split()]
+
+
+def memory_of(pid: int) -> int:
+    """Bytes of memory that a process took at most so far; 0 if it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"^VmHWM:\s+(\d+) kB", text, re.M)
+    return int(found[1]) * 1024 if found else 0
 
 
 def pause(seconds: float) -> None:

@@ -241,6 +241,18 @@ def test_half_a_line_is_an_answer_cut_off(replay: Replay, api: DataApi) -> None:
         list(api.records({"name": "upload"}, start))
 
 
+@pytest.mark.parametrize("kind", ["deflate_bomb", "endless_error"])
+def test_an_answer_that_would_exhaust_memory_is_not_read(
+    replay: Replay, downloader: Downloader, kind: str
+) -> None:
+    replay.add_fault(Fault(kind, target="storage"))
+    url = f"http://{replay.host}/api/v1/data/{PLAIN}"
+    with pytest.raises(TransientError) as failed:
+        downloader.fetch(url)
+    assert failed.value.reason == "storage_error"
+    assert downloader.fetch(url) == b"plain"
+
+
 def test_storage_tells_anyone_whether_a_file_is_there(
     replay: Replay, downloader: Downloader
 ) -> None:

@@ -15,14 +15,20 @@ class Firewall:
 
     Args:
         target: That port.
+        address: Where it listens.
+
+    Attributes:
+        sent: Bytes that came from clients.
     """
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, address: tuple[str, int] = (HOST, 0)) -> None:
         self._target = target
-        self._listening = socket.create_server((HOST, 0))
+        self._listening = socket.create_server(address)
         self.port: int = self._listening.getsockname()[1]
         self.accepted = 0
+        self.sent = 0
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._nears: set[socket.socket] = set()
         self._forgotten: set[socket.socket] = set()
         self._threads: list[Thread] = []
         self._start(self._accept)
@@ -51,15 +57,21 @@ class Firewall:
         with suppress(OSError):
             while True:
                 near, _ = self._listening.accept()
-                far = socket.create_connection((HOST, self._target))
+                try:
+                    far = socket.create_connection((HOST, self._target))
+                except OSError:
+                    near.close()
+                    continue
                 self.accepted += 1
                 self._pairs.append((near, far))
+                self._nears.add(near)
                 self._start(self._forward, near, far)
                 self._start(self._forward, far, near)
 
     def _forward(self, source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
+                self.sent += len(data) if source in self._nears else 0
                 if source not in self._forgotten:
                     target.sendall(data)
             if source not in self._forgotten:
@@ -67,9 +79,9 @@ class Firewall:
 
 
 @contextmanager
-def firewall(target: int) -> Iterator[Firewall]:
+def firewall(target: int, address: tuple[str, int] = (HOST, 0)) -> Iterator[Firewall]:
     """A firewall while the block runs."""
-    running = Firewall(target)
+    running = Firewall(target, address)
     try:
         yield running
     finally:
