@@ -13,7 +13,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from metrics import metrics
 from weavloader import traces
-from weavloader.errors import PermanentError, Reason
+from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.images.decode import DecodeLimits, Picture, Pixels, decode
 from weavloader.images.download import Downloader
 from weavloader.images.inference_cache import Inference, InferenceCache
@@ -32,6 +32,7 @@ class Pipeline:
         embed: By vector name, turns a caption and pixels into a vector.
         cache: Keeps what the models said while the store is down.
         limits: What decoding an image may cost.
+        previews: Whether preview models are meant to be served.
     """
 
     store: Store
@@ -41,6 +42,7 @@ class Pipeline:
     embed: Mapping[str, Callable[[str, Pixels], Vector]]
     cache: InferenceCache
     limits: DecodeLimits
+    previews: bool = False
 
 
 class Outcome(StrEnum):
@@ -118,10 +120,26 @@ def _infer(data: bytes, inference: Inference, pipeline: Pipeline, stages: Stages
             inference.caption, inference.provenance[CAPTION] = traced(
                 lambda: pipeline.caption(pixels)
             )
+            _refuse_mixed(inference, pipeline.previews)
     with stages.timed("embed"):
         for name in missing:
             embed = partial(pipeline.embed[name], inference.caption or "", pixels)
             inference.vectors[name], inference.provenance[name] = traced(embed)
+            _refuse_mixed(inference, pipeline.previews)
+
+
+def _refuse_mixed(inference: Inference, previews: bool) -> None:
+    """Let no preview into a store of real captions, nor the other way round.
+
+    Raises:
+        TransientError: Other models are served than the configuration says.
+    """
+    odd = [each.model for each in inference.provenance.values() if each.is_preview != previews]
+    if odd:
+        inference.clear()  # or the models that are served next would not be asked
+        wrong = "is no preview model" if previews else "is a preview model"
+        message = f"{odd[0]} {wrong}, and PREVIEW_MODELS is {str(previews).lower()}"
+        raise TransientError(message, reason=Reason.PREVIEW_MODELS)
 
 
 def _decode(data: bytes, limits: DecodeLimits) -> Picture:

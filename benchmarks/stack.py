@@ -66,6 +66,7 @@ class Stack:
             "CELERY_BROKER_URL": f"redis://{host['redis']}/0",
             "CELERY_RESULT_BACKEND": f"redis://{host['redis']}/0",
             "TRITON_HOST": HOST,
+            "PREVIEW_MODELS": "true",
             "TRITON_PORT": host["triton"].rpartition(":")[2],
             **self._pages,
             "POLL_MIN_SECONDS": POLL_INTERVAL_SECONDS,

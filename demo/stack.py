@@ -115,6 +115,7 @@ class Plan:
             "CELERY_RESULT_BACKEND": redis,
             "TRITON_HOST": HOST,
             "TRITON_PORT": str(self.ports.triton_grpc),
+            "PREVIEW_MODELS": "true",
             "POLL_MIN_SECONDS": "1",
             "POLL_MAX_SECONDS": "3",
             "RETRY_DELAY": "1",

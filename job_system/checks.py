@@ -25,6 +25,7 @@ from metrics.redis_state import active_scheduler
 from weavloader import redis_keys
 from weavloader.errors import ConfigError, Reason, TransientError, WeavloaderError
 from weavloader.images.job import ImageJob
+from weavloader.provenance import PREVIEW
 from weavloader.redis_connection import connect_redis
 from weavloader.settings import OPENAI, Settings
 
@@ -86,13 +87,20 @@ def _redis(settings: Settings) -> str:
 def _triton(settings: Settings) -> str:
     from client import connect_triton
     from inference import required_models
-    from inference.triton import require_contracts, require_models
+    from inference.triton import require_contracts, require_models, served_model
 
     with closing(connect_triton(settings)) as triton:
         names = required_models(settings.caption_model, settings.embedding_models)
         require_models(triton, names, timeout=TRITON_TIMEOUT)
         require_contracts(triton, names, timeout=TRITON_TIMEOUT)
-    return f"ready: {', '.join(names)}"
+        served = [served_model(triton, name).model for name in names]
+    previews = [each for each in served if each.startswith(PREVIEW)]
+    if bool(previews) != settings.preview_models:
+        kind = f"PREVIEW models ({', '.join(previews)})" if previews else "real models"
+        text = f"it serves {kind}, and PREVIEW_MODELS is {str(settings.preview_models).lower()}"
+        raise TransientError(text, reason=Reason.PREVIEW_MODELS)
+    kind = "PREVIEW models, which describe colours: " if previews else ""
+    return f"{kind}ready: {', '.join(names)}"
 
 
 def _captioner(settings: Settings) -> str:

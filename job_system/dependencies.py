@@ -96,6 +96,7 @@ def pipeline() -> Pipeline:
             redis_client(),
             ",".join((settings.caption_model, settings.openai_model, *settings.embedding_models)),
         ),
+        previews=settings.preview_models,
         limits=DecodeLimits(
             pixels=settings.max_image_pixels,
             bytes=settings.max_decode_bytes,

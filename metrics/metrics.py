@@ -195,6 +195,11 @@ class _Families:
             inference,
             INFERENCE_BUCKETS,
         )
+        self.previews = self._counter(
+            "preview_captions_total",
+            "Images that preview models captioned, by whether a SAGE account reads them",
+            ("sage_account",),
+        )
         self.trimmed = self._counter(
             "captions_trimmed_total", "Captions that were trimmed, by cause", ("cause",)
         )
@@ -353,6 +358,10 @@ class Metrics:
         self._families.forbidden.labels(
             *self._families.forbidden_labels.within_bound(node_id)
         ).inc()
+
+    def count_preview(self, has_sage_account: bool) -> None:
+        """Count an image that preview models captioned, which only demonstrations should do."""
+        self._families.previews.labels("yes" if has_sage_account else "no").inc()
 
     def set_stream_health(self, healthy: bool) -> None:
         """Say whether the last poll of the stream succeeded."""

@@ -168,6 +168,15 @@ class Reason(StrEnum):
         "model_missing", _TRANSIENT, Component.TRITON,
         "serve the models of CAPTION_MODEL and EMBEDDING_MODELS; images wait",
     )  # fmt: skip
+    PREVIEW_MODELS = (
+        "preview_models", _TRANSIENT, Component.TRITON,
+        "set TRITON_HOST to a Triton that serves real models; PREVIEW_MODELS=true to try it with"
+        " the preview models, in a store of their own; images wait",
+    )  # fmt: skip
+    PREVIEW_STORE = (
+        "preview_store", _CONFIG, Component.STORE,
+        "name another WEAVIATE_COLLECTION or EMBEDDED_STORE_PATH, or none",
+    )  # fmt: skip
     MODEL_ERROR = "model_error", _TRANSIENT, Component.TRITON, _SEE_TRITON
     BAD_ANSWER = "bad_answer", _TRANSIENT, Component.TRITON, _SEE_TRITON
     BAD_EMBEDDING = "bad_embedding", _TRANSIENT, Component.TRITON, _SEE_TRITON

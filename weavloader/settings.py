@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 from functools import cache
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -21,6 +21,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -32,6 +33,12 @@ __all__ = ["DEFAULT_FLOWER_AUTH", "Settings", "get_settings", "load_settings"]
 
 # Each is written in its own syntax, which may hold line breaks.
 _MULTILINE = ("sage_filter",)
+SAGE_STORAGE = "storage.sagecontinuum.org"
+PREVIEW_HOST = "triton-preview"
+PREVIEW_STORE = {
+    "weaviate_collection": "HybridSearchExamplePreview",
+    "embedded_store_path": "./data/store-preview",
+}
 _REDIS_SCHEMES = ("redis", "rediss", "sentinel")
 
 OPENAI = "openai"
@@ -142,7 +149,7 @@ class Settings(Environment):
     sage_user: str = ""
     sage_pass: SecretStr = SecretStr("")
     sage_data_api: str = "https://data.sagecontinuum.org/api/v1/query"
-    sage_storage_hosts: Names = ("storage.sagecontinuum.org",)
+    sage_storage_hosts: Names = (SAGE_STORAGE,)
     sage_public_hosts: Names = ()
     sage_filter: Annotated[dict[str, str], NoDecode, BeforeValidator(_sage_filter)] = {
         "name": "upload",
@@ -163,6 +170,8 @@ class Settings(Environment):
     triton_timeout: Seconds = 120.0
     # Which names there are is for `inference` to say, so that a model can be added there alone.
     caption_model: str = "gemma3"
+    # True for the host of docker-compose.yml's profile `preview`, unless given.
+    preview_models: bool = False
     embedding_models: Annotated[Names, AfterValidator(_not_empty)] = ("clip",)
     openai_base_url: OptionalUrl = ""
     openai_api_key: SecretStr = SecretStr("")
@@ -235,6 +244,22 @@ class Settings(Environment):
         if info.field_name not in _MULTILINE and not text.isprintable():
             raise ValueError("holds a control character")
         return text
+
+    @model_validator(mode="after")
+    def _keep_previews_apart(self) -> Self:
+        """Give what the preview models say a store of its own, unless one is named."""
+        given, chosen = self.model_fields_set, self.__dict__
+        if "preview_models" not in given:
+            chosen["preview_models"] = self.triton_host == PREVIEW_HOST
+        if self.preview_models:
+            for name, other in PREVIEW_STORE.items():
+                chosen[name] = chosen[name] if name in given else other
+        return self
+
+    @property
+    def has_sage_account(self) -> bool:
+        """Whether images are read from SAGE itself, with an account."""
+        return bool(self.sage_user) and SAGE_STORAGE in self.sage_storage_hosts
 
     def accounts(self) -> tuple[Account, ...]:
         """The accounts of Flower and of the dead-letter pages.

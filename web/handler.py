@@ -80,7 +80,8 @@ class PageHandler(RequestHandler):
 
     def render(self, template_name: str, **kwargs: Any) -> Any:
         """Write a page; ``section`` names its place in the navigation."""
-        return super().render(template_name, **{"section": "", **kwargs})
+        given = {"section": "", "previews": self.context.previews, **kwargs}
+        return super().render(template_name, **given)
 
     def log_exception(
         self,
@@ -170,6 +171,7 @@ class AppContext:
         pool: Runs what would block other requests.
         pictures: The same for pictures, so that none of them keeps a search waiting.
         access: Who may see dead letters.
+        previews: Whether preview models caption the images.
     """
 
     pool: Executor
@@ -178,6 +180,7 @@ class AppContext:
     monitor: Monitor
     dead_letters: DeadLetters
     access: Access
+    previews: bool = False
 
 
 class Access:

@@ -71,7 +71,8 @@ def application(
     try:
         with redis_session(settings) as redis:
             dead_letters = DeadLetters(redis, settings.dlq_ttl)
-            context = AppContext(pool, pictures, images, monitor, dead_letters, Access.of(settings))
+            access, previews = Access.of(settings), settings.preview_models
+            context = AppContext(pool, pictures, images, monitor, dead_letters, access, previews)
             arguments = {"context": context}
             routes = [url(pattern, handler, arguments) for pattern, handler in ROUTES.items()]
             yield Application(routes, **_options(context))

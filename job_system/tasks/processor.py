@@ -125,6 +125,9 @@ def _process(task: Task, image_data: object, stages: Stages) -> None:
     dead_letters().resolve(request.id, job.id)
     metrics.count_outcome(outcome)
     if outcome is Outcome.STORED:
+        settings = get_settings()
+        if settings.preview_models:
+            metrics.count_preview(settings.has_sage_account)
         captured, now = job.captured_at.timestamp(), time.time()
         arrival = "late" if was_late else arrival_of(request, captured, now)
         metrics.observe_searchable(arrival, max(0.0, now - captured))

@@ -76,6 +76,7 @@ def workers_on(
                 "CELERY_RESULT_BACKEND": redis_url,
                 "TRITON_HOST": triton.host,
                 "TRITON_PORT": str(triton.ports.grpc),
+                "PREVIEW_MODELS": "true",
                 "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics"),
             }
             return block.enter_context(running_workers(tmp_path, variables))

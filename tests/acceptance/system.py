@@ -135,6 +135,7 @@ def environment_for(redis_url: str, replay: Replay, triton: Triton, folder: Path
         "CELERY_RESULT_BACKEND": redis_url,
         "TRITON_HOST": host,
         "TRITON_PORT": port,
+        "PREVIEW_MODELS": "true",
         "VECTOR_STORE": "embedded",
         "EMBEDDED_STORE_PATH": str(folder / "store"),
         "PROMETHEUS_MULTIPROC_DIR": str(folder / "counts"),

@@ -41,6 +41,7 @@ from tests.support.reference_deployment import (
     stored_properties,
     take,
 )
+from tests.support.triton_fixture import renamed_previews
 from tests.support.weaviate_stand_in import StandIn
 from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetters
@@ -125,14 +126,14 @@ def captured(host: str, name: str, amount: int, broken: int = 0) -> list[Publish
 
 
 @pytest.fixture(scope="module")
-def site(
-    redis_server: str, triton: Triton, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Site]:
+def site(redis_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The site as it is on the day of the upgrade."""
     folder = tmp_path_factory.mktemp("upgrade")
     with (
         Replay() as replay,
         weaviate(folder) as server,
+        # What the reference deployment stored is of real models.
+        Triton(folder / "triton.log", repository=renamed_previews(folder)) as triton,
         redis_py.Redis.from_url(redis_server, socket_timeout=10) as redis,
     ):
         redis.flushall()

@@ -93,6 +93,7 @@ class System:
             "CELERY_RESULT_BACKEND": self.redis_url,
             "TRITON_HOST": HOST,
             "TRITON_PORT": str(self.models.server.ports.grpc),
+            "PREVIEW_MODELS": "true",
             "VECTOR_STORE": "embedded",
             "EMBEDDED_STORE_PATH": str(self.store_path),
             "PROMETHEUS_MULTIPROC_DIR": str(self.folder / "metrics"),

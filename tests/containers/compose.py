@@ -36,7 +36,7 @@ class Compose:
         env_file = self.engine.folder / "compose.env"
         env_file.write_text("".join(f"{n}={value}\n" for n, value in self._variables().items()))
         docker = ["env", f"DOCKER_HOST={self.host}", "COMPOSE_HTTP_TIMEOUT=900", "docker-compose"]
-        options = ["-p", PROJECT, "--env-file", str(env_file), *files]
+        options = ["-p", PROJECT, "--profile", "preview", "--env-file", str(env_file), *files]
         return self.engine.run([*docker, *options, *words], check=check)
 
     def _variables(self) -> dict[str, str]:

@@ -10,7 +10,7 @@ from functools import partial
 from demo.servers.waiting import wait_until
 from tests.containers.compose import PROJECT, Compose
 
-SERVICES = ("weavloader", "redis", "weaviate", "triton", "prometheus")
+SERVICES = ("weavloader", "redis", "weaviate", "triton-preview", "prometheus")
 
 
 def page(url: str) -> str:

@@ -25,6 +25,7 @@ SETTINGS = {
     "POLL_MIN_SECONDS": "1",
     "POLL_MAX_SECONDS": "3",
     "RETRY_DELAY": "1",
+    "PREVIEW_MODELS": "true",
     "LATE_UPLOAD_WINDOW": "15s",
 }
 

@@ -23,9 +23,11 @@ from inference import (
 from inference.model_config import ImageLimit
 from inference.tensors import reduce_image
 from inference.triton import Tensor, Tensors, infer, text_tensor
+from job_system.checks import DEPENDENCY_CHECKS, run_checks
 from tests.support.drawn_pictures import green_field, smoke
 from weavloader.errors import PermanentError, TransientError
 from weavloader.provenance import traced
+from weavloader.settings import load_settings
 
 TIMEOUT = 20.0
 
@@ -206,3 +208,15 @@ def test_vectors_are_not_normalised_by_the_server(triton_client: InferenceServer
 def test_the_server_listens_on_loopback_and_counts(triton: Triton) -> None:
     page = httpx.get(f"http://127.0.0.1:{triton.ports.metrics}/metrics", timeout=5).text
     assert "nv_inference_request_success" in page
+
+
+def test_check_says_whether_previews_are_served_and_meant(triton: Triton) -> None:
+    meant = load_settings(
+        triton_host=triton.host, triton_port=triton.ports.grpc, preview_models=True
+    )
+    (result,) = run_checks({"triton": DEPENDENCY_CHECKS["triton"]}, meant)
+    assert result.ok and result.detail.startswith("PREVIEW models")
+    other = meant.model_copy(update={"preview_models": False})
+    (result,) = run_checks({"triton": DEPENDENCY_CHECKS["triton"]}, other)
+    assert not result.ok
+    assert result.detail.startswith("it serves PREVIEW models (preview/gemma3, preview/clip)")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.support.processes import in_processes
-from weavloader.errors import PermanentError, WeavloaderError
+from weavloader.errors import ConfigError, PermanentError, WeavloaderError
 from weavloader.geo import Area, Location
 from weavloader.images.job import image_id
 from weavloader.provenance import Provenance
@@ -104,6 +104,26 @@ class StoreContract:
         assert store.newest(Filters(caption_model="gemma-3"), 9) == []
         (hit,) = store.newest(Filters(caption_model="unknown"), 9)
         assert (hit.text["link"], hit.provenance) == ("https://x/old", {})
+
+    @pytest.mark.parametrize("first", ["preview/gemma3", "gemma3"])
+    def test_previews_and_real_captions_have_stores_of_their_own(
+        self, settings: Settings, first: str
+    ) -> None:
+        of_both = {
+            previews: connect_store(settings.model_copy(update={"preview_models": previews}))
+            for previews in (True, False)
+        }
+        previews = first.startswith("preview/")
+        of_both[previews].prepare()
+        of_both[not previews].prepare()  # nothing is in it yet
+        made_by = {"caption": Provenance(first)}
+        of_both[previews].upsert([an_image(provenance=made_by)])
+        of_both[previews].prepare()
+        with pytest.raises(ConfigError) as caught:
+            of_both[not previews].prepare()
+        assert caught.value.reason == "preview_store"
+        for store in of_both.values():
+            store.close()
 
     def test_an_object_without_image_vectors_or_location_is_kept(self, store: Store) -> None:
         written = an_image(image=b"", vectors={})

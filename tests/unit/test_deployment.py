@@ -28,6 +28,7 @@ from tests.support.deployment_files import (
     served,
 )
 from tests.support.missing_parts import skip_without
+from weavloader.settings import PREVIEW_HOST
 
 NOT_IN_THE_IMAGE = {
     "benchmarks",
@@ -216,10 +217,24 @@ def test_prometheus_scrapes_services_of_compose() -> None:
     assert set(discovered["names"]) == set(our_services()) - {"weavloader"}
     assert discovered["port"] == DEFAULTS["metrics_port"]
     for job in jobs:
-        for target in job["static_configs"][0]["targets"]:
+        for target in job.get("static_configs", [{"targets": []}])[0]["targets"]:
             assert target.split(":")[0] in compose()["services"]
     for other in re.findall(r"names: \[(.*)\]", prometheus_text()):
         assert set(other.split(", ")) <= set(compose()["services"])
+
+
+def test_compose_serves_previews_only_where_they_are_asked_for() -> None:
+    services = compose()["services"]
+    (previews,) = (
+        name
+        for name, service in services.items()
+        if (service.get("build") or {}).get("target") == "triton-preview"
+    )
+    assert services[previews]["profiles"] == ["preview"]
+    assert previews == PREVIEW_HOST, "or PREVIEW_MODELS would not be true for it"
+    for name in our_services():
+        assert services[name]["environment"]["TRITON_HOST"] == f"${{TRITON_HOST:-{PREVIEW_HOST}}}"
+        assert previews not in services[name]["depends_on"]
 
 
 PAIRS = [("redis", "redis-exporter"), ("grafana", "prometheus"), ("alertmanager", "prometheus")]
@@ -234,7 +249,7 @@ def test_services_share_a_network_only_where_one_asks_the_other() -> None:
         if name < other and set(services[name]["networks"]) & set(services[other]["networks"])
     }
     ours = set(our_services())
-    triton = {"triton", "triton-gpu"}
+    triton = {"triton-preview", "triton-gpu"}
     asked = {
         frozenset((own, name)) for own in ours for name in {"redis", "weaviate", "ollama"} | triton
     }
@@ -250,7 +265,7 @@ def test_services_share_a_network_only_where_one_asks_the_other() -> None:
 def test_who_needs_nothing_from_outside_has_no_way_out() -> None:
     networks = compose()["networks"]
     outside = {name for name, options in networks.items() if not (options or {}).get("internal")}
-    for name in ("redis", "weaviate", "triton", "redis-exporter"):
+    for name in ("redis", "weaviate", "triton-preview", "redis-exporter"):
         assert not outside & set(compose()["services"][name]["networks"]), name
     for name, service in compose()["services"].items():
         assert not service.get("ports") or outside & set(service["networks"]), name

@@ -42,6 +42,7 @@ PROMISED = {
     "sage_records_refused_total": ("reason",),
     "sage_files_refused_total": ("suffix",),
     "storage_forbidden_total": ("node_id",),
+    "preview_captions_total": ("sage_account",),
     "sage_stream_health": (),
     "stream_waiting": (),
     "images_total": ("outcome",),
@@ -193,6 +194,7 @@ def _use_everything(counted: Metrics) -> None:
     counted.count_capped("node", 1)
     counted.count_received("n", "j", "t", "c")
     counted.count_forbidden("n")
+    counted.count_preview(True)
     counted.count_unwanted(".wav")
     counted.count_rejected("not_an_image")
     counted.set_stream_waiting(False)

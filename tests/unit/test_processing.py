@@ -59,6 +59,8 @@ class World:
     file: bytes = field(default_factory=drawn)
     redis: Any = field(default_factory=fakeredis.FakeRedis)
     node: str | None = None
+    model: str = "the captioner"
+    vectors: str = ""
 
     def note(self, name: str) -> None:
         self.done.append(name)
@@ -77,13 +79,13 @@ class World:
 
     def caption(self, pixels: Pixels) -> str:
         self.note("caption")
-        record_call(lambda: ServedModel("the captioner"))
+        record_call(lambda: ServedModel(self.model))
         assert pixels.shape == (4, 6, 3)
         return "a green field"
 
     def embed(self, name: str, caption: str) -> Vector:
         self.note(name)
-        record_call(lambda: ServedModel(name))
+        record_call(lambda: ServedModel(self.vectors + name))
         assert caption == "a green field"
         return np.full(3, len(name), dtype=np.float32)
 
@@ -131,6 +133,21 @@ def run(world: World, job: ImageJob = JOB) -> Stages:
 def test_the_stages_follow_one_another(world: World) -> None:
     run(world)
     assert world.done == STAGES
+
+
+@pytest.mark.parametrize("meant", [False, True])
+def test_previews_and_real_captions_are_never_mixed(world: World, meant: bool) -> None:
+    world.model = "captioner" if meant else "preview/gemma3"
+    pipeline = replace(world.pipeline(), previews=meant)
+    with pytest.raises(TransientError) as caught:
+        process_image(JOB, pipeline, Stages())
+    assert (caught.value.reason, world.stored) == ("preview_models", {})
+    assert "clip" not in world.done
+    # Nor are they kept for when the right models are served.
+    world.model = "preview/gemma3" if meant else "captioner"
+    world.vectors = "preview/" if meant else ""
+    assert process_image(JOB, pipeline, Stages()) == Outcome.STORED
+    assert world.stored[JOB.id].provenance["caption"].model == world.model
 
 
 def test_the_object_says_which_models_made_it(world: World) -> None:

@@ -148,3 +148,38 @@ def test_settings_are_read_once_in_a_process(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("TRITON_PORT", "9")
     assert get_settings() is before
     get_settings.cache_clear()
+
+
+def test_what_previews_say_has_a_store_of_its_own() -> None:
+    real, previews = load_settings(), load_settings(preview_models=True)
+    assert previews.weaviate_collection == "HybridSearchExamplePreview"
+    assert previews.embedded_store_path == "./data/store-preview"
+    assert (real.weaviate_collection, real.embedded_store_path) == (
+        "HybridSearchExample",
+        "./data/store",
+    )
+    assert load_settings(preview_models=True, weaviate_collection="Mine").weaviate_collection == (
+        "Mine"
+    )
+    again = load_settings(**previews.model_dump())
+    assert again.weaviate_collection == previews.weaviate_collection
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ({"triton_host": "triton-preview"}, True),
+        ({"triton_host": "triton-preview", "preview_models": "false"}, False),
+        ({"triton_host": "triton-gpu"}, False),
+        ({"preview_models": "true"}, True),
+        ({}, False),
+    ],
+)
+def test_the_profile_of_compose_means_previews(given: dict[str, str], meant: bool) -> None:
+    assert load_settings(**given).preview_models is meant
+
+
+def test_a_real_account_is_told_from_a_replay() -> None:
+    assert load_settings(sage_user="me").has_sage_account
+    assert not load_settings().has_sage_account
+    assert not load_settings(sage_user="me", sage_storage_hosts="replay:8000").has_sage_account

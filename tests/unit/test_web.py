@@ -296,6 +296,13 @@ def test_an_image_page_has_a_map_and_similar_images(site: httpx.Client) -> None:
     assert "<svg" not in site.get(f"/image/{ROAD.id}").text
 
 
+@pytest.mark.parametrize("meant", [True, False])
+def test_every_page_says_that_previews_made_its_captions(settings: Settings, meant: bool) -> None:
+    with served(settings.model_copy(update={"preview_models": meant})) as site:
+        for path in ("/", "/now", "/dead-letters", "/runbook", "/nothing"):
+            assert ("<strong>Preview:</strong>" in site.get(path).text) is meant, path
+
+
 def test_an_image_says_which_models_made_it(site: httpx.Client) -> None:
     page = site.get(f"/image/{HILLS.id}").text
     assert "google/&lt;b&gt;gemma&lt;/b&gt;, revision abc, 2026-11-26 00:00 UTC" in page

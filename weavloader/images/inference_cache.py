@@ -39,6 +39,12 @@ class Inference:
     note: str = ""
     provenance: dict[str, Provenance] = field(default_factory=dict)
 
+    def clear(self) -> None:
+        """Forget what the models said."""
+        self.caption = None
+        self.vectors.clear()
+        self.provenance.clear()
+
     def __bool__(self) -> bool:
         """Whether a model said anything."""
         return self.caption is not None or bool(self.vectors)

@@ -20,7 +20,8 @@ def connect_store(settings: Settings, ranks: VectorRanks = VECTOR_RANKS) -> Stor
     if settings.vector_store == "embedded":
         from weavloader.store.embedded.store import EmbeddedStore
 
-        return EmbeddedStore(Path(settings.embedded_store_path), settings.store_timeout, ranks)
+        folder = Path(settings.embedded_store_path)
+        return EmbeddedStore(folder, settings.store_timeout, ranks, settings.preview_models)
     from weavloader.store.weaviate.store import WeaviateStore
 
     return WeaviateStore(settings, ranks)

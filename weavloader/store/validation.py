@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Mapping
 from typing import get_args
 
-from weavloader.errors import PermanentError, Reason
+from weavloader.errors import ConfigError, PermanentError, Reason
 from weavloader.geo import Area, Location
 from weavloader.store.base import (
     KEYWORD_PROPERTIES,
@@ -79,6 +79,23 @@ def check_page(filters: Filters, limit: int, offset: int) -> None:
         message = f"limit and offset must stay within the first {MAX_RESULTS} results"
         raise PermanentError(message, reason=Reason.BAD_QUERY)
     _check_filters(filters)
+
+
+def check_previews(name: str, holds_other: bool, previews: bool) -> None:
+    """Keep captions of preview models and real ones in stores of their own.
+
+    Args:
+        name: The store's, for people.
+        holds_other: Whether it holds captions of the other kind.
+        previews: Whether preview models are meant to caption.
+
+    Raises:
+        ConfigError: It does.
+    """
+    if holds_other:
+        found, wanted = ("real", "preview") if previews else ("preview", "real")
+        message = f"{name} holds captions of {found} models: {wanted} ones need another store"
+        raise ConfigError(message, reason=Reason.PREVIEW_STORE)
 
 
 def _check_options(query: SearchQuery) -> None:

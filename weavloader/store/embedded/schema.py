@@ -20,7 +20,7 @@ import apsw
 import sqlite_vec
 
 from weavloader.errors import ConfigError, PermanentError, Reason, TransientError, WeavloaderError
-from weavloader.provenance import UNKNOWN
+from weavloader.provenance import PREVIEW, UNKNOWN
 from weavloader.store.base import (
     FILTER_PROPERTIES,
     KEYWORD_PROPERTIES,
@@ -185,6 +185,14 @@ def vector_dimension(connection: apsw.Connection, name: str) -> int | None:
     """Length of the vectors in an index; ``None`` if none has been written."""
     rows = fetch(connection, "SELECT dimension FROM vector_indexes WHERE name = ?", (name,))
     return int(rows[0][0]) if rows else None
+
+
+def holds_other(connection: apsw.Connection, previews: bool) -> bool:
+    """Whether there are captions of real models, if previews are wanted, or the other way round."""
+    of_previews = f"caption_model >= '{PREVIEW}' AND caption_model < '{PREVIEW[:-1]}0'"
+    condition = f"NOT ({of_previews})" if previews else of_previews
+    query = f"SELECT EXISTS (SELECT 1 FROM images WHERE {condition})"  # noqa: S608 - constants
+    return bool(fetch(connection, query)[0][0])
 
 
 def create_vector_index(connection: apsw.Connection, name: str, dimension: int) -> None:

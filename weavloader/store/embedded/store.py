@@ -35,13 +35,21 @@ from weavloader.store.embedded.objects import (
     unindexed,
     write_rows,
 )
-from weavloader.store.embedded.schema import fetch, open_database, report, store_errors, transaction
+from weavloader.store.embedded.schema import (
+    fetch,
+    holds_other,
+    open_database,
+    report,
+    store_errors,
+    transaction,
+)
 from weavloader.store.embedded.search import hybrid, newest
 from weavloader.store.validation import (
     VECTOR_RANKS,
     VectorRanks,
     check_object,
     check_page,
+    check_previews,
     check_query,
 )
 
@@ -58,12 +66,20 @@ class EmbeddedStore:
         folder: Folder of the database and the images; created if absent.
         timeout: Seconds to wait for other writers.
         ranks: The vectors that objects may have.
+        previews: Whether preview models caption its images.
     """
 
-    def __init__(self, folder: Path, timeout: float, ranks: VectorRanks = VECTOR_RANKS) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        timeout: float,
+        ranks: VectorRanks = VECTOR_RANKS,
+        previews: bool = False,
+    ) -> None:
         self._folder = folder
         self._timeout = timeout
         self._ranks = ranks
+        self._previews = previews
         self._database = folder / "store.sqlite3"
         self._images = ImageFiles(folder / "images")
         self._lock = RLock()
@@ -73,8 +89,9 @@ class EmbeddedStore:
 
     def prepare(self) -> None:
         """See :meth:`Store.prepare`."""
-        with self._using():
-            return
+        with self._using() as connection:
+            mixed = holds_other(connection, self._previews)
+        check_previews(str(self._folder), mixed, self._previews)
 
     def migrate_objects(
         self, progress: Callable[[int, MigrationReport], None] = lambda read, report: None

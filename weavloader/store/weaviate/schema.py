@@ -15,6 +15,7 @@ from http import HTTPStatus
 from typing import Any
 
 from weavloader.errors import ConfigError, PermanentError, Reason
+from weavloader.provenance import PREVIEW
 from weavloader.store.base import (
     FILTER_PROPERTIES,
     KEYWORD_PROPERTIES,
@@ -22,7 +23,7 @@ from weavloader.store.base import (
     MigrationReport,
     SchemaReport,
 )
-from weavloader.store.validation import VectorRanks
+from weavloader.store.validation import VectorRanks, check_previews
 from weavloader.store.weaviate.client import (
     Collection,
     CollectionConfig,
@@ -72,14 +73,16 @@ _OBJECTS_PER_PAGE = 100
 _UPDATES_AT_ONCE = 8
 _READ = ["timestamp", "captured_at", "location", "latitude", "longitude", "caption_model"]
 _FIRST = datetime(1970, 1, 1, tzinfo=UTC)
+_OF_PREVIEWS = Filter.by_property("caption_model").like(f"{PREVIEW}*")
 _ATTRIBUTED = Filter.by_property("caption_model").like("*")
 
 
-def prepare(client: WeaviateClient, name: str, ranks: VectorRanks) -> None:
+def prepare(client: WeaviateClient, name: str, ranks: VectorRanks, previews: bool) -> None:
     """Create or complete the collection; other processes may do so at the same time.
 
     Args:
         ranks: The vectors that objects will have.
+        previews: Whether preview models caption its images.
 
     Raises:
         ConfigError: The existing collection would lose data or break search.
@@ -91,8 +94,15 @@ def prepare(client: WeaviateClient, name: str, ranks: VectorRanks) -> None:
             config = collection.config.get()
             _check(config, ranks)
             _complete(collection, config, ranks)
+            check_previews(f"collection {name}", _holds_other(collection, previews), previews)
     except PermanentError as error:
         raise ConfigError(f"collection {name}: {error}", reason=Reason.STORE_SCHEMA) from error
+
+
+def _holds_other(collection: Collection, previews: bool) -> bool:
+    total = collection.aggregate.over_all(total_count=True).total_count or 0
+    found = collection.aggregate.over_all(filters=_OF_PREVIEWS, total_count=True).total_count or 0
+    return found < total if previews else found > 0
 
 
 def _create_if_absent(client: WeaviateClient, name: str, ranks: VectorRanks) -> None:

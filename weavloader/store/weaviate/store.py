@@ -66,7 +66,8 @@ class WeaviateStore:
         """See :meth:`Store.prepare`."""
         with store_errors():
             client = self._connected()
-        prepare(client, self._settings.weaviate_collection, self._configured())
+        settings = self._settings
+        prepare(client, settings.weaviate_collection, self._configured(), settings.preview_models)
 
     def migrate_objects(
         self, progress: Callable[[int, MigrationReport], None] = lambda read, report: None
