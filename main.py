@@ -20,6 +20,7 @@ for _subject in (
     "search",
     "dlq",
     "audit",
+    "reprocess",
     "status",
     "store",
 ):

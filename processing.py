@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -13,13 +13,14 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from metrics import metrics
 from weavloader import traces
-from weavloader.errors import PermanentError, Reason, TransientError
+from weavloader.errors import ConfigError, PermanentError, Reason, TransientError
 from weavloader.images.decode import DecodeLimits, Picture, Pixels, decode
 from weavloader.images.download import Downloader
 from weavloader.images.inference_cache import Inference, InferenceCache
 from weavloader.images.job import UNKNOWN, ImageJob
 from weavloader.images.nodes import Node, Nodes
 from weavloader.provenance import CAPTION, traced
+from weavloader.reprocessing import Rework
 from weavloader.store.base import ImageObject, Store, Vector
 
 
@@ -50,6 +51,8 @@ class Outcome(StrEnum):
 
     STORED = "stored"
     ALREADY_STORED = "already_stored"
+    REPROCESSED = "reprocessed"
+    GONE = "gone"
 
 
 @dataclass(slots=True)
@@ -96,7 +99,7 @@ def process_image(job: ImageJob, pipeline: Pipeline, stages: Stages) -> Outcome:
         data = pipeline.downloader.fetch(job.url, job.node if job.node != UNKNOWN else None)
         traces.note(bytes=len(data))
     with pipeline.cache.inference_of(job.id) as inference:
-        _infer(data, inference, pipeline, stages)
+        _infer(data, inference, pipeline.embed, pipeline, stages)
         with stages.timed("node"):
             if job.vsn == UNKNOWN != job.node:
                 job = replace(job, vsn=pipeline.nodes.vsn_of(job.node))
@@ -106,15 +109,86 @@ def process_image(job: ImageJob, pipeline: Pipeline, stages: Stages) -> Outcome:
     return Outcome.STORED
 
 
-def _infer(data: bytes, inference: Inference, pipeline: Pipeline, stages: Stages) -> None:
-    """Complete an inference: no model is asked again for what it has said before."""
-    missing = [name for name in pipeline.embed if name not in inference.vectors]
+def reprocess_image(job: ImageJob, rework: Rework, pipeline: Pipeline, stages: Stages) -> Outcome:
+    """Describe and embed a stored image again, from its stored picture, and replace it.
+
+    Nothing of it changes before all that was ordered is made.
+
+    Raises:
+        PermanentError: The image itself is at fault.
+        TransientError: A dependency failed; nothing was changed, and trying again is safe.
+        ConfigError: A vector is ordered that this worker's models do not make.
+    """
+    with stages.timed("lookup"), _store_operation("get"):
+        stored = pipeline.store.get(job.id)
+    if stored is None:
+        return Outcome.GONE
+    parts = rework.left(stored, pipeline.embed)
+    if not parts:
+        return Outcome.ALREADY_STORED
+    if not stored.image:
+        with stages.timed("download"):
+            node = job.node if job.node != UNKNOWN else None
+            picture = pipeline.downloader.fetch(job.url, node)
+    else:
+        picture = stored.image
+    with pipeline.cache.inference_of(f"{job.id}:{rework.since.isoformat()}") as inference:
+        infer_again(replace(stored, image=picture), parts, inference, pipeline, stages)
+        with stages.timed("store"), _store_operation("upsert"):
+            pipeline.store.upsert([_reprocessed(stored, inference, parts)])
+    return Outcome.REPROCESSED
+
+
+def infer_again(
+    image: ImageObject, parts: Set[str], inference: Inference, pipeline: Pipeline, stages: Stages
+) -> None:
+    """Make parts of a stored image again: ``caption``, and vectors by name.
+
+    Args:
+        image: With its picture.
+        inference: To be completed.
+
+    Raises:
+        PermanentError: The image itself is at fault.
+        TransientError: A model failed.
+        ConfigError: The configured models do not make one of the vectors.
+    """
+    vectors = parts - {CAPTION}
+    if unknown := vectors - pipeline.embed.keys():
+        message = f"EMBEDDING_MODELS of this worker has no {', '.join(sorted(unknown))}"
+        raise ConfigError(message, reason=Reason.UNKNOWN_MODEL)
+    if CAPTION not in parts:
+        inference.caption = image.text["caption"]
+    _infer(image.image, inference, vectors, pipeline, stages)
+
+
+def _reprocessed(stored: ImageObject, inference: Inference, parts: Set[str]) -> ImageObject:
+    caption = _with_note(inference) if CAPTION in parts else stored.text["caption"]
+    return replace(
+        stored,
+        text={**stored.text, "caption": caption},
+        vectors={**stored.vectors, **inference.vectors},
+        provenance={**stored.provenance, **inference.provenance},
+    )
+
+
+def _infer(
+    data: bytes, inference: Inference, names: Iterable[str], pipeline: Pipeline, stages: Stages
+) -> None:
+    """Complete an inference: no model is asked again for what it has said before.
+
+    Args:
+        names: Of the vectors that are needed.
+    """
+    missing = [name for name in names if name not in inference.vectors]
     if inference.caption is not None and not missing:
         return
     with stages.timed("decode"):
         picture = _decode(data, pipeline.limits)
         traces.note(width=picture.pixels.shape[1], height=picture.pixels.shape[0])
     pixels, inference.note = picture.pixels, picture.note
+    if inference.caption is not None and picture.note:  # which a stored caption ends with
+        inference.caption = inference.caption.removesuffix(picture.note).rstrip()
     if inference.caption is None:
         with stages.timed("caption"):
             inference.caption, inference.provenance[CAPTION] = traced(
@@ -164,6 +238,11 @@ def _store_operation(name: str) -> Iterator[None]:
         metrics.observe_store(name, status, time.monotonic() - start)
 
 
+def _with_note(inference: Inference) -> str:
+    """The caption for readers; the note is no part of what the vectors were made of."""
+    return " ".join(filter(None, (inference.caption, inference.note)))
+
+
 def _object(job: ImageJob, inference: Inference, node: Node, data: bytes) -> ImageObject:
     names = job.to_message()
     link = names.pop("url")
@@ -171,8 +250,7 @@ def _object(job: ImageJob, inference: Inference, node: Node, data: bytes) -> Ima
         **names,
         "link": link,
         "timestamp": job.captured_at.strftime("%y-%m-%d %H:%M Z"),
-        # The note is for readers, and no part of what the vectors were made of.
-        "caption": " ".join(filter(None, (inference.caption, inference.note))),
+        "caption": _with_note(inference),
         "project": node.project,
         "address": node.address,
     }

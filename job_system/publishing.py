@@ -18,6 +18,7 @@ from weavloader import redis_keys, traces
 from weavloader.dlq.queue import DeadLetter, DeadLetters
 from weavloader.errors import Reason, TransientError
 from weavloader.images.job import ImageJob
+from weavloader.reprocessing import Rework
 from weavloader.stream.stream import BATCH
 
 REPROCESS_BATCH = 500
@@ -25,11 +26,12 @@ REPROCESS_BATCH = 500
 logger = logging.getLogger(__name__)
 
 
-def publish(jobs: Sequence[ImageJob], priority: int = 0) -> None:
+def publish(jobs: Sequence[ImageJob], priority: int = 0, rework: Rework | None = None) -> None:
     """Put one message for each job on the image queue.
 
     Args:
         priority: 0, or ``redis_keys.LOW_PRIORITY`` for what waits behind all live images.
+        rework: What is ordered of images that are stored.
 
     Raises:
         TransientError: Redis failed; some of them may have been put there.
@@ -38,7 +40,7 @@ def publish(jobs: Sequence[ImageJob], priority: int = 0) -> None:
     with ExitStack() as spans, _producer(BATCH) as producer:
         for job in jobs:
             span = traces.publishing(job.id, redis_keys.IMAGE_QUEUE, job)
-            _publish_one(producer, job, priority, spans.enter_context(span))
+            _publish_one(producer, job, priority, spans.enter_context(span), rework)
     for job in jobs:
         logger.info("image %s queued: vsn=%s", job.id, job.vsn, extra={"image": job.id})
 
@@ -78,13 +80,15 @@ def reprocess(letters: Iterable[DeadLetter], dead_letters: DeadLetters) -> Repro
     return report
 
 
-def _publish_one(producer: Any, job: ImageJob, priority: int, trace: str) -> None:
+def _publish_one(
+    producer: Any, job: ImageJob, priority: int, trace: str, rework: Rework | None
+) -> None:
     # What apply_async would send, for a third of its cost: it writes all arguments out for
     # Flower, finds the queue and binds it anew for every message.
     task = celery_app.amqp.create_task_message(
         job.id,
         TASKS + "process_image_task",
-        (job.to_message(),),
+        (job.to_message() | (rework.to_message() if rework else {}),),
         {},
         argsrepr=f"({job.vsn}, {job.filename})",
         kwargsrepr="{}",

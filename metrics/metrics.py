@@ -43,7 +43,7 @@ TASKS = (
 )
 # Whose image it is; such labels come from outside and are bounded.
 ORIGIN = ("node_id", "job", "task", "camera")
-OUTCOMES = ("stored", "already_stored", "dead")
+OUTCOMES = ("stored", "already_stored", "reprocessed", "gone", "dead")
 # How an image came: at once; later than an hour after its capture, since its node was offline;
 # or on the low-priority queue.
 ARRIVALS = ("live", "late", "low")

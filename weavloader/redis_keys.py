@@ -77,6 +77,11 @@ def dead_letter(task_id: str) -> str:
     return f"{DEAD_LETTER_PREFIX}{task_id}"
 
 
+def reprocessing(name: str) -> str:
+    """Progress of a run that reprocesses stored images."""
+    return f"weavloader:reprocessing:{name}"
+
+
 def backfill(name: str) -> str:
     """Key of the moment up to which a past span was taken."""
     return f"weavloader:backfill:{name}"

@@ -22,12 +22,13 @@ from job_system.circuit_breaker import CircuitOpenError
 from job_system.dependencies import circuit_breaker, dead_letters, pipeline, redis_client
 from metrics import metrics
 from metrics.metrics import Arrival
-from processing import Outcome, Stages, process_image
+from processing import Outcome, Stages, process_image, reprocess_image
 from weavloader import redis_keys, traces
 from weavloader.dlq.queue import FailedTask, describe
 from weavloader.errors import PermanentError, Reason, TransientError, WeavloaderError
 from weavloader.images.job import ImageJob, image_id_in
 from weavloader.redis_connection import RedisClient
+from weavloader.reprocessing import Rework
 from weavloader.settings import Settings, get_settings
 
 # Where one of several servers fails, an image may fail at each of its attempts by chance.
@@ -115,19 +116,20 @@ def log_image(
 
 def _process(task: Task, image_data: object, stages: Stages) -> None:
     request, job = task.request, ImageJob.from_message(image_data)
+    rework = Rework.from_message(image_data)
     traces.note_job(job)
     try:
-        outcome = _process_behind_breaker(job, task, stages)
+        outcome = _process_behind_breaker(job, rework, task, stages)
     finally:
         for stage, seconds in stages.seconds.items():
             metrics.observe_stage(stage, seconds)
     was_late = late_uploads.resolve(redis_client(), job)
     dead_letters().resolve(request.id, job.id)
     metrics.count_outcome(outcome)
+    settings = get_settings()
+    if outcome in (Outcome.STORED, Outcome.REPROCESSED) and settings.preview_models:
+        metrics.count_preview(settings.has_sage_account)
     if outcome is Outcome.STORED:
-        settings = get_settings()
-        if settings.preview_models:
-            metrics.count_preview(settings.has_sage_account)
         captured, now = job.captured_at.timestamp(), time.time()
         arrival = "late" if was_late else arrival_of(request, captured, now)
         metrics.observe_searchable(arrival, max(0.0, now - captured))
@@ -149,9 +151,17 @@ def arrival_of(request: Any, captured: float, now: float) -> Arrival:
     return "late" if (queued_at(request) or now) - captured > LATE_SECONDS else "live"
 
 
-def _process_behind_breaker(job: ImageJob, task: Task, stages: Stages) -> Outcome:
-    """Process an image; wait while a circuit is open."""
-    return circuit_breaker().run(job.id, stages, lambda: _process_uploaded(task, job, stages))
+def _process_behind_breaker(
+    job: ImageJob, rework: Rework | None, task: Task, stages: Stages
+) -> Outcome:
+    """Process an image, or what is ordered of a stored one; wait while a circuit is open."""
+
+    def work() -> Outcome:
+        if rework is None:
+            return _process_uploaded(task, job, stages)
+        return reprocess_image(job, rework, pipeline(), stages)
+
+    return circuit_breaker().run(job.id, stages, work)
 
 
 def _process_uploaded(task: Task, job: ImageJob, stages: Stages) -> Outcome:

@@ -127,9 +127,9 @@ class Workers:
             wait_until(lambda: store.existing(links) == links, "every image is stored", _PATIENCE)
             assert store.count() == len(links)
 
-    def run(self, *words: str) -> subprocess.CompletedProcess[bytes]:
+    def run(self, *words: str, seconds: float = 60) -> subprocess.CompletedProcess[bytes]:
         """Run ``python WORDS`` of this version until it ends."""
-        return self._run(words, ROOT)
+        return self._run(words, ROOT, seconds)
 
     def migrate_store(self) -> None:
         """Bring the store's schema to that of this version."""
@@ -139,14 +139,16 @@ class Workers:
         """Whether the version at ``root`` can use the store as it is."""
         return self._run(["-c", _PREPARE], root).returncode == 0
 
-    def _run(self, words: Sequence[str], root: Path) -> subprocess.CompletedProcess[bytes]:
+    def _run(
+        self, words: Sequence[str], root: Path, seconds: float = 60
+    ) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
             [sys.executable, *words],
             cwd=root,
             env={**os.environ, **self._variables},
             capture_output=True,
             check=False,
-            timeout=60,
+            timeout=seconds,
         )
 
     def end(self) -> None:

@@ -14,8 +14,8 @@ import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
 from PIL import Image
 
-from processing import Outcome, Pipeline, Stages, process_image
-from weavloader.errors import PermanentError, Reason, TransientError
+from processing import Outcome, Pipeline, Stages, process_image, reprocess_image
+from weavloader.errors import ConfigError, PermanentError, Reason, TransientError
 from weavloader.geo import Location
 from weavloader.images.decode import DecodeLimits, Pixels
 from weavloader.images.download import Downloader
@@ -23,6 +23,7 @@ from weavloader.images.inference_cache import InferenceCache
 from weavloader.images.job import ImageJob, image_id
 from weavloader.images.nodes import Node, Nodes
 from weavloader.provenance import ServedModel, record_call
+from weavloader.reprocessing import Rework
 from weavloader.store.base import (
     TEXT_PROPERTIES,
     ImageObject,
@@ -60,6 +61,7 @@ class World:
     redis: Any = field(default_factory=fakeredis.FakeRedis)
     node: str | None = None
     model: str = "the captioner"
+    said: str = "a green field"
     vectors: str = ""
 
     def note(self, name: str) -> None:
@@ -81,12 +83,12 @@ class World:
         self.note("caption")
         record_call(lambda: ServedModel(self.model))
         assert pixels.shape == (4, 6, 3)
-        return "a green field"
+        return self.said
 
     def embed(self, name: str, caption: str) -> Vector:
         self.note(name)
         record_call(lambda: ServedModel(self.vectors + name))
-        assert caption == "a green field"
+        assert caption == self.said
         return np.full(3, len(name), dtype=np.float32)
 
     def vsn_of(self, node: str) -> str:
@@ -97,6 +99,10 @@ class World:
         self.note("describe")
         assert (vsn, captured_at) == (JOB.vsn, JOB.captured_at)
         return Node("Prairie", "Lemont, IL", Location(41.7, -87.9))
+
+    def get(self, object_id: str) -> ImageObject | None:
+        self.note("get")
+        return self.stored.get(object_id)
 
     def upsert(self, objects: Sequence[ImageObject]) -> None:
         self.note("upsert")
@@ -280,3 +286,107 @@ def test_the_vsn_of_an_old_record_comes_from_the_manifests(world: World) -> None
     world.node = job.node
     run(world, job)
     assert world.stored[job.id].text["vsn"] == JOB.vsn
+
+
+SOON = datetime(2200, 1, 1, tzinfo=UTC)
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+def again(world: World, *parts: str, since: datetime = SOON) -> Outcome:
+    """Reprocess the image."""
+    world.done.clear()
+    return reprocess_image(JOB, Rework(frozenset(parts), since), world.pipeline(), Stages())
+
+
+def test_a_new_caption_and_its_vectors_replace_the_old_ones_from_the_stored_picture(
+    world: World,
+) -> None:
+    run(world)
+    before = world.stored[JOB.id]
+    world.said, world.model, world.vectors = "a red barn", "another", "new "
+    assert again(world, "caption") == Outcome.REPROCESSED
+    assert world.done == ["get", "caption", "clip", "align", "upsert"]
+    after = world.stored[JOB.id]
+    assert after.text == {**before.text, "caption": "a red barn"}
+    assert {name: made.model for name, made in after.provenance.items()} == {
+        "caption": "another",
+        "clip": "new clip",
+        "align": "new align",
+    }
+    assert (after.image, after.location, after.captured_at) == (
+        before.image,
+        before.location,
+        before.captured_at,
+    )
+
+
+def test_one_vector_is_filled_and_all_else_stays(world: World) -> None:
+    run(world)
+    whole = world.stored[JOB.id]
+    lacking = replace(
+        whole,
+        vectors={"clip": whole.vectors["clip"]},
+        provenance={"caption": whole.provenance["caption"]},
+    )
+    world.stored[JOB.id] = lacking
+    assert again(world, "align", since=LONG_AGO) == Outcome.REPROCESSED
+    assert world.done == ["get", "align", "upsert"]
+    after = world.stored[JOB.id]
+    assert after.vectors.keys() == {"clip", "align"}
+    assert after.text == whole.text
+    assert after.provenance.keys() == {"caption", "align"}
+
+
+def test_what_is_new_enough_is_not_made_again(world: World) -> None:
+    run(world)
+    assert again(world, "caption", "clip", since=LONG_AGO) == Outcome.ALREADY_STORED
+    assert world.done == ["get"]
+    assert again(world, "clip") == Outcome.REPROCESSED
+    assert world.done == ["get", "clip", "upsert"]
+
+
+@pytest.mark.parametrize("stage", ["get", "caption", "clip", "align", "upsert"])
+def test_nothing_of_an_image_changes_before_all_of_it_is_made(world: World, stage: str) -> None:
+    run(world)
+    before = world.stored[JOB.id]
+    world.said = "a red barn"
+    world.faults = {stage: TransientError("down", reason=Reason.STORE_FAILED)}
+    with pytest.raises(TransientError):
+        again(world, "caption")
+    assert world.stored[JOB.id] is before
+    world.faults = {}
+    assert again(world, "caption") == Outcome.REPROCESSED
+    asked = ["caption"] if stage in ("get", "caption") else []
+    assert [name for name in world.done if name == "caption"] == asked, "no model is asked twice"
+    assert world.stored[JOB.id].text["caption"] == "a red barn"
+
+
+def test_an_image_that_was_deleted_is_not_brought_back(world: World) -> None:
+    assert again(world, "caption") == Outcome.GONE
+    assert world.stored == {}
+
+
+def test_an_image_without_its_picture_is_downloaded_again(world: World) -> None:
+    run(world)
+    world.stored[JOB.id] = replace(world.stored[JOB.id], image=b"")
+    assert again(world, "clip") == Outcome.REPROCESSED
+    assert world.done == ["get", "fetch", "clip", "upsert"]
+    assert world.stored[JOB.id].image == b""
+
+
+def test_a_vector_that_this_worker_does_not_make_is_refused(world: World) -> None:
+    run(world)
+    with pytest.raises(ConfigError, match="EMBEDDING_MODELS of this worker has no colbert"):
+        again(world, "colbert")
+
+
+def test_a_note_in_the_stored_caption_does_not_reach_the_vectors(world: World) -> None:
+    Image.new("I;16", (6, 4), 300).save(buffer := io.BytesIO(), "PNG")
+    world.file = buffer.getvalue()
+    run(world)
+    caption = world.stored[JOB.id].text["caption"]
+    assert caption != world.said
+    assert again(world, "clip") == Outcome.REPROCESSED
+    assert world.stored[JOB.id].text["caption"] == caption
+    assert again(world, "caption") == Outcome.REPROCESSED
+    assert world.stored[JOB.id].text["caption"] == caption

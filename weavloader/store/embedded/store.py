@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from threading import RLock
 
@@ -144,6 +143,9 @@ class EmbeddedStore:
 
     def get(self, object_id: str) -> ImageObject | None:
         """See :meth:`Store.get`."""
+        return self._get(object_id, with_image=True)
+
+    def _get(self, object_id: str, with_image: bool) -> ImageObject | None:
         query = """
             SELECT number, text, captured_at, latitude, longitude, has_image, provenance
             FROM images WHERE uuid = ?
@@ -158,7 +160,7 @@ class EmbeddedStore:
             return ImageObject(
                 text=json.loads(text),
                 captured_at=from_microseconds(captured_at),
-                image=self._images.read(object_id) if has_image else b"",
+                image=self._images.read(object_id) if has_image and with_image else b"",
                 vectors=vectors,
                 location=location(latitude, longitude),
                 provenance=provenance.from_text(made_by),
@@ -175,9 +177,9 @@ class EmbeddedStore:
             if not rows:
                 return
             for (after,) in rows:
-                item = self.get(after)
+                item = self._get(after, with_image=images)
                 if item is not None:  # removed since
-                    yield after, item if images else replace(item, image=b"")
+                    yield after, item
 
     def search(self, query: SearchQuery) -> list[SearchResult]:
         """See :meth:`Store.search`."""
