@@ -150,7 +150,7 @@ def search(text: str, given_format: Format | None, as_json: bool, **options: Any
 def _by_text(
     store: Store, text: str, options: dict[str, Any], chosen: Filters
 ) -> list[SearchResult]:
-    name = options["vector"] or get_settings().embedding_models[0]
+    name = options["vector"] or _searched(store)
     vector = _vector(store, _needed(text), name, options)
     return searching.search(
         store,
@@ -183,6 +183,19 @@ def _vector(store: Store, text: str, name: str, options: dict[str, Any]) -> Vect
             f"search: no stored image has a vector {name}", reason=Reason.BAD_ARGUMENT
         )
     return vector
+
+
+def _searched(store: Store) -> str:
+    """The first of EMBEDDING_MODELS that all images have; a line says of how many it is missing."""
+    names = get_settings().embedding_models
+    try:
+        counts = store.count_vectors(names)
+    except ConfigError:  # a collection that is not migrated yet
+        return names[0]
+    name = counts.searched(names)
+    if notice := searching.missing_notice(counts, name):
+        click.echo(f"weavloader: {notice}", err=True)
+    return name
 
 
 def _filters(options: dict[str, Any]) -> Filters:

@@ -126,6 +126,7 @@ def _facts(state: Mapping[str, Any]) -> dict[str, list[str]]:
     ]
     return {
         "images stored": [stored if rate is None else f"{stored}, {rate:g} per minute"],
+        "vectors": _vectors(state["vectors"]),
         "images queued": [_number(state["images_queued"])],
         "dead letters": [_number(state["dead_letters"])],
         "stream": [_stream(state["stream"])],
@@ -134,6 +135,16 @@ def _facts(state: Mapping[str, Any]) -> dict[str, list[str]]:
         "newest images": images,
         "as of": [state["at"][:19].replace("T", " ") + " UTC"],
     }
+
+
+def _vectors(vectors: Mapping[str, Any] | None) -> list[str]:
+    if vectors is None:
+        return []
+    total, searched = vectors["images"], vectors["searched"]
+    return [
+        f"{name} {count:,} of {total:,}{', searched' if name == searched else ''}"
+        for name, count in vectors["by_name"].items()
+    ]
 
 
 def _stream(stream: Mapping[str, Any] | None) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from commands.cli import begin_tool, cli, command
+from weavloader.errors import ConfigError, Reason
 
 if TYPE_CHECKING:
     from weavloader.store.base import SchemaReport, Store
@@ -60,6 +61,34 @@ def migrate() -> None:
             _migrate_objects(store)
         _print(store.schema())
     sys.exit(1 if report.problems else 0)
+
+
+@command("drop-vector", schema)
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def drop_vector(name: str, yes: bool) -> None:
+    """Remove the vector NAME of every object, after a change of the embedding model.
+
+    Take it out of EMBEDDING_MODELS first, and restart all roles.
+    """
+    settings = begin_tool("schema")
+    if name in settings.embedding_models:
+        message = f"schema: {name} is in EMBEDDING_MODELS: take it out and restart all roles first"
+        raise ConfigError(message, reason=Reason.BAD_ARGUMENT)
+    with _opened() as store:
+        count = store.count_vectors([name]).by_name[name]
+        if not yes and not click.confirm(f"{count:,} objects have a vector {name}. Remove it?"):
+            return
+        _drop(store, name, count)
+
+
+def _drop(store: Store, name: str, count: int) -> None:
+    from commands.console import progress_bar
+
+    with progress_bar("objects", total=max(1, count)) as advance:
+        is_gone = store.drop_vector(name, lambda done: advance(done, f"{done:,} of {count:,}"))
+    index = "" if is_gone else "; its empty index stays, since Weaviate cannot drop it"
+    click.echo(f"removed the vector {name} of {count:,} objects{index}")
 
 
 def _migrate_objects(store: Store) -> None:

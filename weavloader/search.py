@@ -20,6 +20,7 @@ from weavloader.store.base import (
     SearchResult,
     Store,
     Vector,
+    VectorCounts,
 )
 from weavloader.store.validation import MAX_RESULTS, VECTOR_RANKS
 from weavloader.times import parse_end, parse_moment
@@ -50,6 +51,14 @@ def search(
     if embed is not None and query.alpha > 0 and text.strip():
         query = replace(query, vector=embed(text))
     return store.search(query)
+
+
+def missing_notice(counts: VectorCounts, name: str) -> str:
+    """What a person should know of a search by a vector that some images lack."""
+    missing = counts.missing(name)
+    if not missing:
+        return ""
+    return f"{missing:,} of {counts.total:,} images have no vector {name} yet: found by text only."
 
 
 def like(

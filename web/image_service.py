@@ -11,9 +11,9 @@ from cachetools import LRUCache, TTLCache
 
 from client import connect_embedder, open_store
 from weavloader import search as searching
-from weavloader.errors import PermanentError, TransientError
+from weavloader.errors import ConfigError, PermanentError, TransientError
 from weavloader.settings import Settings
-from weavloader.store.base import Filters, ImageObject, SearchResult, Store, Vector
+from weavloader.store.base import Filters, ImageObject, SearchResult, Store, Vector, VectorCounts
 from web.picture_process import PictureProcess
 from web.view_models import PageQuery
 
@@ -26,6 +26,8 @@ CACHE_BYTES = 64 * 1024 * 1024
 FAILURE_SECONDS = 600.0
 MAX_FAILURES = 10_000
 NEIGHBOURS = 6
+# To count the vectors of a million images takes part of a second.
+COUNT_SECONDS = 60.0
 
 Embedder = Callable[[str], Vector]
 
@@ -55,7 +57,9 @@ class ImageService:
         self._settings = settings
         self._lock = Lock()
         self._store: Store | None = None
-        self._embedder: Embedder | None = None
+        self._embedders: dict[str, Embedder] = {}
+        self._counts: TTLCache[str, VectorCounts | None] = TTLCache(1, COUNT_SECONDS)
+        self._counts_lock = Lock()
         self._thumbnails: LRUCache[str, bytes] = LRUCache(CACHE_BYTES, getsizeof=len)
         self._failures: TTLCache[str, PermanentError] = TTLCache(MAX_FAILURES, FAILURE_SECONDS)
         self._thumbnails_lock = Lock()
@@ -76,7 +80,8 @@ class ImageService:
         if not query.text:
             newest = self._opened().newest(filters, query.limit + 1, query.offset)
             return _page(newest, query)
-        vector, notice = self._vector(query)
+        name, missing = self._searched()
+        vector, notice = self._vector(query, name)
         results = searching.search(
             self._opened(),
             query.text,
@@ -86,9 +91,9 @@ class ImageService:
             offset=query.offset,
             filters=filters,
             explain=True,
-            vector_name=self._settings.embedding_models[0],
+            vector_name=name,
         )
-        return _page(results, query, notice)
+        return _page(results, query, notice or (missing if query.alpha else ""))
 
     def neighbours(self, image: ImageObject) -> list[SearchResult]:
         """The most similar images, nearest first; none where it has no vector.
@@ -178,11 +183,36 @@ class ImageService:
         )
         return _page(results, query)
 
-    def _vector(self, query: PageQuery) -> tuple[Vector | None, str]:
+    def vector_counts(self) -> VectorCounts | None:
+        """How many images have which vectors, a minute ago at most; ``None`` where the store does
+        not know before it is migrated.
+
+        Raises:
+            TransientError: The store is unavailable.
+        """
+        with self._counts_lock:
+            if "counts" not in self._counts:
+                try:
+                    names = self._settings.embedding_models
+                    self._counts["counts"] = self._opened().count_vectors(names)
+                except ConfigError as error:
+                    logger.warning("the vectors are not counted: %s", error)
+                    self._counts["counts"] = None
+            return self._counts["counts"]
+
+    def _searched(self) -> tuple[str, str]:
+        """The vector that is searched by, and what a visitor should know of it."""
+        counts, names = self.vector_counts(), self._settings.embedding_models
+        if counts is None:
+            return names[0], ""
+        name = counts.searched(names)
+        return name, searching.missing_notice(counts, name)
+
+    def _vector(self, query: PageQuery, name: str) -> tuple[Vector | None, str]:
         if query.alpha == 0:
             return None, ""
         try:
-            return self._connected()(query.text), ""
+            return self._connected(name)(query.text), ""
         except TransientError as error:
             logger.warning("searching by text only: %s", error)
             return None, searching.TEXT_ONLY
@@ -193,12 +223,12 @@ class ImageService:
                 self._store = open_store(self._settings)
             return self._store
 
-    def _connected(self) -> Embedder:
+    def _connected(self, name: str) -> Embedder:
         with self._lock:
-            if self._embedder is None:
-                name = self._settings.embedding_models[0]
-                self._embedder = connect_embedder(self._settings, name, searching.EMBEDDING_TIMEOUT)
-            return self._embedder
+            if name not in self._embedders:
+                embed = connect_embedder(self._settings, name, searching.EMBEDDING_TIMEOUT)
+                self._embedders[name] = embed
+            return self._embedders[name]
 
 
 def _filters(query: PageQuery) -> Filters:

@@ -29,7 +29,7 @@ from weavloader import redis_keys
 from weavloader.errors import WeavloaderError
 from weavloader.redis_connection import connect_redis
 from weavloader.settings import Settings
-from weavloader.store.base import SearchResult
+from weavloader.store.base import SearchResult, VectorCounts
 from weavloader.times import duration, rfc3339, utc_now
 from web.handler import PageHandler
 from web.image_service import ImageService
@@ -72,6 +72,7 @@ class Snapshot:
         dead_letters: Number of dead letters.
         stored: Images in the store.
         newest: The images captured last.
+        vectors: How many images have which vectors.
         workers: By role, the workers online and the tasks they run.
     """
 
@@ -82,6 +83,7 @@ class Snapshot:
     stream: StreamStatus | None = None
     stored: int | None = None
     newest: list[SearchResult] = field(default_factory=list)
+    vectors: VectorCounts | None = None
     workers: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
@@ -192,7 +194,12 @@ class Monitor:
         )
 
     def _with_store(self, snapshot: Snapshot) -> Snapshot:
-        return replace(snapshot, stored=self._images.count(), newest=self._images.newest(NEWEST))
+        return replace(
+            snapshot,
+            stored=self._images.count(),
+            newest=self._images.newest(NEWEST),
+            vectors=self._images.vector_counts(),
+        )
 
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:
@@ -276,6 +283,7 @@ def status_of(snapshot: Snapshot, history: Sequence[Sample]) -> dict[str, Any]:
         "images_per_minute": _rounded(history[-1].per_minute) if history else None,
         "images_queued": snapshot.images_queued,
         "images_stored": snapshot.stored,
+        "vectors": _vectors(snapshot.vectors),
         "queues": snapshot.queues,
         "dead_letters": snapshot.dead_letters,
         "stream": _stream(snapshot.stream),
@@ -299,6 +307,16 @@ def _stream(stream: StreamStatus | None) -> dict[str, Any] | None:
         "lag_seconds": _seconds_since(stream.newest),
         "received": stream.received,
         "waiting": stream.waiting,
+    }
+
+
+def _vectors(counts: VectorCounts | None) -> dict[str, Any] | None:
+    if counts is None:
+        return None
+    return {
+        "images": counts.total,
+        "by_name": dict(counts.by_name),
+        "searched": counts.searched(list(counts.by_name)),
     }
 
 

@@ -71,6 +71,10 @@ class Workers:
             )
         wait_until(lambda: ready in self.log(name), f"{name} is ready", _PATIENCE)
 
+    def use(self, **variables: str) -> None:
+        """Change settings of all that is started from now on."""
+        self._variables |= variables
+
     def publish(
         self,
         images: Sequence[Published],

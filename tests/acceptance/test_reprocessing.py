@@ -6,6 +6,7 @@ throughout.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -27,6 +28,7 @@ from weavloader.store import connect_store
 from weavloader.store.base import TEXT_PROPERTIES, Filters, ImageObject, SearchQuery, Store
 
 IMAGES = 1000
+SWITCHED = 60
 KILLS = 3
 FIRST, THEN = "preview/first", "preview/gemma3"
 PATIENCE = 900.0
@@ -63,6 +65,46 @@ def made_by_the_first_model(number: int) -> ImageObject:
     made_by = Provenance(FIRST, "1", "Why?", at)
     provenance = {"caption": made_by, "clip": made_by}
     return ImageObject(text, at, picture(number % 20), {"clip": vector}, provenance=provenance)
+
+
+def test_the_embedding_model_is_replaced_and_the_first_one_brought_back(
+    workers: Workers, store: dict[str, str]
+) -> None:
+    with closing(opened(store)) as ours:
+        ours.prepare()
+        ours.upsert([made_by_the_first_model(number) for number in range(SWITCHED)])
+    replaced(workers, "clip", "align")
+    replaced(workers, "align", "clip")
+    with closing(opened(store)) as ours:
+        images = list(ours.scan(images=False))
+    assert len(images) == SWITCHED
+    for _, image in images:
+        assert image is not None and image.vectors.keys() == {"clip"}
+        assert model_of(image.provenance, "clip") == "preview/clip"
+        assert model_of(image.provenance, "caption") == FIRST
+
+
+def replaced(workers: Workers, old: str, new: str) -> None:
+    """Replace one vector by another, as an operator does; searches are answered throughout."""
+    workers.use(EMBEDDING_MODELS=f"{new},{old}")
+    workers.start("processor", *PROCESSOR)
+    assert searched(workers) == old, "the new one is not there yet"
+    said = workers.run("main.py", "reprocess", "--vectors", new, "--missing", "--yes").stdout
+    assert f"{SWITCHED} of {SWITCHED} images queued" in said.decode()
+    wait_until(lambda: searched(workers) == new, "the search switches", PATIENCE)
+    workers.end_by_sigterm("processor")
+    workers.use(EMBEDDING_MODELS=new)
+    said = workers.run("main.py", "schema", "drop-vector", old, "--yes").stdout
+    assert f"removed the vector {old} of {SWITCHED} objects" in said.decode()
+    assert searched(workers) == new
+
+
+def searched(workers: Workers) -> str:
+    """The vector that searches use, by the word of `status`; a search is answered too."""
+    state = json.loads(workers.run("main.py", "status", "--json").stdout)
+    found = workers.run("main.py", "search", "picture", "--alpha", "1", "--json")
+    assert len(json.loads(found.stdout)) == 10
+    return str(state["vectors"]["searched"])
 
 
 class Searcher:

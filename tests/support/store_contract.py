@@ -23,6 +23,7 @@ from weavloader.store.base import (
     SearchQuery,
     Store,
     Vector,
+    VectorCounts,
 )
 from weavloader.store.validation import VECTOR_RANKS
 
@@ -104,6 +105,35 @@ class StoreContract:
         assert store.newest(Filters(caption_model="gemma-3"), 9) == []
         (hit,) = store.newest(Filters(caption_model="unknown"), 9)
         assert (hit.text["link"], hit.provenance) == ("https://x/old", {})
+
+    def test_it_is_counted_how_many_have_which_vectors(self, store: Store) -> None:
+        assert store.count_vectors(["clip"]) == VectorCounts(0, {"clip": 0})
+        both = {"clip": EAST, "align": NORTH}
+        made_by = {"clip": Provenance("apple/DFN5B")}
+        store.upsert([an_image("https://x/1", vectors=both, provenance=made_by)])
+        store.upsert([an_image("https://x/2"), an_image("https://x/3", vectors={})])
+        counts = store.count_vectors(["align", "clip"])
+        assert counts == VectorCounts(3, {"align": 1, "clip": 2})
+        assert (counts.missing("align"), counts.missing("clip")) == (2, 1)
+
+    def test_a_vector_is_dropped_and_all_else_stays(self, store: Store) -> None:
+        made_by = {"caption": Provenance("gemma3"), "clip": Provenance("c")}
+        both = {"clip": EAST, "align": NORTH}
+        store.upsert([an_image(vectors=both, provenance=made_by), an_image("https://x/2")])
+        done: list[int] = []
+        store.drop_vector("clip", done.append)
+        assert done[-1] == 2
+        read = store.get(an_image().id)
+        assert read is not None
+        assert read.vectors.keys() == {"align"}
+        assert read.provenance == {"caption": made_by["caption"]}
+        assert (read.text, read.image) == (an_image().text, an_image().image)
+        assert store.count_vectors(["clip", "align"]).by_name == {"clip": 0, "align": 1}
+        assert found(store, vector=EAST, alpha=1) == []
+        assert found(store, vector=NORTH, vector_name="align", alpha=1) == ["some caption"]
+        store.drop_vector("clip")
+        store.upsert([an_image(vectors=both)])
+        assert found(store, vector=EAST, alpha=1) == ["some caption"]
 
     @pytest.mark.parametrize("first", ["preview/gemma3", "gemma3"])
     def test_previews_and_real_captions_have_stores_of_their_own(

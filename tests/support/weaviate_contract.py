@@ -26,6 +26,7 @@ from weavloader.store.base import (
     Filters,
     SearchQuery,
     Store,
+    VectorCounts,
 )
 from weavloader.store.weaviate.client import (
     Collection,
@@ -159,6 +160,7 @@ class WeaviateContract:
         assert {hit.text["caption"] for hit in store.newest(since, 9)} <= {"ours"}
         assert any("3 objects have no captured_at" in text for text in store.schema().advice)
         assert any("3 objects have no caption_model" in text for text in store.schema().advice)
+        assert store.count_vectors(["clip"]) == VectorCounts(4, {"clip": 1}, unrecorded=3)
         unknown = Filters(caption_model="unknown")
         assert {hit.text["caption"] for hit in store.newest(unknown, 9)} == {"ours"}
 
@@ -170,6 +172,7 @@ class WeaviateContract:
         assert (again.filled, again.undated) == (0, 1)
         assert {hit.id for hit in store.newest(unknown, 9)} >= {nowhere, object_id}
         assert not any("caption_model" in text for text in store.schema().advice)
+        assert store.count_vectors(["clip"]) == VectorCounts(4, {"clip": 4})
 
         hits = [hit.id for hit in store.newest(since, 9) if hit.text["caption"] != "ours"]
         assert hits == [nowhere, object_id]

@@ -15,7 +15,7 @@ import pytest
 from commands.search import print_results, print_table
 from weavloader.errors import ConfigError
 from weavloader.geo import Area, Location
-from weavloader.search import filters, search, whole_id
+from weavloader.search import filters, missing_notice, search, whole_id
 from weavloader.store.base import (
     TEXT_PROPERTIES,
     Explanation,
@@ -25,6 +25,7 @@ from weavloader.store.base import (
     SearchResult,
     Store,
     Vector,
+    VectorCounts,
 )
 
 VECTOR = np.ones(3, dtype=np.float32)
@@ -272,3 +273,22 @@ def test_the_beginning_of_an_id_is_enough(prefix: str, found: str) -> None:
 def test_no_image_or_more_than_one_is_said(prefix: str) -> None:
     with pytest.raises(ConfigError):
         whole_id(cast(Store, Ids(ONE, TWO, LAST)), prefix)
+
+
+def test_the_vector_that_all_images_have_is_searched() -> None:
+    part = VectorCounts(10, {"align": 4, "clip": 10})
+    assert part.searched(["align", "clip"]) == "clip"
+    whole = VectorCounts(10, {"align": 10, "clip": 10})
+    assert whole.searched(["align", "clip"]) == "align"
+    none = VectorCounts(10, {"align": 4, "clip": 6})
+    assert none.searched(["align", "clip"]) == "clip"
+    assert VectorCounts(10, {"align": 0, "clip": 0}).searched(["align", "clip"]) == "align"
+    unrecorded = VectorCounts(10, {"align": 4, "clip": 4}, unrecorded=6)
+    assert unrecorded.searched(["align", "clip"]) == "align"
+
+
+def test_a_search_says_how_many_images_lack_its_vector() -> None:
+    counts = VectorCounts(1200, {"align": 100}, unrecorded=50)
+    notice = missing_notice(counts, "align")
+    assert notice == "1,050 of 1,200 images have no vector align yet: found by text only."
+    assert missing_notice(VectorCounts(5, {"clip": 5}), "clip") == ""

@@ -213,6 +213,30 @@ class SchemaReport:
     advice: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class VectorCounts:
+    """How many objects have which vectors.
+
+    Attributes:
+        total: All objects.
+        by_name: Those with a vector of a name.
+        unrecorded: Those of which it is not recorded; :meth:`Store.migrate_objects` does.
+    """
+
+    total: int
+    by_name: Mapping[str, int]
+    unrecorded: int = 0
+
+    def missing(self, name: str) -> int:
+        """How many objects lack a vector, as far as it is recorded."""
+        return max(0, self.total - self.unrecorded - self.by_name.get(name, 0))
+
+    def searched(self, names: Sequence[str]) -> str:
+        """The first of ``names`` that no object lacks; else the one that most have."""
+        whole = (name for name in names if not self.missing(name))
+        return next(whole, None) or max(names, key=lambda name: self.by_name.get(name, 0))
+
+
 @dataclass(slots=True)
 class MigrationReport:
     """What :meth:`Store.migrate_objects` did.
@@ -297,6 +321,21 @@ class Store(Protocol):
 
     def count(self) -> int:
         """Number of stored objects."""
+
+    def count_vectors(self, names: Sequence[str]) -> VectorCounts:
+        """How many objects have each of these vectors."""
+
+    def drop_vector(self, name: str, progress: Callable[[int], None] = lambda done: None) -> bool:
+        """Remove a vector from every object, and its index where the store can.
+
+        Nothing else may write objects meanwhile that have it.
+
+        Args:
+            progress: Called with the number of objects done so far.
+
+        Returns:
+            Whether the index is gone too.
+        """
 
     def close(self) -> None:
         """Release connections and files; further calls are an error."""

@@ -97,6 +97,22 @@ def unindexed(connection: apsw.Connection, ids: Sequence[str]) -> set[str]:
     return {row[0] for row in fetch(connection, query, (json.dumps(ids),))}
 
 
+def drop_vector(connection: apsw.Connection, name: str) -> int:
+    """Remove a vector of every object, and its index; call it inside a transaction.
+
+    Returns:
+        How many objects had it.
+    """
+    connection.execute("DELETE FROM vectors WHERE name = ?", (name,))
+    dropped = connection.changes()
+    made_by = "UPDATE images SET provenance = json_remove(provenance, '$.' || ?)"
+    connection.execute(f"{made_by} WHERE provenance LIKE '%\"' || ? || '\"%'", (name, name))
+    if vector_dimension(connection, name) is not None:
+        connection.execute(f"DROP TABLE nearest_{name}")
+        connection.execute("DELETE FROM vector_indexes WHERE name = ?", (name,))
+    return dropped
+
+
 def to_microseconds(time: datetime) -> int:
     """Microseconds since 1970-01-01 UTC, exactly."""
     return (time - _EPOCH) // _MICROSECOND

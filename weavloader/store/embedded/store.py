@@ -25,9 +25,11 @@ from weavloader.store.base import (
     SchemaReport,
     SearchQuery,
     SearchResult,
+    VectorCounts,
 )
 from weavloader.store.embedded.objects import (
     ImageFiles,
+    drop_vector,
     from_microseconds,
     location,
     read_vectors,
@@ -197,6 +199,20 @@ class EmbeddedStore:
         """See :meth:`Store.count`."""
         with self._using() as connection:
             return int(fetch(connection, "SELECT count(*) FROM images")[0][0])
+
+    def count_vectors(self, names: Sequence[str]) -> VectorCounts:
+        """See :meth:`Store.count_vectors`."""
+        query = "SELECT name, count(*) FROM vectors GROUP BY name"
+        with self._using() as connection, transaction(connection, "DEFERRED"):
+            total = int(fetch(connection, "SELECT count(*) FROM images")[0][0])
+            found = dict(fetch(connection, query))
+        return VectorCounts(total, {name: found.get(name, 0) for name in names})
+
+    def drop_vector(self, name: str, progress: Callable[[int], None] = lambda done: None) -> bool:
+        """See :meth:`Store.drop_vector`; all at once."""
+        with self._using() as connection, transaction(connection, "IMMEDIATE"):
+            progress(drop_vector(connection, name))
+        return True
 
     def close(self) -> None:
         """See :meth:`Store.close`."""

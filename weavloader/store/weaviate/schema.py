@@ -7,7 +7,7 @@ they lack is filled, so that filters and order find them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
@@ -22,6 +22,7 @@ from weavloader.store.base import (
     TEXT_PROPERTIES,
     MigrationReport,
     SchemaReport,
+    VectorCounts,
 )
 from weavloader.store.validation import VectorRanks, check_previews
 from weavloader.store.weaviate.client import (
@@ -101,7 +102,7 @@ def prepare(client: WeaviateClient, name: str, ranks: VectorRanks, previews: boo
 
 def _holds_other(collection: Collection, previews: bool) -> bool:
     total = collection.aggregate.over_all(total_count=True).total_count or 0
-    found = collection.aggregate.over_all(filters=_OF_PREVIEWS, total_count=True).total_count or 0
+    found = _count(collection, _OF_PREVIEWS)
     return found < total if previews else found > 0
 
 
@@ -280,10 +281,23 @@ def count_undated(collection: Collection) -> int:
     return _count_without(collection, Filter.by_property("captured_at").greater_or_equal(_FIRST))
 
 
+def count_vectors(collection: Collection, names: Sequence[str]) -> VectorCounts:
+    """How many objects have each of these vectors, and of how many it is not recorded."""
+    vector = Filter.by_property("vector_models")
+    return VectorCounts(
+        total=collection.aggregate.over_all(total_count=True).total_count or 0,
+        by_name={name: _count(collection, vector.like(f"{name}=*")) for name in names},
+        unrecorded=_count_without(collection, _ATTRIBUTED),
+    )
+
+
+def _count(collection: Collection, wanted: FilterReturn) -> int:
+    return collection.aggregate.over_all(filters=wanted, total_count=True).total_count or 0
+
+
 def _count_without(collection: Collection, present: FilterReturn) -> int:
     total = collection.aggregate.over_all(total_count=True).total_count or 0
-    found = collection.aggregate.over_all(filters=present, total_count=True).total_count or 0
-    return max(0, total - found)
+    return max(0, total - _count(collection, present))
 
 
 def fill(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import Lock
 
 from more_itertools import chunked
@@ -18,6 +19,7 @@ from weavloader.store.base import (
     SchemaReport,
     SearchQuery,
     SearchResult,
+    VectorCounts,
 )
 from weavloader.store.validation import (
     VECTOR_RANKS,
@@ -38,7 +40,7 @@ from weavloader.store.weaviate.objects import (
     write,
 )
 from weavloader.store.weaviate.repair import rewrite_stored, unsearchable
-from weavloader.store.weaviate.schema import fill, prepare, report
+from weavloader.store.weaviate.schema import count_vectors, fill, prepare, report
 from weavloader.store.weaviate.search import hybrid, newest
 
 
@@ -151,6 +153,28 @@ class WeaviateStore:
         """See :meth:`Store.count`."""
         with self._using() as collection:
             return collection.aggregate.over_all(total_count=True).total_count or 0
+
+    def count_vectors(self, names: Sequence[str]) -> VectorCounts:
+        """See :meth:`Store.count_vectors`; one request for each, and two more."""
+        with self._using() as collection:
+            return count_vectors(collection, names)
+
+    def drop_vector(self, name: str, progress: Callable[[int], None] = lambda done: None) -> bool:
+        """See :meth:`Store.drop_vector`; writes each object that has it again.
+
+        Weaviate can drop the index of a vector only as an experiment that is off by default
+        (1.38 to 1.40). An index that no object has a vector in costs nothing.
+        """
+        done = 0
+        for _, item in self.scan():
+            if item is not None and name in item.vectors:
+                vectors, made_by = dict(item.vectors), dict(item.provenance)
+                del vectors[name]
+                made_by.pop(name, None)
+                self.upsert([replace(item, vectors=vectors, provenance=made_by)])
+                done += 1
+                progress(done)
+        return False
 
     def close(self) -> None:
         """See :meth:`Store.close`."""
