@@ -194,26 +194,34 @@ def _infer(
             inference.caption, inference.provenance[CAPTION] = traced(
                 lambda: pipeline.caption(pixels)
             )
-            _refuse_mixed(inference, pipeline.previews)
+            _refuse_previews(inference, pipeline.previews)
     with stages.timed("embed"):
         for name in missing:
             embed = partial(pipeline.embed[name], inference.caption or "", pixels)
             inference.vectors[name], inference.provenance[name] = traced(embed)
-            _refuse_mixed(inference, pipeline.previews)
+            _refuse_previews(inference, pipeline.previews)
+        if pipeline.previews and not _previews_of(inference):
+            raise _other_models(inference, "no preview model is served, and PREVIEW_MODELS is true")
 
 
-def _refuse_mixed(inference: Inference, previews: bool) -> None:
-    """Let no preview into a store of real captions, nor the other way round.
+def _refuse_previews(inference: Inference, previews: bool) -> None:
+    """Let no preview into a store of real models.
 
     Raises:
-        TransientError: Other models are served than the configuration says.
+        TransientError: Previews are served, and not meant.
     """
-    odd = [each.model for each in inference.provenance.values() if each.is_preview != previews]
-    if odd:
-        inference.clear()  # or the models that are served next would not be asked
-        wrong = "is no preview model" if previews else "is a preview model"
-        message = f"{odd[0]} {wrong}, and PREVIEW_MODELS is {str(previews).lower()}"
-        raise TransientError(message, reason=Reason.PREVIEW_MODELS)
+    if not previews and (found := _previews_of(inference)):
+        text = f"{found[0]} is a preview model, and PREVIEW_MODELS is false"
+        raise _other_models(inference, text)
+
+
+def _previews_of(inference: Inference) -> list[str]:
+    return [each.model for each in inference.provenance.values() if each.is_preview]
+
+
+def _other_models(inference: Inference, message: str) -> TransientError:
+    inference.clear()  # or the models that are served next would not be asked
+    return TransientError(message, reason=Reason.PREVIEW_MODELS)
 
 
 def _decode(data: bytes, limits: DecodeLimits) -> Picture:

@@ -147,8 +147,12 @@ class StoreContract:
         of_both[previews].prepare()
         of_both[not previews].prepare()  # nothing is in it yet
         made_by = {"caption": Provenance(first)}
+        mixed = {"caption": Provenance("gemma3"), "clip": Provenance("preview/clip")}
         of_both[previews].upsert([an_image(provenance=made_by)])
         of_both[previews].prepare()
+        if previews:
+            of_both[previews].upsert([an_image("https://x/mixed", provenance=mixed)])
+            of_both[previews].prepare()
         with pytest.raises(ConfigError) as caught:
             of_both[not previews].prepare()
         assert caught.value.reason == "preview_store"

@@ -141,19 +141,34 @@ def test_the_stages_follow_one_another(world: World) -> None:
     assert world.done == STAGES
 
 
-@pytest.mark.parametrize("meant", [False, True])
-def test_previews_and_real_captions_are_never_mixed(world: World, meant: bool) -> None:
-    world.model = "captioner" if meant else "preview/gemma3"
+@pytest.mark.parametrize(
+    ("model", "vectors", "meant"),
+    [
+        ("preview/gemma3", "preview/", False),
+        ("preview/gemma3", "", False),
+        ("captioner", "preview/", False),
+        ("captioner", "", True),
+    ],
+)
+def test_previews_and_real_captions_are_never_mixed(
+    world: World, model: str, vectors: str, meant: bool
+) -> None:
+    world.model, world.vectors = model, vectors
     pipeline = replace(world.pipeline(), previews=meant)
     with pytest.raises(TransientError) as caught:
         process_image(JOB, pipeline, Stages())
     assert (caught.value.reason, world.stored) == ("preview_models", {})
-    assert "clip" not in world.done
     # Nor are they kept for when the right models are served.
-    world.model = "preview/gemma3" if meant else "captioner"
+    world.model = "preview/gemma3" if meant else "another"
     world.vectors = "preview/" if meant else ""
     assert process_image(JOB, pipeline, Stages()) == Outcome.STORED
     assert world.stored[JOB.id].provenance["caption"].model == world.model
+
+
+def test_the_vectors_of_previews_may_go_with_another_servers_captions(world: World) -> None:
+    world.vectors = "preview/"
+    pipeline = replace(world.pipeline(), previews=True)
+    assert process_image(JOB, pipeline, Stages()) == Outcome.STORED
 
 
 def test_the_object_says_which_models_made_it(world: World) -> None:

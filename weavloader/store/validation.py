@@ -82,19 +82,19 @@ def check_page(filters: Filters, limit: int, offset: int) -> None:
 
 
 def check_previews(name: str, holds_other: bool, previews: bool) -> None:
-    """Keep captions of preview models and real ones in stores of their own.
+    """Keep what preview models made and what real ones did in stores of their own.
 
     Args:
         name: The store's, for people.
-        holds_other: Whether it holds captions of the other kind.
-        previews: Whether preview models are meant to caption.
+        holds_other: Whether it holds objects of the other kind.
+        previews: Whether preview models are meant to be served.
 
     Raises:
         ConfigError: It does.
     """
     if holds_other:
         found, wanted = ("real", "preview") if previews else ("preview", "real")
-        message = f"{name} holds captions of {found} models: {wanted} ones need another store"
+        message = f"{name} holds what {found} models made: {wanted} ones need another store"
         raise ConfigError(message, reason=Reason.PREVIEW_STORE)
 
 

@@ -188,9 +188,11 @@ def vector_dimension(connection: apsw.Connection, name: str) -> int | None:
 
 
 def holds_other(connection: apsw.Connection, previews: bool) -> bool:
-    """Whether there are captions of real models, if previews are wanted, or the other way round."""
+    """Whether there are objects of real models, if previews are wanted, or captions of previews."""
     of_previews = f"caption_model >= '{PREVIEW}' AND caption_model < '{PREVIEW[:-1]}0'"
-    condition = f"NOT ({of_previews})" if previews else of_previews
+    condition = of_previews
+    if previews:  # of an object with a real caption, the vectors may be previews
+        condition = f"NOT ({of_previews}) AND provenance NOT LIKE '%\"{PREVIEW}%'"
     query = f"SELECT EXISTS (SELECT 1 FROM images WHERE {condition})"  # noqa: S608 - constants
     return bool(fetch(connection, query)[0][0])
 

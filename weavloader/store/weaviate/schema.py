@@ -74,7 +74,12 @@ _OBJECTS_PER_PAGE = 100
 _UPDATES_AT_ONCE = 8
 _READ = ["timestamp", "captured_at", "location", "latitude", "longitude", "caption_model"]
 _FIRST = datetime(1970, 1, 1, tzinfo=UTC)
-_OF_PREVIEWS = Filter.by_property("caption_model").like(f"{PREVIEW}*")
+_OF_PREVIEWS = Filter.any_of(
+    [
+        Filter.by_property("caption_model").like(f"{PREVIEW}*"),
+        Filter.by_property("vector_models").like(f"*={PREVIEW}*"),
+    ]
+)
 _ATTRIBUTED = Filter.by_property("caption_model").like("*")
 
 
