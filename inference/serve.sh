@@ -11,7 +11,23 @@ else
         test "$model" != florence2 || model=florence2base # its name in Triton
         set -- "$@" "--load-model=$model"
     done
-    set -- --model-repository=/models/model_repository --model-control-mode=explicit "$@"
+    repository=/models/model_repository
+    # A model tells its weights by its configuration, so those that the environment names go there.
+    if env | grep -Eq '^[A-Z0-9_]+_(WEIGHTS|REVISION)=.'; then
+        repository=$(mktemp -d)/model_repository
+        cp -r /models/model_repository "$repository"
+        ln -s /models/serving /models/trimming.py "${repository%/*}"
+        for config in "$repository"/*/config.pbtxt; do
+            folder=${config%/config.pbtxt}
+            model=$(echo "${folder##*/}" | tr a-z A-Z)
+            for name in weights revision; do
+                setting=$(echo "$name" | tr a-z A-Z)
+                eval "value=\${${model}_$setting:-\${MODELS_$setting:-}}"
+                test -z "$value" || sed -i "/key: \"$name\"/s|string_value: \".*\"|string_value: \"$value\"|" "$config"
+            done
+        done
+    fi
+    set -- "--model-repository=$repository" --model-control-mode=explicit "$@"
 fi
 # Whoever reaches Triton may ask its models, and nothing else: a model that is loaded is a program,
 # and shared memory is read and written. These calls need a key, drawn here and told to nobody.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -72,3 +73,40 @@ def test_every_requirement_is_pinned_and_those_of_the_previews_are_the_same() ->
     packages = [line for line in REQUIREMENTS if not line.startswith("#")]
     assert all(re.fullmatch(r"[a-z]+==[0-9.]+", line) for line in packages)
     assert set(PREVIEW_PACKAGES) <= set(packages)
+
+
+def test_a_model_tells_the_weights_that_the_environment_names(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    shutil.copytree(ROOT / "inference" / "model_repository", models / "model_repository")
+    for name in ("serving", "trimming.py"):
+        (models / name).symlink_to(ROOT / "inference" / name)
+    script = (ROOT / "inference" / "serve.sh").read_text().replace("/models/", f"{models}/")
+    (tmp_path / "tritonserver").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "tritonserver").chmod(0o755)
+    (tmp_path / "tmp").mkdir()
+    done = subprocess.run(
+        ["sh", "-c", script],
+        env={
+            "PATH": f"{tmp_path}:/usr/bin:/bin",
+            "TMPDIR": str(tmp_path / "tmp"),
+            "MODELS_REVISION": "v2",
+            "GEMMA3_WEIGHTS": "/weights/gemma 3",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=10,
+    )
+    options = dict(line.partition("=")[::2] for line in done.stdout.splitlines())
+    repository = Path(options["--model-repository"])
+    assert (repository.parent / "serving" / "backend.py").exists()
+    told = {
+        name: dict(re.findall(r'key: "(\w+)" value: \{ string_value: "(.*)" \}', config))
+        for name in ("gemma3", "clip")
+        if (config := (repository / name / "config.pbtxt").read_text())
+    }
+    assert told == {
+        "gemma3": {"weights": "/weights/gemma 3", "revision": "v2"},
+        "clip": {"weights": "apple/DFN5B-CLIP-ViT-H-14-378", "revision": "v2"},
+    }
+    assert 'string_value: "main"' in (models / "model_repository/clip/config.pbtxt").read_text()
