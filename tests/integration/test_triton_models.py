@@ -23,7 +23,7 @@ from inference import (
 from inference.model_config import ImageLimit
 from inference.tensors import reduce_image
 from inference.triton import Tensor, Tensors, infer, text_tensor
-from job_system.checks import DEPENDENCY_CHECKS, run_checks
+from job_system.checks import dependency_checks, run_checks
 from tests.support.drawn_pictures import green_field, smoke
 from weavloader.errors import PermanentError, TransientError
 from weavloader.provenance import traced
@@ -214,9 +214,9 @@ def test_check_says_whether_previews_are_served_and_meant(triton: Triton) -> Non
     meant = load_settings(
         triton_host=triton.host, triton_port=triton.ports.grpc, preview_models=True
     )
-    (result,) = run_checks({"triton": DEPENDENCY_CHECKS["triton"]}, meant)
+    (result,) = run_checks({"triton": dependency_checks(meant)["triton"]}, meant)
     assert result.ok and result.detail.startswith("PREVIEW models")
     other = meant.model_copy(update={"preview_models": False})
-    (result,) = run_checks({"triton": DEPENDENCY_CHECKS["triton"]}, other)
+    (result,) = run_checks({"triton": dependency_checks(other)["triton"]}, other)
     assert not result.ok
     assert result.detail.startswith("it serves PREVIEW models (preview/gemma3, preview/clip)")
