@@ -89,20 +89,23 @@ def replaced(workers: Workers, old: str, new: str) -> None:
     workers.use(EMBEDDING_MODELS=f"{new},{old}")
     workers.start("processor", *PROCESSOR)
     assert searched(workers) == old, "the new one is not there yet"
-    said = workers.run("main.py", "reprocess", "--vectors", new, "--missing", "--yes").stdout
+    options = ("--vectors", new, "--missing", "--yes")
+    said = workers.run("main.py", "reprocess", *options, seconds=PATIENCE).stdout
     assert f"{SWITCHED} of {SWITCHED} images queued" in said.decode()
     wait_until(lambda: searched(workers) == new, "the search switches", PATIENCE)
     workers.end_by_sigterm("processor")
     workers.use(EMBEDDING_MODELS=new)
-    said = workers.run("main.py", "schema", "drop-vector", old, "--yes").stdout
+    drop = ("main.py", "schema", "drop-vector", old, "--yes")
+    said = workers.run(*drop, seconds=PATIENCE).stdout
     assert f"removed the vector {old} of {SWITCHED} objects" in said.decode()
     assert searched(workers) == new
 
 
 def searched(workers: Workers) -> str:
     """The vector that searches use, by the word of `status`; a search is answered too."""
-    state = json.loads(workers.run("main.py", "status", "--json").stdout)
-    found = workers.run("main.py", "search", "picture", "--alpha", "1", "--json")
+    state = json.loads(workers.run("main.py", "status", "--json", seconds=PATIENCE).stdout)
+    options = ("--alpha", "1", "--json")
+    found = workers.run("main.py", "search", "picture", *options, seconds=PATIENCE)
     assert len(json.loads(found.stdout)) == 10
     return str(state["vectors"]["searched"])
 
