@@ -112,9 +112,12 @@ def whole_site(
         url = f"http://127.0.0.1:{plan.ports.web}"
         for address in (url, f"http://{dataset.storage}/stats"):
             wait_until(lambda address=address: _answers(address), address, 60)  # type: ignore[misc]
-        settings = load_settings(
-            vector_store="embedded", embedded_store_path=environment["EMBEDDED_STORE_PATH"]
-        )
+        store = {
+            name.lower(): value
+            for name, value in environment.items()
+            if name.startswith(("VECTOR_STORE", "EMBEDDED_STORE_", "WEAVIATE_"))
+        }
+        settings = load_settings(**store)
         yield WholeSite(url, dataset.images_in_order(), settings, environment, plan)
 
 

@@ -75,27 +75,35 @@ def unsearchable(
 
 def _filtered(collection: Collection, hits: Hits) -> set[str]:
     """Those found by id, time and every text filter."""
-    alike: dict[tuple[bool, tuple[str, ...]], list[str]] = defaultdict(list)
-    for object_id, hit in hits.items():
-        values = tuple(hit.properties.get(name) or "" for name in FILTER_PROPERTIES)
-        alike[hit.properties.get("captured_at") is not None, values].append(object_id)
-    groups = [_group(ids, *common) for common, ids in alike.items()]
+    alike: dict[tuple[str, ...], list[Any]] = defaultdict(list)
+    for hit in hits.values():
+        alike[_filterable(hit.properties)].append(hit)
     return _ids(
         collection.query.fetch_objects(
-            filters=Filter.any_of(groups), limit=MAX_MATCHES, return_properties=["vsn"]
+            filters=Filter.any_of([_group(names, group) for names, group in alike.items()]),
+            limit=MAX_MATCHES,
+            return_properties=["vsn"],
         )
     )
 
 
-def _group(ids: list[str], is_dated: bool, values: Iterable[str]) -> FilterReturn:
-    parts = [
-        Filter.by_property(name).equal(value)
-        for name, value in zip(FILTER_PROPERTIES, values, strict=True)
-        if tokenize(value)  # Weaviate rejects a filter without a word
-    ]
-    if is_dated:
-        parts.append(Filter.by_property("captured_at").greater_or_equal(_FIRST))
-    return Filter.all_of([_any(ids), *parts])
+def _filterable(properties: Mapping[str, Any]) -> tuple[str, ...]:
+    # Weaviate rejects a filter without a word.
+    named = [name for name in FILTER_PROPERTIES if tokenize(properties.get(name) or "")]
+    return (*named, *(["captured_at"] if properties.get("captured_at") else []))
+
+
+def _group(names: Iterable[str], hits: Sequence[Any]) -> FilterReturn:
+    """Any of these objects, by each property with the value of one of them."""
+    parts = [_any(str(hit.uuid) for hit in hits)]
+    for name in names:
+        each = Filter.by_property(name)
+        if name == "captured_at":
+            parts.append(each.greater_or_equal(_FIRST))
+        else:
+            values = sorted({hit.properties[name] for hit in hits})
+            parts.append(Filter.any_of([each.equal(value) for value in values]))
+    return Filter.all_of(parts)
 
 
 def _with_words(hits: Hits) -> set[str]:
