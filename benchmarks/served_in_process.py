@@ -25,6 +25,7 @@ import time
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -38,7 +39,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "inference")]
 
 from tools import tiny_weights  # noqa: E402
 
-NEW_TOKENS = 160
 ROUNDS = 4
 """Requests of each caller; more where there are few."""
 PROMPT = "Describe this picture from an environmental sensor camera briefly."
@@ -224,6 +224,19 @@ class Server:
         self._thread = threading.Thread(target=self._execute, daemon=True)
         self._thread.start()
 
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it and free its memory."""
+        self._requests.put(None)
+        self._thread.join()
+        self.backend.finalize()
+        del self.backend
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     def ask(self, request: Request) -> float:
         """Seconds that the answer took.
 
@@ -235,16 +248,6 @@ class Server:
         if request.response is None or request.response.error is not None:
             raise RuntimeError(f"{request.response and request.response.error}")
         return request.seconds
-
-    def close(self) -> None:
-        """End it and free its memory."""
-        self._requests.put(None)
-        self._thread.join()
-        self.backend.finalize()
-        del self.backend
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
     def _execute(self) -> None:
         while (request := self._requests.get()) is not None:
@@ -574,75 +577,112 @@ class Report:
             self.out.write_text(json.dumps(self.figures, indent=2) + "\n")
 
 
-def measure(size: str, device: str, report: Report) -> None:
+@dataclass(frozen=True)
+class Size:
+    """What is measured: weights, slots and callers."""
+
+    gemma: Any
+    clip: Any
+    dtype: torch.dtype
+    new_tokens: int
+    seconds: float
+    slots: tuple[int, int, int]
+    callers: tuple[int, ...]
+    most: tuple[int, ...]
+    of_clip: tuple[int, ...]
+
+
+REAL = Size(
+    gemma=GEMMA,
+    clip=CLIP,
+    dtype=torch.bfloat16,
+    new_tokens=160,
+    seconds=40.0,
+    slots=(64, 128, 8),
+    callers=(1, 8, 16, 64),
+    most=(1, 8, 64, 128),
+    of_clip=(1, 16, 64),
+)
+TINY = Size(
+    gemma=TINY_GEMMA,
+    clip=TINY_CLIP,
+    dtype=torch.float32,
+    new_tokens=8,
+    seconds=5.0,
+    slots=(4, 8, 2),
+    callers=(1, 4),
+    most=(8,),
+    of_clip=(1, 4),
+)
+
+
+def measure(size: Size, device: str, report: Report) -> None:
     """Everything, in the order of its importance."""
     from serving import captions, embeddings
 
-    is_real = size == "real"
-    dtype = torch.bfloat16 if is_real else torch.float32
-    new, seconds = (NEW_TOKENS, 40.0) if is_real else (8, 5.0)
-    few, all_ = ((1, 8, 16, 64), (64, 128)) if is_real else ((1, 4), (8,))
-    clip_counts = (1, 16, 64) if is_real else (1, 4)
-    slots = (64, 128, 8) if is_real else (4, 8, 2)
     report.figures["setting"] = {
         "at": time.strftime("%Y-%m-%d %H:%M"),
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "torch": torch.__version__,
         "transformers": hf.__version__,
         "cpus": os.cpu_count(),
-        "new_tokens": new,
-        "dtype": str(dtype),
+        "new_tokens": size.new_tokens,
+        "dtype": str(size.dtype),
     }
     report.section("float32_equality", lambda: equality(device))
-    model, processor = gemma3(GEMMA if is_real else TINY_GEMMA, device, dtype)
-    captions_loaded = loaded(captions, model, processor)
-    with captions_loaded:
-
-        def in_slots(count: int, counts: tuple[int, ...]) -> Figures:
-            began = time.monotonic()
-            server = Server("gemma3", slots=count, max_new_tokens=new)
-            found: Figures = {"ready_s": round(time.monotonic() - began, 1), "weights_gib": peak()}
-            found |= measured(server, gemma_request(), counts, seconds)
-            server.close()
-            return found
-
-        def by_generate() -> Figures:
-            server = Server("gemma3", slots=1, batch_size=8, max_new_tokens=new)
-            found = measured(server, gemma_request(), (8,) if is_real else (2,), 1.0)
-            server.close()
-            return found
-
-        def exactness() -> Figures:
-            server = Server("gemma3", slots=4, max_new_tokens=new)
-            found = logits_error(server, model, min(16, new))
-            server.close()
-            return found
-
-        report.section("logits_error", exactness)
-        report.section(f"gemma3_{slots[0]}_slots", lambda: in_slots(slots[0], few), 80)
-        report.section(f"gemma3_{slots[1]}_slots", lambda: in_slots(slots[1], all_), 70)
-        other, tools = clip(CLIP if is_real else TINY_CLIP, device, dtype)
-        with loaded(embeddings, other, tools):
-
-            def embed() -> Figures:
-                server = Server("clip")
-                found = measured(server, clip_request(), clip_counts, 10.0)
-                server.close()
-                return found
-
-            def together() -> Figures:
-                first, second = Server("gemma3", slots=slots[0], max_new_tokens=new), Server("clip")
-                found = both(first, second, (few[-1], clip_counts[-1]), 15.0 if is_real else 2.0)
-                first.close()
-                second.close()
-                return found
-
-            report.section("clip", embed, 40)
-            report.section("gemma3_and_clip", together, 50)
-        del other, tools
+    of_gemma = gemma3(size.gemma, device, size.dtype)
+    few, many, fewest = size.slots
+    with loaded(captions, *of_gemma):
+        report.section("logits_error", lambda: exactness(size, of_gemma[0]))
+        report.section(f"gemma3_{few}_slots", lambda: in_slots(size, few, size.callers), 80)
+        report.section(
+            f"gemma3_{many}_slots_compiled",
+            lambda: in_slots(size, many, size.most, compile_pieces="on"),
+            150,
+        )
+        of_clip = clip(size.clip, device, size.dtype)
+        with loaded(embeddings, *of_clip):
+            report.section("clip", lambda: embed(size), 40)
+            report.section("gemma3_and_clip", lambda: together(size), 50)
+        del of_clip
         gc.collect()
-        report.section(f"gemma3_{slots[2]}_slots", lambda: in_slots(slots[2], (few[1],)), 40)
-        report.section("gemma3_by_generate", by_generate, 60)
+        report.section(f"gemma3_{fewest}_slots", lambda: in_slots(size, fewest, (8,)), 40)
+        report.section("gemma3_by_generate", lambda: by_generate(size), 60)
+
+
+def in_slots(size: Size, slots: int, counts: tuple[int, ...], **settings: str) -> Figures:
+    """Figures of Gemma 3 in ``slots``."""
+    began = time.monotonic()
+    given = {"compile_pieces": "off", **settings}
+    with Server("gemma3", slots=slots, max_new_tokens=size.new_tokens, **given) as server:
+        found: Figures = {"ready_s": round(time.monotonic() - began, 1), "ready_gib": peak()}
+        return found | measured(server, gemma_request(), counts, size.seconds)
+
+
+def by_generate(size: Size) -> Figures:
+    """Figures of Gemma 3 in batches, with ``generate``, a request for each caller."""
+    with Server("gemma3", slots=1, batch_size=8, max_new_tokens=size.new_tokens) as server:
+        return measured(server, gemma_request(), (8,), 1.0)
+
+
+def exactness(size: Size, model: Any) -> Figures:
+    """The error of logits."""
+    with Server("gemma3", slots=4, max_new_tokens=size.new_tokens) as server:
+        return logits_error(server, model, min(16, size.new_tokens))
+
+
+def embed(size: Size) -> Figures:
+    """Figures of CLIP."""
+    with Server("clip") as server:
+        return measured(server, clip_request(), size.of_clip, 10.0)
+
+
+def together(size: Size) -> Figures:
+    """Figures of Gemma 3 and CLIP, asked at once."""
+    slots, new = size.slots[0], size.new_tokens
+    with Server("gemma3", slots=slots, max_new_tokens=new) as first, Server("clip") as second:
+        seconds = min(15.0, size.seconds)
+        return both(first, second, (size.callers[-1], size.of_clip[-1]), seconds)
 
 
 # What a request costs, stage by stage.
@@ -655,6 +695,7 @@ def stages() -> Figures:
     from serving.settings import Settings
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_num_threads(1)  # as the models run beside others
     model, processor = gemma3(
         {**TINY_GEMMA, "vision": {**TINY_GEMMA["vision"], "image_size": 896}}, device, torch.float32
     )
@@ -719,7 +760,8 @@ def main() -> None:
         figures: Mapping[str, Any] = stages()
     else:
         report = Report(arguments.out, arguments.seconds)
-        measure(arguments.what, "cuda" if torch.cuda.is_available() else "cpu", report)
+        size = REAL if arguments.what == "real" else TINY
+        measure(size, "cuda" if torch.cuda.is_available() else "cpu", report)
         figures = report.figures
     print(json.dumps(figures, indent=2))
 

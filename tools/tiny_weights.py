@@ -194,8 +194,9 @@ def gemma3(folder: Path, head_dim: int = 8, longest_break: int = 1) -> None:
     silent += [vocab[each] for each in breaks]
     model = _wordy(hf.Gemma3ForConditionalGeneration(config), silent)
     model.generation_config.eos_token_id = [vocab["<eos>"], end]
+    # Else the last token outweighs what the layers add, and an answer repeats it for ever.
+    torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.15)
     for layer in model.model.language_model.layers:
-        # Else the last token outweighs what the layers add, and an answer repeats it for ever.
         torch.nn.init.constant_(layer.post_attention_layernorm.weight, 3.0)
         torch.nn.init.constant_(layer.post_feedforward_layernorm.weight, 3.0)
     save(folder, model, processor)

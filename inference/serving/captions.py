@@ -27,8 +27,9 @@ from .backend import (
     text_tensor,
 )
 from .batching import InputError
+from .next_token import unsupported
 from .settings import Settings
-from .slots import SlotDecoder, unsupported
+from .slots import SlotDecoder
 from .weights import load_model, load_processor, picture_inputs, special_tokens, stripper, to_model
 
 _PADDED_TO = 64
@@ -211,6 +212,7 @@ class AnswerSlots:
             length=settings.kv_length,
             max_new_tokens=settings.max_new_tokens,
             memory_share=settings.memory_share,
+            compiles=settings.compile_pieces == "on",
         )
 
     @property

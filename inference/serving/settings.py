@@ -33,6 +33,7 @@ class Settings:
             them in batches, with ``generate``.
         kv_length: Tokens of a slot: prompt, image and answer. Longer ones are decoded alone.
         memory_share: Share of the GPU's free memory that the slots may take, when they are made.
+        compile_pieces: ``on``: pieces of the step are compiled for the GPU when the model loads.
     """
 
     weights: str
@@ -51,6 +52,7 @@ class Settings:
     slots: int = 1
     kv_length: int = 1024
     memory_share: float = 0.6
+    compile_pieces: str = "off"
 
 
 def read_settings(model: str, defaults: Settings) -> Settings:

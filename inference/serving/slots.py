@@ -9,14 +9,17 @@ are those of greedy ``generate``: the same model code runs, on keys and values l
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache
+
+from .next_token import GreedyRules
 
 _GPU_STEPS = 8
 """Steps between two looks at what has ended: a look makes the GPU wait for Python."""
@@ -27,31 +30,7 @@ _LENGTH_UNIT = 64
 _WARM_UPS = 2
 _ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """Without cuDNN's, which plans anew for each shape."""
-_PLAIN = {
-    "no_repeat_ngram_size": (None, 0),
-    "encoder_repetition_penalty": (None, 1.0),
-    "encoder_no_repeat_ngram_size": (None, 0),
-    "bad_words_ids": (None,),
-    "sequence_bias": (None,),
-    "forced_bos_token_id": (None,),
-    "forced_eos_token_id": (None,),
-    "begin_suppress_tokens": (None,),
-    "exponential_decay_length_penalty": (None,),
-    "guidance_scale": (None, 1.0),
-    "min_length": (None, 0),
-}
-"""Settings of generation that change a greedy answer, and their values that do not."""
-
 logger = logging.getLogger(__name__)
-
-
-def unsupported(generation_config: Any) -> list[str]:
-    """The settings of ``generation_config`` that decoding in slots does not know."""
-    return [
-        name
-        for name, plain in _PLAIN.items()
-        if getattr(generation_config, name, None) not in plain
-    ]
 
 
 class _Layers:
@@ -86,19 +65,28 @@ class SlotDecoder:
         length: Tokens of a slot: prompt, image and answer.
         max_new_tokens: Of an answer.
         memory_share: Share of the free memory that the slots may take.
+        compiles: Whether pieces of the step are compiled before they are captured, on a GPU.
     """
 
     def __init__(
-        self, model: Any, *, slots: int, length: int, max_new_tokens: int, memory_share: float
+        self,
+        model: Any,
+        *,
+        slots: int,
+        length: int,
+        max_new_tokens: int,
+        memory_share: float,
+        compiles: bool,
     ) -> None:
         self._model = model
         self._device: torch.device = model.device
         self._on_gpu = self._device.type == "cuda"
         self._text = model.config.get_text_config()
         self._max_new = max_new_tokens
+        self._compiles = compiles
         self.length = -(-length // _LENGTH_UNIT) * _LENGTH_UNIT
         self._layer_types = set(getattr(self._text, "layer_types", None) or ["full_attention"])
-        self._rules = _Rules(model)
+        self._rules = GreedyRules(model)
         self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
         self._pool: Any = None
         self._allocate(self._affordable(slots, memory_share))
@@ -122,10 +110,15 @@ class SlotDecoder:
             inputs: Arguments of the model, prompts padded on the right.
             limits: The most tokens of each answer.
         """
+        with self._on_device():
+            self._start(slots, inputs, limits)
+
+    def _start(
+        self, slots: Sequence[int], inputs: Mapping[str, torch.Tensor], limits: Sequence[int]
+    ) -> None:
         lengths = inputs["attention_mask"].sum(1)
         cache = DynamicCache()
-        with self._attention():
-            states = self._model.model(**inputs, cache=cache, use_cache=True).last_hidden_state
+        states = self._model.model(**inputs, cache=cache, use_cache=True).last_hidden_state
         row = torch.arange(len(slots), device=self._device)
         ends = states[row, lengths - 1]
         slot = torch.tensor(list(slots), device=self._device)
@@ -153,14 +146,15 @@ class SlotDecoder:
             # The largest graph has every slot and the whole length.
             rows = next(each for each in self._graph_rows() if each >= rows)
             length = next(each for each in self._graph_lengths() if each >= length)
-        for _ in range(steps):
-            if self._on_gpu:
-                self._graphs[rows, length].replay()
-            else:
-                self._step(rows, length)
+        with self._on_device():
+            for _ in range(steps):
+                if self._on_gpu:
+                    self._graphs[rows, length].replay()
+                else:
+                    self._step(rows, length)
+            running = self._running[:rows].tolist()
         for slot in occupied:
             self._reached[slot] += steps
-        running = self._running[:rows].tolist()
         return [slot for slot in occupied if not running[slot]]
 
     def stop(self, slot: int) -> None:
@@ -272,11 +266,18 @@ class SlotDecoder:
         if not self._on_gpu:
             return
         began = time.monotonic()
-        for rows in reversed(self._graph_rows()):
-            for length in reversed(self._graph_lengths()):
-                self._graphs[rows, length] = self._captured(rows, length)
+        pieces = (
+            compiled_pieces(self._model.model.language_model) if self._compiles else nullcontext()
+        )
+        with self._on_device(), pieces:
+            for rows in reversed(self._graph_rows()):
+                for length in reversed(self._graph_lengths()):
+                    self._graphs[rows, length] = self._captured(rows, length)
         logger.info(
-            "captured %d CUDA graphs in %.1f s", len(self._graphs), time.monotonic() - began
+            "captured %d CUDA graphs in %.1f s%s",
+            len(self._graphs),
+            time.monotonic() - began,
+            ", their pieces compiled" if self._compiles else "",
         )
 
     def _captured(self, rows: int, length: int) -> torch.cuda.CUDAGraph:
@@ -296,14 +297,13 @@ class SlotDecoder:
 
     def _step(self, rows: int, length: int) -> None:
         slot, position = self._every[:rows], self._position[:rows]
-        with self._attention():
-            states = self._model.model.language_model(
-                input_ids=self._token[:rows, None],
-                attention_mask=self._masks(position, length),
-                position_ids=(position + self._offset[:rows])[:, None],
-                cache=_Layers(self._memory, slot, position, length),
-                use_cache=True,
-            ).last_hidden_state
+        states = self._model.model.language_model(
+            input_ids=self._token[:rows, None],
+            attention_mask=self._masks(position, length),
+            position_ids=(position + self._offset[:rows])[:, None],
+            cache=_Layers(self._memory, slot, position, length),
+            use_cache=True,
+        ).last_hidden_state
         self._write(self._model.lm_head(states[:, -1]), slot)
 
     def _masks(self, position: torch.Tensor, length: int) -> dict[str, torch.Tensor]:
@@ -338,63 +338,34 @@ class SlotDecoder:
         return torch.as_tensor(offsets).reshape(rows).to(self._device)
 
     @contextmanager
-    def _attention(self) -> Iterator[None]:
+    def _on_device(self) -> Iterator[None]:
+        """Let calls of this thread go to the model's GPU, where there are several."""
         if not self._on_gpu:
             yield
             return
-        with sdpa_kernel(_ATTENTION):
+        with torch.cuda.device(self._device), sdpa_kernel(_ATTENTION):
             yield
 
 
-class _Rules:
-    """What the generation config of the weights says of the next token, as ``generate`` has it."""
+@contextmanager
+def compiled_pieces(language_model: Any) -> Iterator[None]:
+    """Norms, feed-forward layers and the rotary embedding as a kernel or few each, meanwhile.
 
-    def __init__(self, model: Any) -> None:
-        config, device = model.generation_config, model.device
-        ends = config.eos_token_id
-        ends = [ends] if isinstance(ends, int) else list(ends or [])
-        self._vocabulary: int = model.config.get_text_config().vocab_size
-        self._device = device
-        self.is_end = self._marked(ends)
-        suppressed = list(config.suppress_tokens or [])
-        self._suppressed = self._marked(suppressed) if suppressed else None
-        self._min_new = config.min_new_tokens or 0
-        self._penalty = config.repetition_penalty or 1.0
-        self._seen: torch.Tensor | None = None
-
-    def allocate(self, slots: int) -> None:
-        """Memory for the tokens that each slot has seen, if seeing one again has a penalty."""
-        if self._penalty != 1.0:
-            shape = (slots, self._vocabulary)
-            self._seen = torch.zeros(shape, dtype=torch.bool, device=self._device)
-
-    def begin(self, slot: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> None:
-        """Note the prompts of ``slot``."""
-        if self._seen is None:
-            return
-        ids, given = inputs["input_ids"], inputs["attention_mask"].bool()
-        self._seen[slot] = False
-        # A pad on the right stands for the last token: no other is marked for it.
-        last = ids.gather(1, given.sum(1, keepdim=True) - 1)
-        self._seen[slot[:, None], torch.where(given, ids, last)] = True
-
-    def best(self, logits: torch.Tensor, slot: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-        """The next token of each row of ``logits``, the ``count``-th of its answer."""
-        scores = logits.float()
-        if self._seen is not None:
-            penalised = torch.where(scores < 0, scores * self._penalty, scores / self._penalty)
-            scores = torch.where(self._seen[slot], penalised, scores)
-        if self._suppressed is not None:
-            scores = scores.masked_fill(self._suppressed, -torch.inf)
-        if self._min_new:
-            too_early = (count < self._min_new)[:, None] & self.is_end
-            scores = scores.masked_fill(too_early, -torch.inf)
-        token = scores.argmax(-1)
-        if self._seen is not None:
-            self._seen[slot, token] = True
-        return token
-
-    def _marked(self, tokens: Sequence[int]) -> torch.Tensor:
-        marked = torch.zeros(self._vocabulary, dtype=torch.bool, device=self._device)
-        marked[torch.tensor(tokens, dtype=torch.long, device=self._device)] = True
-        return marked
+    What is captured in a graph meanwhile keeps them. Each is compiled for every number of rows.
+    """
+    kinds = {type(part) for part in language_model.modules()}
+    owners: list[tuple[Any, str]] = [
+        (kind, "forward") for kind in kinds if kind.__name__.endswith(("RMSNorm", "MLP"))
+    ]
+    module = sys.modules[type(language_model).__module__]
+    owners += [(module, name) for name in ("apply_rotary_pos_emb",) if hasattr(module, name)]
+    kept = [getattr(owner, name) for owner, name in owners]
+    # Norms of three widths, for each number of rows: the default allows for eight.
+    with torch._dynamo.config.patch(recompile_limit=64):
+        try:
+            for (owner, name), plain in zip(owners, kept, strict=True):
+                setattr(owner, name, torch.compile(plain, dynamic=False))
+            yield
+        finally:
+            for (owner, name), plain in zip(owners, kept, strict=True):
+                setattr(owner, name, plain)

@@ -200,7 +200,7 @@ def test_a_text_that_is_not_utf8_is_refused(model: str, models: InferenceServerC
     [
         ("<ODD>", "", "unknown task '<ODD>'"),
         ("", "", "unknown task ''"),
-        ("<CAPTION>", "and a bear", "<CAPTION> takes none"),
+        ("<CAPTION>", "and a bear", "<CAPTION> takes no text"),
         ("<CAPTION_TO_PHRASE_GROUNDING>", " ", "<CAPTION_TO_PHRASE_GROUNDING> needs one"),
     ],
 )

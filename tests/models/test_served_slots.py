@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
+from demo.servers.triton_install import install
 from inference.triton import Tensor, text_tensor
 from tests.models.calls import call, picture, valid
-from tools.served_models import REPOSITORY, only, serve
+from tools.served_models import REPOSITORY, only, packages, serve
 from weavloader.errors import PermanentError, TransientError
 
 pytestmark = [pytest.mark.models, pytest.mark.timeout(400)]
@@ -70,6 +72,17 @@ def test_answers_are_those_of_generate(weights: Path, tmp_path: Path) -> None:
     lengths = {len(answer.decode()) for answer in expected["gemma3"]}
     assert len(lengths) > 10
     assert len(set(expected["gemma3"])) > 30
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_answers_are_those_of_generate_where_graphs_are_replayed(model: str, weights: Path) -> None:
+    program = Path(__file__).with_name("graphs_on_a_cpu.py")
+    python = install(packages=packages()).python
+    line: list[str | Path] = [python, program, REPOSITORY.parent, weights / model, model]
+    done = subprocess.run(
+        line, capture_output=True, text=True, timeout=300, env={"OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "many", "1.5"])

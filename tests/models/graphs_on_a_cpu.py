@@ -1,0 +1,74 @@
+"""Slots as on a GPU, their graphs replaced by the steps that they would have recorded.
+
+Runs in the Python that serves the models: ``graphs_on_a_cpu.py SERVING WEIGHTS MODEL`` answers
+questions in slots, several steps at a time, for numbers of slots and lengths that have a graph, in
+half the slots that were asked for, and exits with 1 where an answer is not that of ``generate``.
+"""
+
+import sys
+from contextlib import nullcontext
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+SERVING, WEIGHTS, MODEL = sys.argv[1:]
+sys.path.append(SERVING)
+sys.modules["triton_python_backend_utils"] = ModuleType("triton_python_backend_utils")
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from serving import captions, slots  # noqa: E402
+from serving.settings import Settings  # noqa: E402
+from serving.slot_server import SlotServer  # noqa: E402
+
+ASKED_FOR, FIT = 13, 6
+
+
+class Recorded:
+    """In the place of a CUDA graph."""
+
+    def __init__(self, decoder: Any, rows: int, length: int) -> None:
+        self.replay = partial(decoder._step, rows, length)
+
+
+class SimulatedGPU(slots.SlotDecoder):
+    """Slots that take their CPU for a GPU with memory for :data:`FIT` of them."""
+
+    _on_gpu = property(lambda self: True, lambda self, _: None)
+
+    def _captured(self, rows: int, length: int) -> Any:
+        if self.slots > FIT:
+            raise torch.OutOfMemoryError
+        return Recorded(self, rows, length)
+
+
+def question(number: int) -> captions.Question:
+    """Another picture, prompt and length of the answer for each number."""
+    rng = np.random.default_rng(number)
+    letters, limit = (int(each) for each in rng.integers(1, (120, 61)))
+    image = rng.integers(0, 256, (*rng.integers(20, 100, 2), 3), dtype=np.uint8)
+    prompt = "".join(chr(97 + letter) for letter in rng.integers(0, 26, letters))
+    return captions.Question(image, prompt, letters + 80, limit)
+
+
+torch.cuda.device = lambda _: nullcontext()
+torch.cuda.mem_get_info = lambda _: (2**30, 2**30)
+captions.SlotDecoder = SimulatedGPU
+slots._GRAPH_ROWS = (1, 2, 4)
+load = getattr(captions, f"load_{MODEL}")
+served = load(Settings(WEIGHTS, max_new_tokens=60, slots=ASKED_FOR, batch_size=4, kv_length=256))
+assert served.decoder.slots == FIT
+assert len(served.decoder._slots._graphs) == 4 * 3
+questions = [question(number) for number in range(24)]
+server = SlotServer(served.decoder, group=4, delay=0.01, patience=0.05, capacity=64)
+answers: dict[int, Any] = {}
+for number, each in enumerate(questions):
+    server.submit(each, partial(answers.__setitem__, number))
+server.close()
+wrong = [
+    (number, answers[number], right)
+    for number, each in enumerate(questions)
+    for right in served.run([each])
+    if isinstance(answers[number], Exception) or answers[number]["answer"] != right["answer"]
+]
+sys.exit(f"{len(wrong)} wrong, such as {wrong[0]}" if wrong else 0)
