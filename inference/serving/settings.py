@@ -59,7 +59,7 @@ def read_settings(model: str, defaults: Settings) -> Settings:
     """``defaults``, overridden by the environment for ``model``, its name in Triton.
 
     Raises:
-        ValueError: A value is not a positive number.
+        ValueError: A value is not a positive number, or neither ``on`` nor ``off``.
     """
     found: dict[str, str | int | float] = {}
     for field in fields(Settings):
@@ -67,6 +67,8 @@ def read_settings(model: str, defaults: Settings) -> Settings:
             variable = f"{owner}_{field.name}".upper()
             if text := os.environ.get(variable, "").strip():
                 found[field.name] = _value(variable, text, type(getattr(defaults, field.name)))
+                if field.name == "compile_pieces" and text not in ("on", "off"):
+                    raise ValueError(f"{variable}: expected on or off, not {text!r}")
                 break
     return replace(defaults, **found)  # type: ignore[arg-type]
 

@@ -43,6 +43,14 @@ def test_a_number_that_is_none_is_named(
         read_settings("gemma3", DEFAULTS)
 
 
+def test_a_switch_is_on_or_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEMMA3_COMPILE_PIECES", "on")
+    assert read_settings("gemma3", DEFAULTS).compile_pieces == "on"
+    monkeypatch.setenv("GEMMA3_COMPILE_PIECES", "yes")
+    with pytest.raises(ValueError, match="GEMMA3_COMPILE_PIECES: expected on or off, not 'yes'"):
+        read_settings("gemma3", DEFAULTS)
+
+
 def test_every_setting_is_documented() -> None:
     page = (ROOT / "docs" / "models.md").read_text()
     for field in fields(Settings):
