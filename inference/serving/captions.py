@@ -35,6 +35,8 @@ from .weights import load_model, load_processor, picture_inputs, special_tokens,
 _PADDED_TO = 64
 _TEMPLATE_TOKENS = 64
 """More than a chat template adds to a prompt and an image."""
+_USUAL_TOKENS = 450
+"""Of the client's prompt and an image for Gemma 3, and some more."""
 _QWEN_ASPECT = 200
 """Qwen's processor refuses a larger ratio."""
 _LOCATION = "<loc_"
@@ -214,6 +216,14 @@ class AnswerSlots:
             memory_share=settings.memory_share,
             compiles=settings.compile_pieces == "on",
         )
+        room = self._slots.length - settings.max_new_tokens
+        logger.log(
+            logging.INFO if room >= _USUAL_TOKENS else logging.WARNING,
+            "beside an answer of %d tokens a slot holds %d of prompt and image; what needs more is"
+            " decoded alone",
+            settings.max_new_tokens,
+            max(0, room),
+        )
 
     @property
     def slots(self) -> int:
@@ -226,6 +236,12 @@ class AnswerSlots:
 
     def whole(self, item: Question) -> Tensors:
         """The answer of ``generate``, for a question that fits into no slot."""
+        logger.info(
+            "decoded alone: %d tokens of prompt and image, %d of answer, %d fit into a slot",
+            item.tokens,
+            item.limit,
+            self._slots.length,
+        )
         return self._owner.run([item])[0]
 
     def start(self, slots: Sequence[int], items: Sequence[Question]) -> None:

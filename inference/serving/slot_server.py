@@ -73,7 +73,8 @@ class SlotServer(Generic[Item, Result]):
     Args:
         group: The most items that are read at once.
         delay: Seconds that an item waits for the next one while no answer is under way.
-        patience: Seconds that an item waits at most for others, if a slot is free.
+        patience: Seconds that an item waits at most for others while all slots are taken but one;
+            the fewer answers an item holds up, the less it waits.
         capacity: How many items may wait for a slot.
     """
 
@@ -95,7 +96,7 @@ class SlotServer(Generic[Item, Result]):
         self._changed = threading.Condition()
         self._is_closed = False
         self._active: dict[int, _Waiting[Item, Result]] = {}
-        self._looked = time.monotonic()
+        self._looked = self._last_start = time.monotonic()
         self._thread = threading.Thread(target=self._serve, name="slots", daemon=True)
         self._thread.start()
 
@@ -166,9 +167,11 @@ class SlotServer(Generic[Item, Result]):
     def _is_due(self, room: int) -> bool:
         if not room or not self._waiting:
             return False
-        if not self._active or self._is_closed or len(self._waiting) >= room:
+        if not self._active or self._is_closed or min(room, len(self._waiting)) >= self._group:
             return True
-        return time.monotonic() - self._waiting[0].since >= self._patience
+        share = len(self._active) / self._decoder.slots
+        waited = time.monotonic() - max(self._waiting[0].since, self._last_start)
+        return waited >= share * self._patience
 
     def _start(self, group: list[_Waiting[Item, Result]]) -> None:
         for waiting in group:
@@ -177,6 +180,7 @@ class SlotServer(Generic[Item, Result]):
         group = [each for each in group if self._decoder.fits(each.item)]
         if not group:
             return
+        self._last_start = time.monotonic()
         taken = self._free_slots()[: len(group)]
         if rest := group[len(taken) :]:  # fewer slots than when they were chosen
             self._put_back(rest)

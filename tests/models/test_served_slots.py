@@ -68,6 +68,7 @@ def test_answers_are_those_of_generate(weights: Path, tmp_path: Path) -> None:
                 assert answers == expected[model]
         client.close()
     assert log.read_text().count("6 slots of 512 tokens") == len(MODELS)
+    assert log.read_text().count("decoded alone: ") == len(MODELS) * 4
     assert "of 512 tokens" not in (tmp_path / "generate").read_text()
     lengths = {len(answer.decode()) for answer in expected["gemma3"]}
     assert len(lengths) > 10

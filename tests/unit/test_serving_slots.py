@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -148,6 +149,21 @@ def test_requests_gather_while_nothing_is_under_way() -> None:
     assert writer.stepped.wait(PATIENCE / 2)
     server.close()
     assert writer.groups == [["a", "b", "c"]]
+
+
+def test_slots_that_become_free_are_filled_together() -> None:
+    writer = Writer(slots=2)
+    server = SlotServer(writer, group=2, delay=PATIENCE, patience=PATIENCE, capacity=64)
+    writer.go.clear()
+    writer.ask(server, "aaa", "bbbbb")
+    assert writer.stepped.wait(PATIENCE)
+    writer.ask(server, "x", "y")
+    writer.go.set()
+    # The first free slot waits for the second, which another request could fill as well.
+    while "y" not in writer.answers:
+        time.sleep(0.001)
+    server.close()
+    assert writer.groups == [["aaa", "bbbbb"], ["x", "y"]]
 
 
 def test_beside_an_answer_a_request_waits_for_others_no_longer_than_its_patience() -> None:

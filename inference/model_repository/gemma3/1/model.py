@@ -13,7 +13,9 @@ from serving.settings import Settings
 class TritonPythonModel(Backend):
     """What Triton's Python backend runs."""
 
-    defaults = Settings(weights="google/gemma-3-4b-it", batch_size=16, slots=64)
+    defaults = Settings(
+        weights="google/gemma-3-4b-it", batch_size=16, batch_patience_ms=250.0, slots=64
+    )
 
     def load(self, settings: Settings) -> Any:
         """The model and its processor, on their device."""

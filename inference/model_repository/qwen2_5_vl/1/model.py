@@ -15,7 +15,11 @@ class TritonPythonModel(Backend):
 
     # A picture takes up to 1024 tokens, and one that was not reduced more.
     defaults = Settings(
-        weights="Qwen/Qwen2.5-VL-3B-Instruct", batch_size=8, slots=32, kv_length=2048
+        weights="Qwen/Qwen2.5-VL-3B-Instruct",
+        batch_size=8,
+        batch_patience_ms=250.0,
+        slots=32,
+        kv_length=2048,
     )
 
     def load(self, settings: Settings) -> Any:
