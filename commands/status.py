@@ -109,7 +109,8 @@ def _table(state: Mapping[str, Any]) -> Table:
         table.add_row(name, Text(printable(mask(error)), style=style))
     for name, values in _facts(state).items():
         for number, value in enumerate(values):
-            table.add_row(name if number == 0 else "", Text(printable(value)))
+            style = "bold red" if name == "beyond alerts" else ""
+            table.add_row(name if number == 0 else "", Text(printable(value), style=style))
     return table
 
 
@@ -130,6 +131,7 @@ def _facts(state: Mapping[str, Any]) -> dict[str, list[str]]:
         "images queued": [_number(state["images_queued"])],
         "dead letters": [_number(state["dead_letters"])],
         "stream": [_stream(state["stream"])],
+        "beyond alerts": [alert["words"] for alert in state["alerts"].values()],
         "workers seen": [f"{role} {counts}" for role, counts in workers.items()],
         "queues": [f"{name} {waiting:,}" for name, waiting in (state["queues"] or {}).items()],
         "newest images": images,

@@ -118,7 +118,7 @@ def redis_families(state: RedisState) -> list[Metric]:
             "queue_oldest_seconds",
             "Seconds that the next message of a queue has waited; 0 for an empty queue",
             "queue_name",
-            _waited(state),
+            waited(state),
         ),
         gauge("dlq_size", "Dead letters in the queue", state.dead),
         *circuit_families(state.circuits),
@@ -198,7 +198,7 @@ def backlog_families(waiting: int, per_second: float | None) -> list[Metric]:
     return [gauge("backlog_seconds", text, seconds)]
 
 
-def _waited(state: RedisState) -> dict[str, float]:
+def waited(state: RedisState) -> dict[str, float]:
     """Seconds by queue; a message that does not say when it was queued is left out."""
     waited = {}
     for queue, message in state.next_in_line.items():

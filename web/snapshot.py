@@ -21,9 +21,10 @@ from typing import Any, TypeVar
 from prometheus_client import Metric
 from redis import RedisError
 
+from metrics.alerts import alerts
 from metrics.health import HealthChecks, builtin_probes
 from metrics.redis_state import TIMEOUT as REDIS_TIMEOUT
-from metrics.redis_state import RedisState, read_state
+from metrics.redis_state import RedisState, read_state, waited
 from metrics.workers import OTHER_ROLE, HeartbeatListener, WorkerStates
 from weavloader import redis_keys
 from weavloader.errors import WeavloaderError
@@ -74,6 +75,7 @@ class Snapshot:
         newest: The images captured last.
         vectors: How many images have which vectors.
         workers: By role, the workers online and the tasks they run.
+        oldest: Seconds that the oldest live image has waited.
     """
 
     at: datetime
@@ -85,6 +87,7 @@ class Snapshot:
     newest: list[SearchResult] = field(default_factory=list)
     vectors: VectorCounts | None = None
     workers: dict[str, tuple[int, int]] = field(default_factory=dict)
+    oldest: float | None = None
 
     @property
     def images_queued(self) -> int | None:
@@ -119,11 +122,18 @@ class Monitor:
 
     Args:
         interval: Seconds between snapshots.
+
+    Attributes:
+        links: Where people find the other views of the system, by name.
     """
 
     def __init__(
         self, settings: Settings, images: ImageService, interval: float = INTERVAL
     ) -> None:
+        self.links = {
+            "Grafana": f"{settings.grafana_url}/d/weavloader",
+            "Flower": settings.flower_public_url,
+        }
         self._settings = settings
         self._images = images
         self._interval = interval
@@ -191,6 +201,7 @@ class Monitor:
             queues=dict(state.lengths),
             dead_letters=state.dead,
             stream=_stream_status(state),
+            oldest=waited(state).get(redis_keys.IMAGE_QUEUE),
         )
 
     def _with_store(self, snapshot: Snapshot) -> Snapshot:
@@ -263,7 +274,8 @@ class NowPage(NowHandler):
 
     def get(self) -> None:
         """Write the page."""
-        self.render("now.html", section="now", status=self.status(), duration=duration)
+        status, links = self.status(), self.context.monitor.links
+        self.render("now.html", section="now", status=status, links=links, duration=duration)
 
 
 class StatusApi(NowHandler):
@@ -282,12 +294,14 @@ def status_of(snapshot: Snapshot, history: Sequence[Sample]) -> dict[str, Any]:
         "components": {name: error or "ok" for name, error in snapshot.failures.items()},
         "images_per_minute": _rounded(history[-1].per_minute) if history else None,
         "images_queued": snapshot.images_queued,
+        "oldest_seconds": None if snapshot.oldest is None else round(snapshot.oldest, 1),
         "images_stored": snapshot.stored,
         "vectors": _vectors(snapshot.vectors),
         "queues": snapshot.queues,
         "dead_letters": snapshot.dead_letters,
         "stream": _stream(snapshot.stream),
         "workers": _workers(snapshot.workers),
+        "alerts": _alerts(snapshot, len(history)),
         "newest": _newest(snapshot),
         "history": {
             "at": [rfc3339(sample.at) for sample in history],
@@ -295,6 +309,38 @@ def status_of(snapshot: Snapshot, history: Sequence[Sample]) -> dict[str, Any]:
             "images_queued": [sample.queued for sample in history],
         },
     }
+
+
+def _alerts(snapshot: Snapshot, samples: int) -> dict[str, dict[str, str]]:
+    """The values shown that are beyond the threshold of an alert, each with that alert.
+
+    An alert itself waits for some minutes before it fires.
+
+    Args:
+        samples: How many snapshots there were; before the second, no worker could be heard.
+    """
+    stream, found = snapshot.stream, {}
+    lag = _seconds_since(stream.newest) if stream and not stream.waiting else None
+    values = {
+        "lag": ("WeavloaderStreamSilent", lag),
+        "poll": ("WeavloaderStreamNotLookedAt", _seconds_since(stream.at) if stream else None),
+        "waiting": ("WeavloaderStreamWaiting", float(stream.waiting) if stream else None),
+        "oldest": ("WeavloaderImagesLate", snapshot.oldest),
+    }
+    for place, (name, value) in values.items():
+        if value is not None and value > alerts()[name].limit:
+            found[place] = name
+    if samples > 1 and _gone(snapshot):
+        found["workers"] = "WeavloaderWorkersGone"
+    return {
+        place: {"alert": name, "words": alerts()[name].words, "severity": alerts()[name].severity}
+        for place, name in found.items()
+    }
+
+
+def _gone(snapshot: Snapshot) -> bool:
+    """Whether a role has no worker."""
+    return any(not each[0] for role, each in snapshot.workers.items() if role != OTHER_ROLE)
 
 
 def _stream(stream: StreamStatus | None) -> dict[str, Any] | None:

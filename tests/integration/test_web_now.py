@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import redis as redis_py
+import yaml
 from celery import Celery
 
 from demo.servers.ports import free_ports
@@ -21,6 +23,8 @@ from weavloader import redis_keys
 from weavloader.settings import Settings, load_settings
 from web.image_service import ImageService
 from web.snapshot import Monitor
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -115,3 +119,58 @@ def test_before_the_first_snapshot_no_value_is_shown(settings: Settings) -> None
         page = site.get("/now").text
     assert status["images_stored"] is status["queues"] is status["stream"] is None
     assert "Now" in page and "–" in page
+
+
+def test_a_value_beyond_the_threshold_of_an_alert_is_marked_and_links_to_the_runbook(
+    redis_url: str, site: httpx.Client
+) -> None:
+    def moment(name: str, over: int) -> datetime:
+        return datetime.now(UTC) - timedelta(seconds=limits[name] + over)
+
+    with (ROOT / "metrics/artifacts/alerts.yml").open() as file:
+        rules = [rule for group in yaml.safe_load(file)["groups"] for rule in group["rules"]]
+    found = {rule.get("alert"): re.search(r"> (\d+)", rule["expr"]) for rule in rules}
+    limits = {str(name): float(limit[1]) for name, limit in found.items() if limit}
+
+    def alerts_seen(over: int) -> Any:
+        with redis_py.Redis.from_url(redis_url, socket_timeout=5) as redis:
+            queued = moment("WeavloaderImagesLate", over).timestamp()
+            redis.delete(redis_keys.IMAGE_QUEUE)
+            redis.rpush(redis_keys.IMAGE_QUEUE, json.dumps({"headers": {"queued_at": queued}}))
+            at = moment("WeavloaderStreamNotLookedAt", over).isoformat()
+            note = {"at": at, "taken": 0, "waiting": False}
+            redis.set(redis_keys.STREAM_LAST_POLL, json.dumps(note))
+            newest = moment("WeavloaderStreamSilent", over).timestamp()
+            redis.zadd(redis_keys.STREAM_NEWEST, {redis_keys.STREAM_NEWEST_MEMBER: newest})
+        written = datetime.now(UTC)
+
+        def seen() -> Any:
+            status = site.get("/api/status").json()
+            is_new = datetime.fromisoformat(status["at"]) > written
+            return status if is_new and len(status["history"]["at"]) > 1 else None
+
+        alerts = wait_until(seen, "a snapshot")["alerts"]
+        return {place: (each["alert"], each["severity"]) for place, each in alerts.items()}
+
+    # No worker runs here.
+    assert alerts_seen(-20) == {"workers": ("WeavloaderWorkersGone", "critical")}
+    assert alerts_seen(1) == {
+        "lag": ("WeavloaderStreamSilent", "warning"),
+        "poll": ("WeavloaderStreamNotLookedAt", "critical"),
+        "oldest": ("WeavloaderImagesLate", "warning"),
+        "workers": ("WeavloaderWorkersGone", "critical"),
+    }
+    page = site.get("/now").text
+    assert (
+        '<a class="alert warning" href="/runbook#weavloaderstreamsilent">stream silent</a>' in page
+    )
+
+
+def test_the_page_links_to_grafana_and_flower_where_people_find_them(settings: Settings) -> None:
+    given = settings.model_copy(
+        update={"grafana_url": "https://grafana.example", "flower_public_url": "https://f.example"}
+    )
+    with served(given) as site:
+        page = site.get("/now").text
+    assert 'href="https://grafana.example/d/weavloader"' in page
+    assert 'href="https://f.example"' in page

@@ -93,7 +93,20 @@ function stream(status) {
   return `since the newest capture; polled ${polled} ago, received ${number(status.received)}${waits}`;
 }
 
+function alert({ alert: name, words, severity }) {
+  return element("a", words, {
+    class: `alert ${severity}`, href: `/runbook#${name.toLowerCase()}`,
+  });
+}
+
 function render(status) {
+  for (const shown of document.querySelectorAll("[data-alerts]")) {
+    const places = shown.dataset.alerts.split(" ");
+    const found = places.map((place) => status.alerts[place]).filter(Boolean);
+    shown.replaceChildren(...found.map(alert));
+  }
+  const oldest = status.oldest_seconds;
+  show("oldest", oldest ? `the oldest has waited ${duration(oldest)}` : "");
   show("images_per_minute", number(status.images_per_minute));
   show("images_queued", number(status.images_queued));
   show("images_stored", number(status.images_stored));
