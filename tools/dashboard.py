@@ -11,7 +11,9 @@ from itertools import count
 from typing import Any
 
 from demo.servers.prometheus import ARTIFACTS
-from tools.dashboard_panels import NEUTRAL, ROWS, Panel, Steps
+from metrics.alerts import alerts
+from tools.dashboard_panels import ROWS
+from tools.dashboard_queries import NEUTRAL, Panel, Steps
 
 PATH = ARTIFACTS / "grafana-dashboard.json"
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
@@ -95,7 +97,7 @@ def _variable(name: str, query: str) -> dict[str, Any]:
 def _panels() -> list[dict[str, Any]]:
     placed: list[dict[str, Any]] = []
     ids, y = count(1), 0
-    for title, panels in ROWS:
+    for title, panels in ROWS.items():
         at = {"x": 0, "y": y, "w": COLUMNS, "h": 1}
         row = {"type": "row", "title": title, "collapsed": False, "gridPos": at, "panels": []}
         placed.append({"id": next(ids), **row})
@@ -146,7 +148,11 @@ def _defaults(panel: Panel) -> dict[str, Any]:
 
 
 def _steps(steps: Steps) -> list[dict[str, Any]]:
-    return [{"value": value, "color": colour} for value, colour in steps]
+    return [{"value": _limit(value), "color": colour} for value, colour in steps]
+
+
+def _limit(value: float | str | None) -> float | None:
+    return round(alerts()[value].limit) if isinstance(value, str) else value
 
 
 def _overrides(panel: Panel) -> list[dict[str, Any]]:
