@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,11 +60,12 @@ class Addresses:
     folder: str
     weaviate: int
 
-    def supervise(self, *words: str) -> None:
-        """Tell the run's supervisord, as ``supervisorctl`` does."""
+    def supervise(self, *words: str) -> str:
+        """Tell the run's supervisord, as ``supervisorctl`` does; what it answers."""
         config = ("-c", f"{self.folder}/supervisord.conf")
         command = [sys.executable, "-m", "supervisor.supervisorctl", *config, *words]
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+        return done.stdout
 
 
 @contextmanager
@@ -75,13 +76,14 @@ def eventful_run() -> Iterator[Addresses]:
 
 
 @contextmanager
-def quiet_run(alerts_to: str = "") -> Iterator[Addresses]:
+def quiet_run(alerts_to: Mapping[str, str] | None = None) -> Iterator[Addresses]:
     """The demo's system after a few images, and nothing that failed but what the demo has fail.
 
     Args:
-        alerts_to: URL to which an Alertmanager posts; every alert then fires within seconds.
+        alerts_to: Where an Alertmanager sends alerts, as variables of its environment; every alert
+            then fires within seconds.
     """
-    with _run("quiet", alerts_to) as addresses:
+    with _run("quiet", json.dumps(alerts_to or {})) as addresses:
         yield addresses
 
 
@@ -107,7 +109,7 @@ def _run(*arguments: str) -> Iterator[Addresses]:
             process.terminate()
 
 
-def main(kind: str, alerts_to: str = "") -> None:
+def main(kind: str, alerts_to: str = "{}") -> None:
     """Let everything happen, tell the addresses as JSON, and go on until the input ends."""
     servers = fetch_servers()
     adopt_orphans()
@@ -119,10 +121,11 @@ def main(kind: str, alerts_to: str = "") -> None:
         plan = Plan.draw_up(Path(name), images, PUBLISH_SECONDS, None)
         weaviate, scraped = _enter_store(parts, plan)
         targets = _enter_targets(parts, plan) | scraped
-        to = parts.enter_context(running_alertmanager(plan.folder, alerts_to)) if alerts_to else ""
+        receiver = json.loads(alerts_to)
+        to = parts.enter_context(running_alertmanager(plan.folder, receiver)) if receiver else ""
         # Flower, which the page waits for, starts slowly on a busy machine.
         prometheus = parts.enter_context(
-            running_prometheus(plan.folder, targets, "2s", to, "2s" if alerts_to else "")
+            running_prometheus(plan.folder, targets, "2s", to, "2s" if receiver else "")
         )
         parts.enter_context(Stack(plan, *servers))
         if kind == "eventful":

@@ -65,7 +65,7 @@ def running_prometheus(
         interval: Between scrapes, and between evaluations of the rules.
         alertmanager: ``host:port``; without it no alert is sent.
         alert_after: How long a condition must hold before its alert fires, instead of what the
-            rules say.
+            rules say; the stream then counts as not polled after 20 s instead of 10 minutes.
 
     Raises:
         ConfigError: There is no ``prometheus`` on ``PATH``.
@@ -75,6 +75,7 @@ def running_prometheus(
     rules = (ARTIFACTS / "alerts.yml").read_text()
     if alert_after:
         rules = re.sub(r"( for:) \d+m", rf"\1 {alert_after}", rules)
+        rules = rules.replace("last_poll_seconds) > 600", "last_poll_seconds) > 20")
     (folder / "alerts.yml").write_text(rules)
     (port,) = free_ports(1)
     command = [
@@ -89,12 +90,13 @@ def running_prometheus(
 
 
 @contextmanager
-def running_alertmanager(folder: Path, webhook: str) -> Iterator[str]:
+def running_alertmanager(folder: Path, receiver: Mapping[str, str]) -> Iterator[str]:
     """Run Alertmanager by the shipped script; the ``host:port`` at which it takes alerts.
 
     Args:
         folder: For its configuration, data and log.
-        webhook: URL that it posts to, within a second instead of half a minute.
+        receiver: Variables of its environment that name where alerts go, as the script says; they
+            are sent within a second instead of half a minute.
 
     Raises:
         ConfigError: There is no Alertmanager on ``PATH``.
@@ -109,7 +111,8 @@ def running_alertmanager(folder: Path, webhook: str) -> Iterator[str]:
     (port,) = free_ports(1)
     command = [
         *("env", "-i", f"PATH={folder}/bin:{os.defpath}", f"TMPDIR={folder}"),
-        *(f"ALERT_WEBHOOK_URL={webhook}", "/bin/sh", f"{folder}/alertmanager.sh"),
+        *(f"{name}={value}" for name, value in receiver.items()),
+        *("/bin/sh", f"{folder}/alertmanager.sh"),
         *(f"--storage.path={folder}/alertmanager", f"--web.listen-address={HOST}:{port}"),
         "--cluster.listen-address=",
     ]

@@ -17,6 +17,7 @@ from demo.servers.prometheus import HOW_TO_GET_ALERTS, HOW_TO_GET_ONE
 from demo.servers.waiting import wait_until
 from demo.servers.weaviate import HOW_TO_GIVE_ONE
 from tests.support.local_server import Answer, LocalServer, local_server
+from tests.support.mail_server import PASSWORD, USER, MailServer, mail_server
 from tests.support.missing_parts import skip_without
 from tools.watched_run import Addresses, quiet_run
 
@@ -36,10 +37,11 @@ KILLED = {
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A running system, and the receiver of its alerts."""
+    """A running system, and the receivers of its alerts."""
 
     addresses: Addresses
     receiver: LocalServer
+    mail: MailServer
 
     def wait_for(self, alert: str, labels: dict[str, str], status: str = "firing") -> Any:
         """The notification of an alert."""
@@ -60,19 +62,31 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def watched() -> Iterator[Watched]:
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     if shutil.which("prometheus") is None:
         skip_without(HOW_TO_GET_ONE)
     if not (shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")):
         skip_without(HOW_TO_GET_ALERTS)
-    with local_server(lambda request: Answer()) as receiver, quiet_run(receiver.url) as addresses:
-        yield Watched(addresses, receiver)
+    folder = tmp_path_factory.mktemp("mail")
+    with local_server(lambda request: Answer()) as receiver, mail_server(folder) as mail:
+        to = {
+            "ALERT_WEBHOOK_URL": receiver.url,
+            "ALERT_EMAIL_TO": "night@example.org, day@example.org",
+            "ALERT_EMAIL_FROM": "weavloader@example.org",
+            "ALERT_SMTP_HOST": mail.host,
+            "ALERT_SMTP_USER": USER,
+            "ALERT_SMTP_PASSWORD": PASSWORD,
+            "SSL_CERT_FILE": str(mail.certificate),
+        }
+        with quiet_run(to) as addresses:
+            yield Watched(addresses, receiver, mail)
 
 
 @pytest.fixture(autouse=True)
 def only_new(watched: Watched) -> None:
     """What was sent before a test says nothing about it."""
     watched.receiver.requests.clear()
+    watched.mail.mails.clear()
 
 
 def check_links(alert: dict[str, Any], addresses: Addresses) -> None:
@@ -96,6 +110,41 @@ def test_a_stopped_component_is_told_to_the_receiver_and_so_is_its_return(
     finally:
         watched.addresses.supervise("start", program)
     watched.wait_for(name, labels, "resolved")
+
+
+def test_a_killed_stream_monitor_comes_back_and_one_that_does_not_is_told(watched: Watched) -> None:
+    addresses = watched.addresses
+
+    def pid() -> int:
+        return int(addresses.supervise("pid", "weavloader:stream"))
+
+    killed = pid()
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: pid() not in (0, killed), "the stream monitor again", 60)
+    addresses.supervise("stop", "weavloader:stream")
+    name, labels = "WeavloaderStreamNotLookedAt", {"severity": "critical"}
+    try:
+        check_links(watched.wait_for(name, labels), addresses)
+    finally:
+        addresses.supervise("start", "weavloader:stream")
+    watched.wait_for(name, labels, "resolved")
+
+
+def test_an_alert_is_mailed_to_everybody_with_a_link_to_the_runbook(watched: Watched) -> None:
+    watched.addresses.supervise("stop", "weavloader:flower")
+    try:
+        wait_until(lambda: watched.mail.mails, "the mail", 120)
+    finally:
+        watched.addresses.supervise("start", "weavloader:flower")
+    mail = watched.mail.mails[0]
+    assert "WeavloaderFlowerDown" in mail["Subject"]
+    assert mail["From"] == "weavloader@example.org"
+    assert all(to in mail["X-To"] for to in ("night@example.org", "day@example.org"))
+    body = mail.get_body(("html",))
+    assert body is not None
+    page = body.get_content()
+    assert f"{watched.addresses.web}/runbook#weavloaderflowerdown" in page
+    assert "Processing is unaffected." in page
 
 
 def test_a_killed_weaviate_is_told_to_the_receiver(watched: Watched) -> None:
