@@ -8,6 +8,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+MINUTES ?= 2
 DOCKERFILES = Dockerfile $(wildcard inference/Dockerfile.*)
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
@@ -16,7 +17,7 @@ BEGAN := $(shell date +%s)
 TOOK = @seconds=$$(($$(date +%s) - $(BEGAN))); \
 	echo "make $@ took $$((seconds / 60)) min $$((seconds % 60)) s"
 
-.PHONY: audit bench chaos chaos-quick clean demo format help lint lock test test-all \
+.PHONY: audit bench chaos chaos-quick clean demo format fuzz help lint lock test test-all \
 	test-containers test-models validate
 
 help:  ## List what can be made
@@ -50,6 +51,10 @@ chaos: $(VENV)/dev.stamp  ## Kill, freeze and starve a running system; account f
 
 chaos-quick: $(VENV)/dev.stamp  ## The short form, as in continuous integration
 	$(BIN)/python -m tests.chaos --quick $(ARGS)
+
+fuzz: $(VENV)/dev.stamp  ## Damage images, records, messages and answers (MINUTES=2 ARGS="images --seed 7")
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(ARGS)
+	$(TOOK)
 
 bench: $(VENV)/dev.stamp  ## What an image costs (ARGS="--images 1000 --store weaviate")
 	$(BIN)/python -m benchmarks.bench $(ARGS)

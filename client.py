@@ -38,13 +38,15 @@ __all__ = [
 ]
 
 LOOK_UP_SECONDS = 60.0
+# A caption, or a vector for each token of one, takes a megabyte at most.
+MAX_ANSWER_BYTES = 16 << 20
 # A server that is there accepts at once; its answer takes as long as a caption.
 _CONNECT_SECONDS = 10.0
 # gRPC's own arguments, all of them, since the client takes either these or its keep-alive options.
 _TRITON_CHANNEL = [
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
     ("grpc.max_send_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
-    ("grpc.max_receive_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
+    ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
 ]

@@ -263,9 +263,11 @@ def from_line(line: bytes) -> ImageObject:
     """
     try:
         fields = json.loads(line)
-        place = fields["location"]
+        place, text = fields["location"], fields["text"]
+        if not all(isinstance(value, str) for value in (text["link"], *text.values())):
+            raise TypeError("text")
         return ImageObject(
-            text={"link": fields["text"]["link"], **fields["text"]},
+            text=text,
             captured_at=datetime.fromisoformat(fields["captured_at"]),
             image=base64.b64decode(fields.get("image", ""), validate=True),
             vectors={

@@ -24,7 +24,8 @@ FORMAT = "%(asctime)s [{tag}] %(levelname)s %(message)s"
 _MASK = "***"
 # A shorter secret is in many words: to cut it out would spoil texts, and tell it.
 _MIN_MASKED = 4
-_URL_PASSWORD = re.compile(r"(\w+://[^\s:/@]*:)[^\s/]+(?=@)")
+# It begins with what no word has, so that a long one is not searched from each of its letters.
+_URL_PASSWORD = re.compile(r"(://[^\s:/@]*:)[^\s/]+(?=@)")
 # These write a line for every request or task at INFO; an image has a line of its own.
 _CHATTY = (
     "httpx",

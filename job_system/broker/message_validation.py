@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from weavloader import redis_keys, traces
+from weavloader.dlq.letter import is_deep
 from weavloader.errors import PermanentError, Reason
 
 # The longest fields an image may have come to some 10 KB.
@@ -27,6 +28,9 @@ MAX_DELAY = timedelta(days=2)
 _MAX_TEXT = 10_000
 _MAX_RETRIES = 1_000_000
 _MAX_SECONDS = 7 * 86400.0
+# What Celery turns into a time: until the year 2242, and hours from UTC.
+_EVENT_NUMBERS = {"timestamp": (0, 2**33), "utcoffset": (-24, 24)}
+_EVENT_TEXTS = ("args", "kwargs", "result", "exception", "traceback", "eta", "expires")
 _WRONG = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 Json = dict[str, Any]
@@ -128,6 +132,8 @@ def _body(encoded: Any) -> str:
     args, kwargs, _ = json.loads(base64.b64decode(encoded, validate=True))
     if not isinstance(args, list) or not isinstance(kwargs, dict):
         raise TypeError("args, kwargs")
+    if is_deep([args, kwargs]):
+        raise ValueError("arguments that are nested too deeply")
     alone = dict.fromkeys(("callbacks", "errbacks", "chain", "chord"))
     return base64.b64encode(json.dumps([args, kwargs, alone]).encode()).decode()
 
@@ -153,8 +159,10 @@ def _optional_whole(value: Any) -> int | None:
 
 
 def _optional_number(value: Any) -> float | None:
-    if value is None:
-        return None
+    return None if value is None else _number(value)
+
+
+def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise TypeError("expected a number")
     return value
@@ -229,14 +237,22 @@ def _is_broadcast(message: Any) -> bool:
 
 
 def _is_event(event: Any) -> bool:
-    """Whether all that Celery's receivers, and ours, reckon with is of its type."""
-    _text(event["type"])
-    _optional_text(event.get("hostname"))
-    _whole(event.get("clock") or 0, 2**63)
-    numbers = ("timestamp", "utcoffset", "freq", "active", "processed", "pid")
-    for name in numbers:
+    """Whether all that Celery's receivers, Flower and we reckon with is of its type."""
+    kind = _text(event["type"])
+    _text(event["hostname"])
+    _whole(event.get("clock", 0), 2**63)
+    for name, (low, high) in _EVENT_NUMBERS.items():
+        if name in event and not low <= _number(event[name]) <= high:
+            return False
+    for name in ("freq", "active", "processed", "pid", "retries", "runtime"):
         _optional_number(event.get(name))
-    return not isinstance(event.get("loadavg"), str | dict)
+    for name in ("name", "parent_id", "root_id"):
+        _optional_text(event.get(name))
+    if kind.startswith("task-"):
+        _text(event["uuid"]), event["timestamp"]
+    return all(isinstance(event.get(name), str | None) for name in _EVENT_TEXTS) and not isinstance(
+        event.get("loadavg"), str | dict
+    )
 
 
 def _is_command(command: Any) -> bool:
@@ -246,13 +262,13 @@ def _is_command(command: Any) -> bool:
     _text(command["method"])
     for name in ("pattern", "matcher", "ticket"):
         _optional_text(command.get(name))
-    arguments, hosts = command.get("arguments") or {}, command.get("destination") or []
-    route = command.get("reply_to") or {"exchange": "e", "routing_key": "r"}
-    _text(route["exchange"]), _text(route["routing_key"])
+    arguments, hosts = command.get("arguments", {}), command.get("destination")
+    if (route := command.get("reply_to")) is not None:
+        _text(route["exchange"]), _text(route["routing_key"])
     known = {"method", "arguments", "destination", "pattern", "matcher", "ticket", "reply_to"}
     return (
         command.keys() <= known
         and isinstance(arguments, dict)
-        and isinstance(hosts, list)
-        and all(isinstance(host, str) for host in hosts)
+        and (hosts is None or isinstance(hosts, list))
+        and all(isinstance(host, str) for host in hosts or [])
     )

@@ -37,11 +37,11 @@ def account(began: str, images: str) -> Iterator[str]:
 
 
 def burst(began: str, name: str, amount: str) -> Iterator[str]:
-    """Many links to one image of the replay, each an image of its own."""
+    """Many links to one file, each an image of its own."""
     dataset = Dataset("replay:8000", "replay:8001", int(began), len(ROUND), 10.0)
     record = next(image.record for image in dataset.images_in_order() if image.kind == "good")
     for number in range(int(amount)):
-        link = f"{record['value']}?{name}={number}"
+        link = f"http://files:8000/a.jpg?{name}={number}"
         job = ImageJob.from_record({**record, "value": link})
         celery_app.tasks["job_system.tasks.process_image_task"].apply_async(
             (job.to_message(),), task_id=job.id

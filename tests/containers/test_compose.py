@@ -31,8 +31,8 @@ def test_every_image_of_the_replay_becomes_what_it_should(compose: Compose) -> N
 
 def test_the_log_shows_the_moderator_at_work(compose: Compose) -> None:
     log = compose("logs", "--no-color", "weavloader")
-    taken = [int(n) for n in re.findall(r"\[MODERATOR\].*?(\d+) taken", log)]
-    assert sum(taken) > 0
+    queued = [int(n) for n in re.findall(r"\[MODERATOR\].*?(\d+) queued", log)]
+    assert sum(queued) > 0
     assert "[PROCESSOR]" in log and "[METRICS]" in log
     assert "replayed" not in log, "SAGE's password"
 

@@ -207,6 +207,18 @@ def test_counts_are_right_though_many_write_and_settle_at_once(
     assert sum(letters.nodes().values()) == letters.count() == sum(seen.values())
 
 
+def test_a_letter_nested_too_deeply_is_passed_over(redis: Any, letters: DeadLetters) -> None:
+    deep = "[" * 900 + "]" * 900
+    for name, text in (
+        ("ours", letter("ours").to_json().replace('"kwargs": {}', f'"kwargs": {{"a": {deep}}}')),
+        ("theirs", f'{{"failed_task": "{TASK}", "args": {deep}, "kwargs": {{}}, "headers": {{}}}}'),
+    ):
+        redis.set(redis_keys.dead_letter(name), text)
+    assert letters.adopt() == 0
+    letters.put(letter("good"))
+    assert [one.task_id for one in letters.get_many(["ours", "theirs", "good"])] == ["good"]
+
+
 def test_a_task_is_claimed_once_until_it_fails_again(letters: DeadLetters) -> None:
     letters.put(letter("a"))
     assert letters.claim(["a"]) == {"a"}

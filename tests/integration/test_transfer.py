@@ -201,7 +201,12 @@ def test_a_file_that_is_none_of_ours_is_one_line(
     deep = gzip.compress(b"[" * 100_000 + b"\n")
     line = gzip.decompress(whole).splitlines()[0]
     huge = gzip.compress(re.sub(rb'"clip": \[[^,]+', b'"clip": [1' + b"0" * 400, line) + b"\n")
-    hostile = ((whole[:-9], 2), (b"no gzip", 2), (other, 1), (deep, 1), (huge, 1))
+    untold = gzip.compress(re.sub(rb'"link": "[^"]+"', b'"link": []', line) + b"\n")
+    hostile = (
+        (whole[:-9], 2),
+        (b"no gzip", 2),
+        *((file, 1) for file in (other, deep, huge, untold)),
+    )
     for content, code in hostile:
         file.write_bytes(content)
         found, said, complaint = run_command("import", str(file))

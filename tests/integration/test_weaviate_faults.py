@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import chain, repeat
 
 import pytest
@@ -102,6 +103,19 @@ class TestFaults:
             server.start()
         wait_until(lambda: not fails(lambda: store.upsert([an_image("2")])), "the server again")
         assert store.count() == 2
+
+    @pytest.mark.parametrize("garbage", [b"{", b"\xff", b"[]", b"\x0a\x7f"])
+    def test_an_answer_that_cannot_be_read_is_an_error_of_ours(
+        self, store: Store, server: StandIn, garbage: bytes
+    ) -> None:
+        store.upsert([an_image("1")])
+        calls = (store.count, store.schema, lambda: found(store, "fox"), lambda: store.get("1"))
+        for call in (*calls, lambda: store.existing(["1"]), lambda: store.upsert([an_image("2")])):
+            server.faults.garble = lambda _: garbage
+            with suppress(WeavloaderError):
+                call()
+            server.heal()
+        assert store.existing(["1"]) == {"1"}
 
     def test_a_key_that_expires_is_said_to_and_is_no_fault_of_the_image(
         self, store: Store, server: StandIn, settings: Settings

@@ -126,6 +126,7 @@ def test_a_foreign_host_is_not_even_asked(foreign: LocalServer, strict: Download
         "http://storage.example\\@evil/a",
         "http://evil\\@storage.example:8443/a",
         "a.jpg",
+        "https://storage.example/\ud800.jpg",
     ],
 )
 def test_no_spelling_makes_a_foreign_host_ours(url: str) -> None:

@@ -8,6 +8,7 @@ import json
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,13 @@ def test_celery_adds_no_second_line_for_an_image(written: Callable[..., str]) ->
 )
 def test_the_password_of_any_url_is_masked(text: str, masked: str) -> None:
     assert mask(text) == masked
+
+
+@pytest.mark.parametrize("text", ["x" * 10**6 + "://", "a://b:c" * 10**5, "://a:" + "b" * 10**6])
+def test_a_long_text_is_masked_at_once(text: str) -> None:
+    began = time.process_time()
+    assert mask(text) == text
+    assert time.process_time() - began < 2
 
 
 def test_where_nothing_is_secret_nothing_is_masked() -> None:

@@ -15,6 +15,11 @@ from weavloader.errors import PermanentError
 TASKS = {"ours"}
 
 
+def nested(depth: int) -> Any:
+    """A list in a list in a list."""
+    return [nested(depth - 1)] if depth else 0
+
+
 def message(body: object = ([{"url": "x"}], {}, {}), **headers: object) -> dict[str, Any]:
     """A message as kombu puts it on a queue."""
     return {
@@ -61,6 +66,7 @@ def test_a_task_of_ours_is_not_refused() -> None:
         {"headers": {}},
         message(body="no triple"),
         message(body=({}, {}, {})),
+        message(body=([nested(101)], {}, {})),
         message(body=([], [], {})),
         message(id=5),
         message(id=None),
@@ -147,6 +153,7 @@ def broadcast(content: object, **fields: object) -> dict[str, Any]:
 
 
 HEARTBEAT = {"type": "worker-heartbeat", "hostname": "processor@a", "active": 1, "clock": 7}
+TASK_EVENT = {**HEARTBEAT, "type": "task-succeeded", "uuid": "u", "timestamp": 1.7e9, "name": "n"}
 PING: dict[str, Any] = {
     "method": "ping",
     "arguments": {},
@@ -156,7 +163,9 @@ PING: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("body", [HEARTBEAT, [HEARTBEAT, HEARTBEAT], PING, {**PING, "ticket": "t"}])
+@pytest.mark.parametrize(
+    "body", [HEARTBEAT, [HEARTBEAT, HEARTBEAT], TASK_EVENT, PING, {**PING, "ticket": "t"}]
+)
 def test_events_and_commands_of_celery_are_valid(body: object) -> None:
     assert is_valid_broadcast(broadcast(body))
 
@@ -190,6 +199,20 @@ def test_events_and_commands_of_celery_are_valid(body: object) -> None:
         broadcast({**HEARTBEAT, "hostname": {}}),
         broadcast({**HEARTBEAT, "type": []}),
         broadcast([HEARTBEAT, 5]),
+        *(broadcast({**HEARTBEAT, "clock": clock}) for clock in ("", None, [], False)),
+        *(broadcast({**HEARTBEAT, "timestamp": moment}) for moment in (None, -1, 1e11, 1e308)),
+        *(broadcast({**HEARTBEAT, "utcoffset": hours}) for hours in (None, "", 25, -1e308)),
+        broadcast({name: HEARTBEAT[name] for name in ("type", "clock")}),
+        broadcast({**HEARTBEAT, "type": "task-received", "timestamp": 1.7e9}),
+        broadcast({**TASK_EVENT, "uuid": []}),
+        broadcast({**TASK_EVENT, "name": []}),
+        broadcast({**TASK_EVENT, "root_id": {}}),
+        broadcast({**TASK_EVENT, "runtime": "long"}),
+        broadcast({**TASK_EVENT, "args": 5}),
+        broadcast({**PING, "arguments": 0.0}),
+        broadcast({**PING, "arguments": None}),
+        broadcast({**PING, "reply_to": []}),
+        broadcast({**PING, "destination": 0}),
     ],
 )
 def test_what_celery_could_not_read_on_a_channel_is_rejected(broken: object) -> None:

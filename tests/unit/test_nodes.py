@@ -234,6 +234,7 @@ def test_an_old_image_was_not_taken_where_its_node_is_now(
         (position("lat", None), position("lon", 1)),
         (b"[]\n", b"null\n"),
         (b"{}\n", b"nonsense\n"),
+        (b'{"name": [], "value": 1}\n', b'{"name": {}, "value": 1}\n'),
     ],
     ids=str,
 )
@@ -280,6 +281,13 @@ def test_without_a_list_of_manifests_the_vsn_stays_unknown(
 ) -> None:
     sage.manifest = answer
     assert lookup.vsn_of("000048b02d15bc7c") == "unknown"
+
+
+def test_the_error_of_a_manifest_does_not_hold_all_of_it(lookup: Nodes, sage: Sage) -> None:
+    sage.manifest = Answer(parts=(b'"' + b"x" * 100_000 + b"\xff",))
+    with pytest.raises(TransientError) as failed:
+        lookup.describe("W021", ago(hours=2))
+    assert len(str(failed.value)) < 400
 
 
 def test_a_list_that_cannot_be_fetched_is_transient(lookup: Nodes, sage: Sage) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
@@ -21,6 +21,7 @@ from weavloader.logs import mask
 from weavloader.times import rfc3339, utc_now
 
 MAX_TEXT = 20_000
+_MAX_DEPTH = 100
 _TYPES = {"args": list, "kwargs": dict, "retries": int, "attempts": int}
 _REASON = re.compile(r"[a-z0-9_]+(?=: )")
 # A permanent error is reprocessed a few times, in case a fix makes the image pass.
@@ -140,6 +141,22 @@ class FailedTask:
     retries: int
     worker: str
     trace_id: str = ""
+
+
+def is_deep(value: object) -> bool:
+    """Whether lists and objects are nested so deeply that no dead letter should hold them."""
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [inner for each in level for inner in _inner(each)]
+        if not level:
+            return False
+    return True
+
+
+def _inner(value: object) -> Iterable[object]:
+    return (
+        value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    )
 
 
 def describe(error: BaseException) -> str:

@@ -13,7 +13,14 @@ from more_itertools import chunked
 
 from weavloader import redis_keys
 from weavloader.dlq.index import BATCH, DeadLetterFilter, DeadLetterIndex, IndexEntry
-from weavloader.dlq.letter import MAX_TEXT, DeadLetter, FailedTask, describe, from_reference_record
+from weavloader.dlq.letter import (
+    MAX_TEXT,
+    DeadLetter,
+    FailedTask,
+    describe,
+    from_reference_record,
+    is_deep,
+)
 from weavloader.errors import Kind, find_reason
 from weavloader.logs import mask
 from weavloader.redis_connection import RedisClient
@@ -300,6 +307,8 @@ def _parsed(letter_id: str, text: bytes | None) -> DeadLetter | None:
         return None
     try:
         record = json.loads(text)
+        if is_deep(record):
+            raise ValueError("nested too deeply")
         if isinstance(record, Mapping) and (letter := from_reference_record(letter_id, record)):
             return letter
         return DeadLetter.from_json(text)

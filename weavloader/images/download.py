@@ -112,7 +112,7 @@ class Downloader:
             raise TransientError(
                 f"download: {error!r}", reason=Reason.STORAGE_UNREACHABLE
             ) from error
-        except httpx.InvalidURL as error:
+        except (httpx.InvalidURL, UnicodeError) as error:
             raise PermanentError(f"download: {error}", reason=Reason.BAD_URL) from error
 
     def has(self, link: str) -> bool:

@@ -31,6 +31,7 @@ STALE_SECONDS = 7 * 86400
 PAUSE = 60
 MAX_MANIFEST = 1 << 20
 MAX_MANIFESTS = 16 << 20  # of all nodes together
+_SHOWN_CHARACTERS = 200
 _VSN = re.compile(r"[A-Z0-9_-]{1,32}")
 
 logger = logging.getLogger(__name__)
@@ -136,7 +137,8 @@ class Nodes:
                 answer.raise_for_status()
                 return extract(json.loads(read(answer, MAX_MANIFEST if path else MAX_MANIFESTS)))
         except (httpx.HTTPError, ValueError, RecursionError) as error:
-            message = f"manifest of {path or 'all nodes'}: {error!r}"
+            detail = f"{type(error).__name__}: {str(error)[:_SHOWN_CHARACTERS]}"
+            message = f"manifest of {path or 'all nodes'}: {detail}"
             raise TransientError(message, reason=Reason.MANIFEST_UNREACHABLE) from error
 
     def _position(self, vsn: str) -> Location | None:
@@ -186,8 +188,8 @@ def _node(manifest: object) -> Node:
 
 
 def _lat_lon(records: Iterable[object]) -> tuple[object, object]:
-    found: dict[object, object] = {}
+    found: dict[str, object] = {}
     for record in records:
-        if isinstance(record, Mapping):
-            found[record.get("name")] = record.get("value")
+        if isinstance(record, Mapping) and isinstance(name := record.get("name"), str):
+            found[name] = record.get("value")
     return found.get("sys.gps.lat"), found.get("sys.gps.lon")

@@ -26,6 +26,7 @@ class Faults:
         seconds: How long it waits before each answer over gRPC.
         key_expired: No key is good any more: 401, ``UNAUTHENTICATED``.
         most_results: Answers with more objects are too large a message.
+        garble: What becomes of the bytes of an answer on their way.
         meanwhile: What another process does to a collection's schema before a change comes in.
         refuse: What is said of an object of a batch, by its link; empty to take it.
     """
@@ -36,4 +37,5 @@ class Faults:
     key_expired: bool = False
     refuse: Callable[[str], str] = _takes
     most_results: int = 1_000_000
+    garble: Callable[[bytes], bytes] = bytes
     meanwhile: Callable[[Schema], None] = _nothing

@@ -31,6 +31,7 @@ def handler(state: State) -> type[BaseHTTPRequestHandler]:
             key = self.headers.get("Authorization", "").removeprefix("Bearer ")
             status, said = _answer(state, self.command, self.path.removeprefix("/v1"), body, key)
             written = b"" if said is None else json.dumps(said).encode()
+            written = state.faults.garble(written)
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(written)))

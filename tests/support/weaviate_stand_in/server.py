@@ -29,6 +29,22 @@ class _RestServer(ThreadingHTTPServer):
         """A client that has heard enough is no error."""
 
 
+class _Garbling(grpc.ServerInterceptor):
+    """Lets what a test tells become of the bytes of each answer."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def intercept_service(self, continuation: Any, details: Any) -> Any:
+        """As it would be handled, but for how answers are written."""
+        found = continuation(details)
+        return grpc.unary_unary_rpc_method_handler(
+            found.unary_unary,
+            found.request_deserializer,
+            lambda answer: self._state.faults.garble(found.response_serializer(answer)),
+        )
+
+
 class StandIn:
     """Starts when the block begins, is gone when it ends; keeps its objects over a stop.
 
@@ -81,7 +97,8 @@ class StandIn:
             self._rest.socket = _over_tls(self._rest.socket, *self._certificate)
         self._thread = Thread(target=self._rest.serve_forever, args=(0.01,))
         self._thread.start()
-        self._grpc = grpc.server(ThreadPoolExecutor(8), options=_OPTIONS)
+        interceptors = (_Garbling(self._state),)
+        self._grpc = grpc.server(ThreadPoolExecutor(8), options=_OPTIONS, interceptors=interceptors)
         weaviate_pb2_grpc.add_WeaviateServicer_to_server(  # type: ignore[no-untyped-call]
             Service(self._state), self._grpc
         )

@@ -17,6 +17,7 @@ from typing import Any
 
 import grpc  # type: ignore[import-untyped,unused-ignore]
 import httpx
+from google.protobuf.message import DecodeError
 
 from weavloader.errors import ConfigError, PermanentError, Reason, TransientError, WeavloaderError
 from weavloader.settings import Settings
@@ -101,6 +102,8 @@ _INVALID = (
     exceptions.SchemaValidationError,
     exceptions.WeaviateClosedClientError,
 )
+# Raised by the client, or by what we make of its answers, where an answer is not of its form.
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, DecodeError, RecursionError)
 _UNREACHABLE_CODES = {_Code.UNAVAILABLE, _Code.DEADLINE_EXCEEDED}
 _AUTH_CODES = {_Code.UNAUTHENTICATED, _Code.PERMISSION_DENIED}
 _REJECTED_CODES = {_Code.INVALID_ARGUMENT, _Code.OUT_OF_RANGE, _Code.UNIMPLEMENTED}
@@ -187,6 +190,10 @@ def store_errors() -> Iterator[None]:
         yield
     except (exceptions.WeaviateBaseError, httpx.HTTPError, grpc.RpcError) as error:
         raise map_error(error) from error
+    except _UNREADABLE as error:
+        text = f"{type(error).__name__}: {_one_line(str(error))}"
+        message = f"Weaviate's answer cannot be read: {text}"
+        raise TransientError(message, reason=Reason.STORE_FAILED) from error
 
 
 def map_error(error: Exception) -> WeavloaderError:
