@@ -141,6 +141,7 @@ def _body(encoded: Any) -> str:
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= _MAX_TEXT:
         raise TypeError("expected a text")
+    value.encode()  # half a surrogate pair cannot be sent to Redis
     return value
 
 

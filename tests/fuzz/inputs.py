@@ -174,6 +174,7 @@ def messages() -> Iterator[Attempt]:
     """Messages on a queue: each is one that Celery can read, or a dead letter."""
     redis = fakeredis.FakeRedis()
     letters = DeadLetters(cast("RedisClient", redis), 1000)
+    celery_app.loader.import_default_modules()
     with patch("job_system.dependencies.dead_letters", lambda: letters):
         channel = _memory().channel()
 

@@ -215,6 +215,8 @@ def test_a_letter_nested_too_deeply_is_passed_over(redis: Any, letters: DeadLett
     ):
         redis.set(redis_keys.dead_letter(name), text)
     assert letters.adopt() == 0
+    redis.set(redis_keys.dead_letter("half"), letter("\ud800").to_json())
+    assert letters.adopt() == 0
     letters.put(letter("good"))
     assert [one.task_id for one in letters.get_many(["ours", "theirs", "good"])] == ["good"]
 

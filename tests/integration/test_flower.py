@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -101,6 +102,48 @@ def test_flower_is_guarded_masks_secrets_and_remembers_over_a_restart(
     with running(FLOWER, tmp_path / "flower.log", **environment):
         wait_until(lambda: "process_dlq_message" in tasks(environment), "the task of before", 60)
     assert SECRET not in (tmp_path / "flower.log").read_text()
+
+
+def test_no_secret_is_shown_by_flower_or_celerys_commands(
+    tmp_path: Path, own_redis: StoppableRedis, environment: dict[str, str]
+) -> None:
+    secrets = {name: f"secret-of-{name}" for name in ("redis", "sage", "weaviate")}
+    with own_redis.client() as redis:
+        redis.config_set("requirepass", secrets["redis"])
+    url = own_redis.url.replace("://", f"://:{secrets['redis']}@")
+    environment |= {"CELERY_BROKER_URL": url, "CELERY_RESULT_BACKEND": url}
+    environment |= {"SAGE_PASS": secrets["sage"], "WEAVIATE_API_KEY": secrets["weaviate"]}
+    page = f"http://{HOST}:{environment['FLOWER_PORT']}"
+
+    def told(path: str) -> str:
+        try:
+            return httpx.get(page + path, auth=(USER, PASSWORD), timeout=20).text
+        except httpx.TransportError:
+            return ""
+
+    worker = [sys.executable, "main.py", "cleaner", "--concurrency", "1"]
+    with (
+        running(FLOWER, tmp_path / "flower.log", **environment),
+        running(worker, tmp_path / "worker.log", **environment),
+    ):
+        wait_until(lambda: '"conf"' in told("/api/workers?refresh=1"), "the worker's settings", 90)
+        (name,) = json.loads(told("/api/workers"))
+        shown = {path: told(path) for path in ("/api/workers", f"/worker/{name}", "/workers")}
+        for command in ("report", "inspect conf", "inspect stats"):
+            shown[command] = celery(command, environment)
+    assert all("redbeat_redis_url" in shown[each] for each in ("/api/workers", "report"))
+    shown |= {log.name: log.read_text() for log in tmp_path.glob("*.log")}
+    for place, text in shown.items():
+        assert not [secret for secret in (*secrets.values(), PASSWORD) if secret in text], place
+
+
+def celery(command: str, environment: dict[str, str]) -> str:
+    """What a command of ``celery -A job_system`` prints."""
+    arguments = [sys.executable, "-m", "celery", "-A", "job_system", *command.split()]
+    done = subprocess.run(
+        arguments, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    return done.stdout + done.stderr
 
 
 def workers(page: str) -> str:

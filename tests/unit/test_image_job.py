@@ -16,6 +16,8 @@ from weavloader.images.job import (
     ImageJob,
     clean_name,
     image_id,
+    image_id_in,
+    is_image_id,
 )
 
 LINK = "https://storage.sagecontinuum.org/api/v1/data/sage/t/000048b02d15bc7c/17-sample.jpg"
@@ -229,3 +231,7 @@ def test_a_clock_that_is_a_little_ahead_is_taken() -> None:
     assert ImageJob.from_record(record(timestamp=soon.isoformat())).captured_at == soon
     with pytest.raises(PermanentError):
         ImageJob.from_record(record(timestamp=(soon + timedelta(hours=2)).isoformat()))
+
+
+def test_a_link_with_half_a_surrogate_pair_has_an_id_for_its_dead_letter() -> None:
+    assert is_image_id(image_id_in([{"url": "https://x/\ud800"}]) or "")

@@ -85,6 +85,7 @@ class DeadLetter:
         for name in cls.__slots__:
             if not isinstance(fields.get(name), _TYPES.get(name, str)):
                 raise ValueError(f"{name} is absent or of another type")
+        fields["task_id"].encode()  # half a surrogate pair cannot be sent to Redis
         datetime.fromisoformat(fields["first_seen"])
         datetime.fromisoformat(fields["failed_at"])
         return cls(**{name: fields[name] for name in cls.__slots__})

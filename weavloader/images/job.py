@@ -69,7 +69,10 @@ def image_data_in(arguments: object) -> Mapping[str, object] | None:
 def image_id_in(arguments: object) -> str | None:
     """Id of the image that :func:`image_data_in` finds."""
     found = image_data_in(arguments)
-    return None if found is None else image_id(str(found["url"]).strip(" "))
+    if found is None:
+        return None
+    # Of a link with half a surrogate pair, which is no image's, but in a message all the same.
+    return image_id(str(found["url"]).strip(" ").encode(errors="replace").decode())
 
 
 @dataclass(frozen=True, slots=True)
