@@ -26,6 +26,7 @@ from weavloader.errors import PermanentError, Reason
 # Read timeouts of 30 s, four times over.
 DEADLINE_SECONDS = 120.0
 MAX_ERROR_BYTES = 4096
+_SHOWN_CHARACTERS = 300
 
 
 class TooLargeError(httpx.HTTPError):
@@ -165,6 +166,11 @@ def read_error(answer: httpx.Response) -> str:
     except httpx.HTTPError:
         pass
     return body[:MAX_ERROR_BYTES].decode(errors="replace")
+
+
+def shown(error: Exception) -> str:
+    """An error for a message; in full it may hold all that a peer sent."""
+    return repr(error)[:_SHOWN_CHARACTERS]
 
 
 def is_public(address: str) -> bool:

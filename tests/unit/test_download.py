@@ -273,6 +273,16 @@ def test_what_an_operator_or_time_can_mend_is_transient(
     assert fault(downloader, f"{storage.url}/a.jpg") == reason
 
 
+def test_an_error_does_not_hold_all_that_storage_sent() -> None:
+    def answer(_: httpx.Request) -> httpx.Response:
+        raise httpx.RemoteProtocolError("x" * 100_000)
+
+    with httpx.Client(transport=httpx.MockTransport(answer)) as http:
+        with pytest.raises(TransientError) as failed:
+            Downloader(http, ["storage.example"], None, LIMIT).fetch("https://storage.example/a")
+    assert len(str(failed.value)) < 400
+
+
 def test_a_connection_that_breaks_in_mid_image_is_transient(
     storage: LocalServer, downloader: Downloader
 ) -> None:

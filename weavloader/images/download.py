@@ -15,6 +15,7 @@ from weavloader.http_client import (
     TooLargeError,
     exchange,
     read,
+    shown,
 )
 from weavloader.redis_connection import RedisClient
 
@@ -110,10 +111,10 @@ class Downloader:
             raise TransientError(f"download: {error}", reason=Reason.STORAGE_ERROR) from error
         except httpx.HTTPError as error:
             raise TransientError(
-                f"download: {error!r}", reason=Reason.STORAGE_UNREACHABLE
+                f"download: {shown(error)}", reason=Reason.STORAGE_UNREACHABLE
             ) from error
         except (httpx.InvalidURL, UnicodeError) as error:
-            raise PermanentError(f"download: {error}", reason=Reason.BAD_URL) from error
+            raise PermanentError(f"download: {shown(error)}", reason=Reason.BAD_URL) from error
 
     def has(self, link: str) -> bool:
         """Whether storage has the file behind ``link``, or will say so to a download only.

@@ -16,7 +16,7 @@ import httpx
 from weavloader import redis_keys
 from weavloader.errors import Reason, TransientError
 from weavloader.geo import Location, to_location
-from weavloader.http_client import DEADLINE_SECONDS, exchange, read
+from weavloader.http_client import DEADLINE_SECONDS, exchange, read, shown
 from weavloader.images.job import UNKNOWN, clean_name
 from weavloader.redis_connection import RedisClient
 from weavloader.stream.sage_api import DataApi
@@ -31,7 +31,6 @@ STALE_SECONDS = 7 * 86400
 PAUSE = 60
 MAX_MANIFEST = 1 << 20
 MAX_MANIFESTS = 16 << 20  # of all nodes together
-_SHOWN_CHARACTERS = 200
 _VSN = re.compile(r"[A-Z0-9_-]{1,32}")
 
 logger = logging.getLogger(__name__)
@@ -137,8 +136,7 @@ class Nodes:
                 answer.raise_for_status()
                 return extract(json.loads(read(answer, MAX_MANIFEST if path else MAX_MANIFESTS)))
         except (httpx.HTTPError, ValueError, RecursionError) as error:
-            detail = f"{type(error).__name__}: {str(error)[:_SHOWN_CHARACTERS]}"
-            message = f"manifest of {path or 'all nodes'}: {detail}"
+            message = f"manifest of {path or 'all nodes'}: {shown(error)}"
             raise TransientError(message, reason=Reason.MANIFEST_UNREACHABLE) from error
 
     def _position(self, vsn: str) -> Location | None:

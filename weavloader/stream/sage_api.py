@@ -28,6 +28,7 @@ from weavloader.http_client import (
     exchange,
     parts_of,
     read_error,
+    shown,
 )
 from weavloader.images.job import UNKNOWN, ImageJob
 from weavloader.settings import Settings
@@ -107,7 +108,7 @@ class DataApi:
             raise TransientError(f"SAGE data API: {error}", reason=Reason.SAGE_GARBAGE) from error
         except httpx.HTTPError as error:
             raise TransientError(
-                f"SAGE data API: {error!r}", reason=Reason.SAGE_UNREACHABLE
+                f"SAGE data API: {shown(error)}", reason=Reason.SAGE_UNREACHABLE
             ) from error
 
 
