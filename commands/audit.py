@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from commands.cli import begin_tool, command
+from commands.cli import begin_tool, command, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,11 +49,11 @@ def audit(since: str, republish: bool, repair: bool, as_json: bool) -> None:
 
     report = _account(settings, parse_moment(since), repair)
     if as_json:
-        click.echo(json.dumps(report.as_json(), indent=2))
+        say(json.dumps(report.as_json(), indent=2))
     else:
         _print(report)
     if report.repaired:
-        click.echo(f"{report.repaired:,} unsearchable images written again", err=True)
+        say(f"{report.repaired:,} unsearchable images written again", err=True)
     if (republish or repair) and report.missing:
         _republish(report.missing)
     sys.exit(0 if report.is_clean else 1)
@@ -93,7 +93,7 @@ def _republish(jobs: Sequence[ImageJob]) -> None:
     from weavloader import redis_keys
 
     publish(jobs, redis_keys.LOW_PRIORITY)
-    click.echo(f"{len(jobs):,} missing images queued again", err=True)
+    say(f"{len(jobs):,} missing images queued again", err=True)
 
 
 def _print(report: AuditReport) -> None:
@@ -146,15 +146,15 @@ def backfill(start: str, end: str, query_filter: str | None, restart: bool) -> N
             work.restart(span)
         reached = work.reached(span)
         if reached >= span.end:
-            click.echo("Already completed; use --restart to run it again.")
+            say("Already completed; use --restart to run it again.")
             return
         if reached > span.start:
-            click.echo(f"Resuming from {reached:%Y-%m-%d %H:%M}Z.")
+            say(f"Resuming from {reached:%Y-%m-%d %H:%M}Z.")
         report = _run(work, span, settings.queue_high_water)
     names = {State.STORED: "already stored"}
     shown = (State.QUEUED, State.STORED, State.DEAD, State.EXCLUDED, State.REJECTED)
     counts = (f"{report.counts[state]:,} {names.get(state, state)}" for state in shown)
-    click.echo(", ".join(counts))
+    say(", ".join(counts))
 
 
 def _span(settings: Settings, start: str, end: str, query_filter: str | None) -> Span:
@@ -203,7 +203,7 @@ def _teller(
         nonlocal was_waiting
         if report.waiting and not was_waiting:
             text = f"waiting: the queue has {high_water:,} images or more (QUEUE_HIGH_WATER)"
-            click.echo(text, err=True)
+            say(text, err=True)
         was_waiting = report.waiting
         counts = report.counts
         detail = f"{counts[State.QUEUED]:,} queued, {counts[State.STORED]:,} already stored"

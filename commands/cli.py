@@ -179,7 +179,7 @@ def run(program: click.Command) -> NoReturn:
 
 def _report(error: Exception, code: int) -> int:
     text = error.format_message() if isinstance(error, click.ClickException) else str(error)
-    click.echo(f"weavloader: {printable(mask(' '.join(text.split())))}", err=True)
+    say(f"weavloader: {' '.join(text.split())}", err=True)
     return code
 
 
@@ -216,26 +216,36 @@ def write_separated(
 ) -> None:
     """Write rows under a line of column names, separated by tabs or as CSV (RFC 4180).
 
-    Between tabs each value stays on its line: what would break it is a space.
+    Between tabs, and on a terminal, each value stays on its line: what would break it is a space.
     """
     separator = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None} if tabs else {}
     writer = csv.writer(sys.stdout, lineterminator="\n", **separator)  # type: ignore[arg-type]
     writer.writerow(columns)
     for row in rows:
         values = ("" if row[name] is None else str(row[name]) for name in columns)
-        writer.writerow(map(printable, values) if tabs else values)
+        writer.writerow(map(printable, values) if tabs or sys.stdout.isatty() else values)
 
 
 def write_json_lines(objects: Iterable[object]) -> None:
     """Write one JSON object a line."""
     for each in objects:
-        sys.stdout.write(json.dumps(each, ensure_ascii=False, default=repr) + "\n")
+        line = json.dumps(each, ensure_ascii=False, default=repr)
+        # Escapes in the place of what a terminal would obey.
+        sys.stdout.write((line if line.isprintable() else json.dumps(each, default=repr)) + "\n")
 
 
 def write_json_array(objects: Sequence[object]) -> None:
     """Write one JSON array."""
     json.dump(objects, sys.stdout, indent=2, default=repr)
     sys.stdout.write("\n")
+
+
+def say(text: str, err: bool = False) -> None:
+    """Print text, without secrets and without what controls a terminal: all that commands print.
+
+    What others named or wrote is in most lines: nodes, captions, errors of servers.
+    """
+    click.echo("\n".join(map(printable, mask(text).splitlines())), err=err)
 
 
 def write_lines(lines: Iterable[str]) -> None:

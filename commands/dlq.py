@@ -18,6 +18,7 @@ from commands.cli import (
     cli,
     command,
     format_options,
+    say,
     write_json_array,
     write_json_lines,
     write_lines,
@@ -134,11 +135,11 @@ def retry(task_ids: tuple[str, ...], everything: bool, yes: bool, **filters: str
 
         chosen = _chosen(letters, task_ids, everything, wanted, "Reprocess", yes)
         report = reprocess(chain.from_iterable(map(letters.get_many, chosen)), letters)
-    click.echo(f"{report.queued:,} queued again")
+    say(f"{report.queued:,} queued again")
     if report.already_queued:
-        click.echo(f"{report.already_queued:,} skipped: already queued by an earlier run")
+        say(f"{report.already_queued:,} skipped: already queued by an earlier run")
     if report.unknown:
-        click.echo(f"{report.unknown:,} skipped: this version has no such task")
+        say(f"{report.unknown:,} skipped: this version has no such task")
 
 
 @command("drop", dlq)
@@ -151,7 +152,7 @@ def drop(task_ids: tuple[str, ...], everything: bool, yes: bool, **filters: str 
     wanted = _wanted(filters)
     with _dead_letters() as letters:
         chosen = _chosen(letters, task_ids, everything, wanted, "Discard", yes)
-        click.echo(f"{sum(map(letters.discard, chosen)):,} discarded")
+        say(f"{sum(map(letters.discard, chosen)):,} discarded")
 
 
 @contextmanager

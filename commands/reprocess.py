@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.cli import begin_tool, command
+from commands.cli import begin_tool, command, say
 from weavloader.errors import ConfigError, Reason
 from weavloader.settings import Settings
 
@@ -65,16 +65,14 @@ def reprocess(rate: float | None, restart: bool, yes: bool, **options: Any) -> N
             work.restart(name)
         earlier = work.resumes(name)
         if earlier is not None:
-            click.echo(
-                f"Resuming after {earlier.read:,} images, {earlier.queued:,} of them queued."
-            )
+            say(f"Resuming after {earlier.read:,} images, {earlier.queued:,} of them queued.")
         elif not yes and not _confirm(work, store, selection):
             return
         report = _run(work, store, selection, name)
-    click.echo(f"{report.queued:,} of {report.read:,} images queued")
+    say(f"{report.queued:,} of {report.read:,} images queued")
     if report.foreign:
         text = "have an id of another program: export and import them, then reprocess them"
-        click.echo(f"{report.foreign:,} {text}")
+        say(f"{report.foreign:,} {text}")
 
 
 def _selection(settings: Settings, options: dict[str, Any]) -> Selection:
@@ -132,9 +130,9 @@ def _confirm(work: Reprocessing, store: Store, selection: Selection) -> bool:
             count, first = count + 1, first or object_id
             advance(count, f"{count:,} images; {image.captured_at:%Y-%m-%d}")
     if first is None:
-        click.echo("No image is selected.")
+        say("No image is selected.")
         return False
-    click.echo(f"{count:,} images are selected.")
+    say(f"{count:,} images are selected.")
     stored = store.get(first)
     if stored is not None and stored.image:
         _print_estimate(count, _seconds(stored, selection))
@@ -143,7 +141,7 @@ def _confirm(work: Reprocessing, store: Store, selection: Selection) -> bool:
 
 def _print_estimate(count: int, seconds: float) -> None:
     hours = count * seconds / 3600
-    click.echo(
+    say(
         f"One took {seconds:.2f} s of the models just now, so all of them take about {hours:,.1f}"
         " GPU hours; less where the models answer several at once."
     )

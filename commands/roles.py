@@ -10,8 +10,7 @@ from threading import Event
 
 import click
 
-from commands.cli import IS_DEFAULT, ROLES, WORKERS, begin, begin_tool, command
-from weavloader.logs import mask, printable
+from commands.cli import IS_DEFAULT, ROLES, WORKERS, begin, begin_tool, command, say
 from weavloader.settings import OPENAI, Settings, load_settings, publish_to_environment
 
 __all__ = ["ROLES", "WORKERS"]
@@ -131,8 +130,7 @@ def check(role: str | None) -> None:
     failed = False
     for result in run_checks(checks, settings):
         failed = failed or not result.ok
-        detail = printable(mask(result.detail))
-        click.echo(f"{'ok  ' if result.ok else 'FAIL'}  {result.name:9}  {detail}")
+        say(f"{'ok  ' if result.ok else 'FAIL'}  {result.name:9}  {result.detail}")
     sys.exit(1 if failed else 0)
 
 

@@ -15,6 +15,7 @@ from commands.cli import (
     chosen_format,
     command,
     format_options,
+    say,
     write_json_array,
     write_json_lines,
     write_lines,
@@ -22,7 +23,7 @@ from commands.cli import (
 )
 from weavloader import search as searching
 from weavloader.errors import ConfigError, Reason, TransientError
-from weavloader.logs import mask, printable
+from weavloader.logs import printable
 from weavloader.search import WITHIN_KM
 from weavloader.settings import get_settings
 from weavloader.store.base import (
@@ -176,7 +177,7 @@ def _vector(store: Store, text: str, name: str, options: dict[str, Any]) -> Vect
     try:
         vector = embed(text)
     except TransientError as error:
-        click.echo(f"weavloader: {mask(str(error))}. {searching.TEXT_ONLY}", err=True)
+        say(f"weavloader: {error}. {searching.TEXT_ONLY}", err=True)
         return None
     if options["vector"] and not store.search(SearchQuery("", vector, name, 1.0, limit=1)):
         raise ConfigError(
@@ -194,7 +195,7 @@ def _searched(store: Store) -> str:
         return names[0]
     name = counts.searched(names)
     if notice := searching.missing_notice(counts, name):
-        click.echo(f"weavloader: {notice}", err=True)
+        say(f"weavloader: {notice}", err=True)
     return name
 
 

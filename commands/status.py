@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.cli import begin_tool, command
+from commands.cli import begin_tool, command, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,7 +43,7 @@ def status(watch: bool, as_json: bool) -> None:
         if watch:
             _watch(first, states, as_json)
         elif as_json:
-            click.echo(json.dumps(first, indent=2))
+            say(json.dumps(first, indent=2))
         else:
             _print(first)
         failures = monitor.snapshot().failures
@@ -76,9 +76,9 @@ def _states(monitor: Monitor) -> Iterator[dict[str, Any]]:
 
 def _watch(first: dict[str, Any], states: Iterator[dict[str, Any]], as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(first))
+        say(json.dumps(first))
         for state in states:
-            click.echo(json.dumps(state))
+            say(json.dumps(state))
         return
     from rich.live import Live
 

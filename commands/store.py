@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from commands.cli import begin_tool, cli, command
+from commands.cli import begin_tool, cli, command, say
 from weavloader.errors import ConfigError, Reason
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ def schema() -> None:
 def show() -> None:
     """Show the properties and vectors of the store."""
     report = _read()
-    click.echo(report.name)
+    say(report.name)
     width = max(map(len, report.fields), default=0)
     for name, kind in report.fields.items():
-        click.echo(f"  {name:{width}}  {kind}")
+        say(f"  {name:{width}}  {kind}")
     _print(report)
 
 
@@ -42,7 +42,7 @@ def check() -> None:
     _print(report)
     if report.missing or report.problems:
         sys.exit(1)
-    click.echo(f"ok       {report.name}: {len(report.fields)} properties and vectors")
+    say(f"ok       {report.name}: {len(report.fields)} properties and vectors")
 
 
 @command("migrate", schema)
@@ -57,7 +57,7 @@ def migrate() -> None:
         if not report.problems:
             store.prepare()
             added = ", ".join(report.missing)
-            click.echo(f"{report.name}: {f'added {added}' if added else 'nothing to add'}")
+            say(f"{report.name}: {f'added {added}' if added else 'nothing to add'}")
             _migrate_objects(store)
         _print(store.schema())
     sys.exit(1 if report.problems else 0)
@@ -88,7 +88,7 @@ def _drop(store: Store, name: str, count: int) -> None:
     with progress_bar("objects", total=max(1, count)) as advance:
         is_gone = store.drop_vector(name, lambda done: advance(done, f"{done:,} of {count:,}"))
     index = "" if is_gone else "; its empty index stays, since Weaviate cannot drop it"
-    click.echo(f"removed the vector {name} of {count:,} objects{index}")
+    say(f"removed the vector {name} of {count:,} objects{index}")
 
 
 def _migrate_objects(store: Store) -> None:
@@ -100,9 +100,9 @@ def _migrate_objects(store: Store) -> None:
             lambda read, report: advance(read, f"{read:,} of {total:,}, {report.filled:,} filled")
         )
     if report.filled:
-        click.echo(f"{report.filled:,} of {total:,} objects filled")
+        say(f"{report.filled:,} of {total:,} objects filled")
     if report.undated:
-        click.echo(f"{report.undated:,} objects have no readable time; they were not changed")
+        say(f"{report.undated:,} objects have no readable time; they were not changed")
 
 
 def _opened() -> closing[Store]:
@@ -118,11 +118,11 @@ def _read() -> SchemaReport:
 
 def _print(report: SchemaReport) -> None:
     for text in report.problems:
-        click.echo(f"PROBLEM  {report.name}: {text}: {report.remedy}")
+        say(f"PROBLEM  {report.name}: {text}: {report.remedy}")
     for text in report.missing:
-        click.echo(f"MISSING  {text}: {MIGRATE}")
+        say(f"MISSING  {text}: {MIGRATE}")
     for text in report.advice:
-        click.echo(f"advice   {text}")
+        say(f"advice   {text}")
 
 
 @command("export")
@@ -146,10 +146,10 @@ def export_command(file: Path, no_images: bool) -> None:
     ):
         writer = StreamWriter(sys.stdout.buffer) if is_stream else ExportWriter(file)
         report = export_objects(store, writer, images=not no_images, progress=progress)
-    click.echo(f"{report.written:,} objects in {file}", err=is_stream)
+    say(f"{report.written:,} objects in {file}", err=is_stream)
     if report.unreadable:
         text = f"{report.unreadable:,} skipped: they have no time of capture"
-        click.echo(text, err=is_stream)
+        say(text, err=is_stream)
         sys.exit(1)
 
 
@@ -168,4 +168,4 @@ def import_command(file: Path) -> None:
 
     with closing(open_store(settings)) as store, progress_bar("import", total=1.0) as progress:
         report = import_objects(store, file, progress=progress)
-    click.echo(f"{report.written:,} objects written, {report.already:,} already stored")
+    say(f"{report.written:,} objects written, {report.already:,} already stored")

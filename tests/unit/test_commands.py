@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import click
 import pytest
 
 from commands import names_role, normalize_args
-from commands.cli import ROLES, cli
+from commands.cli import ROLES, cli, say, write_json_lines
 from commands.console import progress_bar
 from tests.support import commands_page
 from weavloader import __version__
@@ -240,6 +241,23 @@ def test_the_help_lists_roles_and_tools_with_their_whole_summaries() -> None:
     for name, command in cli.commands.items():
         summary = " ".join((command.help or "").partition("\n\n")[0].split()).rstrip(".")
         assert f"{name} {summary}" in (roles if name in ROLES else tools)
+
+
+def test_all_that_commands_say_passes_one_place(capsys: pytest.CaptureFixture[str]) -> None:
+    modules = [path for path in (ROOT / "commands").glob("*.py") if path.name != "cli.py"]
+    assert not [path.name for path in modules if "click.echo" in path.read_text()]
+    say("a\x1b[31m\u202e\nhttp://me:secret@host/")
+    assert capsys.readouterr().out == "a [31m \nhttp://me:***@host/\n"
+
+
+def test_json_lines_are_escaped_where_a_terminal_would_obey(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [{"caption": "Schnee über \u202e\x9b"}, {"caption": "Schnee über"}]
+    write_json_lines(rows)
+    first, second = capsys.readouterr().out.splitlines()
+    assert [json.loads(first), json.loads(second)] == rows
+    assert first.isprintable() and "über" in second
 
 
 def test_the_version_is_one_line() -> None:
