@@ -24,6 +24,7 @@ from inference.openai import OpenAIServer
 from weavloader import store
 from weavloader.errors import Reason, TransientError
 from weavloader.http_client import new_http_client
+from weavloader.images.decode import Pixels
 from weavloader.redis_connection import RedisClient, connect_redis
 from weavloader.settings import Settings
 from weavloader.store.base import Store, Vector
@@ -131,6 +132,14 @@ def connect_embedder(
     """
     embed = partial(embedder(vector_name), connect_triton(settings), image=None)
     return partial(embed, timeout=timeout or settings.triton_timeout)
+
+
+def connect_image_embedder(
+    settings: Settings, vector_name: str, timeout: float
+) -> Callable[[str, Pixels], Vector]:
+    """What turns a picture, and a text that may be empty, into a vector, as images are embedded."""
+    embed, triton_client = embedder(vector_name), connect_triton(settings)
+    return lambda text, pixels: embed(triton_client, text, pixels, timeout=timeout)
 
 
 def open_store(settings: Settings) -> Store:

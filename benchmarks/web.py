@@ -1,7 +1,8 @@
 """What the pages cost with many images stored: ``python -m benchmarks.web``.
 
-The web role runs as in production, over an embedded store that is filled first, a real Redis
-and a real Triton with the preview models; a client on the same machine asks it.
+The web role runs as in production, over a store that is filled first (embedded, or a Weaviate
+binary on PATH), a real Redis and a real Triton with the preview models; a client on the same
+machine asks it. A text is searched for once, so nothing of a search is cached.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 import httpx
@@ -33,6 +35,7 @@ from demo.pictures import draw
 from demo.servers.ports import HOST, free_ports
 from demo.servers.redis import running_redis
 from demo.servers.triton import Triton
+from demo.servers.weaviate import HOW_TO_GIVE_ONE, started
 from weavloader.geo import Location
 from weavloader.settings import load_settings
 from weavloader.store import connect_store
@@ -67,36 +70,64 @@ GRAIN = 14.0  # of 255; thumbnails then weigh what those of photographs do
     show_default=True,
     help="How many different ones are asked for; 64 MiB hold some 6,000.",
 )
-def bench_web(images: int, requests: int, thumbnails: int) -> None:
-    """Measure the pages: seconds of each, memory, and the bound of the thumbnails."""
+@click.option("--store", type=click.Choice(["embedded", "weaviate"]), default="embedded")
+@click.option("--pictures/--no-pictures", default=True, help="Whether pictures are stored.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the store is, or is made; kept. [default: a temporary one]",
+)
+def bench_web(
+    images: int, requests: int, thumbnails: int, store: str, pictures: bool, folder: Path | None
+) -> None:
+    """Measure the pages: milliseconds of each, memory, and the bound of the thumbnails."""
     console = Console()
-    with tempfile.TemporaryDirectory(prefix="weavloader-bench-web-") as name:
-        folder = Path(name)
+    with (
+        tempfile.TemporaryDirectory(prefix="weavloader-bench-web-") as name,
+        _store(store, folder or Path(name)) as environment,
+    ):
         with console.status(f"Storing {images:,} images"):
-            ids = _fill(folder / "store", images)
-        with console.status("Measuring"), _pages(folder) as (client, process):
-            figures = _measure(client, process, ids, requests, thumbnails)
-    figures["images"] = images
+            ids = _fill(environment, images, pictures)
+        with console.status("Measuring"), _pages(Path(name), environment) as (client, process):
+            figures = _measure(client, process, ids, requests, thumbnails if pictures else 0)
+    figures |= {"images": images, "store": store}
     _show(console, figures)
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(figures, indent=2))
     console.print(f"Written to {OUT}", highlight=False)
 
 
-def _fill(folder: Path, count: int) -> list[str]:
+@contextmanager
+def _store(kind: str, folder: Path) -> Iterator[dict[str, str]]:
+    """The settings of a store in a folder, as environment variables."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if kind == "embedded":
+        yield {"VECTOR_STORE": "embedded", "EMBEDDED_STORE_PATH": str(folder / "store")}
+        return
+    with started(folder) as server:
+        if server is None:
+            raise SystemExit(HOW_TO_GIVE_ONE)
+        told = {name.upper(): str(value) for name, value in server.settings.items()}
+        yield {"VECTOR_STORE": "weaviate", "EMBEDDING_MODELS": "clip", **told}
+
+
+def _fill(environment: Mapping[str, str], count: int, with_pictures: bool) -> list[str]:
+    """Store what is missing, and give the ids."""
     lot = random.Random(SEED)
     vectors = np.random.default_rng(SEED)
-    pictures = _pictures()
-    settings = load_settings(vector_store="embedded", embedded_store_path=str(folder))
+    pictures = _pictures() if with_pictures else [b""]
+    given: dict[str, Any] = {name.lower(): value for name, value in environment.items()}
     ids: list[str] = []
-    with closing(connect_store(settings)) as store:
+    with closing(connect_store(load_settings(**given))) as store:
         store.prepare()
+        present = store.count()
         for start in range(0, count, BATCH):
             objects = [
                 _image(n, lot, vectors, pictures[n % len(pictures)])
                 for n in range(start, min(start + BATCH, count))
             ]
-            store.upsert(objects)
+            if start >= present:
+                store.upsert(objects)
             ids += [item.id for item in objects]
     return ids
 
@@ -134,12 +165,13 @@ def _image(
 
 
 @contextmanager
-def _pages(folder: Path) -> Iterator[tuple[httpx.Client, psutil.Process]]:
+def _pages(
+    folder: Path, environment: Mapping[str, str]
+) -> Iterator[tuple[httpx.Client, psutil.Process]]:
     (port,) = free_ports(1)
     with Triton(folder / "triton.log") as triton, running_redis(folder) as redis:
         settings = {
-            "VECTOR_STORE": "embedded",
-            "EMBEDDED_STORE_PATH": str(folder / "store"),
+            **environment,
             "CELERY_BROKER_URL": redis,
             "CELERY_RESULT_BACKEND": redis,
             "TRITON_HOST": HOST,
@@ -185,7 +217,9 @@ def _measure(
     thumbnails: int,
 ) -> dict[str, object]:
     lot = random.Random(SEED)
-    texts = itertools.cycle(" ".join(lot.sample(WORDS, 2)) for _ in range(1000))
+    texts = iter(
+        f"{one} {other} {n}" for n in itertools.count() for one, other in [lot.sample(WORDS, 2)]
+    )
     asked: dict[str, Callable[[], str]] = {
         "front page": lambda: "/",
         "search": lambda: f"/?q={next(texts)}",
@@ -193,7 +227,11 @@ def _measure(
         "search on one node": lambda: f"/?q={next(texts)}&vsn={lot.choice(NODES)}",
         "search near a point": lambda: f"/?q={next(texts)}&near=41.88,-87.63&within=300",
         "search, page 10": lambda: f"/?q={next(texts)}&page=10",
+        "search again, next page": lambda: "/?q=snow+ridge&page=2",
         "newest of a node": lambda: f"/?vsn={lot.choice(NODES)}",
+        "newest of a day": lambda: f"/?since={lot.randint(1, 60 * 24)}h",
+        "nodes": lambda: "/nodes",
+        "map of a search": lambda: f"/nodes?q={next(texts)}",
         "more like this": lambda: f"/?like={lot.choice(ids)}",
         "an image": lambda: f"/image/{lot.choice(ids)}",
         "/api/search": lambda: f"/api/search?q={next(texts)}",
@@ -201,6 +239,8 @@ def _measure(
     started = _mebibytes(process)
     pages = {name: _times(client, path, requests) for name, path in asked.items()}
     searched = _mebibytes(process)
+    if not thumbnails:
+        return {"milliseconds": pages, "mebibytes": {"started": started, "then": searched}}
     chosen = lot.sample(list(ids), min(thumbnails, len(ids)))
     new = iter(chosen)
     pages["a new thumbnail"] = _times(client, lambda: f"/thumbnail/{next(new)}.jpg", len(chosen))

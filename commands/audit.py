@@ -104,10 +104,11 @@ def _print(report: AuditReport) -> None:
     from weavloader.logs import printable
     from weavloader.stream.audit import MAX_NAMED
     from weavloader.stream.stream import State
+    from weavloader.times import readable
 
     console = Output()
     table = Table(box=None, pad_edge=False)
-    table.add_column(f"since {report.since:%Y-%m-%d %H:%M}Z")
+    table.add_column(f"since {readable(report.since)}")
     table.add_column("images", justify="right")
     for state in State:
         bad = state in (State.MISSING, State.UNSEARCHABLE) and report.counts[state]
@@ -139,6 +140,7 @@ def backfill(start: str, end: str, query_filter: str | None, restart: bool) -> N
     """
     settings = begin_tool("backfill")
     from weavloader.stream.stream import State
+    from weavloader.times import readable
 
     span = _span(settings, start, end, query_filter)
     with _backfill(settings) as work:
@@ -149,7 +151,7 @@ def backfill(start: str, end: str, query_filter: str | None, restart: bool) -> N
             say("Already completed; use --restart to run it again.")
             return
         if reached > span.start:
-            say(f"Resuming from {reached:%Y-%m-%d %H:%M}Z.")
+            say(f"Resuming from {readable(reached)}.")
         report = _run(work, span, settings.queue_high_water)
     names = {State.STORED: "already stored"}
     shown = (State.QUEUED, State.STORED, State.DEAD, State.EXCLUDED, State.REJECTED)

@@ -38,7 +38,7 @@ from weavloader.store.base import (
     Vector,
 )
 from weavloader.store.validation import MAX_DISTANCE_KM, MAX_RESULTS
-from weavloader.times import rfc3339
+from weavloader.times import readable, rfc3339
 
 ONLY_WITH_TEXT = {
     "alpha": "--alpha",
@@ -315,4 +315,4 @@ def _contribution(result: SearchResult, search: str, digits: int) -> str:
 
 
 def _captured(result: SearchResult) -> str:
-    return f"{result.captured_at:%Y-%m-%d %H:%M}Z" if result.captured_at else ""
+    return readable(result.captured_at)

@@ -57,6 +57,11 @@ def rfc3339(moment: datetime, timespec: str = "auto") -> str:
     return moment.astimezone(UTC).isoformat(timespec=timespec)
 
 
+def readable(moment: datetime | None) -> str:
+    """The one form of a moment for people, in UTC to the minute; empty for ``None``."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if moment else ""
+
+
 def parse_timestamp(text: str) -> datetime:
     """UTC from RFC 3339; nanoseconds are cut to microseconds.
 

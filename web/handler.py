@@ -26,6 +26,7 @@ from weavloader.errors import ConfigError, PermanentError, Reason, TransientErro
 from weavloader.logs import mask
 from weavloader.settings import Settings
 from web.image_service import ImageService
+from web.search_service import SearchService
 
 if TYPE_CHECKING:
     from web.snapshot import Monitor  # which has a page of its own
@@ -68,6 +69,12 @@ class PageHandler(RequestHandler):
             raise HTTPError(403, reason="This request comes from another site")
         super().check_xsrf_cookie()
 
+    async def head(self, *path: str) -> None:
+        """Answer as to GET; Tornado leaves the body out."""
+        answer = self.get(*path)
+        if answer is not None:
+            await answer
+
     @property
     def pool(self) -> Executor:
         """Where :meth:`on_thread` calls."""
@@ -102,6 +109,12 @@ class PageHandler(RequestHandler):
             if isinstance(error, kind):
                 status_code = status
         self.explain(status_code, _message(error))
+
+    def error_of(self, error: BaseException) -> tuple[int, str]:
+        """The status and the message of one of the project's errors."""
+        mapped = _map_error(error)
+        status = next((code for kind, code in _STATUS.items() if isinstance(mapped, kind)), 500)
+        return status, mask(_message(mapped))
 
     def explain(self, status_code: int, message: str) -> None:
         """Answer with a message, as a page or as JSON."""
@@ -177,6 +190,7 @@ class AppContext:
     pool: Executor
     pictures: Executor
     images: ImageService
+    searches: SearchService
     monitor: Monitor
     dead_letters: DeadLetters
     access: Access

@@ -1,94 +1,23 @@
-"""Images on the pages: search, one image, its pictures, and a small map drawn without tiles."""
+"""Images on the pages: one image with its details, its pictures, and its original file."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from typing import ClassVar
 
 from tornado.web import HTTPError
 
-from weavloader.errors import PermanentError
-from weavloader.geo import KM_PER_DEGREE, Location, distance_km
-from weavloader.logs import mask
-from weavloader.search import as_json
-from weavloader.store.base import ImageObject, SearchResult
+from weavloader.errors import ConfigError, PermanentError
+from weavloader.store.base import ImageObject
 from web.handler import PageHandler
-from web.image_service import SearchPageResult
-from web.view_models import Card, Details, PageQuery, facets, image_json, parse_id, parse_query
+from web.image_service import DENSE_SIDE, FULL_SIDE, PICTURE_SIDE, THUMBNAIL_SIDE, Place
+from web.map import draw_map
+from web.query import PageQuery, invalid, parse_id, parse_query
+from web.view_models import Card, Details, download_name, file_format, image_json
 
 DAY = 86400
-DATA = Path(__file__).with_name("map.json")
-WIDTH, HEIGHT = 480, 300
-DEGREES_HIGH = 6.0
-_SCALE_KM = 100
-_MAX_LABELS = 7
-_LABEL_APART = (90, 18)  # pixels across and down, between cities
-_POINT_APART = (9, 9)  # and between a city and the point itself
-_COMPASS = (
-    "north",
-    "north-east",
-    "east",
-    "south-east",
-    "south",
-    "south-west",
-    "west",
-    "north-west",
-)
-Point = tuple[float, float]  # longitude, latitude in degrees
-
-
-class SearchPage(PageHandler):
-    """``/``: a search box, filters and results; the address holds the search."""
-
-    async def get(self) -> None:
-        """Write the page."""
-        query = parse_query(self.get_query_argument)
-        found = await self._found(query)
-        self.render(
-            "search.html",
-            section="search",
-            query=query,
-            found=replace(found, notice=mask(found.notice)),
-            cards=[Card.of(result) for result in found.results],
-            facets=facets(found.results, query),
-            reference=await self._reference(query),
-        )
-
-    async def _found(self, query: PageQuery) -> SearchPageResult:
-        if query.is_empty:
-            # From the last snapshot: a first visit, or a health check, does not query the store.
-            snapshot = self.context.monitor.snapshot()
-            return SearchPageResult(snapshot.newest, snapshot.notice("store"))
-        return await self.on_thread(self.context.images.search, query)
-
-    async def _reference(self, query: PageQuery) -> Card | None:
-        """The image that the results are compared with."""
-        image = await self.on_thread(self.context.images.image, query.like) if query.like else None
-        if image is None:
-            return None
-        return Card.of(SearchResult(image.id, 0, image.text, image.captured_at, image.location))
-
-
-class SearchApi(PageHandler):
-    """``/api/search``: the same search as JSON, each result as ``main.py search --json`` has it."""
-
-    async def get(self) -> None:
-        """Write the results."""
-        query = parse_query(self.get_query_argument)
-        found = await self.on_thread(self.context.images.search, query)
-        answer: dict[str, Any] = {
-            "query": query.text,
-            "notice": mask(found.notice),
-            "results": [as_json(result) for result in found.results],
-            "next": "/api/search" + query.address(page=query.page + 1)[1:] if found.more else None,
-        }
-        self.write(answer)
 
 
 class ImageHandler(PageHandler):
@@ -112,14 +41,42 @@ class ImagePage(ImageHandler):
     async def get(self, object_id: str) -> None:
         """Write the page."""
         image = await self.image(object_id)
-        neighbours = await self.on_thread(self.context.images.neighbours, image)
+        searches, query = self.context.searches, self._search()
+        place = None
+        if query:
+            folded = replace(query, fold=query.fold or "1")
+            place = await self.on_thread(searches.place, folded, image)
+        beside = await self.on_thread(self.context.images.beside, image)
+        film = await self.on_thread(self.context.images.film, image)
+        neighbours = await self.on_thread(searches.neighbours, image)
         self.render(
             "image.html",
             image=Details.of(image),
+            query=query,
+            place=place,
+            beside=beside,
+            back=_page_of(query, place) if query else "",
+            film=[Card.of(result) for result in film] if len(film) > 1 else [],
             neighbours=[Card.of(result) for result in neighbours],
             map=draw_map(image.location) if image.location else None,
             search_for=lambda keyword: PageQuery(text=keyword).address(),
         )
+
+    def _search(self) -> PageQuery | None:
+        """The search that led here; ``None`` without a valid one."""
+        if not self.request.query_arguments:
+            return None
+        try:
+            return replace(parse_query(self.get_query_arguments), page=1)
+        except ConfigError:
+            return None
+
+
+def _page_of(query: PageQuery, place: Place | None) -> str:
+    """The address of the page of results that an image is on."""
+    position = place.position if place else None
+    page = (position - 1) // query.limit + 1 if position else 1
+    return query.address(page=min(page, query.last_page))
 
 
 class ImageApi(ImageHandler):
@@ -131,7 +88,9 @@ class ImageApi(ImageHandler):
 
 
 class Thumbnail(ImageHandler):
-    """``/thumbnail/<id>.jpg``: the picture, small."""
+    """``/thumbnail/<id>.jpg``: the picture, small; with ``size=dense`` for a dense screen."""
+
+    sides: ClassVar[Mapping[str, int]] = {"": THUMBNAIL_SIDE, "dense": DENSE_SIDE}
 
     @property
     def pool(self) -> Executor:
@@ -140,11 +99,11 @@ class Thumbnail(ImageHandler):
 
     async def get(self, object_id: str) -> None:
         """Write the JPEG."""
-        await self._write_jpeg(self.context.images.thumbnail, object_id)
-
-    async def _write_jpeg(self, make: Callable[[str], bytes | None], object_id: str) -> None:
+        size = self.get_query_argument("size", "")
+        if size not in self.sides:
+            raise invalid("size", f"one of {', '.join(filter(None, self.sides))}")
         try:
-            jpeg = await self.on_thread(make, parse_id(object_id))
+            jpeg = await self.on_thread(self._made, parse_id(object_id), self.sides[size])
         except PermanentError as error:
             raise HTTPError(404, reason="The picture cannot be read") from error
         if jpeg is None:
@@ -153,149 +112,34 @@ class Thumbnail(ImageHandler):
         self.set_header("Cache-Control", f"private, max-age={DAY}")
         self.write(jpeg)
 
+    def _made(self, object_id: str, side: int) -> bytes | None:
+        return self.context.images.thumbnail(object_id, side)
+
 
 class Picture(Thumbnail):
-    """``/picture/<id>.jpg``: the picture, as large as a screen shows."""
+    """``/picture/<id>.jpg``: the picture, as large as a screen shows; with ``size=full`` whole."""
+
+    sides: ClassVar[Mapping[str, int]] = {"": PICTURE_SIDE, "full": FULL_SIDE}
+
+    def _made(self, object_id: str, side: int) -> bytes | None:
+        return self.context.images.picture(object_id, side)
+
+
+class Original(ImageHandler):
+    """``/original/<id>``: the file as it was downloaded from SAGE, to be saved and not shown."""
 
     async def get(self, object_id: str) -> None:
-        """Write the JPEG."""
-        await self._write_jpeg(self.context.images.picture, object_id)
+        """Write the file."""
+        image = await self.image(object_id)
+        if not image.image:
+            raise HTTPError(404, reason="There is no picture of this image")
+        kind = file_format(image.image)
+        # The file is not trusted: no browser shows it as a page of this server.
+        self.set_header("Content-Type", f"image/{kind.lower()}" if kind else _UNKNOWN_TYPE)
+        name = download_name(image)
+        self.set_header("Content-Disposition", f'attachment; filename="{name}"')
+        self.set_header("Cache-Control", f"private, max-age={DAY}")
+        self.write(image.image)
 
 
-@dataclass(frozen=True, slots=True)
-class MapData:
-    """Outlines and borders as longitude and latitude, and the location of each city."""
-
-    land: Sequence[Sequence[Point]]
-    water: Sequence[Sequence[Point]]
-    borders: Sequence[Sequence[Point]]
-    cities: Mapping[str, Location]
-
-
-@cache
-def map_data() -> MapData:
-    """What maps are drawn from, read at the first map."""
-    data = json.loads(DATA.read_text(encoding="utf-8"))
-    cities = {name: Location(*city) for name, city in data["cities"].items()}
-    return MapData([*data["land"].values()], [*data["water"].values()], data["borders"], cities)
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """A city on the map, in pixels."""
-
-    name: str
-    x: float
-    y: float
-
-
-@dataclass(frozen=True, slots=True)
-class Map:
-    """What a template draws; all coordinates in pixels of ``width`` by ``height``.
-
-    Attributes:
-        land: Outlines as SVG's ``points``, as are ``water`` and ``borders``.
-        x: Where the point itself lies, as is ``y``.
-        scale_px: How long :attr:`scale_km` is.
-        description: Where the point lies: ``36 km south-west of Chicago``.
-    """
-
-    width: int
-    height: int
-    land: list[str]
-    water: list[str]
-    borders: list[str]
-    cities: list[Label]
-    x: float
-    y: float
-    scale_km: int
-    scale_px: float
-    description: str
-
-
-def draw_map(center: Location) -> Map:
-    """The map around a point."""
-    data, view = map_data(), _View(center)
-    return Map(
-        width=WIDTH,
-        height=HEIGHT,
-        land=view.outlines(data.land),
-        water=view.outlines(data.water),
-        borders=view.outlines(data.borders),
-        cities=view.labels(data.cities),
-        x=WIDTH / 2,
-        y=HEIGHT / 2,
-        scale_km=_SCALE_KM,
-        scale_px=round(_SCALE_KM / KM_PER_DEGREE * HEIGHT / DEGREES_HIGH, 1),
-        description=describe(center),
-    )
-
-
-def describe(location: Location) -> str:
-    """Where a location is, by the nearest city: ``35 km south-west of Chicago``."""
-    cities = map_data().cities
-    name = min(cities, key=lambda city: distance_km(location, cities[city]))
-    away = distance_km(location, cities[name])
-    if away < 10:
-        return f"in or near {name}"
-    return f"{away:,.0f} km {_direction(cities[name], location)} of {name}"
-
-
-def _direction(start: Location, end: Location) -> str:
-    """Where ``end`` lies from ``start``, by the initial bearing of a great circle."""
-    lat1, lat2 = math.radians(start.latitude), math.radians(end.latitude)
-    across = math.radians(end.longitude - start.longitude)
-    east = math.sin(across) * math.cos(lat2)
-    north = math.cos(lat1) * math.sin(lat2) - math.sin(lat1) * math.cos(lat2) * math.cos(across)
-    return _COMPASS[round(math.degrees(math.atan2(east, north)) / 45) % 8]
-
-
-class _View:
-    """From degrees to pixels: equirectangular, true to shape at the center."""
-
-    def __init__(self, center: Location) -> None:
-        self._center = center
-        self._down = HEIGHT / DEGREES_HIGH
-        # Near a pole a degree of longitude has no width to speak of.
-        self._across = self._down * max(math.cos(math.radians(center.latitude)), 0.05)
-
-    def outlines(self, shapes: Iterable[Sequence[Point]]) -> list[str]:
-        """Those shapes that may be seen, as SVG's ``points``."""
-        drawn = ([self._pixels(*point) for point in shape] for shape in shapes)
-        return [" ".join(f"{x:g},{y:g}" for x, y in each) for each in drawn if _visible(each)]
-
-    def labels(self, cities: Mapping[str, Location]) -> list[Label]:
-        """Cities within the view, the nearest first, none over another or over the center."""
-        center = Label("", WIDTH / 2, HEIGHT / 2)
-        found = [
-            Label(name, *self._pixels(city.longitude, city.latitude))
-            for name, city in cities.items()
-        ]
-        kept: list[Label] = []
-        for label in sorted(filter(_inside, found), key=lambda label: _distance(label, center)):
-            clear = all(_apart(label, other, _LABEL_APART) for other in kept)
-            if clear and _apart(label, center, _POINT_APART):
-                kept.append(label)
-        return kept[:_MAX_LABELS]
-
-    def _pixels(self, longitude: float, latitude: float) -> tuple[float, float]:
-        x = WIDTH / 2 + (longitude - self._center.longitude) * self._across
-        y = HEIGHT / 2 - (latitude - self._center.latitude) * self._down
-        return round(x, 1), round(y, 1)
-
-
-def _visible(points: Sequence[tuple[float, float]]) -> bool:
-    xs, ys = [x for x, _ in points], [y for _, y in points]
-    return min(xs) < WIDTH and max(xs) > 0 and min(ys) < HEIGHT and max(ys) > 0
-
-
-def _distance(one: Label, other: Label) -> float:
-    return math.hypot(one.x - other.x, one.y - other.y)
-
-
-def _apart(one: Label, other: Label, pixels: tuple[int, int]) -> bool:
-    return abs(one.x - other.x) > pixels[0] or abs(one.y - other.y) > pixels[1]
-
-
-def _inside(label: Label) -> bool:
-    return 5 < label.x < WIDTH - 85 and 15 < label.y < HEIGHT - 15
+_UNKNOWN_TYPE = "application/octet-stream"

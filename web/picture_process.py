@@ -16,10 +16,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Lock
 
+import numpy as np
 from PIL import Image
 
 from weavloader.errors import PermanentError, Reason, TransientError, WeavloaderError, find_reason
-from weavloader.images.decode import DecodeLimits, decode
+from weavloader.images.decode import DecodeLimits, Pixels, decode
 
 JPEG_QUALITY = 80
 # The largest pictures that are decoded take two or three on a slow machine.
@@ -29,8 +30,8 @@ START_TIMEOUT = 60.0
 _HEADROOM = 256 * 1024 * 1024
 # No JPEG of a screen's size comes near it.
 _MAX_ANSWER = 64 * 1024 * 1024
-_READY, _JPEG, _ERROR = b"r", b"j", b"e"
-_SIDE = struct.Struct(">I")
+_READY, _JPEG, _PIXELS, _ERROR = b"r", b"j", b"p", b"e"
+_SIDE, _SIZE = struct.Struct(">I"), struct.Struct(">II")
 
 
 def as_jpeg(data: bytes, longest_side: int, max_pixels: int, max_bytes: int) -> bytes:
@@ -46,12 +47,17 @@ def as_jpeg(data: bytes, longest_side: int, max_pixels: int, max_bytes: int) -> 
         PermanentError: The file is not a readable image.
         TransientError: The memory was short.
     """
-    limits = DecodeLimits(max_pixels, max_bytes, wanted_pixels=longest_side**2)
-    picture = Image.fromarray(decode(data, limits).pixels)
-    picture.thumbnail((longest_side, longest_side))
+    picture = _decoded(data, longest_side, max_pixels, max_bytes)
     output = io.BytesIO()
     picture.save(output, "JPEG", quality=JPEG_QUALITY, optimize=True)
     return output.getvalue()
+
+
+def _decoded(data: bytes, longest_side: int, max_pixels: int, max_bytes: int) -> Image.Image:
+    limits = DecodeLimits(max_pixels, max_bytes, wanted_pixels=longest_side**2)
+    picture = Image.fromarray(decode(data, limits).pixels)
+    picture.thumbnail((longest_side, longest_side))
+    return picture
 
 
 class PictureProcess:
@@ -78,10 +84,19 @@ class PictureProcess:
             PermanentError: The file is not a readable image, takes too long, or ends the child.
             TransientError: The memory was short, or the child does not start.
         """
+        return self._made(_JPEG, data, longest_side)
+
+    def pixels(self, data: bytes, longest_side: int) -> Pixels:
+        """The decoded picture, shape [H, W, 3]; otherwise as :meth:`as_jpeg`."""
+        body = self._made(_PIXELS, data, longest_side)
+        height, width = _SIZE.unpack_from(body)
+        return np.frombuffer(body, np.uint8, offset=_SIZE.size).reshape(height, width, 3)
+
+    def _made(self, kind: bytes, data: bytes, longest_side: int) -> bytes:
         with self._lock:
-            answer = self._ask(_SIDE.pack(longest_side) + data)
-        kind, body = answer[:1], answer[1:]
-        if kind == _JPEG:
+            answer = self._ask(kind + _SIDE.pack(longest_side) + data)
+        body = answer[1:]
+        if answer[:1] == kind:
             return body
         word, _, message = body.decode(errors="replace").partition(" ")
         reason = find_reason(word) or Reason.NOT_AN_IMAGE
@@ -165,8 +180,12 @@ def _serve(connection: Connection, max_pixels: int, max_bytes: int) -> None:
 def _answer(connection: Connection, max_pixels: int, max_bytes: int) -> bytes:
     try:
         request = connection.recv_bytes()
-        (longest_side,) = _SIDE.unpack_from(request)
-        return _JPEG + as_jpeg(request[_SIDE.size :], longest_side, max_pixels, max_bytes)
+        kind, data = request[:1], request[1 + _SIDE.size :]
+        (longest_side,) = _SIDE.unpack_from(request, 1)
+        if kind == _JPEG:
+            return _JPEG + as_jpeg(data, longest_side, max_pixels, max_bytes)
+        picture = _decoded(data, longest_side, max_pixels, max_bytes)
+        return _PIXELS + _SIZE.pack(picture.height, picture.width) + picture.tobytes()
     except WeavloaderError as error:
         return _ERROR + f"{error.reason} {error}".encode()
     except MemoryError:

@@ -25,8 +25,11 @@ from web.dead_letters import (
 )
 from web.handler import Access, AppContext, MissingPage, StaticFiles
 from web.image_service import ImageService
-from web.images import ImageApi, ImagePage, Picture, SearchApi, SearchPage, Thumbnail
+from web.images import ImageApi, ImagePage, Original, Picture, Thumbnail
+from web.nodes import NodesPage
 from web.runbook import RunbookPage
+from web.search import PictureSearch, SearchApi, SearchPage
+from web.search_service import SearchService
 from web.snapshot import Monitor, NowPage, StatusApi
 
 HERE = Path(__file__).parent
@@ -36,6 +39,9 @@ ROUTES = {
     r"/image/([^/]+)": ImagePage,
     r"/thumbnail/([^/]+)\.jpg": Thumbnail,
     r"/picture/([^/]+)\.jpg": Picture,
+    r"/original/([^/]+)": Original,
+    r"/picture": PictureSearch,
+    r"/nodes": NodesPage,
     r"/now": NowPage,
     r"/runbook": RunbookPage,
     r"/dead-letters": DeadLettersPage,
@@ -68,16 +74,20 @@ def application(
     """The application with its routes, a Redis connection and a thread pool."""
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="pages")
     pictures = ThreadPoolExecutor(THREADS, thread_name_prefix="pictures")
+    searches = SearchService(settings, images)
     try:
         with redis_session(settings) as redis:
             dead_letters = DeadLetters(redis, settings.dlq_ttl)
             access, previews = Access.of(settings), settings.preview_models
-            context = AppContext(pool, pictures, images, monitor, dead_letters, access, previews)
+            context = AppContext(
+                pool, pictures, images, searches, monitor, dead_letters, access, previews
+            )
             arguments = {"context": context}
             routes = [url(pattern, handler, arguments) for pattern, handler in ROUTES.items()]
             yield Application(routes, **_options(context))
     finally:
         images.end_pictures()
+        searches.close()
         pictures.shutdown(cancel_futures=True)
         pool.shutdown(cancel_futures=True)
 

@@ -34,12 +34,14 @@ from weavloader.store.base import SearchResult, VectorCounts
 from weavloader.times import duration, rfc3339, utc_now
 from web.handler import PageHandler
 from web.image_service import ImageService
+from web.query import PAGE_SIZE
 from web.view_models import Card
 
 INTERVAL = 10.0
 MAX_SNAPSHOTS = 181  # half an hour
 RATE_SECONDS = 60.0
-NEWEST = 12
+NEWEST = PAGE_SIZE + 1  # the front page, and whether there is a next one
+SHOWN = 12
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
@@ -374,11 +376,11 @@ def _workers(workers: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, int]
 
 
 def _newest(snapshot: Snapshot) -> list[dict[str, Any]]:
-    cards = [Card.of(result) for result in snapshot.newest]
+    cards = [Card.of(result) for result in snapshot.newest[:SHOWN]]
     return [
         {
             "id": card.id,
-            "caption": card.caption.description,
+            "caption": card.caption.summary,
             "is_preview": card.caption.is_preview,
             "vsn": card.vsn,
             "time": card.time,

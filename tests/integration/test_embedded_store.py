@@ -27,7 +27,15 @@ from weavloader.store import connect_store
 from weavloader.store.base import KEYWORD_PROPERTIES, Filters, SearchQuery, Store
 from weavloader.store.embedded import schema
 
-AS_IN_VERSION_2 = """
+AS_IN_VERSION_3 = """
+    DROP INDEX images_by_time;
+    DROP INDEX images_by_node;
+    CREATE INDEX images_by_time ON images (captured_at);
+    CREATE INDEX images_by_node ON images (vsn, captured_at);
+    PRAGMA user_version = 3;
+"""
+AS_IN_VERSION_2 = f"""
+    {AS_IN_VERSION_3}
     DROP INDEX images_by_caption_model;
     ALTER TABLE images DROP COLUMN caption_model;
     ALTER TABLE images DROP COLUMN provenance;
@@ -124,6 +132,22 @@ class TestEmbeddedStore(RankingContract):
         newer = connect_store(settings)
         with pytest.raises(ConfigError, match="99"):
             newer.prepare()
+
+    def test_a_store_of_version_3_is_counted_without_reading_its_images(
+        self, settings: Settings
+    ) -> None:
+        with closing(connect_store(settings)) as store:
+            store.prepare()
+            store.upsert([an_image("1"), an_image("2", vsn="W021")])
+        database = Path(settings.embedded_store_path) / "store.sqlite3"
+        with closing(apsw.Connection(str(database))) as connection:
+            connection.execute(AS_IN_VERSION_3)
+        with closing(connect_store(settings)) as store:
+            assert store.tally(Filters()).total == 2
+        with closing(apsw.Connection(str(database))) as connection:
+            query = "EXPLAIN QUERY PLAN SELECT caption_model, count(*) FROM images GROUP BY 1"
+            (plan, *_) = connection.execute(query).fetchall()
+        assert "COVERING INDEX" in str(plan)
 
     def test_a_store_of_version_1_is_brought_up_to_date(
         self, store: Store, settings: Settings

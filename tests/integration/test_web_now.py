@@ -90,7 +90,7 @@ def test_the_front_page_shows_the_newest_without_a_search(
     keep(settings, [image])
     wait_until(lambda: "No images yet" not in site.get("/").text, "images")
     page = site.get("/").text
-    assert "Newest images" in page and f"/image/{image.id}" in page
+    assert "2 images, newest first" in page and f"/image/{image.id}" in page
 
 
 def test_charts_have_a_point_for_each_snapshot(site: httpx.Client) -> None:

@@ -211,6 +211,65 @@ class StoreContract:
         assert found(store, "hen") == ["blue hen"]
         assert found(store, "fox", EAST, vector_name="align", alpha=1) == []
 
+    def test_a_tally_counts_exactly_what_a_filter_holds(self, store: Store) -> None:
+        hour = timedelta(hours=1)
+        places = (Location(41.7, -88.0), Location(41.9, -88.2), None)
+        store.upsert(
+            [
+                an_image(
+                    str(n),
+                    image=b"",
+                    vectors={},
+                    vsn=("W021", "w021", "W07A", "W021 B")[n % 4],
+                    camera=("top", "top_camera", "bottom")[n % 3],
+                    project="unknown",
+                    captured_at=WHEN + n * hour / 2,
+                    location=places[n % 3],
+                )
+                for n in range(24)
+            ]
+        )
+
+        def counted(**filters: object) -> tuple[int, dict[str, int], list[int]]:
+            tally = store.tally(Filters(**filters))  # type: ignore[arg-type]
+            assert sum(tally.hours.values()) == sum(tally.names["vsn"].values()) == tally.total
+            assert list(tally.hours) == sorted(tally.hours)
+            folded = {value.casefold(): count for value, count in tally.names["camera"].items()}
+            return tally.total, folded, list(tally.hours.values())
+
+        first = int(WHEN.timestamp() // 3600)
+        everything = store.tally(Filters())
+        assert everything.total == 24
+        assert {name.casefold(): n for name, n in everything.names["vsn"].items()} == {
+            "w021": 12,
+            "w021 b": 6,
+            "w07a": 6,
+        }
+        assert list(everything.names["vsn"].values()) == [12, 6, 6]
+        assert [sorted(each.values()) for each in everything.cameras.values()] == [
+            [4, 4, 4],
+            [2, 2, 2],
+            [2, 2, 2],
+        ]
+        assert everything.names["project"] == {"unknown": 24}
+        assert everything.hours == {first: 1} | {first + n: 2 for n in range(1, 12)} | {
+            first + 12: 1
+        }
+        assert counted(vsn="W021")[:2] == (12, {"top": 4, "top_camera": 4, "bottom": 4})
+        assert counted(camera="TOP")[:2] == (8, {"top": 8})
+        assert counted(since=WHEN + 2 * hour, until=WHEN + 3 * hour)[0] == 3
+        assert counted(near=Area(Location(41.7, -88.0), 10))[:2] == (8, {"top": 8})
+        assert counted(vsn="W021", camera="bottom", until=WHEN + 4 * hour)[0] == 2
+        assert counted(vsn="W999") == (0, {}, [])
+
+    def test_the_oldest_can_come_first(self, store: Store) -> None:
+        day = timedelta(days=1)
+        store.upsert(
+            [an_image(str(n), caption=f"fox {n}", captured_at=WHEN + n * day) for n in range(3)]
+        )
+        oldest = store.newest(Filters(), 2, oldest_first=True)
+        assert [result.text["caption"] for result in oldest] == ["fox 0", "fox 1"]
+
     def test_existing_names_what_is_stored(self, store: Store) -> None:
         links = [f"https://storage.example.org/{n}" for n in range(1200)]
         store.upsert([an_image(link, image=b"") for link in links[::2]])

@@ -153,7 +153,7 @@ def test_the_table_shows_what_people_look_for(capsys: pytest.CaptureFixture[str]
     print_table([result()])
     head, row = capsys.readouterr().out.splitlines()
     assert head.split() == ["id", "score", "captured", "node", "camera", "caption"]
-    assert row.split() == "4f1c1e0e 0.88 2026-11-24 01:57Z W021 top a green field".split()
+    assert row.split() == "4f1c1e0e 0.88 2026-11-24 01:57 UTC W021 top a green field".split()
 
 
 def test_the_table_says_when_nothing_was_found(capsys: pytest.CaptureFixture[str]) -> None:

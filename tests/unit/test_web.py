@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event
 
 import httpx
 import pytest
@@ -20,7 +21,7 @@ from weavloader.provenance import Provenance
 from weavloader.search import TEXT_ONLY
 from weavloader.settings import Settings, load_settings
 from weavloader.store.base import Vector
-from web import image_service
+from web import image_service, search_service
 from web.image_service import ImageService
 from web.picture_process import as_jpeg
 
@@ -52,7 +53,7 @@ def out_of_reach(text: str) -> Vector:
 @pytest.fixture
 def site(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
     """Four images, and a model for which every text looks like snow."""
-    monkeypatch.setattr(image_service, "connect_embedder", embedder(lambda text: SNOW))
+    monkeypatch.setattr(search_service, "connect_embedder", embedder(lambda text: SNOW))
     keep(settings, ALL)
     with served(settings) as client:
         yield client
@@ -79,7 +80,7 @@ def test_a_search_shows_thumbnail_caption_node_time_and_score(site: httpx.Client
 
 
 def test_a_score_is_shown_with_its_text_and_visual_parts(site: httpx.Client) -> None:
-    query = {"q": "ridge", "alpha": "0.4"}
+    query = {"q": "ridge"}
     assert "<span>0.60 text + 0.40 visual</span>" in site.get("/", params=query).text
     best = site.get("/api/search", params=query).json()["results"][0]
     assert best["explanation"]["keyword"]["contribution"] == pytest.approx(0.6)
@@ -231,7 +232,10 @@ def test_a_hostile_address_leads_nowhere(site: httpx.Client) -> None:
 def test_without_a_text_the_newest_are_shown(site: httpx.Client) -> None:
     assert found(site) == [image.id for image in (ROAD, HILLS, ATTACK, SCRIPTED)]
     assert found(site, vsn="W021", since="100m") == [HILLS.id, ATTACK.id]
-    assert "Newest first" in site.get("/", params={"vsn": "W021"}).text
+    assert "3 images, newest first" in site.get("/", params={"vsn": "W021"}).text
+    assert found(site, sort="oldest", vsn="W021") == [
+        image.id for image in (SCRIPTED, ATTACK, HILLS)
+    ]
 
 
 def test_a_search_can_be_limited_to_a_camera_and_a_project(site: httpx.Client) -> None:
@@ -279,12 +283,16 @@ def test_more_like_an_unknown_image_is_a_clear_message(site: httpx.Client) -> No
 def test_a_first_visit_waits_for_no_store(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unreachable(settings: Settings) -> None:
-        raise AssertionError("the store was asked")
+    ended = Event()
 
-    monkeypatch.setattr(image_service, "open_store", unreachable)
+    def hangs(settings: Settings) -> None:
+        assert ended.wait(20)
+        raise TransientError("closed", reason=Reason.STORE_UNREACHABLE)
+
+    monkeypatch.setattr(image_service, "open_store", hangs)
     with served(settings) as client:
         assert client.get("/").status_code == 200
+        ended.set()
 
 
 def test_an_image_page_has_a_map_and_similar_images(site: httpx.Client) -> None:
@@ -346,7 +354,7 @@ def test_results_can_be_narrowed_to_what_they_hold(site: httpx.Client) -> None:
 def test_without_triton_the_search_is_by_text_and_says_so(
     site: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_service, "connect_embedder", embedder(out_of_reach))
+    monkeypatch.setattr(search_service, "connect_embedder", embedder(out_of_reach))
     page = site.get("/", params={"q": "street"}).text
     assert TEXT_ONLY in page
     assert f"/image/{ROAD.id}" in page
@@ -360,7 +368,7 @@ def test_a_store_out_of_reach_is_a_message_and_503(
         raise TransientError("Weaviate: connection refused", reason=Reason.STORE_UNREACHABLE)
 
     monkeypatch.setattr(image_service, "open_store", unreachable)
-    monkeypatch.setattr(image_service, "connect_embedder", embedder(lambda text: SNOW))
+    monkeypatch.setattr(search_service, "connect_embedder", embedder(lambda text: SNOW))
     with served(settings) as client:
         page, api = client.get("/?q=snow"), client.get("/api/search?q=snow")
     assert page.status_code == api.status_code == 503
@@ -380,7 +388,7 @@ def bounded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> tuple[ImageS
     service = ImageService(settings)
     made: list[str] = []
 
-    def picture(object_id: str, longest_side: int) -> bytes:
+    def picture(object_id: str, side: int) -> bytes:
         made.append(object_id)
         return object_id.encode()
 

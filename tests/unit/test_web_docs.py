@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from web.dead_letters import parse_dead_letter_query
+from web.query import ARGUMENTS, PageQuery, parse_query
 from web.server import ROUTES
-from web.view_models import PageQuery, parse_query
 
 DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "pages.md").read_text()
@@ -31,12 +31,12 @@ def asked(address: str) -> set[str]:
 def test_every_argument_of_a_search_is_described() -> None:
     names: set[str] = set()
 
-    def argument(name: str, default: str) -> str:
+    def argument(name: str) -> list[str]:
         names.add(name)
-        return default
+        return []
 
     assert parse_query(argument) == PageQuery()
-    assert asked("/api/search") == names
+    assert asked("/api/search") == names == set(ARGUMENTS)
 
 
 def test_every_argument_of_the_dead_letters_is_described() -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from inference.preview.captions import PREFIX
 from weavloader.geo import Location
-from web.images import HEIGHT, WIDTH, describe, draw_map, map_data
+from web.captions import PREVIEW_PREFIX, Caption
+from web.map import HEIGHT, WIDTH, describe, draw_map, map_data
+from web.query import PageQuery, parse_query
 from web.snapshot import Snapshot, images_per_minute
-from web.view_models import PREVIEW_PREFIX, Caption, PageQuery, parse_query
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -47,7 +48,7 @@ def test_an_address_reads_as_the_query_it_was_made_from() -> None:
     query = PageQuery("snow & ice", vsn="W021", until="2026-01-31", alpha=0, page=2, limit=10)
     given = {"q": "snow & ice", "vsn": "W021", "until": "2026-01-31", "alpha": "0", "page": "2"}
     given["limit"] = "10"
-    assert parse_query(lambda name, default: given.get(name, default)) == query
+    assert parse_query(lambda name: [given[name]] if name in given else []) == query
 
 
 def test_a_location_is_described_by_the_nearest_city() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias
 
 from weavloader.geo import Area, Location
 from weavloader.images.job import image_id
@@ -47,6 +48,7 @@ KEYWORD_PROPERTIES = (
 )
 FILTER_PROPERTIES = ("vsn", "node", "job", "task", "camera", "project")
 _TEXT_FILTERS = (*FILTER_PROPERTIES, "caption_model")
+FACET_PROPERTIES = ("vsn", "camera", "project", "caption_model")
 DEFAULT_ALPHA = 0.4
 DEFAULT_LIMIT = 25
 Fusion = Literal["relative", "ranked"]
@@ -193,6 +195,56 @@ class SearchResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Tally:
+    """How many images there are, and of what.
+
+    Attributes:
+        names: By each of :data:`FACET_PROPERTIES`, the images of each value, the most frequent
+            first. Spellings that differ in case are one value, under one of them.
+        hours: Images by the hour of capture, as hours since 1970 in UTC, in ascending order.
+            Images without a time of capture are in none.
+        cameras: Images of each camera by node, both the most frequent first.
+    """
+
+    total: int
+    names: Mapping[str, Mapping[str, int]]
+    hours: Mapping[int, int]
+    cameras: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, results: Iterable[SearchResult]) -> Self:
+        """Count results."""
+        total, hours = 0, Counter[int]()
+        names = {name: Counter[str]() for name in FACET_PROPERTIES}
+        cameras = defaultdict[str, Counter[str]](Counter)
+        spelled: dict[str, str] = {}
+        for result in results:
+            total += 1
+            values = {}
+            for name, counter in names.items():
+                value = result.filterable(name)
+                values[name] = spelled.setdefault(value.casefold(), value)
+                counter[values[name]] += 1
+            cameras[values["vsn"]][values["camera"]] += 1
+            if result.captured_at is not None:
+                hours[int(result.captured_at.timestamp() // 3600)] += 1
+        counts = {name: by_frequency(names[name]) for name in names}
+        return cls(total, counts, dict(sorted(hours.items())), by_node(counts["vsn"], cameras))
+
+
+def by_node(
+    nodes: Iterable[str], cameras: Mapping[str, Mapping[str, int]]
+) -> dict[str, dict[str, int]]:
+    """Counts of cameras in the order of their nodes."""
+    return {node: by_frequency(cameras[node]) for node in nodes}
+
+
+def by_frequency(counts: Mapping[str, int]) -> dict[str, int]:
+    """Counts of names, the most frequent first, equals by name."""
+    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+@dataclass(frozen=True, slots=True)
 class SchemaReport:
     """A store's schema, compared with the required one.
 
@@ -316,8 +368,13 @@ class Store(Protocol):
             ConfigError: ``rerank`` is set but the store has no reranker.
         """
 
-    def newest(self, filters: Filters, limit: int, offset: int = 0) -> list[SearchResult]:
+    def newest(
+        self, filters: Filters, limit: int, offset: int = 0, *, oldest_first: bool = False
+    ) -> list[SearchResult]:
         """The images that match the filters, newest first by time of capture; every score is 0."""
+
+    def tally(self, filters: Filters) -> Tally:
+        """Count all images that match the filters."""
 
     def count(self) -> int:
         """Number of stored objects."""

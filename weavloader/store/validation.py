@@ -78,7 +78,7 @@ def check_page(filters: Filters, limit: int, offset: int) -> None:
     if not (limit >= 1 and offset >= 0 and limit + offset <= MAX_RESULTS):
         message = f"limit and offset must stay within the first {MAX_RESULTS} results"
         raise PermanentError(message, reason=Reason.BAD_QUERY)
-    _check_filters(filters)
+    check_filters(filters)
 
 
 def check_previews(name: str, holds_other: bool, previews: bool) -> None:
@@ -121,7 +121,12 @@ def is_id(text: str) -> bool:
         return False
 
 
-def _check_filters(filters: Filters) -> None:
+def check_filters(filters: Filters) -> None:
+    """Reject filters that no store can apply.
+
+    Raises:
+        PermanentError: ``reason`` is ``bad_query``.
+    """
     for name, value in filters.text().items():
         if not _is_unicode(value):
             raise PermanentError(f"{name} is not Unicode text", reason=Reason.BAD_QUERY)

@@ -28,7 +28,7 @@ from weavloader.store.base import (
     SchemaReport,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _PAGES_BEFORE_CHECKPOINT = 1000  # 4 MB, SQLite's default
 _PAGES_BEFORE_WAITING = 16_000  # 64 MB: from here on a checkpoint waits for readers
 _CHECKPOINT_WAIT_MS = 500
@@ -51,6 +51,14 @@ _PROVENANCE = f"""
 ALTER TABLE images ADD COLUMN provenance TEXT NOT NULL DEFAULT '{{}}';
 ALTER TABLE images ADD COLUMN caption_model TEXT NOT NULL DEFAULT '{UNKNOWN}';  -- folded
 CREATE INDEX images_by_caption_model ON images (caption_model, captured_at);
+"""
+# What a filter of the pages asks for and what is counted, without reading a caption.
+_COUNTED = ", ".join(("camera", "project", "caption_model", "latitude", "longitude"))
+_COUNTS_INDEXES = f"""
+DROP INDEX images_by_time;
+DROP INDEX images_by_node;
+CREATE INDEX images_by_time ON images (captured_at, vsn, {_COUNTED});
+CREATE INDEX images_by_node ON images (vsn, captured_at, {_COUNTED});
 """
 _SCHEMA = f"""
 CREATE TABLE images (
@@ -77,6 +85,7 @@ CREATE TABLE vector_indexes (name TEXT PRIMARY KEY, dimension INTEGER NOT NULL);
 {_FILLED}
 {_WORDS}
 {_PROVENANCE}
+{_COUNTS_INDEXES}
 """
 # Unlike Weaviate, version 1 folded ö to o, and it did not record which properties are empty.
 _FROM_VERSION_1 = f"""
@@ -88,7 +97,7 @@ SELECT number, {", ".join(f"json_extract(text, '$.{name}')" for name in KEYWORD_
 FROM images;
 """  # noqa: S608 - made of constants
 # What takes a database from each version to the next.
-_STEPS = {0: _SCHEMA, 1: _FROM_VERSION_1, 2: _PROVENANCE}
+_STEPS = {0: _SCHEMA, 1: _FROM_VERSION_1, 2: _PROVENANCE, 3: _COUNTS_INDEXES}
 # Temporary: the number of objects that contain each word, by property.
 _COUNTS = "CREATE VIRTUAL TABLE temp.word_counts USING fts5vocab(main, words, col)"
 

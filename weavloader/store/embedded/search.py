@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import json
 import math
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -21,7 +22,16 @@ import numpy as np
 from weavloader import provenance
 from weavloader.errors import ConfigError, PermanentError, Reason
 from weavloader.geo import EARTH_KM, KM_PER_DEGREE, Area
-from weavloader.store.base import Filters, SearchQuery, SearchResult, Vector
+from weavloader.store.base import (
+    FACET_PROPERTIES,
+    Filters,
+    SearchQuery,
+    SearchResult,
+    Tally,
+    Vector,
+    by_frequency,
+    by_node,
+)
 from weavloader.store.embedded.objects import from_microseconds, location, to_microseconds
 from weavloader.store.embedded.schema import fetch, vector_dimension
 from weavloader.store.ranking import Fused, autocut, best_first, candidates, fold, fuse, tokenize
@@ -37,6 +47,8 @@ _NEAR = f"""
         + cos(radians(?)) * cos(radians(latitude)) * pow(sin(radians(longitude - ?) / 2), 2)
     ))) <= ?
 """
+_ANY = "true"
+_HOUR = 3_600_000_000  # microseconds
 K1, B = 1.2, 0.75
 _MIN_RESCORED = 400
 
@@ -64,16 +76,52 @@ def hybrid(connection: apsw.Connection, query: SearchQuery) -> list[SearchResult
 
 
 def newest(
-    connection: apsw.Connection, filters: Filters, limit: int, offset: int
+    connection: apsw.Connection, filters: Filters, limit: int, offset: int, oldest_first: bool
 ) -> list[SearchResult]:
     """Images by time of capture, newest first; call it inside a transaction."""
-    where, values = condition(filters, "number")
+    where, values = _where(filters)
+    order = "ASC" if oldest_first else "DESC"
     statement = f"""
-        SELECT number FROM images WHERE true {where}
-        ORDER BY captured_at DESC, number DESC LIMIT ? OFFSET ?
+        SELECT number FROM images WHERE {where}
+        ORDER BY captured_at {order}, number {order} LIMIT ? OFFSET ?
     """  # noqa: S608 - values are bound
     numbers = [row[0] for row in fetch(connection, statement, (*values, limit, offset))]
     return list(_rows(connection, numbers).values())
+
+
+def tally(connection: apsw.Connection, filters: Filters) -> Tally:
+    """Count the images that match; call it inside a transaction."""
+    where, values = _where(filters)
+    # Both statements are answered from an index alone, without a row of the table.
+    kinds = fetch(
+        connection,
+        f"SELECT {', '.join(FACET_PROPERTIES)}, count(*), min(number) FROM images"  # noqa: S608
+        f" WHERE {where} GROUP BY {', '.join(FACET_PROPERTIES)}",
+        values,
+    )
+    hours = fetch(
+        connection,
+        f"SELECT captured_at / {_HOUR} - (captured_at % {_HOUR} < 0) AS hour, count(*)"  # noqa: S608
+        f" FROM images WHERE {where} GROUP BY hour ORDER BY hour",
+        values,
+    )
+    counts = {name: Counter[str]() for name in FACET_PROPERTIES}
+    cameras = defaultdict[str, Counter[str]](Counter)
+    examples: dict[tuple[str, str], int] = {}
+    for *folded, count, number in kinds:
+        for name, value in zip(FACET_PROPERTIES, folded, strict=True):
+            counts[name][value] += count
+            examples.setdefault((name, value), number)
+    rows = _rows(connection, sorted(set(examples.values())))
+    spelled = {key: rows[number].filterable(key[0]) for key, number in examples.items()}
+    for vsn, camera, *_, count, _ in kinds:
+        cameras[spelled["vsn", vsn]][spelled["camera", camera]] += count
+    names = {
+        name: by_frequency({spelled[name, value]: n for value, n in found.items()})
+        for name, found in counts.items()
+    }
+    total = sum(count for *_, count, _ in kinds)
+    return Tally(total, names, dict(hours), by_node(names["vsn"], cameras))
 
 
 def _scored(result: SearchResult, fused: Fused, explain: bool) -> SearchResult:
@@ -114,6 +162,14 @@ def condition(filters: Filters, number: str) -> tuple[str, tuple[Value, ...]]:
     Args:
         number: The column that holds the image number.
     """
+    where, values = _where(filters)
+    if where == _ANY:
+        return "", ()
+    return f"AND {number} IN (SELECT number FROM images WHERE {where})", values  # noqa: S608
+
+
+def _where(filters: Filters) -> tuple[str, tuple[Value, ...]]:
+    """The same as a condition on rows of ``images``."""
     conditions: dict[str, tuple[Value, ...]] = {
         f"{name} = ?": (fold(value),) for name, value in filters.text().items()
     }
@@ -123,10 +179,7 @@ def condition(filters: Filters, number: str) -> tuple[str, tuple[Value, ...]]:
             conditions[f"captured_at {sign} ?"] = (to_microseconds(time),)
     if filters.near is not None:
         conditions[_NEAR] = _near_values(filters.near)
-    if not conditions:
-        return "", ()
-    inner = f"SELECT number FROM images WHERE {' AND '.join(conditions)}"  # noqa: S608 - bound
-    return f"AND {number} IN ({inner})", tuple(chain.from_iterable(conditions.values()))
+    return " AND ".join(conditions) or _ANY, tuple(chain.from_iterable(conditions.values()))
 
 
 def _near_values(area: Area) -> tuple[Value, ...]:

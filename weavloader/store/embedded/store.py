@@ -25,6 +25,7 @@ from weavloader.store.base import (
     SchemaReport,
     SearchQuery,
     SearchResult,
+    Tally,
     VectorCounts,
 )
 from weavloader.store.embedded.objects import (
@@ -44,10 +45,11 @@ from weavloader.store.embedded.schema import (
     store_errors,
     transaction,
 )
-from weavloader.store.embedded.search import hybrid, newest
+from weavloader.store.embedded.search import hybrid, newest, tally
 from weavloader.store.validation import (
     VECTOR_RANKS,
     VectorRanks,
+    check_filters,
     check_object,
     check_page,
     check_previews,
@@ -189,11 +191,19 @@ class EmbeddedStore:
         with self._using() as connection, transaction(connection, "DEFERRED"):
             return hybrid(connection, query)
 
-    def newest(self, filters: Filters, limit: int, offset: int = 0) -> list[SearchResult]:
+    def newest(
+        self, filters: Filters, limit: int, offset: int = 0, *, oldest_first: bool = False
+    ) -> list[SearchResult]:
         """See :meth:`Store.newest`."""
         check_page(filters, limit, offset)
         with self._using() as connection, transaction(connection, "DEFERRED"):
-            return newest(connection, filters, limit, offset)
+            return newest(connection, filters, limit, offset, oldest_first)
+
+    def tally(self, filters: Filters) -> Tally:
+        """See :meth:`Store.tally`."""
+        check_filters(filters)
+        with self._using() as connection, transaction(connection, "DEFERRED"):
+            return tally(connection, filters)
 
     def count(self) -> int:
         """See :meth:`Store.count`."""

@@ -10,14 +10,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from datetime import datetime
 from functools import reduce
 from operator import and_
 from typing import Any
 
 from weavloader.geo import KM_PER_DEGREE, Area, Location, distance_km
-from weavloader.store.base import Explanation, Filters, Fusion, ScorePart, SearchQuery, SearchResult
+from weavloader.store.base import (
+    FILTER_PROPERTIES,
+    Explanation,
+    Filters,
+    Fusion,
+    ScorePart,
+    SearchQuery,
+    SearchResult,
+    Tally,
+)
 from weavloader.store.ranking import autocut, same_text, tokenize
 from weavloader.store.validation import MAX_RESULTS
 from weavloader.store.weaviate.client import (
@@ -30,7 +40,7 @@ from weavloader.store.weaviate.client import (
     Rerank,
     Sort,
 )
-from weavloader.store.weaviate.objects import to_result
+from weavloader.store.weaviate.objects import MAX_MATCHES, to_result
 
 _FUSIONS: Mapping[Fusion, HybridFusion] = {
     "relative": HybridFusion.RELATIVE_SCORE,
@@ -43,6 +53,11 @@ _LINE = re.compile(
     rf"(?:: original score (?P<score>{_NUMBER}), normalized score: | contributed )"
     rf"(?P<contribution>{_NUMBER})"
 )
+_COUNTED = [
+    *FILTER_PROPERTIES,
+    *("timestamp", "captured_at", "latitude", "longitude", "location", "provenance"),
+]
+_COUNTED_AT_ONCE = 1000
 _ROUNDING = 1e-6  # degrees; 11 cm
 _WEST, _EAST = -180.0, 180.0
 _LIMIT_AFTER_SHORT_ANSWER = 1000  # more than the objects that were written at the time of a kill
@@ -62,18 +77,49 @@ def hybrid(collection: Collection, query: SearchQuery) -> list[SearchResult]:
     return hits[query.offset : kept]
 
 
-def newest(collection: Collection, filters: Filters, limit: int, offset: int) -> list[SearchResult]:
+def newest(
+    collection: Collection, filters: Filters, limit: int, offset: int, oldest_first: bool
+) -> list[SearchResult]:
     """Images by time of capture, newest first."""
 
     def fetch(limit: int) -> list[SearchResult]:
         answer = collection.query.fetch_objects(
             limit=limit,
             filters=_filters(collection, filters),
-            sort=Sort.by_property("captured_at", ascending=False),
+            sort=Sort.by_property("captured_at", ascending=oldest_first),
         )
         return [to_result(str(hit.uuid), 0.0, hit.properties) for hit in answer.objects]
 
     return _fetch_enough(fetch, offset + limit, filters)[offset:]
+
+
+def tally(collection: Collection, filters: Filters) -> Tally:
+    """Count the images that match.
+
+    The server's own aggregation reads every object that matches as well, once for each property
+    that is grouped by, and it matches words and boxes. So the few properties are read once, and
+    counted here: exact, and no slower.
+    """
+    found = _all_matches(collection, filters)
+    return Tally.of(result for result in found if _matches(result, filters))
+
+
+def _all_matches(collection: Collection, filters: Filters) -> Iterator[SearchResult]:
+    """What may match, with the properties that are filtered by and counted alone."""
+    asked = _filters(collection, filters)
+    if asked is not None:
+        answer = collection.query.fetch_objects(
+            filters=asked, limit=MAX_MATCHES, return_properties=_COUNTED
+        )
+        if len(answer.objects) < MAX_MATCHES:
+            yield from (to_result(str(hit.uuid), 0.0, hit.properties) for hit in answer.objects)
+            return
+    after = None
+    while page := collection.query.fetch_objects(
+        after=after, limit=_COUNTED_AT_ONCE, return_properties=_COUNTED
+    ).objects:
+        yield from (to_result(str(hit.uuid), 0.0, hit.properties) for hit in page)
+        after = page[-1].uuid
 
 
 def _fetch_enough(
@@ -142,6 +188,10 @@ def _filters(collection: Collection, filters: Filters) -> FilterReturn | None:
 def _matches(hit: SearchResult, filters: Filters) -> bool:
     if filters.near is not None and not lies_within(filters.near, hit.location):
         return False
+    if filters.since or filters.until:
+        captured_at = hit.captured_at
+        if captured_at is None or not lies_between(captured_at, filters.since, filters.until):
+            return False
     return all(same_text(hit.filterable(name), value) for name, value in filters.text().items())
 
 
@@ -180,6 +230,11 @@ def around(collection: Collection, area: Area) -> FilterReturn:
     if "latitude" not in indexed:
         return _by_index(area)
     return Filter.any_of([_in_boxes(area), _by_index(area)])
+
+
+def lies_between(moment: datetime, first: datetime | None, last: datetime | None) -> bool:
+    """Whether a moment lies between two, which belong to the range."""
+    return not (first and moment < first) and not (last and moment > last)
 
 
 def lies_within(area: Area, place: Location | None) -> bool:

@@ -19,11 +19,13 @@ from weavloader.store.base import (
     SchemaReport,
     SearchQuery,
     SearchResult,
+    Tally,
     VectorCounts,
 )
 from weavloader.store.validation import (
     VECTOR_RANKS,
     VectorRanks,
+    check_filters,
     check_object,
     check_page,
     check_query,
@@ -41,7 +43,7 @@ from weavloader.store.weaviate.objects import (
 )
 from weavloader.store.weaviate.repair import rewrite_stored, unsearchable
 from weavloader.store.weaviate.schema import count_vectors, fill, prepare, report
-from weavloader.store.weaviate.search import hybrid, newest
+from weavloader.store.weaviate.search import hybrid, newest, tally
 
 
 class WeaviateStore:
@@ -143,11 +145,19 @@ class WeaviateStore:
         with self._using() as collection:
             return hybrid(collection, query)
 
-    def newest(self, filters: Filters, limit: int, offset: int = 0) -> list[SearchResult]:
+    def newest(
+        self, filters: Filters, limit: int, offset: int = 0, *, oldest_first: bool = False
+    ) -> list[SearchResult]:
         """See :meth:`Store.newest`."""
         check_page(filters, limit, offset)
         with self._using() as collection:
-            return newest(collection, filters, limit, offset)
+            return newest(collection, filters, limit, offset, oldest_first)
+
+    def tally(self, filters: Filters) -> Tally:
+        """See :meth:`Store.tally`; the server reads every object that matches."""
+        check_filters(filters)
+        with self._using() as collection:
+            return tally(collection, filters)
 
     def count(self) -> int:
         """See :meth:`Store.count`."""

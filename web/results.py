@@ -1,0 +1,114 @@
+"""What a search of the pages gives: ranked results, a page of them, near-duplicates together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from weavloader.geo import Location
+from weavloader.search import Cut
+from weavloader.store.base import SearchResult, Tally
+from weavloader.store.validation import MAX_RESULTS
+from web.query import PageQuery
+
+FOLD_SECONDS = 3600.0
+FOLD_SCORE = 0.02
+_FIRST = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """What a search found, best first.
+
+    Attributes:
+        results: Up to :data:`MAX_RESULTS`, with weaker ones among them.
+        cut: Where the weaker ones begin.
+        notice: What the visitor should know about the search; empty for nothing.
+    """
+
+    results: list[SearchResult]
+    cut: Cut
+    notice: str = ""
+
+    def shown(self, query: PageQuery) -> list[SearchResult]:
+        """The matches in the order that is asked for, with the weaker ones where asked for."""
+        found = [each for each in self.results if query.weak or self.cut.passes(each)]
+        if query.sort in ("newest", "oldest"):
+            found.sort(key=lambda each: each.captured_at or _FIRST, reverse=query.sort == "newest")
+        return found
+
+    def is_capped(self, query: PageQuery) -> bool:
+        """Whether there may be more hits than were looked for."""
+        chosen = len(query.like) + len(query.unlike)
+        is_full = len(self.results) + chosen >= MAX_RESULTS
+        return is_full and (query.weak or self.cut.passes(self.results[-1]))
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPageResult:
+    """A page of results.
+
+    Attributes:
+        notice: What the visitor should know about the search; empty for nothing.
+        more: Whether there is a next page.
+        tally: How many hits there are, and of what; ``None`` while they are being counted.
+        weaker: How many weaker matches are not shown.
+        is_capped: Whether there may be more hits than can be reached.
+        folded: How many near-duplicates a result stands for besides itself, by its id.
+    """
+
+    results: list[SearchResult]
+    notice: str = ""
+    more: bool = False
+    tally: Tally | None = None
+    weaker: int = 0
+    is_capped: bool = False
+    folded: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCounts:
+    """A node and how many hits of a search are its.
+
+    Attributes:
+        cameras: Hits by camera, the most frequent first.
+        last: Its newest image, whatever is searched for; ``None`` where there is none.
+    """
+
+    vsn: str
+    count: int
+    cameras: Mapping[str, int]
+    last: SearchResult | None
+
+    @property
+    def location(self) -> Location | None:
+        """Where it was last."""
+        return self.last.location if self.last else None
+
+
+def fold(results: Sequence[SearchResult]) -> list[list[SearchResult]]:
+    """Near-duplicates together, each group where its best one stands.
+
+    Those of one camera within an hour whose scores differ by 2 % of the range at most: they are
+    equally like what is searched for.
+    """
+    groups: list[list[SearchResult]] = []
+    of_camera: dict[tuple[str, str], list[list[SearchResult]]] = {}
+    for result in results:
+        camera = result.text.get("vsn", ""), result.text.get("camera", "")
+        known = of_camera.setdefault(camera, [])
+        group = next((group for group in known if _is_near(group[0], result)), None)
+        if group is None:
+            groups.append([result])
+            known.append(groups[-1])
+        else:
+            group.append(result)
+    return groups
+
+
+def _is_near(one: SearchResult, other: SearchResult) -> bool:
+    if one.captured_at is None or other.captured_at is None:
+        return False
+    apart = abs((one.captured_at - other.captured_at).total_seconds())
+    return apart <= FOLD_SECONDS and abs(one.score - other.score) <= FOLD_SCORE
