@@ -184,15 +184,10 @@ class PictureSearch(ResultsPage):
         """Nothing yet: the token is in the body, which is yet to come."""
 
     def prepare(self) -> None:
-        """Accept a larger body than forms have, from these pages and of few clients at a time.
-
-        Raises:
-            HTTPError: Too many files are under way.
-        """
-        if not is_same_origin(self.request.host, self.request.headers):
-            return
-        if PictureSearch._under_way >= MAX_UPLOADS:
-            raise HTTPError(503, reason="Too many pictures at a time; try again in a moment")
+        """Accept a larger body than forms have, from these pages and of few clients at a time."""
+        is_ours = is_same_origin(self.request.host, self.request.headers)
+        if not is_ours or PictureSearch._under_way >= MAX_UPLOADS:
+            return  # refused once its body is read, as long as that is small
         PictureSearch._under_way += 1
         self._is_counted = True
         connection = cast(HTTP1Connection, self.request.connection)
@@ -216,13 +211,19 @@ class PictureSearch(ResultsPage):
         self.redirect("/")
 
     async def post(self) -> None:
-        """Write the results."""
+        """Write the results.
+
+        Raises:
+            HTTPError: Another site sent it, or too many files are under way.
+        """
         content_type = self.request.headers.get("Content-Type", "")
         arguments, files = self.request.body_arguments, self.request.files
         parse_body_arguments(content_type, bytes(self._body), arguments, files)
         self._body.clear()
         self.request.arguments.update(arguments)
         super().check_xsrf_cookie()
+        if not self._is_counted:
+            raise HTTPError(503, reason="Too many pictures at a time; try again in a moment")
         try:
             query = parse_query(self.get_body_arguments)
         except ConfigError as error:
