@@ -116,6 +116,7 @@ def test_other_sites_and_forms_without_a_token_are_refused(site: httpx.Client) -
 def test_only_so_many_pictures_are_taken_at_a_time(
     site: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    wait_until(lambda: PictureSearch._under_way == 0, "the end of earlier requests")
     monkeypatch.setattr(PictureSearch, "_under_way", MAX_UPLOADS)
     assert sent(site).status_code == 503
     monkeypatch.undo()
