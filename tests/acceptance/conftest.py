@@ -15,6 +15,7 @@ from demo.servers.weaviate import started
 from tests.acceptance.growth_workers import Workers, WorkersOn, running_workers
 from tests.acceptance.system import System, running_system
 from tests.chaos.dataset import Published, catalogue, images
+from tests.support.triton_fixture import renamed_previews
 
 
 @pytest.fixture(scope="session")
@@ -61,9 +62,18 @@ def store(tmp_path: Path) -> Iterator[dict[str, str]]:
             yield {name.upper(): str(value) for name, value in weaviate.settings.items()}
 
 
+@pytest.fixture(scope="session")
+def real_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
+    """A server whose models do not call themselves previews: as in production, workers may use a
+    store that an earlier version filled."""
+    folder = tmp_path_factory.mktemp("real-triton")
+    with Triton(folder / "triton.log", repository=renamed_previews(folder)) as server:
+        yield server
+
+
 @pytest.fixture
 def workers_on(
-    triton: Triton, replay: Replay, store: dict[str, str], tmp_path: Path
+    real_triton: Triton, replay: Replay, store: dict[str, str], tmp_path: Path
 ) -> Iterator[WorkersOn]:
     """Gives workers on the Redis of a URL: none yet; those that are started end with the test."""
     with ExitStack() as block:
@@ -74,9 +84,8 @@ def workers_on(
                 **replay.environment(),
                 "CELERY_BROKER_URL": redis_url,
                 "CELERY_RESULT_BACKEND": redis_url,
-                "TRITON_HOST": triton.host,
-                "TRITON_PORT": str(triton.ports.grpc),
-                "PREVIEW_MODELS": "true",
+                "TRITON_HOST": real_triton.host,
+                "TRITON_PORT": str(real_triton.ports.grpc),
                 "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics"),
             }
             return block.enter_context(running_workers(tmp_path, variables))

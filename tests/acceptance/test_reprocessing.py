@@ -30,7 +30,7 @@ from weavloader.store.base import TEXT_PROPERTIES, Filters, ImageObject, SearchQ
 IMAGES = 1000
 SWITCHED = 60
 KILLS = 3
-FIRST, THEN = "preview/first", "preview/gemma3"
+FIRST, THEN = "tested/first", "tested/gemma3"
 PATIENCE = 900.0
 PROCESSOR = ("main.py", "processor", "--concurrency", "2")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * PATIENCE)]
@@ -80,7 +80,7 @@ def test_the_embedding_model_is_replaced_and_the_first_one_brought_back(
     assert len(images) == SWITCHED
     for _, image in images:
         assert image is not None and image.vectors.keys() == {"clip"}
-        assert model_of(image.provenance, "clip") == "preview/clip"
+        assert model_of(image.provenance, "clip") == "tested/clip"
         assert model_of(image.provenance, "caption") == FIRST
 
 
@@ -142,7 +142,7 @@ class Searcher:
 def opened(store: dict[str, str]) -> Store:
     """The store, as the workers see it."""
     given = {name.lower(): value for name, value in store.items()}
-    return connect_store(load_settings(**given, preview_models=True))
+    return connect_store(load_settings(**given))
 
 
 def test_a_thousand_images_get_another_models_captions_while_workers_are_killed(
@@ -174,7 +174,7 @@ def test_a_thousand_images_get_another_models_captions_while_workers_are_killed(
     for image in after.values():
         assert image is not None
         assert model_of(image.provenance, "caption") == THEN
-        assert model_of(image.provenance, "clip") == "preview/clip"
+        assert model_of(image.provenance, "clip") == "tested/clip"
         assert all((made.made_at or began) >= began for made in image.provenance.values())
         assert image.text["caption"].startswith("Preview caption:")
     for old in before:

@@ -77,6 +77,7 @@ class Copy:
         self._environment = {
             setting: example["value"],
             "TRITON_HOST": triton.host,
+            "PREVIEW_MODELS": "true",
             "TRITON_PORT": str(triton.ports.grpc),
             "VECTOR_STORE": "embedded",
             "EMBEDDED_STORE_PATH": str(folder / "store"),
