@@ -39,6 +39,8 @@ NOT_IN_THE_IMAGE = {
     "tools",
 }
 
+PREVIEW_PROFILE = "--profile preview"
+
 
 def test_every_variable_of_the_example_is_a_setting() -> None:
     names = set(re.findall(r"^(\w+)=", (ROOT / ".env.example").read_text(), re.M))
@@ -235,6 +237,15 @@ def test_compose_serves_previews_only_where_they_are_asked_for() -> None:
     for name in our_services():
         assert services[name]["environment"]["TRITON_HOST"] == f"${{TRITON_HOST:-{PREVIEW_HOST}}}"
         assert previews not in services[name]["depends_on"]
+
+
+def test_the_readme_installs_the_two_by_commands_of_their_own_and_ends_with_check() -> None:
+    section = (ROOT / "README.md").read_text().partition("## Run it for real")[2]
+    real, previews = re.findall(r"```console\n(.*?)```", section, re.DOTALL)[:2]
+    up = [line for line in (real + previews).splitlines() if " up -d" in line]
+    assert [PREVIEW_PROFILE in line for line in up] == [False, True]
+    for commands in (real, previews):
+        assert commands.splitlines()[-1].endswith("python main.py check")
 
 
 PAIRS = [("redis", "redis-exporter"), ("grafana", "prometheus"), ("alertmanager", "prometheus")]
