@@ -19,9 +19,9 @@ TASKS = "job_system.tasks."
 # A task that hangs is interrupted, then killed; three model calls and a download fit.
 SOFT_TIME_LIMIT = 540
 TIME_LIMIT = 600
-# 100,000 images take the audit a minute or two; a remote store may be slow.
-AUDIT_SOFT_TIME_LIMIT = 1800
-AUDIT_TIME_LIMIT = 1860
+# 100,000 images take the audit two or three minutes; a remote store may be slow.
+AUDIT_SOFT_TIME_LIMIT = 3300
+AUDIT_TIME_LIMIT = 3360
 # A message that a dead worker held comes back after this; no wait may be longer.
 VISIBILITY_TIMEOUT = 3600
 MAX_CHILD_MEMORY_KIB = 1_000_000
