@@ -16,6 +16,7 @@ from demo.servers.weaviate import HOW_TO_GIVE_ONE, LocalWeaviate, started
 from tests.support.missing_parts import skip_without
 from tests.support.store_contract import an_image
 from weavloader.errors import ConfigError, TransientError
+from weavloader.geo import Location
 from weavloader.settings import load_settings
 from weavloader.store import connect_store
 from weavloader.store.base import Filters, ImageObject, SearchQuery, Store
@@ -114,7 +115,11 @@ def test_what_a_killed_server_forgot_is_named_and_found_again_once_it_is_rewritt
 ) -> None:
     vectors = np.random.default_rng(1).normal(size=(300, 256)).astype(np.float32)
     items = [
-        an_image(f"https://storage.example.org/{n}", caption=f"fox {n}", vectors={"clip": vector})
+        an_image(
+            f"https://storage.example.org/{n}",
+            vectors={"clip": vector},
+            location=Location(41.87, -87.62) if n % 2 else None,
+        )
         for n, vector in enumerate(vectors)
     ]
     links = [item.text["link"] for item in items]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import chain, repeat
 
 import pytest
@@ -17,11 +17,13 @@ from tests.support.weaviate_stand_in import StandIn
 from tests.support.weaviate_stand_in.objects import INDEXES
 from tests.support.weaviate_stand_in.schema import Schema, add_vectors
 from weavloader.errors import ConfigError, PermanentError, TransientError, WeavloaderError
+from weavloader.geo import Location, distance_km
 from weavloader.images.job import image_id
 from weavloader.settings import Settings, load_settings
 from weavloader.store import connect_store
 from weavloader.store.base import Filters, Store
 from weavloader.store.weaviate import objects
+from weavloader.store.weaviate.client import GeoCoordinate, connect
 
 BAD_TEXT = "invalid text property 'vsn' on class 'Test': not a string, but float64"
 
@@ -210,6 +212,31 @@ class TestFaults:
         server.heal()
         store.upsert([an_image("1")])
         assert store.count() == 1 and store.existing(["1"]) == {"1"}
+
+    @pytest.mark.parametrize("place", [None, Location(41.87, -87.62), Location(-90, 180)])
+    def test_an_object_that_was_written_again_in_part_keeps_its_location(
+        self,
+        store: Store,
+        server: StandIn,
+        settings: Settings,
+        monkeypatch: pytest.MonkeyPatch,
+        place: Location | None,
+    ) -> None:
+        monkeypatch.setattr(objects, "_PAUSES", ())
+        item = an_image("1", location=place)
+        store.upsert([item])
+        answers = iter(["", "store is read-only"])
+        server.faults.refuse = lambda link: next(answers)
+        with pytest.raises(TransientError):
+            store.rewrite([item.id])
+        read = store.get(item.id)
+        assert read is not None and read.location == place
+        with closing(connect(settings)) as client:
+            collection = client.collections.use(settings.weaviate_collection)
+            (hit,) = collection.query.fetch_objects(return_properties=["location"]).objects
+        point = hit.properties["location"]
+        assert isinstance(point, GeoCoordinate)
+        assert distance_km(Location(point.latitude, point.longitude), place or Location(0, 0)) < 0.1
 
     def test_a_write_that_the_server_breaks_off_is_indexed_in_the_same_call(
         self, store: Store, server: StandIn

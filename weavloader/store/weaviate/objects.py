@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import time
 import uuid
 from collections.abc import Collection as SomeOf
@@ -46,6 +47,7 @@ _IMAGE_BYTES_PER_REQUEST = 24 * 1024 * 1024
 _OBJECTS_PER_REQUEST = 100
 _PAUSES = (0.5, 1.0, 2.0)  # seconds before rejected objects are retried
 _PAUSE_AFTER_UNAVAILABLE = 1.0
+_SHIFT = 1e-4  # degrees; more than the server's single precision tells apart
 Rejected = dict[str, WeavloaderError]
 Written = DataObject[Any, Any]
 
@@ -285,8 +287,7 @@ def rewrite(collection: Collection, batch: Sequence[Written]) -> Rejected:
     The server skips an object that it considers unchanged, and updates no vector index unless a
     vector or a point differs. So each is first written with another location. Deleting it
     instead would risk to lose it: a deletion that timed out may be executed after the object was
-    written again. A first write that is executed late does no harm: the location is
-    that of ``latitude`` and ``longitude``, as far as these are given. Seen with Weaviate 1.38.11.
+    written again. Seen with Weaviate 1.38.11.
     """
     rejected = _written(collection, [_moved(each) for each in batch])
     return rejected | _written(
@@ -295,9 +296,14 @@ def rewrite(collection: Collection, batch: Sequence[Written]) -> Rejected:
 
 
 def _moved(each: Written) -> Written:
+    """The object some metres away; at 0 and 0, which stand for no location, if it has none."""
     properties = dict(each.properties)
-    if properties.pop("location", None) is None:
+    place = properties.pop("location", None)
+    if place is None:
         properties["location"] = GeoCoordinate(latitude=0.0, longitude=0.0)
+    elif (place.latitude, place.longitude) != (0, 0):
+        latitude = place.latitude - math.copysign(_SHIFT, place.latitude)
+        properties["location"] = GeoCoordinate(latitude=latitude, longitude=place.longitude)
     return DataObject(uuid=each.uuid, properties=properties, vector=each.vector)
 
 
