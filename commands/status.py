@@ -101,9 +101,10 @@ def _table(state: Mapping[str, Any]) -> Table:
 
     from weavloader.logs import mask, printable
 
-    table = Table.grid(padding=(0, 2))
+    # A column with a ratio gives way to the other, which would be cut too.
+    table = Table.grid(padding=(0, 2), expand=True)
     table.add_column(no_wrap=True, width=NAME_WIDTH)
-    table.add_column(no_wrap=True, overflow="ellipsis")
+    table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
     for name, error in state["components"].items():
         style = "" if error == "ok" else "bold red"
         table.add_row(name, Text(printable(mask(error)), style=style))

@@ -21,6 +21,7 @@ from weavloader import redis_keys
 from weavloader.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
+WIDE = "ice\x1b[2J" + " and more ice" * 20
 STATUS = [sys.executable, "main.py", "status"]
 
 
@@ -28,7 +29,7 @@ STATUS = [sys.executable, "main.py", "status"]
 def environment(tmp_path: Path, redis_url: str, triton: Triton) -> dict[str, str]:
     """A site with two stored images, three queued and one dead letter."""
     store = str(tmp_path / "store")
-    images = [an_image("one", "snow", SNOW), an_image("two", "ice\x1b[2J", SNOW, minutes_ago=1)]
+    images = [an_image("one", "snow", SNOW), an_image("two", WIDE, SNOW, minutes_ago=1)]
     keep(load_settings(vector_store="embedded", embedded_store_path=store), images)
     with redis_py.Redis.from_url(redis_url, socket_timeout=5) as redis:
         redis.rpush(redis_keys.IMAGE_QUEUE, "{}", "{}", "{}")
@@ -62,7 +63,8 @@ def test_it_shows_the_system_on_one_screen(environment: dict[str, str]) -> None:
     assert "workers seen processor 0 online, 0 running" in shown
     assert f"{redis_keys.IMAGE_QUEUE} 3" in shown
     assert shown.index("ice") < shown.index("snow")
-    assert "\x1b" not in done.stdout
+    assert "\x1b" not in done.stdout and "more ice" in done.stdout
+    assert {len(line) for line in done.stdout.splitlines()} == {100}
     assert len(done.stdout.splitlines()) < 24
 
 
