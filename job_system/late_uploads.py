@@ -12,6 +12,7 @@ stored within a minute of its arrival.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +52,8 @@ _ROUND_THREADS = 8
 _ROUND_DEADLINE = 20.0
 # A round that was not started by then is lost, and another is sent.
 _ROUND_EXPIRES = 60
+
+logger = logging.getLogger(__name__)
 
 
 def pause_after(waited: float, left: float) -> float:
@@ -148,6 +151,7 @@ def ask(redis: RedisClient, storage: Downloader, now: float) -> int:
     arrived = _arrived(storage, files)
     for image_id in arrived:
         _let_be_due(redis, image_id.decode(), files[image_id]["due"], now)
+    logger.info("asked for %d late files: %d have arrived", len(files), len(arrived))
     return len(arrived)
 
 
@@ -166,7 +170,9 @@ def _arrived(storage: Downloader, files: Mapping[bytes, Any]) -> list[bytes]:
             return False
         try:
             return storage.has(files[image_id]["link"])
-        except TransientError:
+        except TransientError as error:
+            if not failed:
+                logger.warning("late files are not asked for now: %s", error)
             failed = True
             return False
 
@@ -181,8 +187,15 @@ def _let_be_due(redis: RedisClient, image_id: str, due: float, now: float) -> No
     Nothing happens where it does not wait any more, or not yet; the next round asks again.
     """
     for text in redis.zrange(redis_keys.DELAYED, due, due, byscore=True):
-        if json.loads(text)["headers"]["id"] == image_id:
-            redis.zadd(redis_keys.DELAYED, {text: now}, xx=True)
+        message = json.loads(text)
+        if message["headers"]["id"] != image_id:
+            continue
+        # What a worker receives it delays until then.
+        message["headers"]["eta"] = datetime.fromtimestamp(now, UTC).isoformat()
+        with redis.pipeline() as pipe:
+            pipe.zadd(redis_keys.DELAYED, {json.dumps(message): now})
+            pipe.zrem(redis_keys.DELAYED, text)
+            pipe.execute()
 
 
 def _send_round(redis: RedisClient) -> None:

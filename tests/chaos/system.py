@@ -202,7 +202,8 @@ class System:
         for process in self._roles.values():
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))
-        return [role for role, process in self._roles.items() if process.poll() != 0]
+        codes = {role: process.poll() for role, process in self._roles.items()}
+        return [f"{role} ({code})" for role, code in codes.items() if code != 0]
 
     def processes_of(self, roles: Iterable[str]) -> list[int]:
         """The main processes of roles, and those in which they run their tasks."""

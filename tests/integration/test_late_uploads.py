@@ -15,7 +15,7 @@ from celery import Celery
 from celery.exceptions import Ignore, Reject
 
 from job_system import late_uploads
-from job_system.broker.delayed import delay, due_later
+from job_system.broker.delayed import delay, due_later, return_due
 from job_system.broker.message_validation import validate_task
 from job_system.dependencies import dead_letters
 from job_system.late_uploads import ROUND_FILES, ROUND_SECONDS, ask, pause_after
@@ -233,7 +233,7 @@ def test_thousands_of_missing_files_do_not_flood_storage(redis: Any) -> None:
 
 
 def test_a_round_lets_the_message_of_a_file_that_arrived_be_due(
-    storage: Storage, redis: Any, job_system: Celery
+    storage: Storage, redis: Any, job_system: Celery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = [image(timedelta(seconds=age)) for age in (3, 4)]
     jobs = [ImageJob(f"{job.url}-{job.timestamp}", job.timestamp, vsn="W021") for job in jobs]
@@ -252,8 +252,14 @@ def test_a_round_lets_the_message_of_a_file_that_arrived_be_due(
     now = time.time() + 21
     assert ask(redis, heads, now) == 1  # type: ignore[arg-type]
     assert sorted(heads.asked) == sorted(job.url for job in jobs)
-    (first,) = redis.zrange(redis_keys.DELAYED, "-inf", now, byscore=True)
-    assert json.loads(first)["headers"]["id"] == jobs[1].id
+    assert redis.zcard(redis_keys.DELAYED) == 2
+    redis.delete(redis_keys.IMAGE_QUEUE)
+    monkeypatch.setattr(time, "time", lambda: now)
+    assert return_due(redis) == 1
+    (raw,) = redis.lrange(redis_keys.IMAGE_QUEUE, 0, -1)
+    returned = validate_task(raw, job_system.tasks)
+    assert returned.message["headers"]["id"] == jobs[1].id
+    assert due_later(returned) is None, "a worker does not delay it again"
     heads.asked.clear()
     assert ask(redis, heads, now + 5) == 0 and not heads.asked  # type: ignore[arg-type]
 
