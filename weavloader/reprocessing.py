@@ -8,6 +8,7 @@ image that it queues twice is done once: the second task finds it newer than the
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -209,7 +210,9 @@ class Reprocessing:
         """
         at = self._read(name) or _Progress("", utc_now(), ReworkReport())
         rework, report = Rework(selection.parts, at.since), at.report
-        for batch in chunked(self._store.scan(after=at.after, images=False), BATCH):
+        # So that a slow run never sleeps much longer than a minute before it notes its progress.
+        size = min(BATCH, math.ceil(self._per_minute or BATCH))
+        for batch in chunked(self._store.scan(after=at.after, images=False), size):
             jobs = list(self._jobs(batch, selection, report))
             if jobs:
                 self._wait_for_room(len(jobs))

@@ -33,7 +33,7 @@ for record in given["records"]:
     )
 """
 _PREPARE = """
-from client import connect_store
+from weavloader.store import connect_store
 from weavloader.settings import get_settings
 connect_store(get_settings()).prepare()
 """
@@ -141,7 +141,7 @@ class Workers:
 
     def serves(self, root: Path) -> bool:
         """Whether the version at ``root`` can use the store as it is."""
-        return self._run(["-c", _PREPARE], root).returncode == 0
+        return self._run(["-c", _PREPARE], root, seconds=_PATIENCE).returncode == 0
 
     def _run(
         self, words: Sequence[str], root: Path, seconds: float = 60

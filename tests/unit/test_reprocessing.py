@@ -188,6 +188,10 @@ def test_a_run_waits_for_room_and_keeps_its_rate(scene: Scene) -> None:
     scene.slept.clear()
     scene.work(per_minute=600).run("a", ALL)
     assert sum(scene.slept) == pytest.approx(25)
+    scene.slept.clear()
+    scene.work(per_minute=7.5).run("a", ALL)
+    assert sum(scene.slept) == pytest.approx(250 / 7.5 * 60)
+    assert max(scene.slept) <= 64
 
 
 def test_what_another_program_stored_under_its_own_id_is_counted_and_left() -> None:
