@@ -31,7 +31,7 @@ test: lint validate  ## Lint, then run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not models and not containers" $(ARGS)
 	$(TOOK)
 
-test-models: $(VENV)/dev.stamp  ## Serve the real models with tiny weights (installs torch, 6 GB)
+test-models: $(VENV)/dev.stamp  ## Serve the real models with tiny weights (installs torch and vLLM, 12 GB)
 	$(BIN)/python -m pytest -m models $(ARGS)
 
 test-all: lint validate  ## As test, with the slow ones and the real models; reports coverage

@@ -22,7 +22,7 @@ from demo.stack import ROOT, Plan, Stack, log_of
 from weavloader.dlq.queue import DeadLetters
 from weavloader.errors import Reason, TransientError
 from weavloader.redis_connection import connect_redis
-from weavloader.settings import Settings
+from weavloader.settings import OPENAI, Settings
 
 _BAR_WIDTH = 20
 _POLL_SECONDS = 0.3
@@ -40,6 +40,10 @@ class ProgressTracker:
 
     def __init__(self, plan: Plan, stack: Stack, settings: Settings) -> None:
         self.images = plan.dataset.images_in_order()
+        self.max_seconds_without_progress = _MAX_SECONDS_WITHOUT_PROGRESS
+        if settings.caption_model == OPENAI:
+            # On a CPU, each of the processor's children may wait for the captions of the others.
+            self.max_seconds_without_progress += settings.openai_timeout
         self._plan = plan
         self._stack = stack
         self._store = open_store(settings)
@@ -113,7 +117,7 @@ class ProgressTracker:
 
 
 def follow(console: Console, tracker: ProgressTracker) -> list[Result]:
-    """Show a bar until every image is settled, or there was no progress for two minutes.
+    """Show a bar until every image is settled, or there was no progress for too long.
 
     Returns:
         The last outcomes; an image that is not settled is missing.
@@ -130,7 +134,7 @@ def follow(console: Console, tracker: ProgressTracker) -> list[Result]:
             bar.update(task, **_progress(counted))
             if (
                 tracker.is_settled(results)
-                or time.monotonic() - since > _MAX_SECONDS_WITHOUT_PROGRESS
+                or time.monotonic() - since > tracker.max_seconds_without_progress
             ):
                 return results or tracker.all_missing()
             now_settled = counted[STORED] + counted[DEAD_LETTER]

@@ -28,7 +28,14 @@ from inference.tensors import RGBImage, checked_text, reduce_image, tidy_caption
 from metrics import metrics
 from weavloader import traces
 from weavloader.errors import PermanentError, Reason, TransientError, WeavloaderError
-from weavloader.http_client import EncodedError, TooLargeError, exchange, read, read_error
+from weavloader.http_client import (
+    EncodedError,
+    TooLargeError,
+    exchange,
+    read,
+    read_error,
+    shown,
+)
 from weavloader.provenance import UNKNOWN, ServedModel, record_call
 from weavloader.settings import OPENAI
 
@@ -153,6 +160,10 @@ class OpenAIServer:
             if error.reason in _DOWN:
                 raise
 
+    def close(self) -> None:
+        """Close the connections that are kept."""
+        self._http.close()
+
     def _pause(self, deadline: float) -> None:
         pause = self._not_before - time.monotonic()
         if pause <= 0:
@@ -226,12 +237,12 @@ class OpenAIServer:
         except (TooLargeError, EncodedError) as error:
             raise _error(str(error), Reason.CAPTIONER_BAD_ANSWER) from error
         except httpx.ConnectTimeout as error:
-            raise _error(f"{url}: {error!r}", Reason.CAPTIONER_UNAVAILABLE) from error
+            raise _error(f"{url}: {shown(error)}", Reason.CAPTIONER_UNAVAILABLE) from error
         except httpx.TimeoutException as error:
             message = f"no answer within {seconds:.0f} s"
             raise _error(message, Reason.CAPTIONER_TIMEOUT) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise _error(f"{url}: {error!r}", Reason.CAPTIONER_UNAVAILABLE) from error
+            raise _error(f"{url}: {shown(error)}", Reason.CAPTIONER_UNAVAILABLE) from error
 
 
 class _Bearer(httpx.Auth):
@@ -274,7 +285,9 @@ class _Fault:
         fields = _error_fields(text)
         said = str(fields.get("message") or text or "no message")
         if status == httpx.codes.NOT_FOUND and "model" not in said:
-            said = f"no {url}"
+            said = f"no {url}; OPENAI_BASE_URL ends in /v1 on most servers"
+        if status == httpx.codes.UNAUTHORIZED:
+            said = f"OPENAI_API_KEY is refused: {said}"
         return cls(
             status,
             " ".join(said.split())[:_SHOWN_CHARACTERS],

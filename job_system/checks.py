@@ -106,7 +106,8 @@ def _triton(settings: Settings) -> str:
 def _captioner(settings: Settings) -> str:
     from client import connect_openai
 
-    connect_openai(settings).require_model(timeout=CAPTIONER_TIMEOUT)
+    with closing(connect_openai(settings)) as server:
+        server.require_model(timeout=CAPTIONER_TIMEOUT)
     return f"{settings.openai_model} at {settings.openai_base_url}"
 
 

@@ -429,7 +429,7 @@ def test_a_model_that_is_not_offered_is_told_with_those_that_are(server: OpenAIS
 @pytest.mark.parametrize(
     ("found", "reason", "said"),
     [
-        (refusal(401, "no"), "captioner_auth", "HTTP 401: no"),
+        (refusal(401, "no"), "captioner_auth", "HTTP 401: OPENAI_API_KEY is refused: no"),
         (Answer(404, (b"nothing",)), "captioner_not_found", "no http://127.0.0.1:.*/v1/models"),
         (answer(404, {"detail": "Not Found"}), "captioner_not_found", "no http://127.0.0.1:.*/v1/"),
         (Answer(200, (b"<html>",)), "captioner_not_found", "no list of models"),
@@ -497,12 +497,19 @@ def test_an_address_that_is_no_url_is_refused(url: str) -> None:
     ("url", "key", "model", "line"),
     [
         ("", KEY, MODEL, f"ok {MODEL} at http://127.0.0.1:PORT/v1"),
-        ("", "sk-wrong", MODEL, "FAIL openai: HTTP 401: Incorrect API key provided"),
+        (
+            *("", "sk-wrong", MODEL),
+            "FAIL openai: HTTP 401: OPENAI_API_KEY is refused: Incorrect API key provided",
+        ),
         (
             *("", KEY, "gemma-3"),
             "FAIL openai: no model 'gemma-3'; http://127.0.0.1:PORT/v1 offers gemma3:4b, llava:7b",
         ),
-        ("/v2", KEY, MODEL, "FAIL openai: HTTP 404: no http://127.0.0.1:PORT/v1/v2/models"),
+        (
+            *("/v2", KEY, MODEL),
+            "FAIL openai: HTTP 404: no http://127.0.0.1:PORT/v1/v2/models; "
+            "OPENAI_BASE_URL ends in /v1 on most servers",
+        ),
         ("", KEY, "", "FAIL OPENAI_MODEL: required by CAPTION_MODEL=openai"),
     ],
 )
