@@ -349,6 +349,7 @@ def _facts(letter: DeadLetter, retried: datetime | None) -> dict[str, str]:
         "attempts": f"{letter.attempts}, {letter.retries} retries in the last run",
         "worker": letter.worker,
         "queued again": _retried(retried) or "no",
+        **({"trace": letter.trace_id} if letter.trace_id else {}),
     }
 
 

@@ -37,12 +37,15 @@ def publish(jobs: Sequence[ImageJob], priority: int = 0, rework: Rework | None =
         TransientError: Redis failed; some of them may have been put there.
     """
     # A span ends when its batch was sent.
+    headers = []
     with ExitStack() as spans, _producer(BATCH) as producer:
         for job in jobs:
             span = traces.publishing(job.id, redis_keys.IMAGE_QUEUE, job)
-            _publish_one(producer, job, priority, spans.enter_context(span), rework)
-    for job in jobs:
-        logger.info("image %s queued: vsn=%s", job.id, job.vsn, extra={"image": job.id})
+            headers.append(spans.enter_context(span))
+            _publish_one(producer, job, priority, headers[-1], rework)
+    for job, header in zip(jobs, headers, strict=True):
+        named = {"image": job.id} | ({"trace": traces.trace_id_of(header)} if header else {})
+        logger.info("image %s queued: vsn=%s", job.id, job.vsn, extra=named)
 
 
 @dataclass(slots=True)

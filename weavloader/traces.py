@@ -154,6 +154,11 @@ def trace_id() -> str:
     return "" if current is None else current.trace_id
 
 
+def trace_id_of(header: str) -> str:
+    """Id of the trace in a header."""
+    return header.split("-")[1]
+
+
 def prepare() -> None:
     """Import what exports spans, once for all children of this process.
 

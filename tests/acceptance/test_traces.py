@@ -151,7 +151,8 @@ def test_one_trace_holds_all_that_became_of_an_image(traced: Traced) -> None:
         assert found.start_time_unix_nano < found.end_time_unix_nano
 
     (line,) = (line for line in traced.lines("processor") if line.get("outcome") == "stored")
-    assert line["trace"] == traced.trace_id
+    (queued,) = (line for line in traced.lines("moderator") if "image" in line)
+    assert line["trace"] == queued["trace"] == traced.trace_id
     check_secrets(traced)
 
 
@@ -175,6 +176,8 @@ def test_a_dead_letter_and_its_reprocessing_and_a_late_upload_join_the_trace(
     key = f"dlq:{traced.image.id}"
     wait_until(lambda: traced.redis.exists(key), "the dead letter", 60)
     assert json.loads(traced.redis.get(key))["trace_id"] == traced.trace_id
+    shown = traced.workers.run("main.py", "dlq", "show", traced.image.id).stdout.decode()
+    assert traced.trace_id in shown
     traced.workers.run("main.py", "dlq", "retry", traced.image.id).check_returncode()
     traced.workers.wait_until_stored([traced.image])
     traced.end()
