@@ -219,7 +219,7 @@ def _content(rng: Random, model: str, kind: str, size: int) -> bytes:
             else mutate.data(rng, [text])
         )
     if rng.random() < 0.1:
-        text = (text * rng.choice((50, 9000)))[: 20 << 20]
+        text *= 1 + rng.choice((50_000, 20 << 20)) // (1 + len(text))
     return len(text).to_bytes(4, "little") + text
 
 

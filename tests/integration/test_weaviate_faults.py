@@ -119,6 +119,14 @@ class TestFaults:
             server.heal()
         assert store.existing(["1"]) == {"1"}
 
+    def test_a_schema_without_the_settings_of_an_index_is_an_error_of_ours(
+        self, store: Store, server: StandIn
+    ) -> None:
+        server.faults.garble = lambda answer: answer.replace(b"vectorIndexConfig", b"x")
+        with pytest.raises(TransientError, match="cannot be read") as failed:
+            store.schema()
+        assert failed.value.reason == "store_failed"
+
     def test_a_key_that_expires_is_said_to_and_is_no_fault_of_the_image(
         self, store: Store, server: StandIn, settings: Settings
     ) -> None:

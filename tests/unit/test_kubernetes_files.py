@@ -97,6 +97,22 @@ def test_policies_let_through_the_ports_of_the_settings_and_no_other() -> None:
     }
 
 
+def test_every_port_is_open_to_named_peers_only() -> None:
+    policies = [
+        *of_operators("NetworkPolicy"),
+        *(d for d in documents("kubernetes-complete.yaml") if d["kind"] == "NetworkPolicy"),
+    ]
+    for policy in policies:
+        for rule in policy["spec"].get("ingress", []):
+            assert rule.get("from"), policy["metadata"]["name"]
+            for peer in rule["from"]:
+                (selector,) = peer.values()
+                assert selector, policy["metadata"]["name"]
+    flower = kubernetes("NetworkPolicy", "flower")["spec"]["ingress"][0]["from"]
+    metrics = kubernetes("NetworkPolicy", "metrics")["spec"]["podSelector"]
+    assert {"podSelector": metrics} in flower
+
+
 def selected(selector: dict[str, Any]) -> set[str]:
     """Names of the workloads whose pods a selector matches."""
     found = set()

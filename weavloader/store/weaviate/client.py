@@ -103,7 +103,15 @@ _INVALID = (
     exceptions.WeaviateClosedClientError,
 )
 # Raised by the client, or by what we make of its answers, where an answer is not of its form.
-_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, DecodeError, RecursionError)
+_UNREADABLE = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    DecodeError,
+    RecursionError,
+)
 _UNREACHABLE_CODES = {_Code.UNAVAILABLE, _Code.DEADLINE_EXCEEDED}
 _AUTH_CODES = {_Code.UNAUTHENTICATED, _Code.PERMISSION_DENIED}
 _REJECTED_CODES = {_Code.INVALID_ARGUMENT, _Code.OUT_OF_RANGE, _Code.UNIMPLEMENTED}
