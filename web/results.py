@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -12,9 +14,55 @@ from weavloader.store.base import SearchResult, Tally
 from weavloader.store.validation import MAX_RESULTS
 from web.query import PageQuery
 
+# Counts are renewed after a minute, or after twenty times as long as they took.
+COUNTS_SECONDS = 60.0
+COUNTS_SHARE = 20
 FOLD_SECONDS = 3600.0
 FOLD_SCORE = 0.02
 _FIRST = datetime.min.replace(tzinfo=UTC)
+
+
+class Counting:
+    """Counts that are under way or there; meanwhile the ones before them are known.
+
+    Args:
+        future: Gives the counts and the seconds they took.
+        known: Earlier counts.
+    """
+
+    def __init__(self, future: Future[tuple[Tally, float]], known: Tally | None) -> None:
+        self._future = future
+        self._known = known
+        self._started_at = time.monotonic()
+
+    @property
+    def known(self) -> Tally | None:
+        """The latest counts that are there; ``None`` before the first."""
+        done = self._future.done() and self._future.exception() is None
+        return self._future.result()[0] if done else self._known
+
+    def is_old(self) -> bool:
+        """Whether they should be counted again."""
+        if not self._future.done() or self._future.exception() is not None:
+            return False
+        seconds = max(COUNTS_SECONDS, COUNTS_SHARE * self._future.result()[1])
+        return time.monotonic() - self._started_at > seconds
+
+    def latest(self, wait: float) -> Tally:
+        """The latest counts, for which the first visitor waits.
+
+        Raises:
+            TimeoutError: There are none within ``wait`` seconds.
+            WeavloaderError: They failed.
+        """
+        known = self.known
+        return self._future.result(wait)[0] if known is None else known
+
+
+def timed(count: Callable[[], Tally]) -> tuple[Tally, float]:
+    """Counts and the seconds they took."""
+    start = time.monotonic()
+    return count(), time.monotonic() - start
 
 
 @dataclass(frozen=True, slots=True)

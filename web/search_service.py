@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotReadyError
 from dataclasses import replace
+from functools import partial
 from threading import Lock
 
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 
 from client import connect_embedder, connect_image_embedder
 from weavloader import search as searching
@@ -22,7 +23,7 @@ from weavloader.store.validation import MAX_RESULTS, VECTOR_RANKS
 from web.captions import examples
 from web.image_service import ImageService, Place
 from web.query import MAX_PAGE_SIZE, PageQuery
-from web.results import NodeCounts, Ranked, SearchPageResult, fold
+from web.results import Counting, NodeCounts, Ranked, SearchPageResult, fold, timed
 
 logger = logging.getLogger(__name__)
 
@@ -57,10 +58,10 @@ class SearchService:
         self._ranked: TTLCache[PageQuery, Ranked] = TTLCache(MAX_SEARCHES, CACHE_SECONDS)
         self._cuts: TTLCache[object, Cut] = TTLCache(MAX_CUTS, CACHE_SECONDS)
         self._samples: TTLCache[str, Sample] = TTLCache(len(VECTOR_RANKS), SAMPLE_SECONDS)
-        self._tallies: TTLCache[object, Future[Tally]] = TTLCache(MAX_CUTS, CACHE_SECONDS)
+        self._tallies: LRUCache[object, Counting] = LRUCache(MAX_CUTS)
         self._no_reranker: TTLCache[str, bool] = TTLCache(1, RERANKER_SECONDS)
         self._examples: Future[list[str]] | None = None
-        self._counting = ThreadPoolExecutor(1, thread_name_prefix="counts")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="counts")
 
     def search(self, query: PageQuery) -> SearchPageResult:
         """A page of a search: by text, by images, or of all images by time.
@@ -149,14 +150,9 @@ class SearchService:
             wait: Seconds; 0 for what is known already.
         """
         filters, key = filters_of(query), (*query.filters.items(), query.within)
-        with self._lock:
-            if key not in self._tallies:
-                self._tallies[key] = self._counting.submit(
-                    lambda: self._images.store().tally(filters)
-                )
-            counted = self._tallies[key]
+        counting = self._counting_of(key, filters)
         try:
-            return counted.result(wait)
+            return counting.latest(wait)
         except NotReadyError:
             return None
         except WeavloaderError as error:
@@ -164,6 +160,15 @@ class SearchService:
             with self._lock:
                 self._tallies.pop(key, None)
             return None
+
+    def _counting_of(self, key: object, filters: Filters) -> Counting:
+        with self._lock:
+            counting = self._tallies.get(key)
+            if counting is None or counting.is_old():
+                count = partial(timed, lambda: self._images.store().tally(filters))
+                known = None if counting is None else counting.known
+                self._tallies[key] = Counting(self._pool.submit(count), known)
+            return self._tallies[key]
 
     def hits(self, query: PageQuery) -> Tally | None:
         """Counts of all hits of a search; ``None`` while they are being counted."""
@@ -175,7 +180,7 @@ class SearchService:
         """A few searches that find something; none until they are made from stored captions."""
         with self._lock:
             if self._examples is None:
-                self._examples = self._counting.submit(self._new_examples)
+                self._examples = self._pool.submit(self._new_examples)
         if not self._examples.done():
             return []
         error = self._examples.exception()
@@ -230,7 +235,7 @@ class SearchService:
 
     def close(self) -> None:
         """Count no more."""
-        self._counting.shutdown(cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)
 
     def _searched(self, query: PageQuery) -> tuple[SearchQuery, str, bool]:
         """What the store is asked, a notice, and whether this is all that was searched for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -24,7 +25,7 @@ from web.captions import Block, Caption, blocks, examples
 from web.facets import facets, histogram
 from web.image_service import ImageService
 from web.query import PageQuery, with_times
-from web.results import fold
+from web.results import Counting, fold
 from web.search_service import SearchService
 from web.snapshot import NEWEST, Monitor, Snapshot
 
@@ -462,3 +463,23 @@ def test_a_reranker_orders_the_best_results(
         assert results[0].rerank_score == 19 and results[0].explanation
         searches.close()
         without.close()
+
+
+def test_counts_are_renewed_once_they_are_old_and_shown_meanwhile() -> None:
+    first, second = Tally(1, {}, {}), Tally(2, {}, {})
+    future: Future[tuple[Tally, float]] = Future()
+    counting = Counting(future, None)
+    with pytest.raises(TimeoutError):
+        counting.latest(0)
+    future.set_result((first, 0.1))
+    assert counting.latest(0) == first and not counting.is_old()
+    counting._started_at -= 61
+    assert counting.is_old()
+    later: Future[tuple[Tally, float]] = Future()
+    renewed = Counting(later, counting.known)
+    assert renewed.latest(0) == first and not renewed.is_old()
+    later.set_result((second, 10.0))
+    renewed._started_at -= 199
+    assert renewed.latest(0) == second and not renewed.is_old()
+    renewed._started_at -= 2
+    assert renewed.is_old()
