@@ -24,7 +24,7 @@ import httpx
 from PIL import Image
 
 from inference.model_config import ImageLimit, model_config
-from inference.tensors import RGBImage, checked_text, reduce_image, tidy_caption
+from inference.tensors import RGBImage, checked_text, clean_text, reduce_image, tidy_caption
 from metrics import metrics
 from weavloader import traces
 from weavloader.errors import PermanentError, Reason, TransientError, WeavloaderError
@@ -49,6 +49,7 @@ _MIN_PAUSE_SECONDS = 1.0
 _JPEG_QUALITY = 90
 _SHOWN_CHARACTERS = 300
 _SHOWN_MODELS = 20
+_NAME_CHARACTERS = 80
 _REASONS = {
     401: Reason.CAPTIONER_AUTH,
     402: Reason.CAPTIONER_AUTH,
@@ -61,9 +62,7 @@ _REASONS = {
     503: Reason.CAPTIONER_UNAVAILABLE,
     504: Reason.CAPTIONER_TIMEOUT,
 }
-# Which servers send with these statuses.
-_PAUSING = (429, 503)
-# Of OpenAI and of Azure.
+_MAY_ASK_FOR_A_PAUSE = (429, 503)
 _FILTERED = ("content_filter", "content_policy_violation")
 # Servers have no common code for these.
 _CONTEXT = re.compile(r"context[ _](length|size|window)|max_model_len|maximum model length", re.I)
@@ -140,7 +139,7 @@ class OpenAIServer:
         """
         offered = self._models(timeout)
         # Ollama adds the tag.
-        if {self._model, f"{self._model}:latest"}.isdisjoint(offered):
+        if {_name(self._model), f"{self._model}:latest"}.isdisjoint(offered):
             more = len(offered) - _SHOWN_MODELS
             names = ", ".join(offered[:_SHOWN_MODELS]) or "none"
             message = f"{OPENAI}: no model {self._model!r}; {self._base_url} offers {names}"
@@ -213,7 +212,7 @@ class OpenAIServer:
         if isinstance(body, _Fault):
             raise body.as_error()
         try:
-            return [str(model["id"]) for model in json.loads(body)["data"]]
+            return [_name(model["id"]) for model in json.loads(body)["data"]]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             message = f"{self._base_url}/models gives no list of models"
             raise _error(message, Reason.CAPTIONER_NOT_FOUND) from error
@@ -277,9 +276,10 @@ class _Fault:
     def of(cls, answer: httpx.Response, url: str) -> _Fault:
         """What an answer says."""
         status, asked = answer.status_code, answer.headers.get("retry-after", "")
-        pause = _seconds(asked) if status in _PAUSING else 0.0
+        pause = _seconds(asked) if status in _MAY_ASK_FOR_A_PAUSE else 0.0
         if answer.next_request is not None:
-            message = f"{url} redirects to {answer.next_request.url.host}, which is not followed"
+            host = _name(answer.next_request.url.host)
+            message = f"{url} redirects to {host}, which is not followed"
             return cls(status, message)
         text = read_error(answer)
         fields = _error_fields(text)
@@ -340,8 +340,8 @@ def _read_completion(body: bytes, model: str) -> tuple[str, ServedModel]:
         message, ended = choice["message"], choice.get("finish_reason")
         said, refusal = _text(message.get("content")), message.get("refusal")
         served = ServedModel(
-            str(completion.get("model") or model),
-            str(completion.get("system_fingerprint") or UNKNOWN),
+            _name(completion.get("model") or model),
+            _name(completion.get("system_fingerprint") or UNKNOWN),
         )
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         shown = body[:_SHOWN_CHARACTERS].decode(errors="replace")
@@ -354,6 +354,11 @@ def _read_completion(body: bytes, model: str) -> tuple[str, ServedModel]:
     except TransientError as error:
         message = f"{error} (finish_reason {ended})"
         raise _error(message, Reason.CAPTIONER_BAD_ANSWER) from error
+
+
+def _name(told: object) -> str:
+    """A name that a server tells, of bounded length and without control characters."""
+    return clean_text(str(told))[:_NAME_CHARACTERS]
 
 
 def _text(content: Any) -> str:

@@ -30,6 +30,7 @@ FUZZERS = {
     "data_api": Fuzzer(answers.data_api),
     "storage": Fuzzer(answers.storage),
     "manifests": Fuzzer(answers.manifests),
+    "captioner": Fuzzer(answers.captioner),
     "triton": Fuzzer(answers.triton),
     "weaviate": Fuzzer(answers.weaviate),
 }

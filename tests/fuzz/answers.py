@@ -1,4 +1,4 @@
-"""Fuzzers of what other machines answer: SAGE, Triton and Weaviate, over real connections."""
+"""Fuzzers of what other machines answer: SAGE, the models and Weaviate, over real connections."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from tritonclient.grpc import service_pb2
 
 from client import connect_triton
 from demo.servers.ports import HOST
+from inference.model_config import model_config
+from inference.openai import OpenAIServer
 from inference.registry import CAPTIONERS, EMBEDDERS, required_models
 from inference.triton import contracts, require_contracts, require_models
 from tests.fuzz import mutate
@@ -30,6 +32,7 @@ from weavloader.http_client import new_http_client
 from weavloader.images.download import Downloader
 from weavloader.images.job import ImageJob
 from weavloader.images.nodes import Nodes
+from weavloader.provenance import traced
 from weavloader.redis_connection import RedisClient
 from weavloader.settings import load_settings
 from weavloader.store import connect_store
@@ -130,6 +133,38 @@ def manifests() -> Iterator[Attempt]:
                 assert node.location is None or abs(node.location.latitude) <= 90
             with expected(TransientError):
                 assert nodes.vsn_of("000048b02d15bc7c")
+
+    with http:
+        yield attempt
+
+
+@contextmanager
+def captioner() -> Iterator[Attempt]:
+    """Answers of a server with OpenAI's API: a caption, or one of our errors, within bounds."""
+    only_loopback()
+    peer, http = HttpPeer(), new_http_client(_SECONDS)
+    message = {"role": "assistant", "content": "A ridge under snow.", "refusal": None}
+    completion = {
+        "model": "gemma3:4b",
+        "system_fingerprint": "fp",
+        "choices": [{"message": message, "finish_reason": "stop"}],
+    }
+    error = {"error": {"message": "no", "type": "x", "param": "temperature", "code": "y"}}
+    models = {"data": [{"id": "gemma3:4b"}]}
+    image = np.asarray(scene((40, 30)))
+
+    def attempt(rng: Random) -> None:
+        server = OpenAIServer(http, peer.url, "gemma3:4b", "key", sleep=lambda _: None)
+        said = mutate.written(rng, rng.choice((completion, completion, error, models)))
+        peer.answer = lambda _: http_answer(rng, said)
+        with expected(TransientError, PermanentError):
+            caption, provenance = traced(lambda: server.caption(image, timeout=_SECONDS))
+            assert 0 < len(caption) <= model_config().caption_max_characters
+            json.dumps(provenance.as_json()).encode()
+        with expected(TransientError):
+            server.require_model(timeout=_SECONDS)
+        with expected(TransientError):
+            server.probe(timeout=_SECONDS)
 
     with http:
         yield attempt

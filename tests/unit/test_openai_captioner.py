@@ -102,6 +102,7 @@ def test_an_image_goes_out_as_a_jpeg_of_the_size_that_the_model_uses(server: Ope
         ({}, MODEL, "unknown"),
         ({"model": "gpt-4o-2024-08-06", "system_fingerprint": "fp_1"}, "gpt-4o-2024-08-06", "fp_1"),
         ({"model": None, "system_fingerprint": ""}, MODEL, "unknown"),
+        ({"model": "m" * 10**5, "system_fingerprint": "\x1b[31m"}, "m" * 80, "[31m"),
     ],
 )
 def test_a_caption_tells_which_model_made_it(
@@ -424,6 +425,10 @@ def test_a_model_that_is_not_offered_is_told_with_those_that_are(server: OpenAIS
     server.models = answer(200, {"data": [{"id": f"m{n}"} for n in range(500)]})
     with pytest.raises(TransientError, match=r"m19 and 480 more$"):
         connect(server).require_model(timeout=TIMEOUT)
+    server.models = answer(200, {"data": [{"id": "m" * 10**5} for _ in range(20)]})
+    with pytest.raises(TransientError) as caught:
+        connect(server).require_model(timeout=TIMEOUT)
+    assert len(str(caught.value)) < 2000
 
 
 @pytest.mark.parametrize(
