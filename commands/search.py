@@ -28,7 +28,6 @@ from weavloader.search import WITHIN_KM
 from weavloader.settings import get_settings
 from weavloader.store.base import (
     KEYWORD_PROPERTIES,
-    TEXT_PROPERTIES,
     Filters,
     Fusion,
     ScorePart,
@@ -38,7 +37,8 @@ from weavloader.store.base import (
     Vector,
 )
 from weavloader.store.validation import MAX_DISTANCE_KM, MAX_RESULTS
-from weavloader.times import readable, rfc3339
+from weavloader.tables import COLUMNS, row
+from weavloader.times import readable
 
 ONLY_WITH_TEXT = {
     "alpha": "--alpha",
@@ -50,9 +50,8 @@ ONLY_WITH_TEXT = {
 }
 
 SHORT_ID = 8  # characters; --like takes it
-# Columns between tabs, and of a CSV file.
+# Columns between tabs.
 BRIEF = ("captured_at", "vsn", "camera", "caption", "link")
-FULL = ("captured_at", "latitude", "longitude", *TEXT_PROPERTIES, "caption_model")
 
 _Column = Callable[[SearchResult], str]
 
@@ -242,9 +241,9 @@ def print_results(results: Sequence[SearchResult], form: Format) -> None:
         case "jsonl":
             write_json_lines(searching.as_json(result) for result in results)
         case "tsv" | "csv":
-            rows = [_row(result) for result in results]
+            rows = [row(result) for result in results]
             tabs = form == "tsv"
-            write_separated(_row_columns(results, BRIEF if tabs else FULL), rows, tabs=tabs)
+            write_separated(_row_columns(results, BRIEF if tabs else COLUMNS[2:]), rows, tabs=tabs)
 
 
 def print_table(results: Sequence[SearchResult]) -> None:
@@ -259,23 +258,6 @@ def print_table(results: Sequence[SearchResult]) -> None:
     for result in results:
         table.add_row(*(Text(column(result)) for column in columns.values()))
     Output().print(table if table.row_count else "Nothing found.")
-
-
-def _row(result: SearchResult) -> dict[str, object]:
-    """A result by the names of its columns, as programs read it."""
-    explained, place = result.explanation, result.location
-    return {
-        **result.text,
-        "caption_model": result.filterable("caption_model"),
-        "id": result.id,
-        "score": round(result.score, 6),
-        "rerank_score": result.rerank_score,
-        "keyword": explained and explained.keyword and explained.keyword.contribution,
-        "vector": explained and explained.vector and explained.vector.contribution,
-        "captured_at": rfc3339(result.captured_at) if result.captured_at else None,
-        "latitude": place and place.latitude,
-        "longitude": place and place.longitude,
-    }
 
 
 def _row_columns(results: Sequence[SearchResult], names: Sequence[str]) -> list[str]:

@@ -115,6 +115,10 @@ class PageQuery:
         arguments = changed.arguments()
         return f"{path}?{urlencode(arguments)}" if arguments else path
 
+    def file_address(self, suffix: str) -> str:
+        """The address of a file of all results, on whichever page."""
+        return self.address(f"/api/search.{suffix}", page=1, limit=PAGE_SIZE, fold="")
+
     def arguments(self) -> list[tuple[str, str]]:
         """What the address holds: every field that differs from its default."""
         told: list[tuple[str, str]] = []
@@ -238,6 +242,12 @@ def check_arguments(given: Mapping[str, list[str]]) -> None:
     for name, needed in _WITHOUT_EFFECT.items():
         if name in given and not any(given.get(each) for each in needed):
             raise invalid(name, f"{' or '.join(needed)} beside it; alone it has no effect")
+
+
+def parse_strictly(given: Mapping[str, list[str]]) -> PageQuery:
+    """Read what a program asks for: as :func:`parse_query`, after :func:`check_arguments`."""
+    check_arguments(given)
+    return parse_query(lambda name: given.get(name, []))
 
 
 _WITHOUT_EFFECT = {

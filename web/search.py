@@ -15,10 +15,10 @@ from weavloader.errors import ConfigError, PermanentError, WeavloaderError
 from weavloader.logs import mask
 from weavloader.search import as_json
 from weavloader.store.base import SearchResult, Tally
-from weavloader.times import rfc3339
+from weavloader.times import rfc3339, utc_now
 from web.facets import facets, histogram
 from web.handler import AppContext, PageHandler, is_same_origin
-from web.query import PageQuery, as_given, check_arguments, invalid, parse_query
+from web.query import PageQuery, as_given, invalid, parse_query, parse_strictly
 from web.results import SearchPageResult
 from web.view_models import Card
 
@@ -57,6 +57,8 @@ class ResultsPage(PageHandler):
             examples=self.context.searches.examples() if query.is_empty and not error else [],
             heading=heading or _heading(query, found),
             is_by_picture=bool(heading),
+            origin=f"{self.request.protocol}://{self.request.host}",
+            today=utc_now().date(),
             following=_following(query, found),
             advice=_advice(query, found) if not found.results else [],
             is_date=lambda value: not value or re.fullmatch(r"\d{4}-\d\d-\d\d", value),
@@ -257,8 +259,7 @@ class SearchApi(PageHandler):
     async def get(self) -> None:
         """Write the results."""
         given = {name: self.get_query_arguments(name) for name in self.request.query_arguments}
-        check_arguments(given)
-        query = parse_query(self.get_query_arguments)
+        query = parse_strictly(given)
         found = await self.on_thread(self.context.searches.search, query)
         follows = found.more and query.page < query.last_page
         self.write(

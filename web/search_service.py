@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotReadyError
 from dataclasses import replace
@@ -20,6 +20,7 @@ from weavloader.search import Cut, Sample
 from weavloader.settings import Settings
 from weavloader.store.base import Filters, ImageObject, SearchQuery, SearchResult, Tally, Vector
 from weavloader.store.validation import MAX_RESULTS, VECTOR_RANKS
+from weavloader.tables import all_by_time
 from web.captions import examples
 from web.image_service import ImageService, Place
 from web.query import MAX_PAGE_SIZE, PageQuery
@@ -115,6 +116,14 @@ class SearchService:
             with self._lock:
                 self._ranked[key] = ranked
         return ranked
+
+    def everything(self, query: PageQuery) -> Iterator[list[SearchResult]]:
+        """All results of a search, on whichever page, in batches; errors as :meth:`search`."""
+        if query.is_ranked:
+            yield list(self.ranked(query).shown(query))
+            return
+        is_forward = query.sort == "oldest"
+        yield from all_by_time(self._images.store(), filters_of(query), oldest_first=is_forward)
 
     def by_picture(self, data: bytes, query: PageQuery) -> SearchPageResult:
         """The images most similar to a picture, and to a text where there is one; at most

@@ -31,6 +31,7 @@ from web.runbook import RunbookPage
 from web.search import PictureSearch, SearchApi, SearchPage
 from web.search_service import SearchService
 from web.snapshot import Monitor, NowPage, StatusApi
+from web.tables import CsvFile, JsonLinesFile, ZipFileOfOriginals
 
 HERE = Path(__file__).parent
 THREADS = 4
@@ -48,6 +49,9 @@ ROUTES = {
     r"/dead-letters/all": DeadLettersAction,
     r"/dead-letters/letter/([^/]+)": DeadLetterPage,
     r"/api/search": SearchApi,
+    r"/api/search\.csv": CsvFile,
+    r"/api/search\.jsonl": JsonLinesFile,
+    r"/api/search\.zip": ZipFileOfOriginals,
     r"/api/images/([^/]+)": ImageApi,
     r"/api/status": StatusApi,
     r"/api/dlq": DeadLettersApi,

@@ -1,0 +1,194 @@
+"""All results of a search as files: whole, in order, and never a part that looks whole."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from html import unescape
+from pathlib import Path
+from zipfile import ZipFile
+
+import httpx
+import pytest
+
+from tests.support.pages import NOW, SNOW, STREET, an_image, keep, png, served
+from weavloader.errors import PermanentError, Reason, TransientError
+from weavloader.geo import Location
+from weavloader.settings import Settings, load_settings
+from weavloader.store import connect_store
+from weavloader.store.base import Filters, SearchResult
+from weavloader.tables import COLUMNS, all_by_time
+from web import tables
+from web.search_service import SearchService
+
+# Newest first; every other one is of the other node, and two have one time of capture.
+STORED = [
+    an_image(
+        f"n{n}",
+        "=snow, on\na “ridge”" if n % 3 == 0 else f"cars in street {n}",
+        SNOW if n % 3 == 0 else STREET,
+        minutes_ago=60 + n - (n == 5),
+        vsn=f"W0{n % 2}1",
+        location=Location(41.9, -87.6) if n == 0 else None,
+    )
+    for n in range(12)
+]
+OF_ONE_TIME = {STORED[4].id, STORED[5].id}
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = tmp_path_factory.mktemp("tables") / "store"
+    made = load_settings(vector_store="embedded", embedded_store_path=str(folder))
+    keep(made, STORED)
+    return made
+
+
+@pytest.fixture(scope="module")
+def site(settings: Settings) -> Iterator[httpx.Client]:
+    with served(settings) as client:
+        yield client
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def test_a_table_has_every_image_in_order_and_every_value_as_it_is(site: httpx.Client) -> None:
+    answer = site.get("/api/search.csv")
+    assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="weavloader-search.csv"'
+    table = rows(answer.text)
+    assert [row["id"] for row in table if row["id"] not in OF_ONE_TIME] == [
+        image.id for image in STORED if image.id not in OF_ONE_TIME
+    ]
+    assert {row["id"] for row in table} == {image.id for image in STORED} and len(table) == 12
+    assert table[0]["caption"] == STORED[0].text["caption"]
+    assert table[0]["link"] == STORED[0].text["link"]
+    assert table[0]["captured_at"].endswith("+00:00")
+    assert [row["latitude"] for row in table] == ["41.9", *[""] * 11]
+
+
+def test_files_follow_filters_order_and_words(site: httpx.Client) -> None:
+    of_node = rows(site.get("/api/search.csv?vsn=W001&sort=oldest").text)
+    assert [row["filename"] for row in of_node] == [
+        image.text["filename"] for image in reversed(STORED[::2])
+    ]
+    matches = [
+        json.loads(line) for line in site.get("/api/search.jsonl?q=snow&alpha=0").iter_lines()
+    ]
+    assert {each["id"] for each in matches} == {image.id for image in STORED[::3]}
+    told = site.get("/api/search?q=snow&alpha=0").json()["results"]
+    assert [each["id"] for each in matches] == [each["id"] for each in told]
+
+
+def test_no_match_is_an_empty_table(site: httpx.Client) -> None:
+    assert site.get("/api/search.csv?vsn=W999").text == ",".join(COLUMNS) + "\r\n"
+    assert site.get("/api/search.jsonl?vsn=W999").content == b""
+
+
+def test_originals_come_byte_for_byte_with_a_list_of_them(site: httpx.Client) -> None:
+    archive = ZipFile(io.BytesIO(site.get("/api/search.zip?vsn=W011").content))
+    listed = rows(archive.read("manifest.csv").decode())
+    assert archive.testzip() is None
+    assert [row["id"] for row in listed] == [
+        row["id"] for row in rows(site.get("/api/search.csv?vsn=W011").text)
+    ]
+    for row in listed:
+        assert archive.read(row["file"]) == png()
+        assert row["sha256"] == hashlib.sha256(png()).hexdigest()
+    assert len(archive.namelist()) == len(listed) + 1
+
+
+def test_too_many_images_for_an_archive_are_refused_before_the_first(
+    site: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def batches(self: SearchService, query: object) -> Iterator[list[SearchResult]]:
+        result = SearchResult("a", 0, STORED[0].text, NOW, None)
+        yield [result]
+        yield [result]
+
+    monkeypatch.setattr(SearchService, "everything", batches)
+    answer = site.get("/api/search.zip")
+    assert answer.status_code == 400 and "narrow the search" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("argument", ["page=2", "limit=5", "fold=1", "colour=red", "within=3"])
+def test_arguments_without_effect_are_refused(site: httpx.Client, argument: str) -> None:
+    answer = site.get(f"/api/search.csv?{argument}")
+    assert answer.status_code == 400
+    assert argument.partition("=")[0] in answer.json()["error"]
+
+
+def test_a_store_that_fails_midway_breaks_the_answer_off(
+    site: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_batch(self: SearchService, query: object) -> Iterator[list[SearchResult]]:
+        yield [SearchResult("a", 0, STORED[0].text, NOW, None)]
+        raise TransientError("gone", reason=Reason.STORE_UNREACHABLE)
+
+    monkeypatch.setattr(SearchService, "everything", one_batch)
+    with pytest.raises(httpx.RemoteProtocolError):
+        site.get("/api/search.csv")
+    monkeypatch.undo()
+    assert site.get("/api/search.csv").status_code == 200
+
+
+def test_a_store_that_fails_at_once_is_an_error(
+    site: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(self: SearchService, query: object) -> Iterator[list[SearchResult]]:
+        raise TransientError("gone", reason=Reason.STORE_UNREACHABLE)
+        yield []
+
+    monkeypatch.setattr(SearchService, "everything", nothing)
+    assert site.get("/api/search.csv").status_code == 503
+
+
+def test_files_are_made_a_few_at_a_time(
+    site: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables.ResultsFile, "_under_way", tables.MAX_UNDER_WAY)
+    assert site.get("/api/search.csv").status_code == 503
+
+
+def test_headers_alone_cost_no_search(site: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SearchService, "everything", None)
+    answer = site.head("/api/search.zip")
+    assert answer.status_code == 200 and answer.headers["Content-Type"] == "application/zip"
+
+
+def test_the_page_leads_to_the_files_of_its_search(site: httpx.Client) -> None:
+    page = site.get("/?vsn=W001&sort=oldest&limit=3&page=2").text
+    addresses = re.findall(r'href="(/api/search\.\w+[^"]*)"', page)
+    assert len(addresses) == 3
+    for address in addresses:
+        assert site.get(unescape(address)).status_code == 200
+    assert len(rows(site.get(unescape(addresses[0])).text)) == 6
+
+
+@pytest.mark.parametrize("at_once", [2, 3, 5, 12, 50])
+@pytest.mark.parametrize("oldest_first", [True, False])
+def test_batches_hold_every_image_once(
+    settings: Settings, at_once: int, oldest_first: bool
+) -> None:
+    with closing(connect_store(settings)) as store:
+        batches = all_by_time(store, Filters(), oldest_first=oldest_first, at_once=at_once)
+        try:
+            ids = [each.id for batch in batches for each in batch]
+        except PermanentError:
+            assert at_once == 2  # two images of one time fill the batch
+            return
+    assert len(ids) == 12 and set(ids) == {image.id for image in STORED}
+
+
+def test_more_images_of_one_time_than_a_batch_holds_are_an_error(tmp_path: Path) -> None:
+    own = load_settings(vector_store="embedded", embedded_store_path=str(tmp_path / "own"))
+    keep(own, [an_image(f"n{n}", "snow", SNOW, minutes_ago=60) for n in range(4)])
+    with closing(connect_store(own)) as store, pytest.raises(PermanentError, match="one time"):
+        list(all_by_time(store, Filters(), at_once=2))

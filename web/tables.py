@@ -1,0 +1,204 @@
+"""All results of a search as a file, streamed: a table, or the originals with a list of them."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from typing import ClassVar, cast
+from zipfile import ZIP_STORED, ZipFile
+
+from tornado.http1connection import HTTP1Connection
+from tornado.iostream import StreamClosedError
+from tornado.web import HTTPError
+
+from weavloader.errors import ConfigError, Reason, WeavloaderError
+from weavloader.search import as_json
+from weavloader.store.base import ImageObject, SearchResult
+from weavloader.store.validation import MAX_RESULTS
+from weavloader.tables import COLUMNS, row
+from web.handler import PageHandler
+from web.query import PageQuery, invalid, parse_strictly
+from web.view_models import download_name
+
+MAX_UNDER_WAY = 2  # each takes a thread of the pages again and again
+SEND_SECONDS = 60  # for one batch; then the receiver is taken to be gone
+LIST_COLUMNS = ("file", "id", "link", "vsn", "captured_at", "caption_model", "caption", "sha256")
+# They choose a page of the results; a file has them all.
+_OF_PAGES = ("page", "limit", "fold")
+
+logger = logging.getLogger(__name__)
+
+
+class ResultsFile(PageHandler):
+    """A file of all results of a search, with the arguments of ``/api/search``."""
+
+    suffix: ClassVar[str]
+    content_type: ClassVar[str]
+    _under_way: ClassVar[int] = 0
+
+    def parts(self, query: PageQuery) -> Iterator[bytes]:
+        """The file, piece by piece; called on threads, never by two at a time."""
+        raise NotImplementedError
+
+    async def head(self, *path: str) -> None:
+        """Answer with the headers alone, without a search."""
+        self._query()
+        self._describe()
+
+    async def get(self) -> None:
+        """Write the file.
+
+        Raises:
+            HTTPError: Too many files are under way.
+        """
+        query = self._query()
+        if ResultsFile._under_way >= MAX_UNDER_WAY:
+            raise HTTPError(503, reason="Too many files at a time; try again in a moment")
+        ResultsFile._under_way += 1
+        try:
+            await self._send(self.parts(query))
+        finally:
+            ResultsFile._under_way -= 1
+
+    async def _send(self, parts: Iterator[bytes]) -> None:
+        """Write the parts. An error before the first is answered; a later one breaks the
+        connection, so that nobody takes a part of a file for the whole."""
+        part = await self.on_thread(_following, parts)
+        self._describe()
+        try:
+            while part:
+                self.write(part)
+                await asyncio.wait_for(self.flush(), SEND_SECONDS)
+                part = await self.on_thread(_following, parts)
+        except (WeavloaderError, TimeoutError, StreamClosedError) as error:
+            logger.warning("%s broke off: %s", self.request.path, error or type(error).__name__)
+            cast(HTTP1Connection, self.request.connection).close()
+
+    def _query(self) -> PageQuery:
+        given = {name: self.get_query_arguments(name) for name in self.request.query_arguments}
+        for name in _OF_PAGES:
+            if name in given:
+                raise invalid(name, "no page to be chosen: this file has all results")
+        return parse_strictly(given)
+
+    def _describe(self) -> None:
+        self.set_header("Content-Type", self.content_type)
+        name = f"weavloader-search.{self.suffix}"
+        self.set_header("Content-Disposition", f'attachment; filename="{name}"')
+
+
+class CsvFile(ResultsFile):
+    """``/api/search.csv``: a table (RFC 4180), its columns those of ``search --format csv``."""
+
+    suffix = "csv"
+    content_type = "text/csv; charset=utf-8"
+
+    def parts(self, query: PageQuery) -> Iterator[bytes]:
+        """The names of the columns with the first batch, then the others."""
+        head: list[Iterable[object]] = [COLUMNS]
+        for results in self.context.searches.everything(query):
+            yield _csv([*head, *(_values(row(result), COLUMNS) for result in results)])
+            head.clear()
+        if head:
+            yield _csv(head)
+
+
+class JsonLinesFile(ResultsFile):
+    """``/api/search.jsonl``: an object a line, as ``/api/search`` has it."""
+
+    suffix = "jsonl"
+    content_type = "application/jsonl"
+
+    def parts(self, query: PageQuery) -> Iterator[bytes]:
+        """Batches of lines."""
+        for results in self.context.searches.everything(query):
+            lines = (json.dumps(as_json(result), ensure_ascii=False) for result in results)
+            yield "".join(f"{line}\n" for line in lines).encode()
+
+
+class ZipFileOfOriginals(ResultsFile):
+    """``/api/search.zip``: the files as they were downloaded, and ``manifest.csv``.
+
+    At most :data:`MAX_RESULTS` images.
+    """
+
+    suffix = "zip"
+    content_type = "application/zip"
+
+    def parts(self, query: PageQuery) -> Iterator[bytes]:
+        """One image at a time, and the list of them at the end.
+
+        Raises:
+            ConfigError: There are more images than an archive holds.
+        """
+        batches = self.context.searches.everything(query)
+        results = next(batches, [])
+        if next(batches, None):
+            raise ConfigError(
+                f"more than {MAX_RESULTS:,} images match, which is too many for an archive: "
+                "narrow the search, by since and until for one",
+                reason=Reason.BAD_ARGUMENT,
+            )
+        written, listed = _Written(), [list(LIST_COLUMNS)]
+        # Pictures are compressed already.
+        with ZipFile(written, "w", ZIP_STORED) as archive:
+            for result in results:
+                if listed_row := self._add(archive, result):
+                    listed.append(listed_row)
+                    yield written.taken()
+            archive.writestr("manifest.csv", _csv(listed))
+        yield written.taken()
+
+    def _add(self, archive: ZipFile, result: SearchResult) -> list[str] | None:
+        image = self.context.images.image(result.id)
+        if image is None:  # deleted meanwhile
+            return None
+        name = self._name(image) if image.image else ""
+        if name:
+            archive.writestr(name, image.image)
+        digest = hashlib.sha256(image.image).hexdigest() if image.image else ""
+        known = row(result) | {"file": name, "sha256": digest}
+        return _values(known, LIST_COLUMNS)
+
+    @staticmethod
+    def _name(image: ImageObject) -> str:
+        """A name of its own for each: two nodes may upload files of one name."""
+        return f"originals/{image.id[:8]}-{download_name(image)}"
+
+
+class _Written(io.RawIOBase):
+    """Takes what an archive writes, until it is sent."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:  # type: ignore[override]
+        self._data += data
+        return len(data)
+
+    def taken(self) -> bytes:
+        data = bytes(self._data)
+        self._data.clear()
+        return data
+
+
+def _following(parts: Iterator[bytes]) -> bytes:
+    return next(parts, b"")
+
+
+def _values(known: dict[str, object], columns: Iterable[str]) -> list[str]:
+    return ["" if known[name] is None else str(known[name]) for name in columns]
+
+
+def _csv(rows: Iterable[Iterable[object]]) -> bytes:
+    output = io.StringIO()
+    csv.writer(output, lineterminator="\r\n").writerows(rows)
+    return output.getvalue().encode()
