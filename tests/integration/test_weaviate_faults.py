@@ -70,6 +70,15 @@ class TestFaults:
         written = [f"BatchObjects link_{n}" for n in range(3)]
         assert server.calls == [call for batch in written for call in ("Search", batch, "Search")]
 
+    def test_a_collection_that_another_process_creates_this_moment_is_prepared(
+        self, settings: Settings, server: StandIn
+    ) -> None:
+        server.faults.no_index_yet = True
+        with closing(connect_store(settings)) as store:
+            store.prepare()
+            with pytest.raises(TransientError):
+                store.count()
+
     def test_a_server_that_says_it_cannot_serve_is_given_up_within_seconds(
         self, store: Store, server: StandIn
     ) -> None:

@@ -28,6 +28,7 @@ class Faults:
         most_results: Answers with more objects are too large a message.
         garble: What becomes of the bytes of an answer on their way.
         meanwhile: What another process does to a collection's schema before a change comes in.
+        no_index_yet: Collections are known, but have no index yet, as just after their creation.
         refuse: What is said of an object of a batch, by its link; empty to take it.
     """
 
@@ -35,6 +36,7 @@ class Faults:
     broken_off: int = 0
     seconds: float = 0.0
     key_expired: bool = False
+    no_index_yet: bool = False
     refuse: Callable[[str], str] = _takes
     most_results: int = 1_000_000
     garble: Callable[[bytes], bytes] = bytes

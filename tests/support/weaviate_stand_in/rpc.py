@@ -64,6 +64,9 @@ class Service(weaviate_pb2_grpc.WeaviateServicer):
     def Aggregate(self, request: Any, context: Any) -> Any:
         """Count objects."""
         self._begin("Aggregate", context)
+        if self._state.faults.no_index_yet:
+            text = f"aggregate: tried to browse non-existing index for {request.collection}"
+            _fail(context, _Code.UNKNOWN, text)
         with self._state.lock:
             count = self._collection(request.collection, context).count(request)
         single = aggregate_pb2.AggregateReply.Single(objects_count=count)

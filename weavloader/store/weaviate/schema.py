@@ -69,6 +69,7 @@ _UNATTRIBUTED = (
     "so no filter by model finds them: `python main.py schema migrate` fills it with `unknown`"
 )
 _ATTEMPTS = 5
+_NO_INDEX_YET = "non-existing index"
 _OBJECTS_PER_PAGE = 100
 # An update is a request of its own, which the server answers in a few milliseconds.
 _UPDATES_AT_ONCE = 8
@@ -106,8 +107,15 @@ def prepare(client: WeaviateClient, name: str, ranks: VectorRanks, previews: boo
 
 
 def _holds_other(collection: Collection, previews: bool) -> bool:
-    total = collection.aggregate.over_all(total_count=True).total_count or 0
-    found = _count(collection, _OF_PREVIEWS)
+    try:
+        total = collection.aggregate.over_all(total_count=True).total_count or 0
+        found = _count(collection, _OF_PREVIEWS)
+    except exceptions.WeaviateQueryError as error:
+        # Another process has just created the collection: the server knows it, but has no index of
+        # it for some milliseconds, and so nothing in it. Seen with Weaviate 1.40.
+        if _NO_INDEX_YET in str(error):
+            return False
+        raise
     return found < total if previews else found > 0
 
 
