@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from urllib.parse import quote, urlencode
 
 from tornado.iostream import StreamClosedError
-from tornado.web import HTTPError, RequestHandler
+from tornado.web import Finish, HTTPError, RequestHandler
 
 from demo.sage_replay.catalogue import Catalogue, Publication, StoredObject
 from demo.sage_replay.faults import (
@@ -109,7 +109,7 @@ class ReplayHandler(RequestHandler):
                 await self.flush()
             self.finish()
         except StreamClosedError:
-            pass  # the client has read enough
+            raise Finish from None  # the client has read enough
 
     def on_finish(self) -> None:
         """Count the answer."""

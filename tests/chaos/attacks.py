@@ -37,13 +37,8 @@ def exhaust_memory(system: System) -> None:
 
 def answer_without_end(system: System) -> None:
     """Let SAGE answer with what is small on its way and large in memory, or has no end."""
-    kinds = ("deflate_bomb", "endless_error")
-    faults = [Fault(kind, 2, DATA) for kind in kinds] + [Fault(kind, 6, STORAGE) for kind in kinds]
-    for fault in faults:
-        system.replay.add_fault(fault)
-    roles = (*PROCESSORS, "moderator")
-    peak = _peak(system, roles, lambda: not any(fault.count for fault in faults), 60)
-    peak = max(peak, _peak(system, roles, lambda: False, 5))  # while the last are read
+    wait_for_answers(system, 1)
+    peak = max(_flooded(system, STORAGE, 6), _flooded(system, DATA, 2))
     assert peak < MAX_MEMORY, "memory of a role"
 
 
@@ -81,6 +76,16 @@ def fatal_message(system: System) -> None:
         system.wait_until(lambda: letters.count() >= enough, "the dead letter of the message", 120)
     wait_until_done(system, 60)
     assert "started" in system.failures().get("workers", ""), "health is silent about restarts"
+
+
+def _flooded(system: System, target: str, count: int) -> int:
+    """The most memory that a process takes while so many answers of each kind come."""
+    faults = [Fault(kind, count, target) for kind in ("deflate_bomb", "endless_error")]
+    for fault in faults:
+        system.replay.add_fault(fault)
+    roles = (*PROCESSORS, "moderator")
+    asked_for = _peak(system, roles, lambda: not any(fault.count for fault in faults), 40)
+    return max(asked_for, _peak(system, roles, lambda: False, 5))  # while the last are read
 
 
 def _peak(system: System, roles: Sequence[str], done: Callable[[], bool], seconds: float) -> int:

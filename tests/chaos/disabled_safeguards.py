@@ -285,7 +285,7 @@ SAFEGUARDS = {
         _decode_limits, "small images exhaust memory", "memory of a processor"
     ),
     "bounded answers": Safeguard(
-        _bounded_answers, "SAGE's answers exhaust memory", "memory of a role"
+        _bounded_answers, "SAGE's answers exhaust memory", "wrong_outcome"
     ),
     "bounded connections": Safeguard(
         _bounded_connections, "1,100 half-open connections", "health did not answer"

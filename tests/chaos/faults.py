@@ -288,7 +288,9 @@ def forbid_a_node(system: System) -> None:
 
 def wait_for_late_files(system: System) -> None:
     """Wait until the files have arrived, which are then to be stored within a minute."""
-    pause(77)
+    with closing(system.redis()) as redis:
+        _wait_until_taken(system, redis)
+    pause(75)
 
 
 def drop_redis_connections(system: System) -> None:
