@@ -33,7 +33,7 @@ from job_system.tasks.cleaner import audit_images
 from job_system.tasks.processor import process_image_task
 from main import main
 from metrics.redis_state import audit_families
-from tests.integration.test_weaviate_crash import Writer, has, not_found
+from tests.integration.test_weaviate_crash import STARVED, Writer, has, not_found
 from tests.support.embedded_store import forget_object
 from tests.support.missing_parts import skip_without
 from tests.support.reference_deployment import archive, reference_app, send, take
@@ -510,12 +510,16 @@ def test_the_command_repairs_what_a_killed_weaviate_forgot(
             writer = Writer(store, items, 50)
             thread = Thread(target=writer.run)
             thread.start()
-            wait_until(partial(has, store, 200), "some of the images")
+            wait_until(partial(has, store, 200), "some of the images", STARVED)
             is_writing = thread.is_alive()
             server.kill()
             server.start()
-            thread.join(60)
+            thread.join(STARVED)
             assert is_writing and store.count() == 800
+            # What was written last is still in its buffers.
+            server.kill()
+            server.start()
+            wait_until(partial(has, store, 800), "the server again", STARVED)
 
             code, shown, _ = audit_command(monkeypatch, capsys, "--json")
             counts = json.loads(shown)["counts"]

@@ -23,6 +23,8 @@ from weavloader.store.base import Filters, ImageObject, SearchQuery, Store
 
 # A server that has just started calls itself ready before it knows its collections.
 IN_PASSING = (TransientError, ConfigError)
+# Seconds; on a busy machine a server needs long to start.
+STARVED = 120.0
 
 
 @pytest.fixture
@@ -85,10 +87,10 @@ def test_every_object_is_there_once_after_the_server_was_killed_in_mid_batch(
     thread = Thread(target=writer.run)
     thread.start()
     for written in (150, 650):
-        wait_until(partial(has, store, written), "part of a batch")
+        wait_until(partial(has, store, written), "part of a batch", STARVED)
         server.kill()
         server.start()
-    thread.join(60)
+    thread.join(STARVED)
     assert writer.failed >= 2, "no batch was under way when the server was killed"
     assert store.count() == len(items)
     ids = {item.id for item in items}
@@ -127,7 +129,7 @@ def test_what_a_killed_server_forgot_is_named_and_found_again_once_it_is_rewritt
     assert store.unsearchable(links) == {} and not_found(store, items) == set()
     server.kill()
     server.start()
-    wait_until(partial(has, store, 300), "the server again")
+    wait_until(partial(has, store, 300), "the server again", STARVED)
     forgotten = not_found(store, items)
     assert forgotten, "the server forgot nothing: what follows shows nothing"
     missed = store.unsearchable(links)
