@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 import time
 from collections.abc import Sequence
@@ -32,12 +34,22 @@ class Compose:
 
     def __call__(self, *words: str, check: bool = True) -> str:
         """What ``docker-compose WORDS`` writes to its standard output."""
+        return self.engine.run([*self._docker(), *words], check=check)
+
+    def shell(self, line: str) -> str:
+        """What a line of the documentation writes, with docker-compose as this project's."""
+        docker = shlex.join(self._docker())
+        if " -T " not in line:  # without it they want a terminal
+            line = re.sub(r"docker-compose (exec|run)", r"docker-compose \1 -T", line)
+        return self.engine.run(["sh", "-c", line.replace("docker-compose", docker)])
+
+    def _docker(self) -> list[str]:
         files = [word for file in FILES for word in ("-f", file)]
         env_file = self.engine.folder / "compose.env"
         env_file.write_text("".join(f"{n}={value}\n" for n, value in self._variables().items()))
         docker = ["env", f"DOCKER_HOST={self.host}", "COMPOSE_HTTP_TIMEOUT=900", "docker-compose"]
         options = ["-p", PROJECT, "--profile", "preview", "--env-file", str(env_file), *files]
-        return self.engine.run([*docker, *options, *words], check=check)
+        return [*docker, *options]
 
     def _variables(self) -> dict[str, str]:
         return {

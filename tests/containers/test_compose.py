@@ -6,9 +6,12 @@ import json
 import re
 import urllib.request
 from functools import partial
+from pathlib import Path
 
 from demo.servers.waiting import wait_until
 from tests.containers.compose import PROJECT, Compose
+from tests.containers.engine import ROOT
+from tests.containers.images import REDIS
 
 SERVICES = ("weavloader", "redis", "weaviate", "triton-preview", "prometheus")
 
@@ -46,6 +49,36 @@ def test_users_reach_their_pages_and_prometheus_the_metrics(compose: Compose) ->
         return ("weavloader", "up") in {(t["labels"]["job"], t["health"]) for t in found}
 
     wait_until(scraped, "Prometheus scrapes", 60)
+
+
+def documented() -> list[str]:
+    """The commands of README and of docs/deployment.md that run something in a container.
+
+    Not those of ``docker-compose run``: its containers are linked, which podman does not support.
+    """
+    readme, page = ((ROOT / name).read_text() for name in ("README.md", "docs/deployment.md"))
+    table = re.findall(r"^\|.*\| `(docker-compose exec [^`]+)`", page, re.M)
+    lines = re.findall(r"^\$ (docker-compose exec .+)", readme, re.M)
+    return list(dict.fromkeys([*lines, *table]))
+
+
+def test_commands_of_the_documentation_run_as_they_are_written(compose: Compose) -> None:
+    compose.wait_for_account()
+    letter = compose.redis("KEYS", "dlq:*").split()[0].removeprefix("dlq:")
+    expected = {
+        "redis-cli LLEN": r"^\d+$",
+        "redis-cli KEYS": r"^dlq:",
+        "redis-cli GET": r'"task_id"',
+        "redis-cli info": r"redis_version:",
+        "inspect active": r"3 nodes online",
+        "tasks purge": r"[Pp]urged",
+        "main.py check": r"ok +storage",
+    }
+    for line in documented():
+        name = next(name for name in expected if name in line)
+        written = line.replace("<task-id>", letter)
+        said = compose.shell(f"echo y | {written}" if name == "tasks purge" else written)
+        assert re.search(expected[name], said, re.M), f"{line}\n{said}"
 
 
 def test_nothing_else_is_published(compose: Compose) -> None:
@@ -103,6 +136,32 @@ def test_down_and_up_keep_dead_letters_and_the_queue(compose: Compose) -> None:
     assert sorted(compose.redis("KEYS", "dlq:*").split()) == sorted(letters)
     compose.wait_until_stored(links)
     compose.wait_for_account()
+
+
+def test_a_backup_of_redis_is_restored(compose: Compose, tmp_path: Path) -> None:
+    def redis_cli(words: str) -> str:
+        return compose.shell(f"docker-compose exec redis redis-cli {words}").strip()
+
+    copy = tmp_path / "redis.tar"
+    compose("stop", "weavloader")
+    links = compose.burst("backed-up", 20)
+    redis_cli("BGREWRITEAOF")
+    under_way = "aof_rewrite_in_progress:1"
+    wait_until(lambda: under_way not in redis_cli("INFO persistence"), "it is rewritten", 60)
+    assert redis_cli("CONFIG SET auto-aof-rewrite-percentage 0") == "OK"
+    compose.shell(f"docker-compose exec -T redis tar -C /data -c appendonlydir > {copy}")
+    assert redis_cli("CONFIG SET auto-aof-rewrite-percentage 100") == "OK"
+    assert redis_cli("FLUSHALL") == "OK"
+    compose.shell("docker-compose stop weavloader redis")
+    unpack = "'rm -rf /data/appendonlydir; tar -C /data -x'"
+    # As `docker-compose run --rm --no-deps -T redis`, which podman does not support.
+    run = f"podman run --rm -i --user 999:999 -v {PROJECT}_redis-data:/data {REDIS}"
+    compose.engine.run(["sh", "-c", f"{run} sh -c {unpack} < {copy}"])
+    compose("up", "-d", "redis")
+    wait_until(lambda: compose.redis("PING") == "PONG", "Redis", 60)
+    assert compose.redis("LLEN", "image_processing") == "20"
+    compose("up", "-d")
+    compose.wait_until_stored(links)
 
 
 def test_down_leaves_nothing(compose: Compose) -> None:
