@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from tests.support.browser_fixture import NOWHERE, browser, page
 from tests.support.pages import an_image, keep
 from tests.support.whole_site import WholeSite, whole_site
 from weavloader.geo import Location
+from weavloader.provenance import CAPTION, PREVIEW, Provenance
 
 __all__ = ["browser", "page"]
 
@@ -24,7 +26,7 @@ pytestmark = pytest.mark.browser
 
 GOOD, SPOILT = 9, 2
 HOSTILE = "hostile <script>window.attacked = 1</script><img src=x onerror='window.attacked = 1'>"
-ATTACK = an_image(
+_ATTACK = an_image(
     "attack",
     HOSTILE,
     np.eye(1024, dtype=np.float32)[7],
@@ -32,6 +34,8 @@ ATTACK = an_image(
     camera="<b>bold</b>",
     project="'\"><script>window.attacked = 1</script>",
 )
+# The worker beside it uses preview models, whose store holds nothing else.
+ATTACK = replace(_ATTACK, provenance={CAPTION: Provenance(f"{PREVIEW}captions")})
 PAGES = (
     "/",
     "/?q=night",
