@@ -45,7 +45,9 @@ class Counting:
         """Whether they should be counted again."""
         if not self._future.done() or self._future.exception() is not None:
             return False
-        seconds = max(COUNTS_SECONDS, COUNTS_SHARE * self._future.result()[1])
+        tally, took = self._future.result()
+        # A store without images may have some at any moment.
+        seconds = max(COUNTS_SECONDS, COUNTS_SHARE * took) if tally.total else 0.0
         return time.monotonic() - self._started_at > seconds
 
     def latest(self, wait: float) -> Tally:

@@ -216,8 +216,8 @@ def test_a_chosen_picture_is_searched_by_at_once(
 
 
 def test_nodes_are_found_on_the_map_by_keyboard(site: WholeSite, page: Page) -> None:
-    page.goto(f"{site.url}/nodes")
     dot = page.get_by_role("link", name=re.compile(r"^W021: \d+ images"))
+    wait_until(lambda: page.goto(f"{site.url}/nodes") and dot.count(), "the counts", 90)
     dot.focus()
     page.keyboard.press("Enter")
     expect(page).to_have_url(f"{site.url}/?vsn=W021")

@@ -483,3 +483,6 @@ def test_counts_are_renewed_once_they_are_old_and_shown_meanwhile() -> None:
     assert renewed.latest(0) == second and not renewed.is_old()
     renewed._started_at -= 2
     assert renewed.is_old()
+    empty: Future[tuple[Tally, float]] = Future()
+    empty.set_result((Tally(0, {}, {}), 0.1))
+    assert Counting(empty, None).is_old()
