@@ -26,6 +26,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from job_system.app import celery_app
+from job_system.broker import delayed
 from job_system.celery_config import TASKS
 from job_system.dependencies import downloader, redis_client
 from weavloader import redis_keys
@@ -150,7 +151,8 @@ def ask(redis: RedisClient, storage: Downloader, now: float) -> int:
     _forget(redis, [each for each in ids if each not in files or files[each]["missed_at"] < oldest])
     arrived = _arrived(storage, files)
     for image_id in arrived:
-        _let_be_due(redis, image_id.decode(), files[image_id]["due"], now)
+        # Where its message does not wait yet, the next round asks again.
+        delayed.hasten(redis, image_id.decode(), files[image_id]["due"])
     logger.info("asked for %d late files: %d have arrived", len(files), len(arrived))
     return len(arrived)
 
@@ -179,23 +181,6 @@ def _arrived(storage: Downloader, files: Mapping[bytes, Any]) -> list[bytes]:
     with ThreadPoolExecutor(_ROUND_THREADS) as threads:
         found = list(threads.map(has_arrived, files))
     return [image_id for image_id, is_there in zip(files, found, strict=True) if is_there]
-
-
-def _let_be_due(redis: RedisClient, image_id: str, due: float, now: float) -> None:
-    """Let the message of an image be due now that waits until ``due``.
-
-    Nothing happens where it does not wait any more, or not yet; the next round asks again.
-    """
-    for text in redis.zrange(redis_keys.DELAYED, due, due, byscore=True):
-        message = json.loads(text)
-        if message["headers"]["id"] != image_id:
-            continue
-        # What a worker receives it delays until then.
-        message["headers"]["eta"] = datetime.fromtimestamp(now, UTC).isoformat()
-        with redis.pipeline() as pipe:
-            pipe.zadd(redis_keys.DELAYED, {json.dumps(message): now})
-            pipe.zrem(redis_keys.DELAYED, text)
-            pipe.execute()
 
 
 def _send_round(redis: RedisClient) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 from job_system.broker.message_validation import TaskMessage
@@ -35,6 +36,13 @@ for i = #due, 1, -1 do
 end
 return #due
 """
+# KEYS: the sorted set. ARGV: a message, what takes its place, and when that is due. A message that
+# has gone back to its queue meanwhile is left alone: it would be there twice.
+_REPLACE = """
+if redis.call('ZREM', KEYS[1], ARGV[1]) == 1 then
+    redis.call('ZADD', KEYS[1], ARGV[3], ARGV[2])
+end
+"""
 _LOW_SUFFIX = redis_keys.IMAGE_QUEUE_LOW.removeprefix(redis_keys.IMAGE_QUEUE)
 
 
@@ -52,6 +60,21 @@ def delay(pipe: Any, task: TaskMessage, due: float) -> None:
         pipe: A pipeline of Redis, which also acknowledges the message.
     """
     pipe.zadd(redis_keys.DELAYED, {json.dumps(task.message): due})
+
+
+def hasten(redis: RedisClient, image_id: str, due: float) -> None:
+    """Let the message of an image be due now that waits until ``due``, Unix seconds.
+
+    Nothing happens where it does not wait any more, or not yet.
+    """
+    replace, now = redis.register_script(_REPLACE), time.time()
+    for text in redis.zrange(redis_keys.DELAYED, due, due, byscore=True):
+        message = json.loads(text)
+        if message["headers"]["id"] != image_id:
+            continue
+        # What a worker receives it delays until then.
+        message["headers"]["eta"] = datetime.fromtimestamp(now, UTC).isoformat()
+        replace(keys=[redis_keys.DELAYED], args=(text, json.dumps(message), now))
 
 
 def return_due(redis: RedisClient) -> int:

@@ -15,7 +15,7 @@ from celery import Celery
 from celery.exceptions import Ignore, Reject
 
 from job_system import late_uploads
-from job_system.broker.delayed import delay, due_later, return_due
+from job_system.broker.delayed import delay, due_later, hasten, return_due
 from job_system.broker.message_validation import validate_task
 from job_system.dependencies import dead_letters
 from job_system.late_uploads import ROUND_FILES, ROUND_SECONDS, ask, pause_after
@@ -262,6 +262,36 @@ def test_a_round_lets_the_message_of_a_file_that_arrived_be_due(
     assert due_later(returned) is None, "a worker does not delay it again"
     heads.asked.clear()
     assert ask(redis, heads, now + 5) == 0 and not heads.asked  # type: ignore[arg-type]
+
+
+class OvertakenRedis:
+    """A worker puts what is due back on its queue as soon as it was listed."""
+
+    def __init__(self, redis: Any) -> None:
+        self._redis = redis
+
+    def zrange(self, *args: Any, **kwargs: Any) -> Any:
+        found = self._redis.zrange(*args, **kwargs)
+        return_due(self._redis)
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._redis, name)
+
+
+def test_a_message_that_went_back_to_its_queue_meanwhile_is_not_doubled(
+    storage: Storage, redis: Any, job_system: Celery
+) -> None:
+    job = image(timedelta(seconds=3))
+    with pytest.raises(Ignore):
+        run(job)
+    (raw,) = redis.lrange(redis_keys.IMAGE_QUEUE, 0, -1)
+    redis.delete(redis_keys.IMAGE_QUEUE)
+    due = time.time() - 1
+    delay(redis, validate_task(raw, job_system.tasks), due)
+    hasten(OvertakenRedis(redis), job.id, due)
+    assert redis.llen(redis_keys.IMAGE_QUEUE) == 1
+    assert not redis.exists(redis_keys.DELAYED)
 
 
 def test_a_storage_that_fails_is_left_alone_and_nothing_is_due(redis: Any) -> None:
