@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -169,7 +168,7 @@ def test_its_dead_letters_are_listed_counted_and_shown_like_ours(
     age = datetime.now(UTC) - datetime.fromisoformat(found.failed_at)
     assert timedelta(days=9) <= age < timedelta(days=9, minutes=5)
     assert found.args[0]["zone"] is None
-    assert json.loads(redis.get(f"dlq:{letter_id}")) == asdict(found)
+    assert redis.get(f"dlq:{letter_id}").decode() == found.to_json()
 
 
 def test_its_dead_letters_are_reprocessed_before_their_age_counts(

@@ -12,6 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import grpc  # type: ignore[import-untyped,unused-ignore]
@@ -90,16 +91,16 @@ def test_a_call_that_the_server_cannot_serve_is_sent_twice(
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_dead_port_is_noticed_at_the_timeout(settings: Settings, call: str) -> None:
+def test_a_dead_port_is_noticed_at_the_timeout(store: Store, settings: Settings, call: str) -> None:
     (nowhere,) = free_ports(1)
-    store = connect_store(settings.model_copy(update={"weaviate_grpc_port": nowhere}))
-    store.prepare()  # over HTTP
-    began = time.monotonic()
-    with pytest.raises(TransientError) as caught:
-        CALLS[call](store)
+    dead = connect_store(settings.model_copy(update={"weaviate_grpc_port": nowhere}))
+    with closing(dead):
+        dead.existing([])  # connects over HTTP
+        began = time.monotonic()
+        with pytest.raises(TransientError) as caught:
+            CALLS[call](dead)
     assert caught.value.reason == "store_unreachable"
     assert time.monotonic() - began < 3 * TIMEOUT
-    store.close()
 
 
 @pytest.mark.parametrize("call", CALLS)

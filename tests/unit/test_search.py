@@ -123,7 +123,10 @@ def test_options_reach_the_store() -> None:
     assert (query.autocut, query.explain) == (1, True)
 
 
-def test_an_explanation_shows_the_score_parts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_explanation_shows_the_score_parts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     why = Explanation(ScorePart(0.6, 1.25), None)
     print_table(
         [result(explanation=why), result(explanation=Explanation(None, ScorePart(0.01, None)))]

@@ -18,7 +18,8 @@ MAX_BYTES = 300_000
 
 @pytest.mark.parametrize("pattern", [pattern for pattern in ROUTES if "/api/" in pattern])
 def test_every_address_of_the_json_is_described(pattern: str) -> None:
-    assert f"`{pattern.replace('([^/]+)', '<id>')}" in TEXT
+    address = pattern.replace("([^/]+)", "<id>").replace("\\", "")
+    assert f"`{address}" in TEXT
 
 
 def asked(address: str) -> set[str]:
