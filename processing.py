@@ -153,12 +153,12 @@ def infer_again(
         TransientError: A model failed.
         ConfigError: The configured models do not make one of the vectors.
     """
-    vectors = parts - {CAPTION}
-    if unknown := vectors - pipeline.embed.keys():
+    if unknown := parts - {CAPTION} - pipeline.embed.keys():
         message = f"EMBEDDING_MODELS of this worker has no {', '.join(sorted(unknown))}"
         raise ConfigError(message, reason=Reason.UNKNOWN_MODEL)
     if CAPTION not in parts:
         inference.caption = image.text["caption"]
+    vectors = [name for name in pipeline.embed if name in parts]
     _infer(image.image, inference, vectors, pipeline, stages)
 
 
