@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -20,11 +20,30 @@ Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting(Generic[Item, Result]):
+# Items are not compared: an array would answer with an array.
+@dataclass(slots=True, eq=False)
+class Waiting(Generic[Item, Result]):
+    """An item whose caller waits for a reply."""
+
     item: Item
     reply: Callable[[Result | Exception], None]
     is_abandoned: Callable[[], bool]
+    since: float = field(default_factory=time.monotonic)
+
+    def answer(self, result: Result | Exception) -> None:
+        """Reply with the result or the error."""
+        try:
+            self.reply(result)
+        except Exception:
+            # The caller is gone; the others still wait.
+            logger.exception("sending a reply failed")
+
+    def is_discarded(self, has_begun: bool = False) -> bool:
+        """Whether the caller has given up; then it has its reply."""
+        if not self.is_abandoned():
+            return False
+        self.answer(AbandonedError(has_begun))
+        return True
 
 
 def never() -> bool:
@@ -58,7 +77,7 @@ class Batcher(Generic[Item, Result]):
         self._size = size
         self._delay = delay
         self._patience = max(delay, patience)
-        self._waiting: queue.Queue[_Waiting[Item, Result] | None] = queue.Queue(capacity)
+        self._waiting: queue.Queue[Waiting[Item, Result] | None] = queue.Queue(capacity)
         self._thread = threading.Thread(target=self._serve, name="batcher", daemon=True)
         self._thread.start()
 
@@ -75,7 +94,7 @@ class Batcher(Generic[Item, Result]):
             is_abandoned: Whether the caller has given up; called before the run, so that an
                 overloaded server spends no time on late answers.
         """
-        self._waiting.put(_Waiting(item, reply, is_abandoned))
+        self._waiting.put(Waiting(item, reply, is_abandoned))
 
     def close(self) -> None:
         """Reply to everything that was submitted, then end the thread. Do not submit afterwards."""
@@ -86,12 +105,12 @@ class Batcher(Generic[Item, Result]):
         open_ = True
         while open_:
             gathered, open_ = self._next_batch()
-            batch = [waiting for waiting in gathered if not self._is_discarded(waiting)]
+            batch = [waiting for waiting in gathered if not waiting.is_discarded()]
             results = self._results([waiting.item for waiting in batch])
             for waiting, result in zip(batch, results, strict=True):
-                self._reply(waiting, result)
+                waiting.answer(result)
 
-    def _next_batch(self) -> tuple[list[_Waiting[Item, Result]], bool]:
+    def _next_batch(self) -> tuple[list[Waiting[Item, Result]], bool]:
         """The next batch, and whether more may follow."""
         first = self._waiting.get()
         if first is None:
@@ -108,12 +127,6 @@ class Batcher(Generic[Item, Result]):
             batch.append(waiting)
         return batch, True
 
-    def _is_discarded(self, waiting: _Waiting[Item, Result]) -> bool:
-        if not waiting.is_abandoned():
-            return False
-        self._reply(waiting, AbandonedError())
-        return True
-
     def _results(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
         if not items:
             return []
@@ -127,13 +140,6 @@ class Batcher(Generic[Item, Result]):
                 return [error]
             # One by one, so that only the faulty item fails, or none if the batch was too large.
             return [self._results([item])[0] for item in items]
-
-    def _reply(self, waiting: _Waiting[Item, Result], result: Result | Exception) -> None:
-        try:
-            waiting.reply(result)
-        except Exception:
-            # The caller is gone; the others still wait.
-            logger.exception("sending a reply failed")
 
 
 class InputError(ValueError):

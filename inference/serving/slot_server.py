@@ -8,10 +8,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from .batching import AbandonedError, never
+from .batching import Waiting, never
 
 Item = TypeVar("Item")
 Read = TypeVar("Read", contravariant=True)
@@ -55,15 +54,6 @@ class Decoder(Protocol[Read, Result]):
         """Halve the slots, forgetting all answers; ``False`` if there is only one."""
 
 
-# Items are not compared: an array would answer with an array.
-@dataclass(slots=True, eq=False)
-class _Waiting(Generic[Item, Result]):
-    item: Item
-    reply: Callable[[Result | Exception], None]
-    is_abandoned: Callable[[], bool]
-    since: float = field(default_factory=time.monotonic)
-
-
 class SlotServer(Generic[Item, Result]):
     """A thread that keeps the slots of a decoder busy. Every submitted item gets a reply.
 
@@ -92,10 +82,10 @@ class SlotServer(Generic[Item, Result]):
         self._delay = delay
         self._patience = max(delay, patience)
         self._capacity = capacity
-        self._waiting: deque[_Waiting[Item, Result]] = deque()
+        self._waiting: deque[Waiting[Item, Result]] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
-        self._active: dict[int, _Waiting[Item, Result]] = {}
+        self._active: dict[int, Waiting[Item, Result]] = {}
         self._looked = self._last_start = time.monotonic()
         self._thread = threading.Thread(target=self._serve, name="slots", daemon=True)
         self._thread.start()
@@ -114,7 +104,7 @@ class SlotServer(Generic[Item, Result]):
         """
         with self._changed:
             self._changed.wait_for(lambda: len(self._waiting) < self._capacity)
-            self._waiting.append(_Waiting(item, reply, is_abandoned))
+            self._waiting.append(Waiting(item, reply, is_abandoned))
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -128,7 +118,7 @@ class SlotServer(Generic[Item, Result]):
         while (group := self._next_group()) or self._active:
             try:
                 if group:
-                    self._start([each for each in group if not self._is_discarded(each)])
+                    self._start([each for each in group if not each.is_discarded()])
                 else:
                     self._step()
             except Exception as error:
@@ -136,7 +126,7 @@ class SlotServer(Generic[Item, Result]):
                 logger.exception("decoding failed")
                 self._fail([*self._active.values(), *group], error)
 
-    def _next_group(self) -> list[_Waiting[Item, Result]]:
+    def _next_group(self) -> list[Waiting[Item, Result]]:
         """Who is read now: nobody while answers are under way and others may yet join.
 
         Blocks while there is nothing to do; after :meth:`close` it is empty if nobody waits.
@@ -173,7 +163,7 @@ class SlotServer(Generic[Item, Result]):
         waited = time.monotonic() - max(self._waiting[0].since, self._last_start)
         return waited >= share * self._patience
 
-    def _start(self, group: list[_Waiting[Item, Result]]) -> None:
+    def _start(self, group: list[Waiting[Item, Result]]) -> None:
         for waiting in group:
             if not self._decoder.fits(waiting.item):
                 self._answer_whole(waiting)
@@ -195,18 +185,18 @@ class SlotServer(Generic[Item, Result]):
         elif self._decoder.is_out_of_memory(error):
             self._shrink(group, error)
         elif len(group) == 1:
-            self._reply(group[0], error)
+            group[0].answer(error)
         else:
             # One by one, so that only the faulty one fails.
             for waiting in group:
                 self._start([waiting])
 
-    def _answer_whole(self, waiting: _Waiting[Item, Result]) -> None:
+    def _answer_whole(self, waiting: Waiting[Item, Result]) -> None:
         try:
             result: Result | Exception = self._decoder.whole(waiting.item)
         except Exception as error:
             result = error
-        self._reply(waiting, result)
+        waiting.answer(result)
 
     def _step(self) -> None:
         error: Exception | None = None
@@ -217,14 +207,14 @@ class SlotServer(Generic[Item, Result]):
             error = caught.with_traceback(None)
         if error is None:
             for slot, result in zip(ended, results, strict=True):
-                self._reply(self._active.pop(slot), result)
+                self._active.pop(slot).answer(result)
             self._stop_abandoned()
         elif self._decoder.is_out_of_memory(error):
             self._shrink([], error)
         else:
             self._fail(list(self._active.values()), error)
 
-    def _shrink(self, group: list[_Waiting[Item, Result]], error: Exception) -> None:
+    def _shrink(self, group: list[Waiting[Item, Result]], error: Exception) -> None:
         """Have fewer slots, and let everyone begin again: the same item has the same answer."""
         everyone = sorted([*self._active.values(), *group], key=lambda each: each.since)
         self._active.clear()
@@ -238,15 +228,15 @@ class SlotServer(Generic[Item, Result]):
             return
         self._fail(everyone, error)
 
-    def _fail(self, group: list[_Waiting[Item, Result]], error: Exception) -> None:
+    def _fail(self, group: list[Waiting[Item, Result]], error: Exception) -> None:
         with suppress(Exception):  # a GPU that has failed answers no call
             for slot in self._active:
                 self._decoder.stop(slot)
         self._active.clear()
         for waiting in group:
-            self._reply(waiting, error)
+            waiting.answer(error)
 
-    def _put_back(self, group: list[_Waiting[Item, Result]]) -> None:
+    def _put_back(self, group: list[Waiting[Item, Result]]) -> None:
         with self._changed:
             self._waiting.extendleft(reversed(group))
 
@@ -254,7 +244,7 @@ class SlotServer(Generic[Item, Result]):
         if time.monotonic() - self._looked < _ABANDONED_SECONDS:
             return
         for slot, waiting in list(self._active.items()):
-            if self._is_discarded(waiting, has_begun=True):
+            if waiting.is_discarded(has_begun=True):
                 self._decoder.stop(slot)
                 del self._active[slot]
         self._looked = time.monotonic()
@@ -262,16 +252,3 @@ class SlotServer(Generic[Item, Result]):
     def _free_slots(self) -> list[int]:
         """The lowest first: a step works on all up to the highest occupied."""
         return [slot for slot in range(self._decoder.slots) if slot not in self._active]
-
-    def _is_discarded(self, waiting: _Waiting[Item, Result], has_begun: bool = False) -> bool:
-        if not waiting.is_abandoned():
-            return False
-        self._reply(waiting, AbandonedError(has_begun))
-        return True
-
-    def _reply(self, waiting: _Waiting[Item, Result], result: Result | Exception) -> None:
-        try:
-            waiting.reply(result)
-        except Exception:
-            # The caller is gone; the others still wait.
-            logger.exception("sending a reply failed")
