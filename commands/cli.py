@@ -32,6 +32,19 @@ WORKERS = {
 Format = Literal["table", "tsv", "csv", "jsonl", "ids", "json"]
 FORMATS = ("table", "tsv", "csv", "jsonl", "ids")
 
+# Options of the commands that choose images, with their help.
+FILTERS = {
+    "vsn": "Only images of this node.",
+    "node": "Only images of the node with this id.",
+    "camera": "Only images of this camera.",
+    "project": "Only images of this project's nodes.",
+    "job": "Only images of this job.",
+    "task": "Only images of this task.",
+    "caption_model": "Only images whose caption this model made, or `unknown`.",
+    "since": "Only images captured since: 24h, 7d, or a date or time.",
+    "until": "Only images captured until: 24h, 7d, or a date or time.",
+}
+
 
 def _log_level(_: click.Context, __: click.Parameter, value: str | None) -> None:
     if value:
@@ -181,6 +194,18 @@ def _report(error: Exception, code: int) -> int:
     text = error.format_message() if isinstance(error, click.ClickException) else str(error)
     say(f"weavloader: {' '.join(text.split())}", err=True)
     return code
+
+
+def filter_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options by which images are filtered: those of :data:`FILTERS`."""
+    for name, text in reversed(FILTERS.items()):
+        function = click.option(f"--{name.replace('_', '-')}", help=text)(function)
+    return function
+
+
+def chosen_filters(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The filters among the options of a command."""
+    return {name: options[name] for name in FILTERS}
 
 
 def format_options(function: Callable[..., Any]) -> Callable[..., Any]:

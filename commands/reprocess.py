@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.cli import begin_tool, command, say
+from commands.cli import begin_tool, chosen_filters, command, filter_options, say
 from weavloader.errors import ConfigError, Reason
 from weavloader.settings import Settings
 
@@ -30,15 +30,7 @@ _SAMPLES = 2  # the first of which may load something
     metavar="MODEL",
     help="Only where this model made it: a name, name@revision, or `unknown`.",
 )
-@click.option("--caption-model", help="Only images whose caption this model made, or `unknown`.")
-@click.option("--vsn", help="Only images of this node.")
-@click.option("--node", help="Only images of the node with this id.")
-@click.option("--camera", help="Only images of this camera.")
-@click.option("--project", help="Only images of this project's nodes.")
-@click.option("--job", help="Only images of this job.")
-@click.option("--task", help="Only images of this task.")
-@click.option("--since", help="Only images captured since: 24h, 7d, or a date or time.")
-@click.option("--until", help="Only images captured until: 24h, 7d, or a date or time.")
+@filter_options
 @click.option(
     "--rate",
     type=click.FloatRange(0, min_open=True),
@@ -89,12 +81,9 @@ def _selection(settings: Settings, options: dict[str, Any]) -> Selection:
     if options["missing"] and not options["vectors"]:
         message = "reprocess: --missing needs --vectors"
         raise ConfigError(message, reason=Reason.BAD_ARGUMENT)
-    names = ("vsn", "node", "camera", "project", "job", "task", "caption_model")
-    given = {name: options[name] for name in (*names, "since", "until")}
+    given = searching.filters(**chosen_filters(options))
     parts = {*options["vectors"], *([CAPTION] if options["caption"] else [])}
-    return Selection(
-        frozenset(parts), searching.filters(**given), options["from_model"], options["missing"]
-    )
+    return Selection(frozenset(parts), given, options["from_model"], options["missing"])
 
 
 def _name(options: dict[str, Any]) -> str:

@@ -12,8 +12,10 @@ from click.core import ParameterSource
 from commands.cli import (
     Format,
     begin_tool,
+    chosen_filters,
     chosen_format,
     command,
+    filter_options,
     format_options,
     say,
     write_json_array,
@@ -63,15 +65,7 @@ _Column = Callable[[SearchResult], str]
     metavar="ID",
     help="Find images similar to the one whose id is or begins with ID, instead of TEXT.",
 )
-@click.option("--vsn", help="Only images of this node.")
-@click.option("--node", help="Only images of the node with this id.")
-@click.option("--camera", help="Only images of this camera.")
-@click.option("--project", help="Only images of this project's nodes.")
-@click.option("--job", help="Only images of this job.")
-@click.option("--task", help="Only images of this task.")
-@click.option("--caption-model", help="Only images whose caption this model made, or `unknown`.")
-@click.option("--since", help="Only images captured since: 24h, 7d, or a date or time.")
-@click.option("--until", help="Only images captured until: 24h, 7d, or a date or time.")
+@filter_options
 @click.option("--near", help='Only images near this point: "41.88, -87.63".')
 @click.option(
     "--within",
@@ -199,9 +193,8 @@ def _searched(store: Store) -> str:
 
 
 def _filters(options: dict[str, Any]) -> Filters:
-    texts = ("vsn", "node", "camera", "project", "job", "task", "caption_model")
-    names = (*texts, "since", "until", "near", "within")
-    return searching.filters(**{name: options[name] for name in names})
+    near = {name: options[name] for name in ("near", "within")}
+    return searching.filters(**chosen_filters(options), **near)
 
 
 def _ranking(options: dict[str, Any]) -> dict[str, Any]:
