@@ -22,7 +22,7 @@ from weavloader.images.job import META_FIELDS, ImageJob, clean_name
 from weavloader.provenance import CAPTION, Provenance, model_of
 from weavloader.redis_connection import RedisClient
 from weavloader.store.base import Filters, ImageObject, Store
-from weavloader.store.ranking import same_text
+from weavloader.store.ranking import passes
 from weavloader.times import utc_now
 
 BATCH = 100
@@ -117,11 +117,8 @@ class Selection:
         return test
 
     def _passes_filters(self, image: ImageObject) -> bool:
-        wanted, made_at = self.filters, image.captured_at
-        if (wanted.since and made_at < wanted.since) or (wanted.until and made_at > wanted.until):
-            return False
         values = {**image.text, "caption_model": model_of(image.provenance, CAPTION)}
-        return all(same_text(values[name], value) for name, value in wanted.text().items())
+        return passes(self.filters, values.__getitem__, image.captured_at, image.location)
 
 
 @dataclass(slots=True)

@@ -6,10 +6,12 @@ Source of the formulas: Weaviate, "hybrid search", rankedFusion and relativeScor
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
-from weavloader.store.base import Explanation, Fusion, ScorePart
+from weavloader.geo import Area, Location, distance_km
+from weavloader.store.base import Explanation, Filters, Fusion, ScorePart
 
 MIN_CANDIDATES = 100
 _RANK_CONSTANT = 60
@@ -118,6 +120,36 @@ def tokenize(text: str) -> list[str]:
 def same_text(one: str, other: str) -> bool:
     """Whether both are equal, ignoring case."""
     return fold(one) == fold(other)
+
+
+def passes(
+    filters: Filters,
+    value_of: Callable[[str], str],
+    captured_at: datetime | None,
+    location: Location | None,
+) -> bool:
+    """Whether an image meets the conditions of filters.
+
+    Args:
+        value_of: Gives what a text filter of a name compares.
+    """
+    if filters.near is not None and not lies_within(filters.near, location):
+        return False
+    if (filters.since or filters.until) and (
+        captured_at is None or not lies_between(captured_at, filters.since, filters.until)
+    ):
+        return False
+    return all(same_text(value_of(name), value) for name, value in filters.text().items())
+
+
+def lies_between(moment: datetime, first: datetime | None, last: datetime | None) -> bool:
+    """Whether a moment lies between two, which belong to the range."""
+    return not (first and moment < first) and not (last and moment > last)
+
+
+def lies_within(area: Area, place: Location | None) -> bool:
+    """Whether a place lies in an area."""
+    return place is not None and distance_km(area.center, place) <= area.kilometres
 
 
 def fold(text: str) -> str:

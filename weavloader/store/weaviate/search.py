@@ -12,12 +12,11 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from datetime import datetime
 from functools import reduce
 from operator import and_
 from typing import Any
 
-from weavloader.geo import KM_PER_DEGREE, Area, Location, distance_km
+from weavloader.geo import KM_PER_DEGREE, Area
 from weavloader.store.base import (
     FILTER_PROPERTIES,
     Explanation,
@@ -28,7 +27,7 @@ from weavloader.store.base import (
     SearchResult,
     Tally,
 )
-from weavloader.store.ranking import autocut, same_text, tokenize
+from weavloader.store.ranking import autocut, passes, tokenize
 from weavloader.store.validation import MAX_RESULTS
 from weavloader.store.weaviate.client import (
     Collection,
@@ -186,13 +185,7 @@ def _filters(collection: Collection, filters: Filters) -> FilterReturn | None:
 
 
 def _matches(hit: SearchResult, filters: Filters) -> bool:
-    if filters.near is not None and not lies_within(filters.near, hit.location):
-        return False
-    if filters.since or filters.until:
-        captured_at = hit.captured_at
-        if captured_at is None or not lies_between(captured_at, filters.since, filters.until):
-            return False
-    return all(same_text(hit.filterable(name), value) for name, value in filters.text().items())
+    return passes(filters, hit.filterable, hit.captured_at, hit.location)
 
 
 def _explanation(text: str, rank: int) -> Explanation:
@@ -219,7 +212,7 @@ def _score_part(match: re.Match[str] | None, surplus: float) -> ScorePart | None
 
 
 def around(collection: Collection, area: Area) -> FilterReturn:
-    """A filter that matches an area and some of its surroundings: see :func:`lies_within`.
+    """A filter that matches an area and some of its surroundings: see ``lies_within``.
 
     Images stored by the reference deployment lack the numbers. Its collections have the geo
     index, so the filter includes it there.
@@ -230,16 +223,6 @@ def around(collection: Collection, area: Area) -> FilterReturn:
     if "latitude" not in indexed:
         return _by_index(area)
     return Filter.any_of([_in_boxes(area), _by_index(area)])
-
-
-def lies_between(moment: datetime, first: datetime | None, last: datetime | None) -> bool:
-    """Whether a moment lies between two, which belong to the range."""
-    return not (first and moment < first) and not (last and moment > last)
-
-
-def lies_within(area: Area, place: Location | None) -> bool:
-    """Whether a place lies in an area."""
-    return place is not None and distance_km(area.center, place) <= area.kilometres
 
 
 def _in_boxes(area: Area) -> FilterReturn:
