@@ -75,6 +75,10 @@ class PageHandler(RequestHandler):
         if answer is not None:
             await answer
 
+    def all_arguments(self) -> dict[str, list[str]]:
+        """The values of every argument in the address."""
+        return {name: self.get_query_arguments(name) for name in self.request.query_arguments}
+
     @property
     def pool(self) -> Executor:
         """Where :meth:`on_thread` calls."""

@@ -258,8 +258,7 @@ class SearchApi(PageHandler):
 
     async def get(self) -> None:
         """Write the results."""
-        given = {name: self.get_query_arguments(name) for name in self.request.query_arguments}
-        query = parse_strictly(given)
+        query = parse_strictly(self.all_arguments())
         found = await self.on_thread(self.context.searches.search, query)
         follows = found.more and query.page < query.last_page
         self.write(

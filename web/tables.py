@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import ClassVar, cast
 from zipfile import ZIP_STORED, ZipFile
@@ -34,16 +35,16 @@ _OF_PAGES = ("page", "limit", "fold")
 logger = logging.getLogger(__name__)
 
 
-class ResultsFile(PageHandler):
+class ResultsFile(PageHandler, ABC):
     """A file of all results of a search, with the arguments of ``/api/search``."""
 
     suffix: ClassVar[str]
     content_type: ClassVar[str]
     _under_way: ClassVar[int] = 0
 
+    @abstractmethod
     def parts(self, query: PageQuery) -> Iterator[bytes]:
         """The file, piece by piece; called on threads, never by two at a time."""
-        raise NotImplementedError
 
     async def head(self, *path: str) -> None:
         """Answer with the headers alone, without a search."""
@@ -80,7 +81,7 @@ class ResultsFile(PageHandler):
             cast(HTTP1Connection, self.request.connection).close()
 
     def _query(self) -> PageQuery:
-        given = {name: self.get_query_arguments(name) for name in self.request.query_arguments}
+        given = self.all_arguments()
         for name in _OF_PAGES:
             if name in given:
                 raise invalid(name, "no page to be chosen: this file has all results")
