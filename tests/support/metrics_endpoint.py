@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 
 from demo.servers.ports import HOST, free_ports
+from demo.servers.processes import stop
 from demo.servers.waiting import wait_until
 from tests.support.redis_fixture import StoppableRedis, listens
 
@@ -31,12 +32,7 @@ def running(
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process)
 
 
 class Endpoint:

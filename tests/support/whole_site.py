@@ -15,7 +15,7 @@ import httpx
 import redis as redis_py
 
 from demo.dataset import PlannedImage
-from demo.servers.processes import end_with_parent
+from demo.servers.processes import end_with_parent, stop
 from demo.servers.redis import running_redis
 from demo.servers.triton import Triton
 from demo.servers.waiting import wait_until
@@ -31,7 +31,6 @@ from job_system.publishing import publish
 from weavloader.images.job import ImageJob
 publish([ImageJob.from_message(message) for message in json.load(sys.stdin)])
 """
-_STOP_SECONDS = 20
 _NONE: Mapping[str, str] = {}
 
 
@@ -136,12 +135,7 @@ def _process(arguments: Sequence[str], environment: Mapping[str, str], log: Path
     try:
         yield
     finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process)
 
 
 def _answers(url: str) -> bool:
