@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from weavloader.errors import ConfigError, Reason
@@ -25,53 +25,177 @@ MAX_PAGE_SIZE = 100
 SORTS = ("score", "newest", "oldest")
 FILTER_NAMES = ("vsn", "camera", "project", "caption_model", "since", "until", "near")
 _NODE = re.compile(r"[A-Za-z0-9]{1,16}")
-_ARGUMENTS = {"text": "q"}  # by attribute, where the address has another name
-_REPEATED = ("like", "unlike")
+_A_NODE = "the name of a node, such as W021"
+_A_POINT = "latitude, longitude: 41.88, -87.63"
+_A_TIME = "a time such as 24h, 7d or 2026-01-31"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """An argument of an address: what it means, which values it has, and how they are read.
+
+    Attributes:
+        attribute: Its name in the query.
+        meaning: A sentence for people.
+        schema: Its values as JSON Schema, with the default.
+        read: Turns the texts of an address into a value, and raises ``ConfigError``.
+    """
+
+    attribute: str
+    meaning: str
+    schema: Mapping[str, Any]
+    read: Callable[[str, list[str]], Any]
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether it may stand in an address more than once."""
+        return bool(self.schema["type"] == "array")
+
+
+_Kind = tuple[Mapping[str, Any], Callable[[str, list[str]], Any]]
+
+
+def _argument(default: T, meaning: str, kind: _Kind, name: str = "") -> T:
+    """A field of a query, which is an argument of an address; its kind is a schema and a reader."""
+    return field(default=default, metadata={"name": name, "meaning": meaning, "kind": kind})
+
+
+def _text(max_length: int = MAX_NAME_LENGTH) -> _Kind:
+    def read(name: str, texts: list[str]) -> str:
+        return _last(name, texts, max_length)
+
+    return {"type": "string", "maxLength": max_length}, read
+
+
+def _parsed(parse: Callable[[str], object], expected: str) -> _Kind:
+    """A text that something else understands, too."""
+
+    def read(name: str, texts: list[str]) -> str:
+        text = _last(name, texts)
+        try:
+            if text:
+                parse(text)
+        except ConfigError:
+            raise invalid(name, expected) from None
+        return text
+
+    return {"type": "string", "maxLength": MAX_NAME_LENGTH, "description": expected}, read
+
+
+def _one_of(*values: str) -> _Kind:
+    def read(name: str, texts: list[str]) -> str:
+        text = _last(name, texts)
+        if text and text not in values:
+            raise invalid(name, f"one of {', '.join(values)}")
+        return text
+
+    return {"type": "string", "enum": [*values, ""]}, read
+
+
+def _number(default: float, minimum: float, maximum: float, *, is_whole: bool = False) -> _Kind:
+    def read(name: str, texts: list[str]) -> float:
+        try:
+            value = float(_last(name, texts) or default)
+        except ValueError:
+            raise invalid(name, "a number") from None
+        if not minimum <= value <= maximum:
+            raise invalid(name, f"a number from {minimum:g} to {maximum:g}")
+        return int(value) if is_whole else value
+
+    kind = "integer" if is_whole else "number"
+    return {"type": kind, "minimum": minimum, "maximum": maximum}, read
+
+
+def _flag() -> _Kind:
+    schema, read = _number(0, 0, 1, is_whole=True)
+    return schema, lambda name, texts: bool(read(name, texts))
+
+
+def _ids() -> _Kind:
+    def read(name: str, texts: list[str]) -> tuple[str, ...]:
+        ids = tuple(dict.fromkeys(parse_id(text, name) for text in texts if text.strip()))
+        if len(ids) > MAX_CHOSEN:
+            raise invalid(name, f"at most {MAX_CHOSEN} images")
+        return ids
+
+    items = {"type": "string", "format": "uuid"}
+    return {"type": "array", "items": items, "maxItems": MAX_CHOSEN}, read
+
+
+def _last(name: str, texts: list[str], max_length: int = MAX_NAME_LENGTH) -> str:
+    value = (texts or [""])[-1].strip()
+    if len(value) > max_length:
+        raise invalid(name, f"at most {max_length} characters")
+    return value
+
+
+def _node_name(text: str) -> None:
+    if not _NODE.fullmatch(text):
+        raise ConfigError("no name of a node", reason=Reason.BAD_ARGUMENT)
+
+
+def parse_end_of(text: str) -> object:
+    """The end of a range of time, which belongs to it."""
+    return parse_end(text, inclusive=True)
 
 
 @dataclass(frozen=True, slots=True)
 class PageQuery:
-    """A search as the address holds it.
+    """A search as the address holds it: each field is an argument, described by itself.
 
-    Attributes:
-        text: What to search for; without it and ``like``, all images are listed by time.
-        like: Ids of images to find similar ones of.
-        unlike: Ids of images that results should be unlike.
-        vsn: Only images of this node; empty for all.
-        camera: Only images of this camera; empty for all.
-        project: Only images of this project's nodes; empty for all.
-        caption_model: Only images whose caption this model made; empty for all.
-        since: Only images captured since, such as ``24h``; empty for all.
-        until: Only images captured until; empty for all.
-        near: Only images taken around this ``latitude, longitude``; empty for everywhere.
-        within: Kilometres around it.
-        alpha: Weight of the visual match: 0 searches by text only, 1 by vector only.
-        sort: One of :data:`SORTS`; empty for the usual one, which is by score, or without
-            anything to search for the newest first.
-        weak: Whether weaker matches are shown too.
-        fold: Whether near-duplicates of one camera are one result: ``1`` or ``0``; empty for
-            the usual, which is so on the page and not in the JSON.
-        page: From 1.
-        limit: Results on a page.
+    ``text`` is ``q`` there, ``near`` reads ``latitude, longitude``; what is empty is not filtered.
     """
 
-    text: str = ""
-    like: tuple[str, ...] = ()
-    unlike: tuple[str, ...] = ()
-    vsn: str = ""
-    camera: str = ""
-    project: str = ""
-    caption_model: str = ""
-    since: str = ""
-    until: str = ""
-    near: str = ""
-    within: float = WITHIN_KM
-    alpha: float = DEFAULT_ALPHA
-    sort: str = ""
-    weak: bool = False
-    fold: str = ""
-    page: int = 1
-    limit: int = PAGE_SIZE
+    text: str = _argument(
+        "",
+        "What to search for; without it and `like`, all images are listed by time.",
+        _text(MAX_TEXT_LENGTH),
+        name="q",
+    )
+    like: tuple[str, ...] = _argument((), "Ids of images to find similar ones of.", _ids())
+    unlike: tuple[str, ...] = _argument(
+        (), "Ids of images that results should be unlike; only with `q` or `like`.", _ids()
+    )
+    vsn: str = _argument("", "Only images of this node.", _parsed(_node_name, _A_NODE))
+    camera: str = _argument("", "Only images of this camera.", _text())
+    project: str = _argument("", "Only images of this project's nodes.", _text())
+    caption_model: str = _argument("", "Only images whose caption this model made.", _text())
+    since: str = _argument("", "Only images captured since.", _parsed(parse_moment, _A_TIME))
+    until: str = _argument(
+        "",
+        "Only images captured until; a date means the end of its day.",
+        _parsed(parse_end_of, _A_TIME),
+    )
+    near: str = _argument(
+        "", "Only images taken around this point.", _parsed(parse_point, _A_POINT)
+    )
+    within: float = _argument(
+        WITHIN_KM, "Kilometres around `near`.", _number(WITHIN_KM, 0.1, MAX_DISTANCE_KM)
+    )
+    alpha: float = _argument(
+        DEFAULT_ALPHA,
+        "Weight of the visual match: 0 searches by text only, 1 by vector only; only with `q`.",
+        _number(DEFAULT_ALPHA, 0, 1),
+    )
+    sort: str = _argument(
+        "",
+        "Order; by default by score, or without anything to search for the newest first.",
+        _one_of(*SORTS),
+    )
+    weak: bool = _argument(
+        False, "1 gives the weaker matches too; only with `q` or `like`.", _flag()
+    )
+    fold: str = _argument(
+        "",
+        "1 makes near-duplicates of one camera one result, 0 does not; by default pages fold and"
+        " the JSON does not. Only with `q` or `like`.",
+        _one_of("0", "1"),
+    )
+    page: int = _argument(1, "Page of the results.", _number(1, 1, MAX_RESULTS, is_whole=True))
+    limit: int = _argument(
+        PAGE_SIZE, "Results on a page.", _number(PAGE_SIZE, 1, MAX_PAGE_SIZE, is_whole=True)
+    )
 
     @property
     def offset(self) -> int:
@@ -122,15 +246,29 @@ class PageQuery:
     def arguments(self) -> list[tuple[str, str]]:
         """What the address holds: every field that differs from its default."""
         told: list[tuple[str, str]] = []
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value != field.default:
-                name = _ARGUMENTS.get(field.name, field.name)
-                told += [(name, each) for each in _texts(value)]
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value != each.default:
+                name = each.metadata["name"] or each.name
+                told += [(name, text) for text in _texts(value)]
         return told
 
 
-ARGUMENTS = tuple(_ARGUMENTS.get(field.name, field.name) for field in fields(PageQuery))
+def _arguments() -> dict[str, Argument]:
+    found = {}
+    for each in fields(PageQuery):
+        schema, read = each.metadata["kind"]
+        default = list(each.default) if isinstance(each.default, tuple) else each.default
+        if isinstance(default, bool):
+            default = int(default)
+        found[each.metadata["name"] or each.name] = Argument(
+            each.name, each.metadata["meaning"], {**schema, "default": default}, read
+        )
+    return found
+
+
+ARGUMENTS = _arguments()
+"""The arguments of a search by name, from which addresses are read and described."""
 
 
 def _texts(value: object) -> Iterable[str]:
@@ -151,35 +289,11 @@ def parse_query(argument: Callable[[str], list[str]]) -> PageQuery:
         ConfigError: An argument is invalid; the message says which and what is expected.
     """
 
-    def given(name: str, max_length: int = MAX_NAME_LENGTH) -> str:
-        value = (argument(name) or [""])[-1].strip()
-        if len(value) > max_length:
-            raise invalid(name, f"at most {max_length} characters")
-        return value
-
-    def number(name: str, default: float, minimum: float, maximum: float) -> float:
-        return _number(name, given(name) or f"{default:g}", minimum, maximum)
-
-    limit = int(number("limit", PAGE_SIZE, 1, MAX_PAGE_SIZE))
     query = PageQuery(
-        text=given("q", MAX_TEXT_LENGTH),
-        like=_ids("like", argument("like")),
-        unlike=_ids("unlike", argument("unlike")),
-        vsn=_node(given("vsn")),
-        camera=given("camera"),
-        project=given("project"),
-        caption_model=given("caption_model"),
-        since=_checked("since", given("since"), parse_moment, _A_TIME),
-        until=_checked("until", given("until"), parse_end_of, _A_TIME),
-        near=_checked("near", given("near"), parse_point, "latitude, longitude: 41.88, -87.63"),
-        within=number("within", WITHIN_KM, 0.1, MAX_DISTANCE_KM),
-        alpha=number("alpha", DEFAULT_ALPHA, 0.0, 1.0),
-        sort=_sort(given("sort")),
-        weak=bool(number("weak", 0, 0, 1)),
-        fold=_fold(given("fold")),
-        limit=limit,
+        **{each.attribute: each.read(name, argument(name)) for name, each in ARGUMENTS.items()}
     )
-    query = replace(query, page=int(number("page", 1, 1, query.last_page)))
+    if query.page > query.last_page:
+        raise invalid("page", f"a number from 1 to {query.last_page}")
     if query.alpha == 0 and query.text and (query.like or query.unlike):
         raise invalid("alpha", "more than 0 beside images to compare with")
     if query.sort == query.usual_sort or (query.sort == "score" and not query.is_ranked):
@@ -222,7 +336,6 @@ _TIME = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _HOURS = {"hour": 1, "day": 24, "week": 7 * 24, "month": 30 * 24, "year": 365 * 24}
-_A_TIME = "a time such as 24h, 7d or 2026-01-31"
 
 
 def check_arguments(given: Mapping[str, list[str]]) -> None:
@@ -237,7 +350,7 @@ def check_arguments(given: Mapping[str, list[str]]) -> None:
     for name, values in given.items():
         if name not in ARGUMENTS:
             raise invalid(name, f"one of the arguments {', '.join(ARGUMENTS)}")
-        if len(values) > 1 and name not in _REPEATED:
+        if len(values) > 1 and not ARGUMENTS[name].is_repeated:
             raise invalid(name, "one value, not several")
     for name, needed in _WITHOUT_EFFECT.items():
         if name in given and not any(given.get(each) for each in needed):
@@ -263,7 +376,7 @@ def as_given(argument: Callable[[str], list[str]]) -> PageQuery:
     """The texts of a query that is not valid, so that its form can be shown again."""
     shown = PageQuery()
     for name in ("text", *FILTER_NAMES):
-        if values := argument(_ARGUMENTS.get(name, name)):
+        if values := argument("q" if name == "text" else name):
             shown = replace(shown, **{name: values[-1][:MAX_TEXT_LENGTH]})  # type: ignore[arg-type]
     return shown
 
@@ -278,55 +391,6 @@ def parse_id(text: str, name: str = "id") -> str:
         return str(uuid.UUID(text.strip()))
     except ValueError:
         raise invalid(name, "an image's id") from None
-
-
-def parse_end_of(text: str) -> object:
-    """The end of a range of time, which belongs to it."""
-    return parse_end(text, inclusive=True)
-
-
-def _ids(name: str, texts: list[str]) -> tuple[str, ...]:
-    ids = tuple(dict.fromkeys(parse_id(text, name) for text in texts if text.strip()))
-    if len(ids) > MAX_CHOSEN:
-        raise invalid(name, f"at most {MAX_CHOSEN} images")
-    return ids
-
-
-def _sort(text: str) -> str:
-    if text and text not in SORTS:
-        raise invalid("sort", f"one of {', '.join(SORTS)}")
-    return text
-
-
-def _fold(text: str) -> str:
-    if text not in ("", "0", "1"):
-        raise invalid("fold", "0 or 1")
-    return text
-
-
-def _node(text: str) -> str:
-    if text and not _NODE.fullmatch(text):
-        raise invalid("vsn", "the name of a node, such as W021")
-    return text
-
-
-def _checked(name: str, text: str, parse: Callable[[str], object], expected: str) -> str:
-    try:
-        if text:
-            parse(text)
-    except ConfigError:
-        raise invalid(name, expected) from None
-    return text
-
-
-def _number(name: str, text: str, minimum: float, maximum: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise invalid(name, "a number") from None
-    if not minimum <= value <= maximum:
-        raise invalid(name, f"a number from {minimum:g} to {maximum:g}")
-    return value
 
 
 def invalid(name: str, expected: str) -> ConfigError:
