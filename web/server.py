@@ -31,7 +31,7 @@ from web.runbook import RunbookPage
 from web.search import PictureSearch, SearchApi, SearchPage
 from web.search_service import SearchService
 from web.snapshot import Monitor, NowPage, StatusApi
-from web.tables import CsvFile, JsonLinesFile, ZipFileOfOriginals
+from web.tables import CsvFile, JsonLinesFile, ParquetFile, ZipFileOfOriginals
 
 HERE = Path(__file__).parent
 THREADS = 4
@@ -51,6 +51,7 @@ ROUTES = {
     r"/api/search": SearchApi,
     r"/api/search\.csv": CsvFile,
     r"/api/search\.jsonl": JsonLinesFile,
+    r"/api/search\.parquet": ParquetFile,
     r"/api/search\.zip": ZipFileOfOriginals,
     r"/api/images/([^/]+)": ImageApi,
     r"/api/status": StatusApi,

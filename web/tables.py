@@ -21,7 +21,7 @@ from weavloader.errors import ConfigError, Reason, WeavloaderError
 from weavloader.search import as_json
 from weavloader.store.base import ImageObject, SearchResult
 from weavloader.store.validation import MAX_RESULTS
-from weavloader.tables import COLUMNS, row
+from weavloader.tables import COLUMNS, Sink, parquet, row
 from web.handler import PageHandler
 from web.query import PageQuery, invalid, parse_strictly
 from web.view_models import download_name
@@ -122,6 +122,18 @@ class JsonLinesFile(ResultsFile):
             yield "".join(f"{line}\n" for line in lines).encode()
 
 
+class ParquetFile(ResultsFile):
+    """``/api/search.parquet``: a table whose columns have types, named as those of the CSV."""
+
+    suffix = "parquet"
+    content_type = "application/vnd.apache.parquet"
+
+    def parts(self, query: PageQuery) -> Iterator[bytes]:
+        """A group of rows for each batch."""
+        batches = self.context.searches.everything(query)
+        return parquet(([row(result) for result in batch] for batch in batches), COLUMNS)
+
+
 class ZipFileOfOriginals(ResultsFile):
     """``/api/search.zip``: the files as they were downloaded, and ``manifest.csv``.
 
@@ -145,7 +157,7 @@ class ZipFileOfOriginals(ResultsFile):
                 "narrow the search, by since and until for one",
                 reason=Reason.BAD_ARGUMENT,
             )
-        written, listed = _Written(), [list(LIST_COLUMNS)]
+        written, listed = Sink(), [list(LIST_COLUMNS)]
         # Pictures are compressed already.
         with ZipFile(written, "w", ZIP_STORED) as archive:
             for result in results:
@@ -170,25 +182,6 @@ class ZipFileOfOriginals(ResultsFile):
     def _name(image: ImageObject) -> str:
         """A name of its own for each: two nodes may upload files of one name."""
         return f"originals/{image.id[:8]}-{download_name(image)}"
-
-
-class _Written(io.RawIOBase):
-    """Takes what an archive writes, until it is sent."""
-
-    def __init__(self) -> None:
-        self._data = bytearray()
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: bytes | bytearray | memoryview) -> int:  # type: ignore[override]
-        self._data += data
-        return len(data)
-
-    def taken(self) -> bytes:
-        data = bytes(self._data)
-        self._data.clear()
-        return data
 
 
 def _following(parts: Iterator[bytes]) -> bytes:

@@ -15,6 +15,7 @@ from zipfile import ZipFile
 
 import httpx
 import pytest
+from pyarrow import parquet
 
 from tests.support.pages import NOW, SNOW, STREET, an_image, keep, png, served
 from weavloader.errors import PermanentError, Reason, TransientError
@@ -90,6 +91,29 @@ def test_files_follow_filters_order_and_words(site: httpx.Client) -> None:
 def test_no_match_is_an_empty_table(site: httpx.Client) -> None:
     assert site.get("/api/search.csv?vsn=W999").text == ",".join(COLUMNS) + "\r\n"
     assert site.get("/api/search.jsonl?vsn=W999").content == b""
+    table = parquet.read_table(io.BytesIO(site.get("/api/search.parquet?vsn=W999").content))
+    assert (table.num_rows, tuple(table.column_names)) == (0, COLUMNS)
+
+
+def test_parquet_is_the_same_table_with_types(site: httpx.Client) -> None:
+    answer = site.get("/api/search.parquet?sort=oldest")
+    assert answer.headers["Content-Type"] == "application/vnd.apache.parquet"
+    table = parquet.read_table(io.BytesIO(answer.content))
+    types = {field.name: str(field.type) for field in table.schema}
+    assert types == dict.fromkeys(COLUMNS, "string") | {
+        "score": "double",
+        "latitude": "double",
+        "longitude": "double",
+        "captured_at": "timestamp[us, tz=UTC]",
+    }
+    typed = table.to_pylist()
+    as_text = rows(site.get("/api/search.csv?sort=oldest").text)
+    assert [each["captured_at"].isoformat() for each in typed] == [
+        each["captured_at"] for each in as_text
+    ]
+    for name in ("id", "caption", "link", "caption_model"):
+        assert [each[name] for each in typed] == [each[name] for each in as_text]
+    assert [each["latitude"] for each in typed] == [*[None] * 11, 41.9]
 
 
 def test_originals_come_byte_for_byte_with_a_list_of_them(site: httpx.Client) -> None:
@@ -133,8 +157,9 @@ def test_a_store_that_fails_midway_breaks_the_answer_off(
         raise TransientError("gone", reason=Reason.STORE_UNREACHABLE)
 
     monkeypatch.setattr(SearchService, "everything", one_batch)
-    with pytest.raises(httpx.RemoteProtocolError):
-        site.get("/api/search.csv")
+    for suffix in ("csv", "parquet"):
+        with pytest.raises(httpx.RemoteProtocolError):
+            site.get(f"/api/search.{suffix}")
     monkeypatch.undo()
     assert site.get("/api/search.csv").status_code == 200
 
@@ -166,7 +191,7 @@ def test_headers_alone_cost_no_search(site: httpx.Client, monkeypatch: pytest.Mo
 def test_the_page_leads_to_the_files_of_its_search(site: httpx.Client) -> None:
     page = site.get("/?vsn=W001&sort=oldest&limit=3&page=2").text
     addresses = re.findall(r'href="(/api/search\.\w+[^"]*)"', page)
-    assert len(addresses) == 3
+    assert len(addresses) == 4
     for address in addresses:
         assert site.get(unescape(address)).status_code == 200
     assert len(rows(site.get(unescape(addresses[0])).text)) == 6
