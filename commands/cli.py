@@ -7,15 +7,16 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal, NoReturn
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any, Literal, NoReturn, cast
 
 import click
 
 from commands import ROLES as ROLES
 from commands import normalize_args
 from weavloader import __version__
-from weavloader.errors import ConfigError, WeavloaderError
+from weavloader.errors import ConfigError, Reason, WeavloaderError
 from weavloader.logs import configure_logging, mask, printable
 from weavloader.settings import Settings, get_settings, publish_to_environment
 
@@ -29,7 +30,7 @@ WORKERS = {
     "moderator": ("data_monitoring", 1),
     "cleaner": ("cleanup", 2),
 }
-Format = Literal["table", "tsv", "csv", "jsonl", "ids", "json"]
+Format = Literal["table", "tsv", "csv", "jsonl", "ids", "parquet", "json"]
 FORMATS = ("table", "tsv", "csv", "jsonl", "ids")
 
 # Options of the commands that choose images, with their help.
@@ -208,32 +209,68 @@ def chosen_filters(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: options[name] for name in FILTERS}
 
 
-def format_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--format`` and ``--json`` to a command, for :func:`chosen_format`."""
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON array."),
-        click.option(
-            "--format",
-            "given_format",
-            type=click.Choice(FORMATS),
-            help="Output format.  [default: table on a terminal, otherwise tsv]",
-        ),
-    ):
-        function = option(function)
-    return function
+def format_options(*more: Format) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add ``--format`` and ``--json`` to a command, for :func:`chosen_format`.
+
+    Args:
+        more: Formats that the command has beside :data:`FORMATS`.
+    """
+    form = click.option(
+        "--format",
+        "given_format",
+        type=click.Choice([*FORMATS, *more]),
+        help="Output format.  [default: table on a terminal, otherwise tsv]",
+    )
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
+    return lambda function: form(as_json(function))
 
 
-def chosen_format(given_format: Format | None, as_json: bool) -> Format:
+def chosen_format(given_format: Format | None, as_json: bool, output: Path | None = None) -> Format:
     """The format of the output, by the options or else by where it goes.
 
+    Args:
+        output: The file that it goes to instead of standard output; its suffix may say the format.
+
     Raises:
-        UsageError: Both options are given.
+        UsageError: Both options are given, or Parquet would go to a terminal.
     """
     if as_json and given_format:
         raise click.UsageError("give either --format or --json")
     if as_json:
         return "json"
-    return given_format or ("table" if sys.stdout.isatty() else "tsv")
+    is_terminal = output is None and sys.stdout.isatty()
+    if given_format == "parquet" and is_terminal:
+        raise click.UsageError("Parquet is not for a terminal: give --output FILE, or pipe it")
+    if given_format:
+        return given_format
+    suffix = output.suffix[1:] if output else ""
+    if suffix in ("csv", "tsv", "json", "jsonl", "parquet"):
+        return cast(Format, suffix)
+    return "table" if is_terminal else "tsv"
+
+
+@contextmanager
+def output_to(path: Path | None) -> Iterator[None]:
+    """Let what is written to standard output go to a file, which is there once it is whole.
+
+    Raises:
+        ConfigError: The file cannot be written.
+    """
+    if path is None:
+        yield
+        return
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path}: is not an ordinary file", reason=Reason.BAD_ARGUMENT)
+    staged = path.with_name(f".{path.name}.new")
+    try:
+        with staged.open("w", encoding="utf-8", newline="") as file, redirect_stdout(file):
+            yield
+        staged.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", reason=Reason.BAD_ARGUMENT) from error
+    finally:
+        staged.unlink(missing_ok=True)
 
 
 def write_separated(

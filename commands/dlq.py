@@ -86,7 +86,7 @@ def _all(function: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="Maximum number, newest first.",
 )
-@format_options
+@format_options()
 def list_letters(
     limit: int, given_format: Format | None, as_json: bool, **filters: str | None
 ) -> None:

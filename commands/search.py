@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from itertools import chain, islice
+from pathlib import Path
 from typing import Any, get_args
 
 import click
 from click.core import ParameterSource
+from more_itertools import chunked, peekable
 
 from commands.cli import (
     Format,
@@ -17,6 +21,7 @@ from commands.cli import (
     command,
     filter_options,
     format_options,
+    output_to,
     say,
     write_json_array,
     write_json_lines,
@@ -39,7 +44,7 @@ from weavloader.store.base import (
     Vector,
 )
 from weavloader.store.validation import MAX_DISTANCE_KM, MAX_RESULTS
-from weavloader.tables import COLUMNS, row
+from weavloader.tables import COLUMNS, all_by_time, parquet, row
 from weavloader.times import readable
 
 ONLY_WITH_TEXT = {
@@ -51,6 +56,7 @@ ONLY_WITH_TEXT = {
     "explain": "--explain",
 }
 
+LIMIT = 10  # of a search for something, and of a table for people
 SHORT_ID = 8  # characters; --like takes it
 # Columns between tabs.
 BRIEF = ("captured_at", "vsn", "camera", "caption", "link")
@@ -76,14 +82,12 @@ _Column = Callable[[SearchResult], str]
 )
 @click.option(
     "--limit",
-    type=click.IntRange(1, MAX_RESULTS),
-    default=10,
-    show_default=True,
-    help="Maximum number of results.",
+    type=click.IntRange(1),
+    help=f"Maximum number of results.  [default: {LIMIT}; without TEXT all, except in a table]",
 )
 @click.option(
     "--offset",
-    type=click.IntRange(0, MAX_RESULTS - 1),
+    type=click.IntRange(0),
     default=0,
     help="Number of best results to skip.",
 )
@@ -122,31 +126,50 @@ _Column = Callable[[SearchResult], str]
 )
 @click.option("--rerank", is_flag=True, help="Order the results by the reranker of Weaviate.")
 @click.option("--explain", is_flag=True, help="Show the keyword and vector part of each score.")
-@format_options
+@format_options("parquet")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write to this file, whose suffix says the format.",
+)
 def search(text: str, given_format: Format | None, as_json: bool, **options: Any) -> None:
     """Search the stored images for TEXT.
 
-    Without the embedding model, images are found by text only.
+    Without TEXT, list all images that pass the filters, newest first. Without the embedding
+    model, images are found by text only.
     """
     settings = begin_tool("search")
-    form = chosen_format(given_format, as_json)
+    form = chosen_format(given_format, as_json, options["output"])
     from client import open_store
 
-    if options["offset"] + options["limit"] > MAX_RESULTS:
-        message = f"search: only the first {MAX_RESULTS} results can be reached"
-        raise ConfigError(message, reason=Reason.BAD_ARGUMENT)
     chosen = _filters(options)
-    with closing(open_store(settings)) as store:
-        find = _like if options["like"] else _by_text
+    is_by_time = not text.strip() and not options["like"]
+    if is_by_time and given_format is None and chosen == Filters():
+        message = "search: expected a TEXT, --like ID, a filter, or --format for all images"
+        raise ConfigError(message, reason=Reason.BAD_ARGUMENT)
+    if form == "table" or not is_by_time:
+        options["limit"] = options["limit"] or LIMIT
+    find = _by_time if is_by_time else _like if options["like"] else _by_text
+    with closing(open_store(settings)) as store, output_to(options["output"]):
         print_results(find(store, text, options, chosen), form)
+
+
+def _by_time(
+    store: Store, _: str, options: dict[str, Any], chosen: Filters
+) -> Iterator[list[SearchResult]]:
+    _reject(ONLY_WITH_TEXT | {"vector": "--vector"}, "without one, images are listed by time")
+    begin, limit = options["offset"], options["limit"]
+    results = chain.from_iterable(all_by_time(store, chosen))
+    return chunked(islice(results, begin, limit and begin + limit), MAX_RESULTS)
 
 
 def _by_text(
     store: Store, text: str, options: dict[str, Any], chosen: Filters
-) -> list[SearchResult]:
+) -> list[list[SearchResult]]:
+    _check_reach(options)
     name = options["vector"] or _searched(store)
-    vector = _vector(store, _needed(text), name, options)
-    return searching.search(
+    vector = _vector(store, text, name, options)
+    found = searching.search(
         store,
         text,
         embed=None if vector is None else lambda _: vector,
@@ -154,6 +177,7 @@ def _by_text(
         vector_name=name,
         **_ranking(options),
     )
+    return [found]
 
 
 def _vector(store: Store, text: str, name: str, options: dict[str, Any]) -> Vector | None:
@@ -204,39 +228,57 @@ def _ranking(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _like(store: Store, text: str, options: dict[str, Any], chosen: Filters) -> list[SearchResult]:
+def _like(
+    store: Store, text: str, options: dict[str, Any], chosen: Filters
+) -> list[list[SearchResult]]:
     if text:
         raise ConfigError("search: either TEXT or --like, not both", reason=Reason.BAD_ARGUMENT)
-    for name, option in ONLY_WITH_TEXT.items():
-        if click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            message = f"search: {option} is for a TEXT; --like is a pure vector search"
-            raise ConfigError(message, reason=Reason.BAD_ARGUMENT)
+    _reject(ONLY_WITH_TEXT, "--like is a pure vector search")
+    _check_reach(options)
     page = {name: options[name] for name in ("limit", "offset")}
     object_id = searching.whole_id(store, options["like"])
-    return searching.like(store, object_id, filters=chosen, vector_name=options["vector"], **page)
+    found = searching.like(store, object_id, filters=chosen, vector_name=options["vector"], **page)
+    return [found]
 
 
-def _needed(text: str) -> str:
-    if not text.strip():
-        raise ConfigError("search: expected a TEXT or --like ID", reason=Reason.BAD_ARGUMENT)
-    return text
+def _reject(names: dict[str, str], why: str) -> None:
+    for name, option in names.items():
+        if click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            message = f"search: {option} is for a TEXT; {why}"
+            raise ConfigError(message, reason=Reason.BAD_ARGUMENT)
 
 
-def print_results(results: Sequence[SearchResult], form: Format) -> None:
-    """Write results to standard output."""
+def _check_reach(options: dict[str, Any]) -> None:
+    if options["offset"] + options["limit"] > MAX_RESULTS:
+        message = f"search: only the first {MAX_RESULTS} results can be reached"
+        raise ConfigError(message, reason=Reason.BAD_ARGUMENT)
+
+
+def print_results(batches: Iterable[Sequence[SearchResult]], form: Format) -> None:
+    """Write results to standard output, a batch at a time where the format allows."""
+    results = chain.from_iterable(batches)
     match form:
         case "table":
-            print_table(results)
+            print_table(list(results))
         case "ids":
             write_lines(result.id for result in results)
         case "json":
             write_json_array([searching.as_json(result) for result in results])
         case "jsonl":
             write_json_lines(searching.as_json(result) for result in results)
-        case "tsv" | "csv":
-            rows = [row(result) for result in results]
-            tabs = form == "tsv"
-            write_separated(_row_columns(results, BRIEF if tabs else COLUMNS[2:]), rows, tabs=tabs)
+        case "tsv" | "csv" | "parquet":
+            _write_rows(peekable(batches), form)
+
+
+def _write_rows(batches: peekable[Sequence[SearchResult]], form: Format) -> None:
+    names = BRIEF if form == "tsv" else COLUMNS[2:]
+    columns = _row_columns(batches.peek([]), names)
+    rows = ([row(result) for result in batch] for batch in batches)
+    if form == "parquet":
+        for part in parquet(rows, columns):
+            sys.stdout.buffer.write(part)
+    else:
+        write_separated(columns, chain.from_iterable(rows), tabs=form == "tsv")
 
 
 def print_table(results: Sequence[SearchResult]) -> None:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 import client
+from commands.search import LIMIT
 from tests.support.command_line import Run, run_command
 from tests.support.pages import SNOW, STREET, an_image, keep
 from weavloader.errors import Reason, TransientError
@@ -67,6 +75,73 @@ def test_similar_images_are_found_by_the_beginning_of_an_id(
     assert run_command("search", "--like", RIDGE.id[:8], "--format", "ids")[1] == f"{ROAD.id}\n"
     code, _, said = run_command("search", "--like", "ffffffff")
     assert (code, said) == (2, "weavloader: no image has an id that begins with ffffffff\n")
+
+
+@pytest.fixture
+def many(model: Callable[..., None]) -> list[str]:
+    """Ids of images of a node, more than a table shows, newest first; two others have no such."""
+    images = [
+        an_image(f"n{n}", "=fog", SNOW, minutes_ago=n + 1, vsn="W07A") for n in range(LIMIT + 3)
+    ]
+    keep(load_settings(), images)
+    return [image.id for image in images]
+
+
+def test_without_a_text_all_images_of_a_filter_are_listed(
+    many: list[str], run_command: Run
+) -> None:
+    listed = run_command("search", "--vsn", "w07a", "--format", "ids")[1]
+    assert listed.split() == many
+    assert run_command("search", "--vsn", "W07A")[1].count("\n") == 1 + len(many)
+    table = list(csv.DictReader(io.StringIO(run_command("search", "--format", "csv")[1])))
+    assert len(table) == len(many) + 2 and table[0]["caption"] == "=fog"
+    lines = run_command("search", "--vsn", "W07A", "--format", "jsonl", "--offset", "2")[1]
+    assert [json.loads(line)["id"] for line in lines.splitlines()] == many[2:]
+    two = run_command("search", "--vsn", "W07A", "--format", "ids", "--offset", "1", "--limit", "2")
+    assert two[1].split() == many[1:3]
+    assert run_command("search", "--vsn", "W999", "--format", "ids")[:2] == (0, "")
+
+
+def test_a_table_of_all_images_shows_the_newest(many: list[str], run_command: Run) -> None:
+    shown = run_command("search", "--vsn", "W07A", "--format", "table")[1].splitlines()
+    assert [line.split()[0] for line in shown[1:]] == [each[:8] for each in many[:LIMIT]]
+
+
+def test_what_ranks_is_refused_where_nothing_is_searched_for(
+    many: list[str], run_command: Run
+) -> None:
+    code, _, said = run_command("search", "--vsn", "W07A", "--vector", "clip")
+    assert code == 2 and "--vector is for a TEXT" in said
+    code, _, said = run_command("search")
+    assert code == 2 and "expected a TEXT" in said
+
+
+def test_a_file_has_the_format_of_its_suffix_and_is_whole_or_not_there(
+    many: list[str], run_command: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "found.parquet"
+    assert run_command("search", "--vsn", "W07A", "--output", str(file)) == (0, "", "")
+    table = parquet.read_table(file)
+    assert table["id"].to_pylist() == many
+    assert str(table.schema.field("captured_at").type) == "timestamp[us, tz=UTC]"
+    code, _, said = run_command("search", "--like", "ffff", "--output", str(tmp_path / "none.csv"))
+    assert (code, [path.name for path in tmp_path.glob("*.*")]) == (2, ["found.parquet"])
+    code, _, said = run_command("search", "--vsn", "W07A", "--output", str(tmp_path / "no/a.csv"))
+    assert code == 2 and "No such file" in said
+    code, _, said = run_command("search", "--vsn", "W07A", "--output", "/dev/null")
+    assert code == 2 and "ordinary file" in said
+
+
+def test_parquet_goes_to_a_pipe_and_not_to_a_terminal(many: list[str]) -> None:
+    line = [sys.executable, "main.py", "search", "--vsn", "W07A", "--format", "parquet"]
+    piped = subprocess.run(line, capture_output=True, check=True)
+    assert parquet.read_table(io.BytesIO(piped.stdout))["id"].to_pylist() == many
+    terminal, ours = os.openpty()
+    done = subprocess.run(line, stdout=ours, stderr=subprocess.PIPE, text=True)
+    os.close(ours)
+    os.close(terminal)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "--output FILE" in done.stderr
 
 
 def test_weaviate_finds_by_the_beginning_of_an_id_and_has_no_vector_of_a_kind(

@@ -135,7 +135,7 @@ def test_an_explanation_shows_the_score_parts(
     assert head.split()[:4] == ["id", "score", "keyword", "vector"]
     assert first.split()[1:3] == ["0.88", "0.60"]
     assert second.split()[2] == "0.01"
-    print_results([result(explanation=why, rerank_score=2.5)], "json")
+    print_results([[result(explanation=why, rerank_score=2.5)]], "json")
     (told,) = json.loads(capsys.readouterr().out)
     assert told["explanation"] == {
         "keyword": {"contribution": 0.6, "score": 1.25},
@@ -181,14 +181,14 @@ def test_an_image_without_a_known_time_or_place_is_shown(
 ) -> None:
     bare = result(captured_at=None, location=None)
     print_table([bare])
-    print_results([bare], "json")
+    print_results([[bare]], "json")
     out = capsys.readouterr().out
     shown = json.loads(out[out.index("[") :])
     assert (shown[0]["captured_at"], shown[0]["location"]) == (None, None)
 
 
 def test_json_holds_everything_but_the_picture(capsys: pytest.CaptureFixture[str]) -> None:
-    print_results([result(), result(score=0.5)], "json")
+    print_results([[result(), result(score=0.5)]], "json")
     first, second = json.loads(capsys.readouterr().out)
     assert first["score"] == 0.876543
     assert second["score"] == 0.5
@@ -207,7 +207,7 @@ def test_what_is_piped_is_whole_and_separated_by_tabs(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     text = dict(result().text) | {"caption": "a \tfield\n" + "wide " * 100}
-    print_results([result(text=text)], "tsv")
+    print_results([[result(text=text)]], "tsv")
     head, row = capsys.readouterr().out.splitlines()
     assert head.split("\t") == ["id", "score", "captured_at", "vsn", "camera", "caption", "link"]
     assert row.split("\t") == [
@@ -233,7 +233,7 @@ def test_a_table_is_not_cut_where_nobody_says_how_wide_it_may_be(
 def test_csv_holds_every_property_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     text = dict(result().text) | {"caption": 'one, "two"\nthree'}
     why = Explanation(ScorePart(0.6, 1.25), None)
-    print_results([result(text=text, location=None, explanation=why)], "csv")
+    print_results([[result(text=text, location=None, explanation=why)]], "csv")
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert row["caption"] == 'one, "two"\nthree'
     assert set(TEXT_PROPERTIES) <= row.keys()
@@ -241,10 +241,10 @@ def test_csv_holds_every_property_as_it_is(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_json_lines_and_ids_are_one_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    print_results([result(), result(score=0.5)], "jsonl")
+    print_results([[result(), result(score=0.5)]], "jsonl")
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(line)["score"] for line in lines] == [0.876543, 0.5]
-    print_results([result()], "ids")
+    print_results([[result()]], "ids")
     assert capsys.readouterr().out == f"{result().id}\n"
 
 
