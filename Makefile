@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 MINUTES ?= 2
+# More than the cores: half of the time, tests wait for servers and programs.
+WORKERS ?= 4
 DOCKERFILES = Dockerfile $(wildcard inference/Dockerfile.*)
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
@@ -28,7 +30,7 @@ demo: $(VENV)/run.stamp  ## Run the whole system on this machine (ARGS="--images
 	$(TOOK)
 
 test: lint validate  ## Lint, then run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not models and not containers" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not models and not containers" $(ARGS)
 	$(TOOK)
 
 test-models: $(VENV)/dev.stamp  ## Serve the real models with tiny weights (installs torch and vLLM, 12 GB)

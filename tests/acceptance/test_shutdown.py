@@ -6,10 +6,12 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from itertools import cycle
+from itertools import cycle, product
 from pathlib import Path
+from typing import Any
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from demo.servers.ports import HOST, free_ports
 from demo.servers.waiting import wait_until
@@ -45,6 +47,17 @@ START = [
     )
 ]
 Start = Callable[[str, str], Program]
+
+
+def half_now(cases: list[tuple[Any, ...]]) -> list[ParameterSet]:
+    """Half of each command's cases, with both signals; `make test-all` runs the others too."""
+    each = len(cases) // len(COMMANDS)
+    half = each // 2
+    return [
+        # The first half at one command, the second at the next.
+        pytest.param(*case, marks=pytest.mark.slow if (index // each + index // half) % 2 else ())
+        for index, case in enumerate(cases)
+    ]
 
 
 @pytest.fixture
@@ -87,7 +100,7 @@ def assert_ends(program: Program, number: signal.Signals) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells of handlers")
-@pytest.mark.parametrize(("command", "seconds", "number"), START)
+@pytest.mark.parametrize(("command", "seconds", "number"), half_now(START))
 def test_it_ends_at_any_moment_of_its_start(
     start: Start, redis_url: str, command: str, seconds: float, number: signal.Signals
 ) -> None:
@@ -99,8 +112,7 @@ def test_it_ends_at_any_moment_of_its_start(
     assert "Traceback" not in program.said()
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(("command", "number"), half_now([*product(COMMANDS, SIGNALS)]))
 def test_it_ends_right_after_it_says_that_it_is_ready(
     start: Start, redis_url: str, command: str, number: signal.Signals
 ) -> None:

@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,9 @@ def test_watch_goes_on_until_ctrl_c(environment: dict[str, str]) -> None:
 
         wait_until(updated, "a second state", 60)
         program.send_signal(signal.SIGINT)
+        with suppress(OSError):  # the program has ended
+            while os.read(terminal, 65536):
+                pass
         assert program.wait(20) == 130
     finally:
         program.kill()
