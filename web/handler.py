@@ -80,6 +80,13 @@ class PageHandler(RequestHandler):
         return {name: self.get_query_arguments(name) for name in self.request.query_arguments}
 
     @property
+    def origin(self) -> str:
+        """What absolute links begin with: ``PUBLIC_URL`` where the visitor came by its host, since
+        a proxy that ends TLS asks by http."""
+        public, host = self.context.public_url, self.request.host
+        return public if urlsplit(public).netloc == host else f"{self.request.protocol}://{host}"
+
+    @property
     def pool(self) -> Executor:
         """Where :meth:`on_thread` calls."""
         return self.context.pool
@@ -188,6 +195,7 @@ class AppContext:
         pool: Runs what would block other requests.
         pictures: The same for pictures, so that none of them keeps a search waiting.
         access: Who may see dead letters.
+        public_url: The pages as people open them.
         previews: Whether preview models caption the images.
     """
 
@@ -198,6 +206,7 @@ class AppContext:
     monitor: Monitor
     dead_letters: DeadLetters
     access: Access
+    public_url: str
     previews: bool = False
 
 

@@ -243,6 +243,20 @@ class PageQuery:
         """The address of a file of all results, on whichever page."""
         return self.address(f"/api/search.{suffix}", page=1, limit=PAGE_SIZE, fold="")
 
+    @property
+    def feed_address(self) -> str:
+        """The address of a feed of the search, on whichever page."""
+        unpaged = {"page": 1, "limit": PAGE_SIZE, "fold": "", "sort": "", "weak": False}
+        return self.address("/search.atom", **unpaged)
+
+    @property
+    def words(self) -> str:
+        """What is searched for, in a line: ``“snow”, vsn W021``."""
+        similar = ["similar images"] if self.like or self.unlike else []
+        filters = [f"{name} {value}" for name, value in self.filters.items()]
+        text = [f"“{self.text}”"] if self.text else []
+        return ", ".join([*text, *similar, *filters]) or "all images"
+
     def arguments(self) -> list[tuple[str, str]]:
         """What the address holds: every field that differs from its default."""
         told: list[tuple[str, str]] = []

@@ -57,7 +57,7 @@ class ResultsPage(PageHandler):
             examples=self.context.searches.examples() if query.is_empty and not error else [],
             heading=heading or _heading(query, found),
             is_by_picture=bool(heading),
-            origin=f"{self.request.protocol}://{self.request.host}",
+            origin=self.origin,
             today=utc_now().date(),
             following=_following(query, found),
             advice=_advice(query, found) if not found.results else [],

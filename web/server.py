@@ -23,6 +23,7 @@ from web.dead_letters import (
     DeadLettersApi,
     DeadLettersPage,
 )
+from web.feed import FeedPage
 from web.handler import Access, AppContext, MissingPage, StaticFiles
 from web.image_service import ImageService
 from web.images import ImageApi, ImagePage, Original, Picture, Thumbnail
@@ -42,6 +43,7 @@ ROUTES = {
     r"/picture/([^/]+)\.jpg": Picture,
     r"/original/([^/]+)": Original,
     r"/picture": PictureSearch,
+    r"/search\.atom": FeedPage,
     r"/nodes": NodesPage,
     r"/now": NowPage,
     r"/runbook": RunbookPage,
@@ -83,9 +85,16 @@ def application(
     try:
         with redis_session(settings) as redis:
             dead_letters = DeadLetters(redis, settings.dlq_ttl)
-            access, previews = Access.of(settings), settings.preview_models
             context = AppContext(
-                pool, pictures, images, searches, monitor, dead_letters, access, previews
+                pool,
+                pictures,
+                images,
+                searches,
+                monitor,
+                dead_letters,
+                Access.of(settings),
+                settings.public_url,
+                settings.preview_models,
             )
             arguments = {"context": context}
             routes = [url(pattern, handler, arguments) for pattern, handler in ROUTES.items()]
