@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote, urlencode
 
 from more_itertools import chunked
@@ -18,6 +18,7 @@ from weavloader.accounts import TooManyGuesses
 from weavloader.dlq.queue import DeadLetter, DeadLetterFilter, DeadLetters
 from weavloader.errors import ConfigError, Reason
 from weavloader.times import duration, parse_moment, rfc3339, utc_now
+from web.arguments import Argument, argument, arguments_of, line, number, parsed, read
 from web.handler import PageHandler
 
 PAGE_SIZE = 50
@@ -25,23 +26,17 @@ MAX_LENGTH = 256
 MAX_PAGE = 100_000
 _FILTERS = ("reason", "vsn", "older")
 _COOKIE = "weavloader_done"
+_A_TIME = "a time such as 1h, 7d or 2026-01-31"
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterQuery:
-    """Which dead letters a visitor asks for, as the address holds it.
+    """Which dead letters a visitor asks for, as the address holds it; empty is not filtered."""
 
-    Attributes:
-        reason: Only those with this reason; empty for all.
-        vsn: Only those of this node; empty for all.
-        older: Only those older than this, such as ``1h``; empty for all.
-        page: From 1.
-    """
-
-    reason: str = ""
-    vsn: str = ""
-    older: str = ""
-    page: int = 1
+    reason: str = argument("", "Only those with this reason.", line())
+    vsn: str = argument("", "Only those of this node.", line())
+    older: str = argument("", "Only those older than this.", parsed(parse_moment, _A_TIME))
+    page: int = argument(1, "Page of the list.", number(1, 1, MAX_PAGE, is_whole=True))
 
     @property
     def is_empty(self) -> bool:
@@ -66,23 +61,7 @@ class DeadLetterQuery:
         return f"/dead-letters?{urlencode(arguments)}" if arguments else "/dead-letters"
 
 
-def parse_dead_letter_query(argument: Callable[[str, str], str]) -> DeadLetterQuery:
-    """Read a query from a request's arguments.
-
-    Raises:
-        ConfigError: An argument is invalid; the message says which and what is expected.
-    """
-    given = {name: argument(name, "").strip()[:MAX_LENGTH] for name in _FILTERS}
-    page = argument("page", "1")
-    if not (page.isdecimal() and len(page) < 9 and 1 <= int(page) <= MAX_PAGE):
-        raise ConfigError("page: expected a number from 1", reason=Reason.BAD_ARGUMENT)
-    query = DeadLetterQuery(page=int(page), **given)
-    try:
-        query.filter()
-    except ConfigError:
-        message = "older: expected a time such as 1h, 7d or 2026-01-31"
-        raise ConfigError(message, reason=Reason.BAD_ARGUMENT) from None
-    return query
+ARGUMENTS = arguments_of(DeadLetterQuery)
 
 
 def list_page(dead_letters: DeadLetters, query: DeadLetterQuery) -> dict[str, Any]:
@@ -145,8 +124,18 @@ def parse_action(text: str) -> str:
     return text
 
 
+_ACTION = Argument(
+    "action",
+    "What to do, once it is confirmed.",
+    {"type": "string", "enum": [*ACTIONS]},
+    lambda name, texts: parse_action((texts or [""])[-1]),
+)
+
+
 class DeadLetterHandler(PageHandler):
     """Requires an account of Flower, unless the visitor sits at this machine."""
+
+    asks_password = True
 
     def prepare(self) -> None:
         """Ask for a name and password where they are needed."""
@@ -165,6 +154,8 @@ class DeadLetterHandler(PageHandler):
             self.explain(401, "This page requires a user name and password of Flower")
         elif request.method == "POST" and not account.may_change:
             self.explain(403, "This account may look, but change nothing")
+        else:
+            super().prepare()
 
     async def dead_letter(self, task_id: str) -> DeadLetter:
         """The dead letter of a task id, which is not trusted.
@@ -194,12 +185,15 @@ class DeadLetterHandler(PageHandler):
 class DeadLettersPage(DeadLetterHandler):
     """``/dead-letters``: the list, newest first, with its filters."""
 
+    arguments = ARGUMENTS
+
     async def get(self) -> None:
         """Write the page."""
-        query = parse_dead_letter_query(self.get_query_argument)
+        query = read(DeadLetterQuery, self.get_query_arguments)
         self.render(
             "dead_letters.html",
             section="dead-letters",
+            json_address="/api/dlq" + query.address(page=query.page).removeprefix("/dead-letters"),
             query=query,
             message=self.take_message(),
             now=utc_now(),
@@ -214,9 +208,11 @@ class DeadLettersPage(DeadLetterHandler):
 class DeadLettersAction(DeadLetterHandler):
     """``/dead-letters/all``: an action on all that a filter matches, once it is confirmed."""
 
+    arguments: ClassVar[Mapping[str, Argument]] = {"action": _ACTION, **ARGUMENTS}
+
     async def get(self) -> None:
         """Ask for confirmation."""
-        asked = parse_dead_letter_query(self.get_query_argument)
+        asked = read(DeadLetterQuery, self.get_query_arguments)
         # The visitor has not seen what fails from now on, so it is not included.
         query = replace(asked, older=asked.older or utc_now().isoformat())
         self.render(
@@ -224,14 +220,14 @@ class DeadLettersAction(DeadLetterHandler):
             section="dead-letters",
             asked=asked,
             query=query,
-            action=parse_action(self.get_query_argument("action", "")),
+            action=_ACTION.read("action", self.get_query_arguments("action")),
             back=asked.address(),
             count=await self.on_thread(self.context.dead_letters.count, query.filter()),
         )
 
     async def post(self) -> None:
         """Carry it out."""
-        query = parse_dead_letter_query(self.get_body_argument)
+        query = read(DeadLetterQuery, self.get_body_arguments)
         act = ACTIONS[parse_action(self.get_body_argument("action", ""))]
         dead_letters = self.context.dead_letters
         self.set_message(await self.on_thread(act, dead_letters, dead_letters.ids(query.filter())))
@@ -250,6 +246,7 @@ class DeadLetterPage(DeadLetterHandler):
         self.render(
             "dead_letter.html",
             section="dead-letters",
+            json_address=f"/api/dlq/{quote(letter.task_id, safe='')}",
             letter=letter,
             names=letter.image_names(),
             task_message=json.dumps({"args": letter.args, "kwargs": letter.kwargs}, indent=2),
@@ -271,11 +268,14 @@ class DeadLetterPage(DeadLetterHandler):
 
 
 class DeadLettersApi(DeadLetterHandler):
-    """``/api/dlq``: the list as JSON."""
+    """``/api/dlq``: the list of dead letters as JSON, 50 a page, newest first."""
+
+    arguments = ARGUMENTS
+    answers: ClassVar[Mapping[str, str]] = {"application/json": "DeadLetters"}
 
     async def get(self) -> None:
         """Write the list."""
-        query = parse_dead_letter_query(self.get_query_argument)
+        query = read(DeadLetterQuery, self.get_query_arguments)
         found = await self.on_thread(list_page, self.context.dead_letters, query)
         reprocessed = {task_id: rfc3339(at) for task_id, at in found["reprocessed"].items()}
         dead_letters = [
@@ -286,7 +286,9 @@ class DeadLettersApi(DeadLetterHandler):
 
 
 class DeadLetterApi(DeadLetterHandler):
-    """``/api/dlq/<id>``: one dead letter as JSON."""
+    """``/api/dlq/<id>``: one dead letter as JSON, by the id of its task."""
+
+    answers: ClassVar[Mapping[str, str]] = {"application/json": "DeadLetter"}
 
     async def get(self, task_id: str) -> None:
         """Write the dead letter."""

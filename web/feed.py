@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from html import escape
+from typing import ClassVar
 from urllib.parse import urlencode
 from uuid import NAMESPACE_URL, uuid5
 from xml.etree.ElementTree import Element, SubElement, tostring
@@ -14,9 +15,10 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 from weavloader.provenance import CAPTION, Provenance
 from weavloader.store.base import SearchResult
 from weavloader.times import rfc3339
+from web.arguments import Argument, invalid
 from web.captions import Caption
 from web.handler import PageHandler
-from web.query import invalid, parse_strictly
+from web.query import ARGUMENTS, parse_strictly
 from web.view_models import known
 
 ATOM = "http://www.w3.org/2005/Atom"
@@ -33,6 +35,12 @@ _LONG_AGO = datetime.fromtimestamp(0, UTC)
 
 class FeedPage(PageHandler):
     """``/search.atom``: the newest hits of a search, with the arguments of ``/api/search``."""
+
+    arguments: ClassVar[Mapping[str, Argument]] = {
+        name: each for name, each in ARGUMENTS.items() if name not in _OF_PAGES
+    }
+    answers: ClassVar[Mapping[str, str]] = {ATOM_TYPE: ""}
+    explains_as = "text/plain"
 
     async def get(self) -> None:
         """Write the feed; Tornado answers 304 to a reader that has it, by its ``ETag``."""

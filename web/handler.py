@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 from kombu.exceptions import OperationalError
@@ -25,6 +25,7 @@ from weavloader.dlq.queue import DeadLetters
 from weavloader.errors import ConfigError, PermanentError, Reason, TransientError
 from weavloader.logs import mask
 from weavloader.settings import Settings
+from web.arguments import Argument, check_known
 from web.image_service import ImageService
 from web.search_service import SearchService
 
@@ -49,7 +50,22 @@ logger = logging.getLogger(__name__)
 
 
 class PageHandler(RequestHandler):
-    """A handler whose errors are pages, or JSON under ``/api/``."""
+    """A handler whose errors are pages, or JSON under ``/api/``.
+
+    What it says of itself is in the OpenAPI document, with the first paragraph of its docstring.
+
+    Attributes:
+        arguments: What its address may hold.
+        answers: Media types of its answers to GET, each with its schema in ``web/openapi.py``;
+            an empty name stands for what no schema describes.
+        explains_as: Media type of its errors, outside of ``/api/``.
+        asks_password: Whether it may ask for an account.
+    """
+
+    arguments: ClassVar[Mapping[str, Argument]] = {}
+    answers: ClassVar[Mapping[str, str]] = {"text/html": ""}
+    explains_as: ClassVar[str] = "text/html"
+    asks_password: ClassVar[bool] = False
 
     def initialize(self, context: AppContext) -> None:
         """Take what the pages are made from."""
@@ -58,6 +74,15 @@ class PageHandler(RequestHandler):
     def set_default_headers(self) -> None:
         """Set the security headers."""
         _set_security_headers(self)
+
+    def prepare(self) -> None:
+        """Reject what a program asks for in vain.
+
+        Raises:
+            ConfigError: An argument is not known, or given twice.
+        """
+        if self.request.path.startswith("/api/"):
+            check_known(self.all_arguments(), self.arguments)
 
     def check_xsrf_cookie(self) -> None:
         """Refuse what a page of another origin sends, and a form without this server's token.
@@ -97,8 +122,9 @@ class PageHandler(RequestHandler):
         return await loop.run_in_executor(self.pool, lambda: function(*args, **kwargs))
 
     def render(self, template_name: str, **kwargs: Any) -> Any:
-        """Write a page; ``section`` names its place in the navigation."""
-        given = {"section": "", "previews": self.context.previews, **kwargs}
+        """Write a page; ``section`` names its place in the navigation, ``json_address`` leads to
+        what it shows as JSON."""
+        given = {"section": "", "json_address": "", "previews": self.context.previews, **kwargs}
         return super().render(template_name, **given)
 
     def log_exception(

@@ -11,13 +11,20 @@ from tornado.web import HTTPError
 
 from weavloader.errors import ConfigError, PermanentError
 from weavloader.store.base import ImageObject
+from web.arguments import Argument, one_of, parse_id
 from web.handler import PageHandler
 from web.image_service import DENSE_SIDE, FULL_SIDE, PICTURE_SIDE, THUMBNAIL_SIDE, Place
 from web.map import draw_map
-from web.query import PageQuery, invalid, parse_id, parse_query
-from web.view_models import Card, Details, download_name, file_format, image_json
+from web.query import ARGUMENTS, PageQuery, parse_query
+from web.view_models import SUFFIXES, Card, Details, download_name, file_format, image_json
 
 DAY = 86400
+_UNKNOWN_TYPE = "application/octet-stream"
+
+
+def _size(larger: str) -> Argument:
+    kind, read = one_of([larger])
+    return Argument("size", "A larger picture.", {**kind, "default": ""}, read)
 
 
 class ImageHandler(PageHandler):
@@ -36,7 +43,9 @@ class ImageHandler(PageHandler):
 
 
 class ImagePage(ImageHandler):
-    """``/image/<id>``: the picture and its details."""
+    """``/image/<id>``: the picture and its details, within the search that the address holds."""
+
+    arguments = ARGUMENTS
 
     async def get(self, object_id: str) -> None:
         """Write the page."""
@@ -52,6 +61,7 @@ class ImagePage(ImageHandler):
         self.render(
             "image.html",
             image=Details.of(image),
+            json_address=f"/api/images/{image.id}",
             query=query,
             place=place,
             beside=beside,
@@ -82,6 +92,8 @@ def _page_of(query: PageQuery, place: Place | None) -> str:
 class ImageApi(ImageHandler):
     """``/api/images/<id>``: the details of an image as JSON."""
 
+    answers: ClassVar[Mapping[str, str]] = {"application/json": "Image"}
+
     async def get(self, object_id: str) -> None:
         """Write the details."""
         self.write(image_json(await self.image(object_id)))
@@ -90,6 +102,8 @@ class ImageApi(ImageHandler):
 class Thumbnail(ImageHandler):
     """``/thumbnail/<id>.jpg``: the picture, small; with ``size=dense`` for a dense screen."""
 
+    arguments = {"size": _size("dense")}  # noqa: RUF012 - typed above
+    answers: ClassVar[Mapping[str, str]] = {"image/jpeg": ""}
     sides: ClassVar[Mapping[str, int]] = {"": THUMBNAIL_SIDE, "dense": DENSE_SIDE}
 
     @property
@@ -99,9 +113,7 @@ class Thumbnail(ImageHandler):
 
     async def get(self, object_id: str) -> None:
         """Write the JPEG."""
-        size = self.get_query_argument("size", "")
-        if size not in self.sides:
-            raise invalid("size", f"one of {', '.join(filter(None, self.sides))}")
+        size = self.arguments["size"].read("size", self.get_query_arguments("size"))
         try:
             jpeg = await self.on_thread(self._made, parse_id(object_id), self.sides[size])
         except PermanentError as error:
@@ -119,6 +131,7 @@ class Thumbnail(ImageHandler):
 class Picture(Thumbnail):
     """``/picture/<id>.jpg``: the picture, as large as a screen shows; with ``size=full`` whole."""
 
+    arguments = {"size": _size("full")}  # noqa: RUF012 - typed above
     sides: ClassVar[Mapping[str, int]] = {"": PICTURE_SIDE, "full": FULL_SIDE}
 
     def _made(self, object_id: str, side: int) -> bytes | None:
@@ -127,6 +140,10 @@ class Picture(Thumbnail):
 
 class Original(ImageHandler):
     """``/original/<id>``: the file as it was downloaded from SAGE, to be saved and not shown."""
+
+    answers: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        (*(f"image/{name.lower()}" for name in SUFFIXES), _UNKNOWN_TYPE), ""
+    )
 
     async def get(self, object_id: str) -> None:
         """Write the file."""
@@ -140,6 +157,3 @@ class Original(ImageHandler):
         self.set_header("Content-Disposition", f'attachment; filename="{name}"')
         self.set_header("Cache-Control", f"private, max-age={DAY}")
         self.write(image.image)
-
-
-_UNKNOWN_TYPE = "application/octet-stream"

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from weavloader.errors import WeavloaderError
 from weavloader.geo import Location
+from weavloader.times import rfc3339
+from web.arguments import Argument
 from web.handler import PageHandler
 from web.map import Dot, describe, draw_dots
-from web.query import PageQuery, as_given, parse_query
+from web.query import ARGUMENTS, PageQuery, as_given, parse_query, parse_strictly
 from web.results import NodeCounts
 from web.view_models import Card, known
+
+# They choose among results, or order them.
+_OF_RESULTS = ("page", "limit", "fold", "sort")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,8 @@ class NodeView:
 class NodesPage(PageHandler):
     """``/nodes``: every node with images that match, on a map and as a list."""
 
+    arguments = ARGUMENTS
+
     async def get(self) -> None:
         """Write the page."""
         try:
@@ -60,7 +68,41 @@ class NodesPage(PageHandler):
             unplaced=sum(node.location is None for node in nodes or []),
             heading=_heading(query),
             error=error,
+            json_address=query.program_address(
+                "/api/nodes", **{name: ARGUMENTS[name].schema["default"] for name in _OF_RESULTS}
+            ),
         )
+
+
+class NodesApi(PageHandler):
+    """``/api/nodes``: every node with images that match as JSON, those with most first."""
+
+    arguments: ClassVar[Mapping[str, Argument]] = {
+        name: each for name, each in ARGUMENTS.items() if name not in _OF_RESULTS
+    }
+    answers: ClassVar[Mapping[str, str]] = {"application/json": "Nodes"}
+
+    async def get(self) -> None:
+        """Write the nodes."""
+        query = parse_strictly(self.all_arguments())
+        nodes = await self.on_thread(self.context.searches.nodes, query)
+        self.write({"nodes": None if nodes is None else [_json(node) for node in nodes]})
+
+
+def _json(node: NodeCounts) -> dict[str, object]:
+    """A node as JSON: hits in all and by camera, and its newest image, whatever is searched for."""
+    last, place = node.last, node.location
+    moment = last.captured_at if last else None
+    return {
+        "vsn": node.vsn,
+        "images": node.count,
+        "cameras": dict(node.cameras),
+        "project": known(last.text.get("project", "")) if last else "",
+        "location": {"latitude": place.latitude, "longitude": place.longitude} if place else None,
+        "newest": {"id": last.id, "captured_at": rfc3339(moment) if moment else None}
+        if last
+        else None,
+    }
 
 
 def _heading(query: PageQuery) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import uuid
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlencode
 
 from weavloader.errors import ConfigError, Reason
@@ -16,9 +15,21 @@ from weavloader.search import WITHIN_KM
 from weavloader.store.base import DEFAULT_ALPHA
 from weavloader.store.validation import MAX_DISTANCE_KM, MAX_RESULTS
 from weavloader.times import parse_end, parse_moment, utc_now
+from web.arguments import (
+    argument,
+    arguments_of,
+    check_known,
+    flag,
+    ids,
+    invalid,
+    line,
+    number,
+    one_of,
+    parsed,
+    read,
+)
 
 MAX_TEXT_LENGTH = 500
-MAX_NAME_LENGTH = 256
 MAX_CHOSEN = 16  # images to be like, or unlike
 PAGE_SIZE = 24  # fills rows of two, three, four and six
 MAX_PAGE_SIZE = 100
@@ -28,106 +39,6 @@ _NODE = re.compile(r"[A-Za-z0-9]{1,16}")
 _A_NODE = "the name of a node, such as W021"
 _A_POINT = "latitude, longitude: 41.88, -87.63"
 _A_TIME = "a time such as 24h, 7d or 2026-01-31"
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Argument:
-    """An argument of an address: what it means, which values it has, and how they are read.
-
-    Attributes:
-        attribute: Its name in the query.
-        meaning: A sentence for people.
-        schema: Its values as JSON Schema, with the default.
-        read: Turns the texts of an address into a value, and raises ``ConfigError``.
-    """
-
-    attribute: str
-    meaning: str
-    schema: Mapping[str, Any]
-    read: Callable[[str, list[str]], Any]
-
-    @property
-    def is_repeated(self) -> bool:
-        """Whether it may stand in an address more than once."""
-        return bool(self.schema["type"] == "array")
-
-
-_Kind = tuple[Mapping[str, Any], Callable[[str, list[str]], Any]]
-
-
-def _argument(default: T, meaning: str, kind: _Kind, name: str = "") -> T:
-    """A field of a query, which is an argument of an address; its kind is a schema and a reader."""
-    return field(default=default, metadata={"name": name, "meaning": meaning, "kind": kind})
-
-
-def _text(max_length: int = MAX_NAME_LENGTH) -> _Kind:
-    def read(name: str, texts: list[str]) -> str:
-        return _last(name, texts, max_length)
-
-    return {"type": "string", "maxLength": max_length}, read
-
-
-def _parsed(parse: Callable[[str], object], expected: str) -> _Kind:
-    """A text that something else understands, too."""
-
-    def read(name: str, texts: list[str]) -> str:
-        text = _last(name, texts)
-        try:
-            if text:
-                parse(text)
-        except ConfigError:
-            raise invalid(name, expected) from None
-        return text
-
-    return {"type": "string", "maxLength": MAX_NAME_LENGTH, "description": expected}, read
-
-
-def _one_of(*values: str) -> _Kind:
-    def read(name: str, texts: list[str]) -> str:
-        text = _last(name, texts)
-        if text and text not in values:
-            raise invalid(name, f"one of {', '.join(values)}")
-        return text
-
-    return {"type": "string", "enum": [*values, ""]}, read
-
-
-def _number(default: float, minimum: float, maximum: float, *, is_whole: bool = False) -> _Kind:
-    def read(name: str, texts: list[str]) -> float:
-        try:
-            value = float(_last(name, texts) or default)
-        except ValueError:
-            raise invalid(name, "a number") from None
-        if not minimum <= value <= maximum:
-            raise invalid(name, f"a number from {minimum:g} to {maximum:g}")
-        return int(value) if is_whole else value
-
-    kind = "integer" if is_whole else "number"
-    return {"type": kind, "minimum": minimum, "maximum": maximum}, read
-
-
-def _flag() -> _Kind:
-    schema, read = _number(0, 0, 1, is_whole=True)
-    return schema, lambda name, texts: bool(read(name, texts))
-
-
-def _ids() -> _Kind:
-    def read(name: str, texts: list[str]) -> tuple[str, ...]:
-        ids = tuple(dict.fromkeys(parse_id(text, name) for text in texts if text.strip()))
-        if len(ids) > MAX_CHOSEN:
-            raise invalid(name, f"at most {MAX_CHOSEN} images")
-        return ids
-
-    items = {"type": "string", "format": "uuid"}
-    return {"type": "array", "items": items, "maxItems": MAX_CHOSEN}, read
-
-
-def _last(name: str, texts: list[str], max_length: int = MAX_NAME_LENGTH) -> str:
-    value = (texts or [""])[-1].strip()
-    if len(value) > max_length:
-        raise invalid(name, f"at most {max_length} characters")
-    return value
 
 
 def _node_name(text: str) -> None:
@@ -147,54 +58,50 @@ class PageQuery:
     ``text`` is ``q`` there, ``near`` reads ``latitude, longitude``; what is empty is not filtered.
     """
 
-    text: str = _argument(
+    text: str = argument(
         "",
         "What to search for; without it and `like`, all images are listed by time.",
-        _text(MAX_TEXT_LENGTH),
+        line(MAX_TEXT_LENGTH),
         name="q",
     )
-    like: tuple[str, ...] = _argument((), "Ids of images to find similar ones of.", _ids())
-    unlike: tuple[str, ...] = _argument(
-        (), "Ids of images that results should be unlike; only with `q` or `like`.", _ids()
+    like: tuple[str, ...] = argument((), "Ids of images to find similar ones of.", ids(MAX_CHOSEN))
+    unlike: tuple[str, ...] = argument(
+        (), "Ids of images that results should be unlike; only with `q` or `like`.", ids(MAX_CHOSEN)
     )
-    vsn: str = _argument("", "Only images of this node.", _parsed(_node_name, _A_NODE))
-    camera: str = _argument("", "Only images of this camera.", _text())
-    project: str = _argument("", "Only images of this project's nodes.", _text())
-    caption_model: str = _argument("", "Only images whose caption this model made.", _text())
-    since: str = _argument("", "Only images captured since.", _parsed(parse_moment, _A_TIME))
-    until: str = _argument(
+    vsn: str = argument("", "Only images of this node.", parsed(_node_name, _A_NODE))
+    camera: str = argument("", "Only images of this camera.", line())
+    project: str = argument("", "Only images of this project's nodes.", line())
+    caption_model: str = argument("", "Only images whose caption this model made.", line())
+    since: str = argument("", "Only images captured since.", parsed(parse_moment, _A_TIME))
+    until: str = argument(
         "",
         "Only images captured until; a date means the end of its day.",
-        _parsed(parse_end_of, _A_TIME),
+        parsed(parse_end_of, _A_TIME),
     )
-    near: str = _argument(
-        "", "Only images taken around this point.", _parsed(parse_point, _A_POINT)
+    near: str = argument("", "Only images taken around this point.", parsed(parse_point, _A_POINT))
+    within: float = argument(
+        WITHIN_KM, "Kilometres around `near`.", number(WITHIN_KM, 0.1, MAX_DISTANCE_KM)
     )
-    within: float = _argument(
-        WITHIN_KM, "Kilometres around `near`.", _number(WITHIN_KM, 0.1, MAX_DISTANCE_KM)
-    )
-    alpha: float = _argument(
+    alpha: float = argument(
         DEFAULT_ALPHA,
         "Weight of the visual match: 0 searches by text only, 1 by vector only; only with `q`.",
-        _number(DEFAULT_ALPHA, 0, 1),
+        number(DEFAULT_ALPHA, 0, 1),
     )
-    sort: str = _argument(
+    sort: str = argument(
         "",
         "Order; by default by score, or without anything to search for the newest first.",
-        _one_of(*SORTS),
+        one_of(SORTS),
     )
-    weak: bool = _argument(
-        False, "1 gives the weaker matches too; only with `q` or `like`.", _flag()
-    )
-    fold: str = _argument(
+    weak: bool = argument(False, "1 gives the weaker matches too; only with `q` or `like`.", flag())
+    fold: str = argument(
         "",
         "1 makes near-duplicates of one camera one result, 0 does not; by default pages fold and"
         " the JSON does not. Only with `q` or `like`.",
-        _one_of("0", "1"),
+        one_of(("0", "1")),
     )
-    page: int = _argument(1, "Page of the results.", _number(1, 1, MAX_RESULTS, is_whole=True))
-    limit: int = _argument(
-        PAGE_SIZE, "Results on a page.", _number(PAGE_SIZE, 1, MAX_PAGE_SIZE, is_whole=True)
+    page: int = argument(1, "Page of the results.", number(1, 1, MAX_RESULTS, is_whole=True))
+    limit: int = argument(
+        PAGE_SIZE, "Results on a page.", number(PAGE_SIZE, 1, MAX_PAGE_SIZE, is_whole=True)
     )
 
     @property
@@ -241,7 +148,17 @@ class PageQuery:
 
     def file_address(self, suffix: str) -> str:
         """The address of a file of all results, on whichever page."""
-        return self.address(f"/api/search.{suffix}", page=1, limit=PAGE_SIZE, fold="")
+        return self.program_address(f"/api/search.{suffix}", page=1, limit=PAGE_SIZE, fold="")
+
+    def program_address(self, path: str, **changes: Any) -> str:
+        """The same for a program, which may give no argument in vain."""
+        changed = replace(self, **changes)
+        given = {name for name, _ in changed.arguments()}
+        vain = {ARGUMENTS[name].attribute for name in _without_effect(given)}
+        usual: dict[str, Any] = {
+            each.name: each.default for each in fields(self) if each.name in vain
+        }
+        return replace(changed, **usual).address(path)
 
     @property
     def feed_address(self) -> str:
@@ -263,25 +180,12 @@ class PageQuery:
         for each in fields(self):
             value = getattr(self, each.name)
             if value != each.default:
-                name = each.metadata["name"] or each.name
+                name = each.metadata["of"][0] or each.name
                 told += [(name, text) for text in _texts(value)]
         return told
 
 
-def _arguments() -> dict[str, Argument]:
-    found = {}
-    for each in fields(PageQuery):
-        schema, read = each.metadata["kind"]
-        default = list(each.default) if isinstance(each.default, tuple) else each.default
-        if isinstance(default, bool):
-            default = int(default)
-        found[each.metadata["name"] or each.name] = Argument(
-            each.name, each.metadata["meaning"], {**schema, "default": default}, read
-        )
-    return found
-
-
-ARGUMENTS = _arguments()
+ARGUMENTS = arguments_of(PageQuery)
 """The arguments of a search by name, from which addresses are read and described."""
 
 
@@ -303,9 +207,7 @@ def parse_query(argument: Callable[[str], list[str]]) -> PageQuery:
         ConfigError: An argument is invalid; the message says which and what is expected.
     """
 
-    query = PageQuery(
-        **{each.attribute: each.read(name, argument(name)) for name, each in ARGUMENTS.items()}
-    )
+    query = read(PageQuery, argument)
     if query.page > query.last_page:
         raise invalid("page", f"a number from 1 to {query.last_page}")
     if query.alpha == 0 and query.text and (query.like or query.unlike):
@@ -361,14 +263,19 @@ def check_arguments(given: Mapping[str, list[str]]) -> None:
     Raises:
         ConfigError: The message says which argument and why.
     """
-    for name, values in given.items():
-        if name not in ARGUMENTS:
-            raise invalid(name, f"one of the arguments {', '.join(ARGUMENTS)}")
-        if len(values) > 1 and not ARGUMENTS[name].is_repeated:
-            raise invalid(name, "one value, not several")
-    for name, needed in _WITHOUT_EFFECT.items():
-        if name in given and not any(given.get(each) for each in needed):
-            raise invalid(name, f"{' or '.join(needed)} beside it; alone it has no effect")
+    check_known(given, ARGUMENTS)
+    for name in _without_effect({name for name, values in given.items() if any(values)}):
+        needed = " or ".join(_WITHOUT_EFFECT[name])
+        raise invalid(name, f"{needed} beside it; alone it has no effect")
+
+
+def _without_effect(given: Container[str]) -> list[str]:
+    """Those of the arguments given that need others beside them."""
+    return [
+        name
+        for name, needed in _WITHOUT_EFFECT.items()
+        if name in given and not any(each in given for each in needed)
+    ]
 
 
 def parse_strictly(given: Mapping[str, list[str]]) -> PageQuery:
@@ -393,20 +300,3 @@ def as_given(argument: Callable[[str], list[str]]) -> PageQuery:
         if values := argument("q" if name == "text" else name):
             shown = replace(shown, **{name: values[-1][:MAX_TEXT_LENGTH]})  # type: ignore[arg-type]
     return shown
-
-
-def parse_id(text: str, name: str = "id") -> str:
-    """An image's id in canonical form.
-
-    Raises:
-        ConfigError: It is not a UUID; the message names the argument.
-    """
-    try:
-        return str(uuid.UUID(text.strip()))
-    except ValueError:
-        raise invalid(name, "an image's id") from None
-
-
-def invalid(name: str, expected: str) -> ConfigError:
-    """The error of an argument."""
-    return ConfigError(f"{name}: expected {expected}", reason=Reason.BAD_ARGUMENT)

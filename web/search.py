@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, cast
 
@@ -16,9 +16,10 @@ from weavloader.logs import mask
 from weavloader.search import as_json
 from weavloader.store.base import SearchResult, Tally
 from weavloader.times import rfc3339, utc_now
+from web.arguments import invalid
 from web.facets import facets, histogram
 from web.handler import AppContext, PageHandler, is_same_origin
-from web.query import PageQuery, as_given, invalid, parse_query, parse_strictly
+from web.query import ARGUMENTS, PageQuery, as_given, parse_query, parse_strictly
 from web.results import SearchPageResult
 from web.view_models import Card
 
@@ -58,6 +59,7 @@ class ResultsPage(PageHandler):
             heading=heading or _heading(query, found),
             is_by_picture=bool(heading),
             origin=self.origin,
+            json_address="" if heading else query.program_address("/api/search"),
             today=utc_now().date(),
             following=_following(query, found),
             advice=_advice(query, found) if not found.results else [],
@@ -76,7 +78,9 @@ class ResultsPage(PageHandler):
 
 
 class SearchPage(ResultsPage):
-    """``/``: a search; the address holds it."""
+    """``/``: the search page; the address holds the search."""
+
+    arguments = ARGUMENTS
 
     async def get(self) -> None:
         """Write the page, or lead to its tidy address."""
@@ -174,6 +178,7 @@ def _advice(query: PageQuery, found: SearchPageResult) -> list[tuple[str, str]]:
 class PictureSearch(ResultsPage):
     """``/picture``: images similar to a file that a form holds; nothing of it is kept."""
 
+    answers: ClassVar[Mapping[str, str]] = {}  # a form
     _under_way: ClassVar[int] = 0
 
     def initialize(self, context: AppContext) -> None:
@@ -254,7 +259,11 @@ def _picture_heading(found: SearchPageResult) -> str:
 
 
 class SearchApi(PageHandler):
-    """``/api/search``: the same search as JSON, each result as ``main.py search --json`` has it."""
+    """``/api/search``: a search as JSON, each result as ``main.py search --json`` has it, with
+    counts of all hits by node, camera, project, caption model and time."""
+
+    arguments = ARGUMENTS
+    answers: ClassVar[Mapping[str, str]] = {"application/json": "SearchAnswer"}
 
     async def get(self) -> None:
         """Write the results."""

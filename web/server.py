@@ -24,10 +24,11 @@ from web.dead_letters import (
     DeadLettersPage,
 )
 from web.feed import FeedPage
-from web.handler import Access, AppContext, MissingPage, StaticFiles
+from web.handler import Access, AppContext, MissingPage, PageHandler, StaticFiles
 from web.image_service import ImageService
 from web.images import ImageApi, ImagePage, Original, Picture, Thumbnail
-from web.nodes import NodesPage
+from web.nodes import NodesApi, NodesPage
+from web.openapi import OpenApi, describe
 from web.runbook import RunbookPage
 from web.search import PictureSearch, SearchApi, SearchPage
 from web.search_service import SearchService
@@ -36,7 +37,7 @@ from web.tables import CsvFile, JsonLinesFile, ParquetFile, ZipFileOfOriginals
 
 HERE = Path(__file__).parent
 THREADS = 4
-ROUTES = {
+ROUTES: dict[str, type[PageHandler]] = {
     r"/": SearchPage,
     r"/image/([^/]+)": ImagePage,
     r"/thumbnail/([^/]+)\.jpg": Thumbnail,
@@ -56,9 +57,11 @@ ROUTES = {
     r"/api/search\.parquet": ParquetFile,
     r"/api/search\.zip": ZipFileOfOriginals,
     r"/api/images/([^/]+)": ImageApi,
+    r"/api/nodes": NodesApi,
     r"/api/status": StatusApi,
     r"/api/dlq": DeadLettersApi,
     r"/api/dlq/([^/]+)": DeadLetterApi,
+    r"/openapi\.json": OpenApi,
 }
 
 
@@ -113,6 +116,7 @@ def _options(context: AppContext) -> dict[str, Any]:
         "static_handler_class": StaticFiles,
         "default_handler_class": MissingPage,
         "default_handler_args": {"context": context},
+        "openapi": describe(ROUTES),
         "log_function": lambda handler: None,
         # A request that changes something must come from a form of these pages.
         "xsrf_cookies": True,

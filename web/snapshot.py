@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from threading import Thread
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from prometheus_client import Metric
 from redis import RedisError
@@ -277,11 +277,20 @@ class NowPage(NowHandler):
     def get(self) -> None:
         """Write the page."""
         status, links = self.status(), self.context.monitor.links
-        self.render("now.html", section="now", status=status, links=links, duration=duration)
+        self.render(
+            "now.html",
+            section="now",
+            json_address="/api/status",
+            status=status,
+            links=links,
+            duration=duration,
+        )
 
 
 class StatusApi(NowHandler):
-    """``/api/status``: the same as JSON."""
+    """``/api/status``: the state of the system as JSON: components, queues, stream, workers."""
+
+    answers: ClassVar[Mapping[str, str]] = {"application/json": "Status"}
 
     def get(self) -> None:
         """Write the status."""

@@ -9,7 +9,7 @@ import io
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar, cast
 from zipfile import ZIP_STORED, ZipFile
 
@@ -22,8 +22,9 @@ from weavloader.search import as_json
 from weavloader.store.base import ImageObject, SearchResult
 from weavloader.store.validation import MAX_RESULTS
 from weavloader.tables import COLUMNS, Sink, parquet, row
+from web.arguments import Argument
 from web.handler import PageHandler
-from web.query import PageQuery, invalid, parse_strictly
+from web.query import ARGUMENTS, PageQuery, parse_strictly
 from web.view_models import download_name
 
 MAX_UNDER_WAY = 2  # each takes a thread of the pages again and again
@@ -38,6 +39,9 @@ logger = logging.getLogger(__name__)
 class ResultsFile(PageHandler, ABC):
     """A file of all results of a search, with the arguments of ``/api/search``."""
 
+    arguments: ClassVar[Mapping[str, Argument]] = {
+        name: each for name, each in ARGUMENTS.items() if name not in _OF_PAGES
+    }
     suffix: ClassVar[str]
     content_type: ClassVar[str]
     _under_way: ClassVar[int] = 0
@@ -81,11 +85,7 @@ class ResultsFile(PageHandler, ABC):
             cast(HTTP1Connection, self.request.connection).close()
 
     def _query(self) -> PageQuery:
-        given = self.all_arguments()
-        for name in _OF_PAGES:
-            if name in given:
-                raise invalid(name, "no page to be chosen: this file has all results")
-        return parse_strictly(given)
+        return parse_strictly(self.all_arguments())
 
     def _describe(self) -> None:
         self.set_header("Content-Type", self.content_type)
@@ -98,6 +98,7 @@ class CsvFile(ResultsFile):
 
     suffix = "csv"
     content_type = "text/csv; charset=utf-8"
+    answers: ClassVar[Mapping[str, str]] = {"text/csv": ""}
 
     def parts(self, query: PageQuery) -> Iterator[bytes]:
         """The names of the columns with the first batch, then the others."""
@@ -114,6 +115,7 @@ class JsonLinesFile(ResultsFile):
 
     suffix = "jsonl"
     content_type = "application/jsonl"
+    answers: ClassVar[Mapping[str, str]] = {"application/jsonl": "Result"}
 
     def parts(self, query: PageQuery) -> Iterator[bytes]:
         """Batches of lines."""
@@ -127,6 +129,7 @@ class ParquetFile(ResultsFile):
 
     suffix = "parquet"
     content_type = "application/vnd.apache.parquet"
+    answers: ClassVar[Mapping[str, str]] = {"application/vnd.apache.parquet": ""}
 
     def parts(self, query: PageQuery) -> Iterator[bytes]:
         """A group of rows for each batch."""
@@ -135,13 +138,12 @@ class ParquetFile(ResultsFile):
 
 
 class ZipFileOfOriginals(ResultsFile):
-    """``/api/search.zip``: the files as they were downloaded, and ``manifest.csv``.
-
-    At most :data:`MAX_RESULTS` images.
-    """
+    """``/api/search.zip``: the files as they were downloaded, and ``manifest.csv``; at most 1,000
+    images."""
 
     suffix = "zip"
     content_type = "application/zip"
+    answers: ClassVar[Mapping[str, str]] = {"application/zip": ""}
 
     def parts(self, query: PageQuery) -> Iterator[bytes]:
         """One image at a time, and the list of them at the end.

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from web.dead_letters import parse_dead_letter_query
+from web.arguments import read
+from web.dead_letters import DeadLetterQuery
 from web.query import ARGUMENTS, PageQuery, parse_query
 from web.server import ROUTES
 
@@ -43,11 +44,11 @@ def test_every_argument_of_a_search_is_described() -> None:
 def test_every_argument_of_the_dead_letters_is_described() -> None:
     names: set[str] = set()
 
-    def argument(name: str, default: str) -> str:
+    def argument(name: str) -> list[str]:
         names.add(name)
-        return default
+        return []
 
-    parse_dead_letter_query(argument)
+    assert read(DeadLetterQuery, argument) == DeadLetterQuery()
     assert asked("/api/dlq") == names
 
 
