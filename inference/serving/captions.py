@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import (
     Florence2ForConditionalGeneration,
@@ -105,8 +107,16 @@ class VisionLanguageModel:
         height, width = image.shape[:2]
         if max(height, width) > self._max_aspect * min(height, width):
             raise InputError(f"image: {(width, height)} is too long for its width")
+        return self.question(image, prompt, self._limit(request))
+
+    def question(self, image: Picture, prompt: str, limit: int) -> Question:
+        """A question that is answered with at most ``limit`` tokens.
+
+        Raises:
+            InputError: The prompt is blank or too long.
+        """
         tokens = self._prompt_tokens(prompt) + _TEMPLATE_TOKENS + self._image_tokens(image)
-        return Question(image, prompt, tokens, self._limit(request))
+        return Question(image, prompt, tokens, limit)
 
     def run(self, inputs: Sequence[Question]) -> list[Tensors]:
         """``answer`` STRING [1]."""
@@ -224,6 +234,22 @@ class AnswerSlots:
             settings.max_new_tokens,
             max(0, room),
         )
+        if self._slots.compiles:
+            self._compile()
+
+    def _compile(self) -> None:
+        """Answer questions of the shapes that make kernels for all: few, more of them, one."""
+        began = time.monotonic()
+        picture = np.zeros((64, 64, 3), np.uint8)
+        for rows, words in ((2, 1), (3, _PADDED_TO), (1, 1)):
+            slots = range(min(rows, self.slots))
+            question = self._owner.question(picture, "a " * words, limit=2)
+            if self.fits(question):
+                self.start(slots, [question] * len(slots))
+                self.step(slots)
+                for slot in slots:
+                    self.stop(slot)
+        logger.info("compiled pieces of the model in %.1f s", time.monotonic() - began)
 
     @property
     def slots(self) -> int:

@@ -33,7 +33,7 @@ class Settings:
             them in batches, with ``generate``.
         kv_length: Tokens of a slot: prompt, image and answer. Longer ones are decoded alone.
         memory_share: Share of the GPU's free memory that the slots may take, when they are made.
-        compile_pieces: ``on``: pieces of the step are compiled for the GPU when the model loads.
+        compile_pieces: ``on``: pieces of the model's code are compiled when it loads.
     """
 
     weights: str

@@ -9,16 +9,16 @@ are those of greedy ``generate``: the same model code runs, on keys and values l
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache
 
+from .compiled import Compiled, can_compile, text_pieces, vision_pieces
 from .next_token import GreedyRules
 
 _GPU_STEPS = 8
@@ -65,7 +65,12 @@ class SlotDecoder:
         length: Tokens of a slot: prompt, image and answer.
         max_new_tokens: Of an answer.
         memory_share: Share of the free memory that the slots may take.
-        compiles: Whether pieces of the step are compiled before they are captured, on a GPU.
+        compiles: Whether pieces of the model's code are compiled, where that is possible.
+
+    Attributes:
+        compiles: Whether they are; then :meth:`start` is slow for the first few shapes.
+        length: Tokens of a slot, some more than asked for.
+        slots: How many there are.
     """
 
     def __init__(
@@ -83,7 +88,12 @@ class SlotDecoder:
         self._on_gpu = self._device.type == "cuda"
         self._text = model.config.get_text_config()
         self._max_new = max_new_tokens
-        self._compiles = compiles
+        self.compiles = compiles and can_compile(self._device)
+        # A graph is of one shape; prompts come in all.
+        step = text_pieces(model) if self.compiles else []
+        self._step_pieces = Compiled(step, dynamic=False if self._on_gpu else None)
+        prompt = [*step, *vision_pieces(model)] if self.compiles else []
+        self._prompt_pieces = Compiled(prompt, dynamic=None)
         self.length = -(-length // _LENGTH_UNIT) * _LENGTH_UNIT
         self._layer_types = set(getattr(self._text, "layer_types", None) or ["full_attention"])
         self._rules = GreedyRules(model)
@@ -110,7 +120,7 @@ class SlotDecoder:
             inputs: Arguments of the model, prompts padded on the right.
             limits: The most tokens of each answer.
         """
-        with self._on_device():
+        with self._on_device(), self._prompt_pieces:
             self._start(slots, inputs, limits)
 
     def _start(
@@ -146,7 +156,7 @@ class SlotDecoder:
             # The largest graph has every slot and the whole length.
             rows = next(each for each in self._graph_rows() if each >= rows)
             length = next(each for each in self._graph_lengths() if each >= length)
-        with self._on_device():
+        with self._on_device(), self._step_pieces:
             for _ in range(steps):
                 if self._on_gpu:
                     self._graphs[rows, length].replay()
@@ -266,10 +276,7 @@ class SlotDecoder:
         if not self._on_gpu:
             return
         began = time.monotonic()
-        pieces = (
-            compiled_pieces(self._model.model.language_model) if self._compiles else nullcontext()
-        )
-        with self._on_device(), pieces:
+        with self._on_device(), self._step_pieces:
             for rows in reversed(self._graph_rows()):
                 for length in reversed(self._graph_lengths()):
                     self._graphs[rows, length] = self._captured(rows, length)
@@ -277,7 +284,7 @@ class SlotDecoder:
             "captured %d CUDA graphs in %.1f s%s",
             len(self._graphs),
             time.monotonic() - began,
-            ", their pieces compiled" if self._compiles else "",
+            ", their pieces compiled" if self.compiles else "",
         )
 
     def _captured(self, rows: int, length: int) -> torch.cuda.CUDAGraph:
@@ -345,27 +352,3 @@ class SlotDecoder:
             return
         with torch.cuda.device(self._device), sdpa_kernel(_ATTENTION):
             yield
-
-
-@contextmanager
-def compiled_pieces(language_model: Any) -> Iterator[None]:
-    """Norms, feed-forward layers and the rotary embedding as a kernel or few each, meanwhile.
-
-    What is captured in a graph meanwhile keeps them. Each is compiled for every number of rows.
-    """
-    kinds = {type(part) for part in language_model.modules()}
-    owners: list[tuple[Any, str]] = [
-        (kind, "forward") for kind in kinds if kind.__name__.endswith(("RMSNorm", "MLP"))
-    ]
-    module = sys.modules[type(language_model).__module__]
-    owners += [(module, name) for name in ("apply_rotary_pos_emb",) if hasattr(module, name)]
-    kept = [getattr(owner, name) for owner, name in owners]
-    # Norms of three widths, for each number of rows: the default allows for eight.
-    with torch._dynamo.config.patch(recompile_limit=64):
-        try:
-            for (owner, name), plain in zip(owners, kept, strict=True):
-                setattr(owner, name, torch.compile(plain, dynamic=False))
-            yield
-        finally:
-            for (owner, name), plain in zip(owners, kept, strict=True):
-                setattr(owner, name, plain)

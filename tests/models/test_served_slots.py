@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.models, pytest.mark.timeout(400)]
 
 CALLERS = 16
 MODELS = ("gemma3", "qwen2_5_vl")
+NUMBERS = range(40)
 LENGTHS = {"GEMMA3_MAX_NEW_TOKENS": "60", "QWEN2_5_VL_MAX_NEW_TOKENS": "60"}
 GENERATE = {"MODELS_SLOTS": "1", "MODELS_BATCH_SIZE": "1"}
 # Fewer than callers, and read in small groups: some wait for others to end.
@@ -52,27 +53,62 @@ def ask(client: InferenceServerClient, model: str, number: int) -> bytes:
     return bytes(call(client, model, inputs, parameters)["answer"][0])
 
 
-def test_answers_are_those_of_generate(weights: Path, tmp_path: Path) -> None:
-    repository = both(tmp_path / "models")
-    numbers = list(range(40))
-    with serve(weights, tmp_path / "generate", LENGTHS | GENERATE, repository) as server:
+@pytest.fixture(scope="module")
+def expected(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[bytes]]:
+    """For each model the answers of ``generate``, one by one."""
+    folder = tmp_path_factory.mktemp("generate")
+    log, repository = folder / "log", both(folder / "models")
+    with serve(weights, log, LENGTHS | GENERATE, repository) as server:
         client = InferenceServerClient(server.url)
-        expected = {model: [ask(client, model, number) for number in numbers] for model in MODELS}
+        found = {model: [ask(client, model, number) for number in NUMBERS] for model in MODELS}
         client.close()
-    log = tmp_path / "slots"
+    assert "of 512 tokens" not in log.read_text()
+    assert len({len(answer.decode()) for answer in found["gemma3"]}) > 10
+    assert len(set(found["gemma3"])) > 30
+    return found
+
+
+def test_answers_are_those_of_generate(
+    expected: dict[str, list[bytes]], weights: Path, tmp_path: Path
+) -> None:
+    repository, log = both(tmp_path / "models"), tmp_path / "slots"
     with serve(weights, log, LENGTHS | SLOTS, repository) as server:
         client = InferenceServerClient(server.url)
         with ThreadPoolExecutor(CALLERS) as pool:
             for model in MODELS:
-                answers = list(pool.map(lambda n, m=model: ask(client, m, n), numbers))
+                answers = list(pool.map(lambda n, m=model: ask(client, m, n), NUMBERS))
                 assert answers == expected[model]
         client.close()
     assert log.read_text().count("6 slots of 512 tokens") == len(MODELS)
     assert log.read_text().count("decoded alone: ") == len(MODELS) * 4
-    assert "of 512 tokens" not in (tmp_path / "generate").read_text()
-    lengths = {len(answer.decode()) for answer in expected["gemma3"]}
-    assert len(lengths) > 10
-    assert len(set(expected["gemma3"])) > 30
+
+
+def test_answers_of_compiled_pieces_are_those_of_generate(
+    expected: dict[str, list[bytes]], weights: Path, tmp_path: Path
+) -> None:
+    log, settings = tmp_path / "slots", LENGTHS | SLOTS | {"GEMMA3_COMPILE_PIECES": "on"}
+    with serve(weights, log, settings, only("gemma3", tmp_path / "models")) as server:
+        client = InferenceServerClient(server.url)
+        with ThreadPoolExecutor(CALLERS) as pool:
+            answers = list(pool.map(lambda number: ask(client, "gemma3", number), NUMBERS))
+        client.close()
+    assert answers == expected["gemma3"]
+    assert "compiled pieces of the model in " in log.read_text()
+    assert "nothing is compiled" not in log.read_text()
+
+
+def test_without_a_compiler_the_log_says_so_and_requests_are_answered(
+    weights: Path, tmp_path: Path
+) -> None:
+    log, settings = tmp_path / "log", {"GEMMA3_COMPILE_PIECES": "on", "CXX": "/bin/false"}
+    settings["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path / "compiled")
+    with serve(weights, log, settings, only("gemma3", tmp_path / "models")) as server:
+        client = InferenceServerClient(server.url)
+        assert ask(client, "gemma3", 1)
+        client.close()
+    (line,) = (each for each in log.read_text().splitlines() if "nothing is compiled" in each)
+    assert "No working C++ compiler found" in line
+    assert "compiled pieces" not in log.read_text()
 
 
 @pytest.mark.parametrize("model", MODELS)
