@@ -27,7 +27,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from weavloader.accounts import DEFAULT_FLOWER_AUTH, PLACEHOLDER, Account, parse_accounts
 from weavloader.errors import ConfigError, Reason
-from weavloader.times import parse_duration
+from weavloader.times import Ages, parse_duration
 
 __all__ = ["DEFAULT_FLOWER_AUTH", "Settings", "get_settings", "load_settings"]
 
@@ -121,9 +121,14 @@ def _redis_url(url: object) -> object:
     return _verified(url)
 
 
+def _ages(value: object) -> object:
+    return Ages.parse(value) if isinstance(value, str) else value
+
+
 Url = Annotated[str, BeforeValidator(_base_url)]
 OptionalUrl = Annotated[str, BeforeValidator(lambda value: value and _base_url(value))]
 Accounts = Annotated[SecretStr, AfterValidator(_accounts)]
+AgeRule = Annotated[Ages, NoDecode, BeforeValidator(_ages)]
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -187,6 +192,10 @@ class Settings(Environment):
     weaviate_api_key: SecretStr = SecretStr("")
     weaviate_collection: str = "HybridSearchExample"
     store_timeout: Seconds = 30.0
+    # What is kept of a picture when its image is stored, how long, and how long the image itself.
+    store_images: Literal["full", "reduced", "none"] = "full"
+    keep_images: AgeRule = Ages()
+    keep_objects: AgeRule = Ages()
 
     celery_broker_url: RedisUrl = SecretStr("redis://localhost:6379/0")
     celery_result_backend: RedisUrl = SecretStr("redis://localhost:6379/0")

@@ -1,18 +1,28 @@
-"""Durations and moments: how they are read, and how they are written."""
+"""Durations, ages and moments: how they are read, and how they are written."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from weavloader.errors import ConfigError, Reason
 
 # Years before SAGE and its forerunners; an earlier time is a slip of the keyboard.
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
-_UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_DAY = 86400
+_UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": _DAY, "w": 7 * _DAY, "y": 365 * _DAY}
 MAX_YEAR = 9000  # of a moment to which a day can be added
 _DATE = re.compile(r"\d{4}-?\d\d-?\d\d|\d{4}-?W\d\d-?\d", re.ASCII)
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.ASCII)
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdwy]?)", re.ASCII)
+FOREVER = "forever"
+_PROJECT = "project:"
+_NODE = re.compile(r"[\w-]+")
+# A shorter one is a slip, such as a number without its unit, that would delete nearly all.
+_MIN_AGE = timedelta(days=1)
+_MAX_AGE = timedelta(days=100 * 365)
 
 
 def utc_now() -> datetime:
@@ -21,7 +31,9 @@ def utc_now() -> datetime:
 
 
 def parse_duration(value: object) -> float:
-    """Seconds from ``"90"``, ``"90s"``, ``"10m"``, ``"24h"``, ``"30d"`` or ``"1w"``.
+    """Seconds from ``"90"``, ``"90s"``, ``"10m"``, ``"24h"``, ``"30d"``, ``"1w"`` or ``"2y"``.
+
+    A year has 365 days.
 
     Raises:
         ValueError: The text is none of these.
@@ -30,6 +42,76 @@ def parse_duration(value: object) -> float:
     if match is None:
         raise ValueError("expected a duration such as 90s, 10m, 24h or 30d")
     return float(match[1]) * _UNIT_SECONDS[match[2]]
+
+
+@dataclass(frozen=True, slots=True)
+class Ages:
+    """How old something may get: in general, and of single nodes and projects.
+
+    Attributes:
+        general: ``None`` for ever, as in ``nodes`` and ``projects``.
+        nodes: By VSN or node id, case-folded; these come before all others.
+        projects: By name, case-folded; these come before the general one.
+        text: As it was written.
+    """
+
+    general: timedelta | None = None
+    nodes: Mapping[str, timedelta | None] = field(default_factory=dict)
+    projects: Mapping[str, timedelta | None] = field(default_factory=dict)
+    text: str = FOREVER
+
+    @classmethod
+    def parse(cls, text: str) -> Ages:
+        """The ages of ``2y,W021=90d,project:SAGE=1y,W022=forever``.
+
+        Raises:
+            ValueError: The text is not of that form, or an age is below a day.
+        """
+        general: list[timedelta | None] = []
+        nodes: dict[str, timedelta | None] = {}
+        projects: dict[str, timedelta | None] = {}
+        for part in text.split(","):
+            name, equals, age = (each.strip() for each in part.rpartition("="))
+            key = name.casefold()
+            is_project = key.startswith(_PROJECT)
+            key = key.removeprefix(_PROJECT).strip()
+            known = projects if is_project else nodes
+            is_named = bool(key) and (is_project or _NODE.fullmatch(key) is not None)
+            if bool(equals) != is_named or key in known or (not equals and general):
+                raise ValueError("expected ages such as 2y,W021=90d,project:SAGE=1y, each once")
+            if equals:
+                known[key] = _age(age)
+            else:
+                general.append(_age(age))
+        return cls(general[0] if general else None, nodes, projects, text)
+
+    @property
+    def shortest(self) -> timedelta | None:
+        """The shortest of them; ``None`` if all are for ever."""
+        every = (self.general, *self.nodes.values(), *self.projects.values())
+        return min((age for age in every if age is not None), default=None)
+
+    def of(self, names: Iterable[str], project: str) -> timedelta | None:
+        """The age of a node's images.
+
+        Args:
+            names: The node's VSN and id.
+            project: Its project.
+        """
+        for name in names:
+            if (key := name.casefold()) in self.nodes:
+                return self.nodes[key]
+        return self.projects.get(project.casefold(), self.general)
+
+
+def _age(text: str) -> timedelta | None:
+    if text.casefold() == FOREVER:
+        return None
+    with suppress(ValueError, OverflowError):
+        age = timedelta(seconds=parse_duration(text))
+        if text[-1:].isalpha() and _MIN_AGE <= age <= _MAX_AGE:
+            return age
+    raise ValueError("expected an age of a day or more, such as 90d, 2y or forever")
 
 
 def duration(seconds: float | None) -> str:
@@ -109,7 +191,7 @@ def parse_end(text: str, *, inclusive: bool) -> datetime:
 
 
 def _moment(text: str) -> datetime:
-    if text[-1:].lower() in tuple("smhdw"):
+    if text[-1:].lower() in tuple("smhdwy"):
         return utc_now() - timedelta(seconds=parse_duration(text))
     moment = datetime.fromisoformat(text)
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)

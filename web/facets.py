@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from weavloader.images.job import UNKNOWN
-from weavloader.store.base import Tally
+from weavloader.store.tally import Tally
 from web.query import PageQuery
 
 MAX_VALUES = 8  # of a facet; the others are in a list that opens

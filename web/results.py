@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 
 from weavloader.geo import Location
 from weavloader.search import Cut
-from weavloader.store.base import SearchResult, Tally
+from weavloader.store.base import SearchResult
+from weavloader.store.tally import Tally
 from weavloader.store.validation import MAX_RESULTS
 from web.query import PageQuery
 

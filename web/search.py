@@ -14,7 +14,8 @@ from tornado.web import HTTPError, stream_request_body
 from weavloader.errors import ConfigError, PermanentError, WeavloaderError
 from weavloader.logs import mask
 from weavloader.search import as_json
-from weavloader.store.base import SearchResult, Tally
+from weavloader.store.base import SearchResult
+from weavloader.store.tally import Tally
 from weavloader.times import rfc3339, utc_now
 from web.arguments import invalid
 from web.facets import facets, histogram

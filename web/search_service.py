@@ -18,7 +18,8 @@ from weavloader.errors import ConfigError, Reason, TransientError, WeavloaderErr
 from weavloader.images.job import UNKNOWN
 from weavloader.search import Cut, Sample
 from weavloader.settings import Settings
-from weavloader.store.base import Filters, ImageObject, SearchQuery, SearchResult, Tally, Vector
+from weavloader.store.base import Filters, ImageObject, SearchQuery, SearchResult, Vector
+from weavloader.store.tally import Tally
 from weavloader.store.validation import MAX_RESULTS, VECTOR_RANKS
 from weavloader.tables import all_by_time
 from web.captions import examples

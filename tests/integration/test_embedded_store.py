@@ -22,12 +22,19 @@ from tests.support.processes import in_processes
 from tests.support.ranking_contract import RankingContract, captioned, foxes
 from tests.support.store_contract import EAST, an_image, found
 from weavloader.errors import ConfigError, PermanentError, TransientError
+from weavloader.images.job import image_id
 from weavloader.settings import Settings, load_settings
 from weavloader.store import connect_store
 from weavloader.store.base import KEYWORD_PROPERTIES, Filters, SearchQuery, Store
 from weavloader.store.embedded import schema
 
-AS_IN_VERSION_3 = """
+AS_IN_VERSION_4 = """
+    DROP TABLE leftover_files;
+    DROP INDEX images_with_picture;
+    PRAGMA user_version = 4;
+"""
+AS_IN_VERSION_3 = f"""
+    {AS_IN_VERSION_4}
     DROP INDEX images_by_time;
     DROP INDEX images_by_node;
     CREATE INDEX images_by_time ON images (captured_at);
@@ -176,6 +183,50 @@ class TestEmbeddedStore(RankingContract):
         assert (hit.id, hit.provenance) == (an_image().id, {})
         older.close()
 
+    @pytest.mark.parametrize("made_by", ["this version", "an earlier one"])
+    def test_the_disk_gets_back_what_deleted_objects_took(
+        self, store: Store, settings: Settings, made_by: str
+    ) -> None:
+        if made_by == "an earlier one":
+            with database(settings) as plain:
+                plain.execute("PRAGMA auto_vacuum = NONE")
+                plain.execute("VACUUM")
+        noise = np.random.default_rng(5).normal(size=(1100, 256)).astype(np.float32)
+        images = [  # each picture is flushed to the disk, which takes milliseconds
+            an_image(str(n), vectors={"clip": vector}, image=bytes(9000 * (n % 20 == 3)))
+            for n, vector in enumerate(noise)
+        ]
+        store.upsert(images)
+        if made_by == "an earlier one":
+            store.migrate_objects()
+        full = disk(settings)
+        store.delete(image.id for n, image in enumerate(images) if n % 50)
+        while store.reclaim():
+            pass
+        assert disk(settings) < full / 3  # one chunk of the vector index stays
+        (nearest,) = store.search(SearchQuery("", noise[1000], alpha=1, limit=1))
+        assert nearest.id == image_id("1000")
+        with database(settings) as plain:
+            query = "SELECT count(*) FROM nearest_clip_chunks"
+            assert plain.execute(query).fetchall() == [(1,)]
+            assert plain.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+    def test_files_that_a_killed_process_left_are_removed(
+        self, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store.upsert([an_image("1"), an_image("2"), an_image("3")])
+        with monkeypatch.context() as patched:
+            patched.setattr("weavloader.store.embedded.store.remove_leftovers", fail)
+            for link in ("1", "2"):
+                with pytest.raises(RuntimeError):
+                    store.delete([image_id(link)])
+        assert image_files(settings) == {image_id("1"), image_id("2"), image_id("3")}
+        store.upsert([an_image("1")])
+        store.drop_images([image_id("3")])
+        assert image_files(settings) == {image_id("1")}
+        read = store.get(image_id("1"))
+        assert read is not None and read.image == an_image().image
+
     def test_a_lock_that_lasts_is_transient(self, store: Store, settings: Settings) -> None:
         hasty = connect_store(settings.model_copy(update={"store_timeout": 0.2}))
         with database(settings) as connection:
@@ -276,6 +327,17 @@ def image_files(settings: Settings) -> set[str]:
     """Names of the files under ``images``, those staged ones included."""
     images = Path(settings.embedded_store_path) / "images"
     return {path.name for path in images.rglob("*") if path.is_file()}
+
+
+def disk(settings: Settings) -> int:
+    """Bytes of the store's files."""
+    folder = Path(settings.embedded_store_path)
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def fail(*_: object) -> None:
+    """In the place of what a killed process no longer did."""
+    raise RuntimeError
 
 
 def read_without_pause(settings: Settings, done: Event) -> None:

@@ -280,6 +280,14 @@ class TestFaults:
         assert store.unsearchable(lost) == {} and store.existing(lost) == lost.keys()
         assert store.count() == 130
 
+    def test_an_object_that_the_index_lost_is_deleted(
+        self, store: Store, settings: Settings, server: StandIn
+    ) -> None:
+        store.upsert([an_image("1"), an_image("2"), an_image("3")])
+        server.lose_index(settings.weaviate_collection, image_id("1"))
+        assert store.delete([image_id("1"), image_id("2"), image_id("4")]) == 2
+        assert store.count() == 1
+
     def test_what_the_server_rejects_while_it_is_written_again_is_an_error(
         self, store: Store, server: StandIn, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
 import pytest
+from more_itertools import flatten
 
 from tests.support.processes import in_processes
 from weavloader.errors import ConfigError, PermanentError, WeavloaderError
@@ -134,6 +135,83 @@ class StoreContract:
         store.drop_vector("clip")
         store.upsert([an_image(vectors=both)])
         assert found(store, vector=EAST, alpha=1) == ["some caption"]
+
+    def test_what_is_held_is_told_by_time_with_the_size_of_its_picture(self, store: Store) -> None:
+        assert list(store.held(Filters())) == []
+        hours = {str(n): WHEN + timedelta(days=40 * n) for n in range(5)}
+        store.upsert([an_image(link, captured_at=at, vsn=f"W{link}") for link, at in hours.items()])
+        store.upsert([an_image("5", captured_at=WHEN, image=b"", vsn="W1 W")])
+        all_held = list(flatten(store.held(Filters())))
+        assert [each.link for each in all_held if each.link != "5"] == ["0", "1", "2", "3", "4"]
+        one = next(each for each in all_held if each.link == "1")
+        assert (one.id, one.captured_at) == (image_id("1"), hours["1"])
+        assert (one.names["vsn"], one.names["project"]) == ("W1", "some project")
+        assert one.image_bytes == len(an_image().image)
+
+        def links(filters: Filters, with_image: bool = False) -> list[str]:
+            batches = store.held(filters, with_image=with_image)
+            return [each.link for batch in batches for each in batch]
+
+        assert sorted(links(Filters(until=hours["1"]))) == ["0", "1", "5"]
+        assert links(Filters(until=hours["1"]), with_image=True) == ["0", "1"]
+        assert links(Filters(since=hours["3"], until=hours["4"])) == ["3", "4"]
+        assert links(Filters(vsn="w1")) == ["1"]
+
+    def test_a_deleted_object_is_gone_from_every_search(self, store: Store) -> None:
+        both = {"clip": EAST, "align": NORTH}
+        store.upsert([an_image(str(n), vectors=both, caption=f"fox {n}") for n in range(4)])
+        gone = [image_id("0"), image_id("2")]
+        assert store.delete([*gone, image_id("never stored")]) == 2
+        assert store.delete(gone) == 0
+        assert store.delete([]) == 0
+        assert store.count() == 2
+        assert store.existing(["0", "1", "2", "3"]) == {"1", "3"}
+        assert store.get(gone[0]) is None
+        assert {hit.id for hit in store.newest(Filters(), 9)} == {image_id("1"), image_id("3")}
+        assert sorted(found(store, "fox")) == ["fox 1", "fox 3"]
+        for name, vector in both.items():
+            assert sorted(found(store, vector=vector, vector_name=name, alpha=1)) == [
+                "fox 1",
+                "fox 3",
+            ]
+        assert store.tally(Filters()).total == 2
+        assert store.count_vectors(["clip"]) == VectorCounts(2, {"clip": 2})
+        store.upsert([an_image("0", vectors=both, caption="fox again")])
+        read = store.get(gone[0])
+        assert read is not None and read.image == an_image().image
+        assert "fox again" in found(store, vector=EAST, alpha=1)
+
+    def test_a_dropped_picture_leaves_all_else(self, store: Store) -> None:
+        made_by = {"caption": Provenance("gemma3")}
+        written = an_image("0", location=Location(41.5, -87.5), provenance=made_by)
+        store.upsert([written, an_image("1")])
+        store.drop_images([written.id, image_id("never stored")])
+        read = store.get(written.id)
+        assert read is not None
+        assert (read.image, read.text, read.captured_at) == (b"", written.text, WHEN)
+        assert (read.location, read.provenance) == (written.location, made_by)
+        np.testing.assert_array_equal(read.vectors["clip"], EAST)
+        assert len(found(store, "caption", EAST)) == 2
+        assert store.unsearchable(["0", "1"]) == {}
+        (held,) = flatten(store.held(Filters(), with_image=True))
+        assert held.link == "1"
+        assert {each.image_bytes for each in list(flatten(store.held(Filters())))} == {
+            0,
+            len(an_image().image),
+        }
+        store.drop_images([written.id])
+        store.upsert([written])
+        read = store.get(written.id)
+        assert read is not None and read.image == written.image
+
+    def test_freed_space_is_given_back_in_steps_that_end(self, store: Store) -> None:
+        store.upsert([an_image(str(n)) for n in range(20)])
+        store.delete([image_id(str(n)) for n in range(19)])
+        steps = 0
+        while store.reclaim():
+            steps += 1
+            assert steps < 100
+        assert found(store, "caption", EAST) == ["some caption"]
 
     @pytest.mark.parametrize("first", ["preview/gemma3", "gemma3"])
     def test_previews_and_real_captions_have_stores_of_their_own(

@@ -8,6 +8,7 @@ import pytest
 
 from weavloader.errors import ConfigError
 from weavloader.times import (
+    Ages,
     duration,
     parse_duration,
     parse_end,
@@ -26,6 +27,7 @@ from weavloader.times import (
         ("24h", 86400),
         ("30d", 2592000),
         ("1w", 604800),
+        ("2y", 63072000),
         ("1.5h", 5400),
         (" 10 M ", 600),
         (15, 15),
@@ -122,3 +124,32 @@ def test_times_are_read_to_the_microsecond_in_utc(text: str, microsecond: int) -
     expected = datetime(2026, 11, 24, 1, 57, 56, microsecond, tzinfo=UTC)
     assert parse_timestamp(text) == expected
     assert parse_timestamp(text).tzinfo is UTC
+
+
+def test_ages_are_those_of_the_node_then_of_its_project_then_the_general_one() -> None:
+    ages = Ages.parse("2y, W021=90d,project:Sage Net=1y,w022=forever")
+    year = timedelta(days=365)
+    assert ages.of(["W099", "00aa"], "crocus") == 2 * year
+    assert ages.of(["w021", "00aa"], "SAGE NET") == timedelta(days=90)
+    assert ages.of(["W099", "00aa"], "sage net") == year
+    assert ages.of(["W022", "00aa"], "sage net") is None
+    assert ages.shortest == timedelta(days=90)
+
+
+@pytest.mark.parametrize("text", ["forever", "W021=forever,project:x=forever"])
+def test_what_is_kept_for_ever_has_no_shortest_age(text: str) -> None:
+    assert Ages.parse(text).shortest is None
+    assert Ages.parse(text).of(["W021"], "x") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("30", "23h", "0d", "-1d", "W021", "9999999y", "W021=", "=90d", "1y,2y", "never"),
+        *("2y;W021=9d", "project:=1y", "2y,,", "W021=9d,w021=1y", "W021==90d"),
+        "project:x=1y,project:X=2y",
+    ],
+)
+def test_an_age_that_is_no_age_is_rejected(text: str) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        Ages.parse(text)

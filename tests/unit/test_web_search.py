@@ -19,7 +19,8 @@ from demo.servers.waiting import wait_until
 from tests.support.pages import NOW, SNOW, STREET, an_image, keep, png, served
 from weavloader.search import blend
 from weavloader.settings import Settings, load_settings
-from weavloader.store.base import ImageObject, SearchQuery, SearchResult, Tally
+from weavloader.store.base import ImageObject, SearchQuery, SearchResult
+from weavloader.store.tally import Tally
 from web import search_service
 from web.captions import Block, Caption, blocks, examples
 from web.facets import facets, histogram

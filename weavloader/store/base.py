@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from weavloader.geo import Area, Location
 from weavloader.images.job import image_id
@@ -15,6 +14,8 @@ from weavloader.provenance import CAPTION, Provenances, model_of
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from weavloader.store.tally import Tally
 
 Vector: TypeAlias = "NDArray[np.float32]"
 """A string at run time: the command line reads this module, and numpy takes long to import."""
@@ -195,53 +196,19 @@ class SearchResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
-    """How many images there are, and of what.
+class Held:
+    """What retention and deletion need to know of a stored image.
 
     Attributes:
-        names: By each of :data:`FACET_PROPERTIES`, the images of each value, the most frequent
-            first. Spellings that differ in case are one value, under one of them.
-        hours: Images by the hour of capture, as hours since 1970 in UTC, in ascending order.
-            Images without a time of capture are in none.
-        cameras: Images of each camera by node, both the most frequent first.
+        names: The properties of :data:`FILTER_PROPERTIES`.
+        image_bytes: Size of its picture, 0 without one; ``None`` if the store has not recorded it.
     """
 
-    total: int
-    names: Mapping[str, Mapping[str, int]]
-    hours: Mapping[int, int]
-    cameras: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, results: Iterable[SearchResult]) -> Self:
-        """Count results."""
-        total, hours = 0, Counter[int]()
-        names = {name: Counter[str]() for name in FACET_PROPERTIES}
-        cameras = defaultdict[str, Counter[str]](Counter)
-        spelled: dict[str, str] = {}
-        for result in results:
-            total += 1
-            values = {}
-            for name, counter in names.items():
-                value = result.filterable(name)
-                values[name] = spelled.setdefault(value.casefold(), value)
-                counter[values[name]] += 1
-            cameras[values["vsn"]][values["camera"]] += 1
-            if result.captured_at is not None:
-                hours[int(result.captured_at.timestamp() // 3600)] += 1
-        counts = {name: by_frequency(names[name]) for name in names}
-        return cls(total, counts, dict(sorted(hours.items())), by_node(counts["vsn"], cameras))
-
-
-def by_node(
-    nodes: Iterable[str], cameras: Mapping[str, Mapping[str, int]]
-) -> dict[str, dict[str, int]]:
-    """Counts of cameras in the order of their nodes."""
-    return {node: by_frequency(cameras[node]) for node in nodes}
-
-
-def by_frequency(counts: Mapping[str, int]) -> dict[str, int]:
-    """Counts of names, the most frequent first, equals by name."""
-    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+    id: str
+    link: str
+    captured_at: datetime
+    names: Mapping[str, str]
+    image_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,6 +342,28 @@ class Store(Protocol):
 
     def tally(self, filters: Filters) -> Tally:
         """Count all images that match the filters."""
+
+    def held(self, filters: Filters, *, with_image: bool = False) -> Iterator[list[Held]]:
+        """Every object that matches the filters, in batches, by and large the oldest first.
+
+        Objects may be written, deleted and stripped of their pictures meanwhile.
+
+        Args:
+            with_image: Only those that have a picture, or may have one.
+        """
+
+    def delete(self, ids: Iterable[str]) -> int:
+        """Delete objects with their pictures; return how many of them there were."""
+
+    def drop_images(self, ids: Iterable[str]) -> None:
+        """Delete the pictures of objects; all else stays."""
+
+    def reclaim(self) -> bool:
+        """Give some of the space that was freed back to the disk, in well under a second.
+
+        Returns:
+            Whether there is more.
+        """
 
     def count(self) -> int:
         """Number of stored objects."""

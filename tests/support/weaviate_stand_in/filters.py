@@ -53,6 +53,8 @@ def _compared(name: str, asked: base_pb2.Filters) -> Test:
 
     def test(_: str, properties: dict[str, Any]) -> bool:
         given = properties.get(name)
+        if operator == _Operator.OPERATOR_NOT_EQUAL:
+            return bool(given != value)
         if given is None:
             return False
         if operator == _Operator.OPERATOR_EQUAL:
@@ -76,6 +78,8 @@ def _lies_within(area: base_pb2.GeoCoordinatesFilter, place: dict[str, float]) -
 
 
 def _value(asked: base_pb2.Filters) -> Any:
+    if asked.HasField("value_int"):
+        return asked.value_int
     if not asked.HasField("value_text"):
         return asked.value_number
     is_date = asked.operator not in (_Operator.OPERATOR_EQUAL, _Operator.OPERATOR_LIKE)

@@ -10,6 +10,7 @@ with warnings.catch_warnings(record=True):
     from weaviate.proto.v1 import (
         aggregate_pb2,
         base_pb2,
+        batch_delete_pb2,
         batch_pb2,
         properties_pb2,
         search_get_pb2,
@@ -19,6 +20,7 @@ with warnings.catch_warnings(record=True):
 __all__ = [
     "aggregate_pb2",
     "base_pb2",
+    "batch_delete_pb2",
     "batch_pb2",
     "properties_pb2",
     "search_get_pb2",

@@ -79,6 +79,8 @@ def _update(state: State, properties: Any, name: str, object_id: str) -> Answer:
     if kept is None:
         return _ABSENT
     kept.properties.update(properties)
+    for name in [name for name, value in kept.properties.items() if value is None]:
+        del kept.properties[name]
     return HTTPStatus.NO_CONTENT, None
 
 

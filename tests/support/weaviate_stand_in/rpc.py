@@ -8,10 +8,11 @@ from typing import Any, NoReturn
 
 import grpc  # type: ignore[import-untyped,unused-ignore]
 
-from tests.support.weaviate_stand_in.filters import Unknown
+from tests.support.weaviate_stand_in.filters import Unknown, predicate
 from tests.support.weaviate_stand_in.objects import Collection, Kept
 from tests.support.weaviate_stand_in.protocol import (
     aggregate_pb2,
+    batch_delete_pb2,
     batch_pb2,
     properties_pb2,
     search_get_pb2,
@@ -46,6 +47,28 @@ class Service(weaviate_pb2_grpc.WeaviateServicer):
             if error
         ]
         return batch_pb2.BatchObjectsReply(took=0.001, errors=errors)
+
+    def BatchDelete(self, request: Any, context: Any) -> Any:
+        """Delete what passes a filter and is in its index."""
+        self._begin("BatchDelete", context)
+        with self._state.lock:
+            collection = self._collection(request.collection, context)
+            passes = predicate(collection.schema, request.filters)
+            lacking = collection.unindexed["filters"]
+            found = [
+                each.id
+                for each in collection.objects.values()
+                if each.id not in lacking and passes(each.id, each.properties)
+            ]
+            for object_id in found:
+                collection.objects.pop(object_id)
+        objects = [
+            batch_delete_pb2.BatchDeleteObject(uuid=uuid.UUID(each).bytes, successful=True)
+            for each in found
+        ]
+        return batch_delete_pb2.BatchDeleteReply(
+            took=0.001, matches=len(found), successful=len(found), objects=objects
+        )
 
     def Search(self, request: Any, context: Any) -> Any:
         """Find objects."""

@@ -30,6 +30,7 @@ from weavloader.store.embedded.schema import (
     create_vector_index,
     fetch,
     indexed_vectors,
+    transaction,
     vector_dimension,
 )
 from weavloader.store.ranking import fold
@@ -50,6 +51,8 @@ _INDEX_WORDS = f"""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _ABANDONED_SECONDS = 3600.0
+_MOVED_PER_STEP = 100
+_PAGES_PER_STEP = 1000  # 4 MB
 
 
 def write_rows(connection: apsw.Connection, item: ImageObject) -> None:
@@ -70,6 +73,88 @@ def write_rows(connection: apsw.Connection, item: ImageObject) -> None:
     searched = {name: vector for name, vector in item.vectors.items() if vector.ndim == 1}
     for name in indexed_vectors(connection) | searched.keys():
         _index_vector(connection, number, name, searched.get(name))
+    if item.image:
+        connection.execute("DELETE FROM leftover_files WHERE uuid = ?", (item.id,))
+    else:
+        connection.execute("INSERT OR IGNORE INTO leftover_files VALUES (?)", (item.id,))
+
+
+def delete_rows(connection: apsw.Connection, ids: Sequence[str]) -> int:
+    """Delete all rows of objects; call it inside a transaction.
+
+    Their pictures are left over: see :func:`remove_leftovers`.
+
+    Returns:
+        How many there were.
+    """
+    query = "DELETE FROM images WHERE uuid IN (SELECT value FROM json_each(?)) RETURNING number"
+    numbers = fetch(connection, query, (json.dumps(ids),))
+    tables = {"vectors": "number", "words": "rowid"}
+    tables |= {f"nearest_{name}": "rowid" for name in indexed_vectors(connection)}
+    for table, key in tables.items():
+        connection.executemany(f"DELETE FROM {table} WHERE {key} = ?", numbers)  # noqa: S608
+    _leave_files(connection, ids)
+    return len(numbers)
+
+
+def drop_images(connection: apsw.Connection, ids: Sequence[str]) -> None:
+    """Let objects have no pictures, which are left over; call it inside a transaction."""
+    query = "UPDATE images SET has_image = 0 WHERE uuid IN (SELECT value FROM json_each(?))"
+    connection.execute(query, (json.dumps(ids),))
+    _leave_files(connection, ids)
+
+
+def remove_leftovers(connection: apsw.Connection, files: ImageFiles, limit: int) -> None:
+    """Remove files that objects left, those of a killed process too.
+
+    Call it inside a transaction that writes: no other process can write one of them again
+    meanwhile.
+    """
+    query = "SELECT uuid FROM leftover_files LIMIT ?"
+    for (uuid,) in fetch(connection, query, (limit,)):
+        files.remove(uuid)
+        connection.execute("DELETE FROM leftover_files WHERE uuid = ?", (uuid,))
+
+
+def _leave_files(connection: apsw.Connection, ids: Sequence[str]) -> None:
+    statement = "INSERT OR IGNORE INTO leftover_files SELECT value FROM json_each(?)"
+    connection.execute(statement, (json.dumps(ids),))
+
+
+def reclaim(connection: apsw.Connection) -> bool:
+    """Move the vectors of a sparse chunk of an index, or else give some pages back to the disk.
+
+    vec0 deletes a chunk once it is empty, and writes new vectors to the newest alone. Call it
+    outside a transaction.
+
+    Returns:
+        Whether there is more.
+    """
+    with transaction(connection, "IMMEDIATE"):
+        for name in indexed_vectors(connection):
+            if _empty_sparse_chunk(connection, name):
+                return True
+    if not fetch(connection, "PRAGMA auto_vacuum")[0][0]:
+        return False
+    fetch(connection, f"PRAGMA incremental_vacuum({_PAGES_PER_STEP})")
+    return bool(fetch(connection, "PRAGMA freelist_count")[0][0])
+
+
+def _empty_sparse_chunk(connection: apsw.Connection, name: str) -> bool:
+    """Move some vectors out of a chunk that is not the newest, and at most half full."""
+    query = f"SELECT validity, rowids FROM nearest_{name}_chunks ORDER BY chunk_id"  # noqa: S608
+    chunks = fetch(connection, query)
+    for validity, rowids in chunks[:-1]:
+        is_used = np.unpackbits(np.frombuffer(validity, np.uint8), bitorder="little") > 0
+        if 2 * int(is_used.sum()) > len(is_used):
+            continue
+        for number in np.frombuffer(rowids, "<i8")[is_used][:_MOVED_PER_STEP].tolist():
+            query = "SELECT data FROM vectors WHERE number = ? AND name = ?"
+            ((data,),) = fetch(connection, query, (number, name))
+            connection.execute(f"DELETE FROM nearest_{name} WHERE rowid = ?", (number,))  # noqa: S608
+            _put_vector(connection, number, name, data)
+        return True
+    return False
 
 
 def read_vectors(connection: apsw.Connection, number: int) -> dict[str, Vector]:
@@ -219,6 +304,13 @@ class ImageFiles:
     def read(self, object_id: str) -> bytes:
         """The image of an object."""
         return self._path(object_id).read_bytes()
+
+    def size(self, object_id: str) -> int:
+        """Size of the image of an object in bytes; 0 if there is none."""
+        try:
+            return self._path(object_id).stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def remove(self, object_id: str) -> None:
         """Delete the image of an object, if there is one."""

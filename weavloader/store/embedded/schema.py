@@ -28,7 +28,7 @@ from weavloader.store.base import (
     SchemaReport,
 )
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 _PAGES_BEFORE_CHECKPOINT = 1000  # 4 MB, SQLite's default
 _PAGES_BEFORE_WAITING = 16_000  # 64 MB: from here on a checkpoint waits for readers
 _CHECKPOINT_WAIT_MS = 500
@@ -60,6 +60,11 @@ DROP INDEX images_by_node;
 CREATE INDEX images_by_time ON images (captured_at, vsn, {_COUNTED});
 CREATE INDEX images_by_node ON images (vsn, captured_at, {_COUNTED});
 """
+_REMOVALS = """
+-- objects without a picture whose file is still to be removed
+CREATE TABLE leftover_files (uuid TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE INDEX images_with_picture ON images (captured_at, number) WHERE has_image;
+"""
 _SCHEMA = f"""
 CREATE TABLE images (
     number INTEGER PRIMARY KEY,
@@ -86,6 +91,7 @@ CREATE TABLE vector_indexes (name TEXT PRIMARY KEY, dimension INTEGER NOT NULL);
 {_WORDS}
 {_PROVENANCE}
 {_COUNTS_INDEXES}
+{_REMOVALS}
 """
 # Unlike Weaviate, version 1 folded ö to o, and it did not record which properties are empty.
 _FROM_VERSION_1 = f"""
@@ -97,10 +103,11 @@ SELECT number, {", ".join(f"json_extract(text, '$.{name}')" for name in KEYWORD_
 FROM images;
 """  # noqa: S608 - made of constants
 # What takes a database from each version to the next.
-_STEPS = {0: _SCHEMA, 1: _FROM_VERSION_1, 2: _PROVENANCE, 3: _COUNTS_INDEXES}
+_STEPS = {0: _SCHEMA, 1: _FROM_VERSION_1, 2: _PROVENANCE, 3: _COUNTS_INDEXES, 4: _REMOVALS}
 # Temporary: the number of objects that contain each word, by property.
 _COUNTS = "CREATE VIRTUAL TABLE temp.word_counts USING fts5vocab(main, words, col)"
 
+_SHRINKABLE = "PRAGMA auto_vacuum = INCREMENTAL"
 UPGRADE = "upgrade Weavloader"
 
 # Everything about the machine is transient: a lock, a full disk, a volume that is not mounted.
@@ -148,6 +155,8 @@ def open_database(path: Path, busy_seconds: float) -> apsw.Connection:
     try:
         connection.set_busy_timeout(busy_ms)
         _load_vectors(connection)
+        if path.stat().st_size == 0:  # later it is without effect, and waits for writers
+            connection.execute(_SHRINKABLE)
         connection.execute("PRAGMA journal_mode = WAL")
         # A task is acknowledged once its object is stored, so the object must survive a power cut.
         connection.execute("PRAGMA synchronous = FULL")
@@ -160,6 +169,13 @@ def open_database(path: Path, busy_seconds: float) -> apsw.Connection:
         connection.close()
         raise
     return connection
+
+
+def make_shrinkable(connection: apsw.Connection) -> None:
+    """Let the file of a database give space back, where an earlier version made it."""
+    if not fetch(connection, "PRAGMA auto_vacuum")[0][0]:
+        connection.execute(_SHRINKABLE)
+        connection.execute("VACUUM")
 
 
 @contextmanager
@@ -260,21 +276,26 @@ def _limit_wal(busy_ms: int, connection: apsw.Connection, name: str, pages: int)
     A passive checkpoint never waits, so it can never restart the log while there is always a
     reader. New readers do not delay a waiting checkpoint.
     """
-    if pages < _PAGES_BEFORE_CHECKPOINT:
-        return apsw.SQLITE_OK
-    waiting = pages >= _PAGES_BEFORE_WAITING
-    mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if waiting else apsw.SQLITE_CHECKPOINT_PASSIVE
+    if pages >= _PAGES_BEFORE_CHECKPOINT:
+        waiting = pages >= _PAGES_BEFORE_WAITING
+        mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if waiting else apsw.SQLITE_CHECKPOINT_PASSIVE
+        checkpoint(connection, mode, busy_ms, name)
+    return apsw.SQLITE_OK
+
+
+def checkpoint(connection: apsw.Connection, mode: int, busy_ms: int, name: str = "main") -> None:
+    """Write the log to the file, unless readers or writers are in the way for long.
+
+    Args:
+        busy_ms: The connection's timeout, which is set again.
+    """
     connection.set_busy_timeout(_CHECKPOINT_WAIT_MS)
     try:
         connection.wal_checkpoint(name, mode)
     except apsw.BusyError:
-        logger.debug(
-            "checkpoint blocked by a reader or writer: the log of the store has %d pages",
-            pages,
-        )
+        logger.debug("checkpoint blocked by a reader or writer")
     finally:
         connection.set_busy_timeout(busy_ms)
-    return apsw.SQLITE_OK
 
 
 def report(path: Path) -> SchemaReport:

@@ -27,14 +27,12 @@ from weavloader.store.base import (
     Filters,
     SearchQuery,
     SearchResult,
-    Tally,
     Vector,
-    by_frequency,
-    by_node,
 )
 from weavloader.store.embedded.objects import from_microseconds, location, to_microseconds
 from weavloader.store.embedded.schema import fetch, vector_dimension
 from weavloader.store.ranking import Fused, autocut, best_first, candidates, fold, fuse, tokenize
+from weavloader.store.tally import Tally, by_frequency, by_node
 
 Value = str | int | float
 Occurrences = Sequence[tuple[int, int, int]]
@@ -48,6 +46,7 @@ _NEAR = f"""
     ))) <= ?
 """
 _ANY = "true"
+_FIRST = (-(1 << 62), 0)
 _HOUR = 3_600_000_000  # microseconds
 K1, B = 1.2, 0.75
 _MIN_RESCORED = 400
@@ -87,6 +86,28 @@ def newest(
     """  # noqa: S608 - values are bound
     numbers = [row[0] for row in fetch(connection, statement, (*values, limit, offset))]
     return list(_rows(connection, numbers).values())
+
+
+def held_rows(
+    connection: apsw.Connection,
+    filters: Filters,
+    with_image: bool,
+    after: tuple[int, int] | None,
+    limit: int,
+) -> list[tuple[int, int, str, str, bool]]:
+    """Images by time of capture, oldest first: that in microseconds, number, id, text as JSON, and
+    whether there is a picture.
+
+    Args:
+        after: Start after this time and number.
+    """
+    where, values = _where(filters)
+    statement = f"""
+        SELECT captured_at, number, uuid, text, has_image FROM images
+        WHERE {where} {"AND has_image" if with_image else ""} AND (captured_at, number) > (?, ?)
+        ORDER BY captured_at, number LIMIT ?
+    """  # noqa: S608 - values are bound
+    return fetch(connection, statement, (*values, *(after or _FIRST), limit))
 
 
 def tally(connection: apsw.Connection, filters: Filters) -> Tally:

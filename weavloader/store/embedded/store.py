@@ -14,38 +14,47 @@ from pathlib import Path
 from threading import RLock
 
 import apsw
+from more_itertools import chunked
 
 from weavloader import provenance
 from weavloader.errors import ConfigError, PermanentError, Reason
 from weavloader.images.job import image_id
 from weavloader.store.base import (
+    FILTER_PROPERTIES,
     Filters,
+    Held,
     ImageObject,
     MigrationReport,
     SchemaReport,
     SearchQuery,
     SearchResult,
-    Tally,
     VectorCounts,
 )
 from weavloader.store.embedded.objects import (
     ImageFiles,
+    delete_rows,
+    drop_images,
     drop_vector,
     from_microseconds,
     location,
     read_vectors,
+    reclaim,
+    remove_leftovers,
     unindexed,
     write_rows,
 )
 from weavloader.store.embedded.schema import (
+    checkpoint,
     fetch,
     holds_other,
+    make_shrinkable,
     open_database,
     report,
     store_errors,
     transaction,
 )
-from weavloader.store.embedded.search import hybrid, newest, tally
+from weavloader.store.embedded.search import held_rows, hybrid, newest, tally
+from weavloader.store.tally import Tally
 from weavloader.store.validation import (
     VECTOR_RANKS,
     VectorRanks,
@@ -57,6 +66,7 @@ from weavloader.store.validation import (
 )
 
 _IDS_PER_PAGE = 1000
+_IDS_PER_DELETION = 100  # other writers wait for some tens of milliseconds
 
 
 class EmbeddedStore:
@@ -99,7 +109,13 @@ class EmbeddedStore:
     def migrate_objects(
         self, progress: Callable[[int, MigrationReport], None] = lambda read, report: None
     ) -> MigrationReport:
-        """See :meth:`Store.migrate_objects`; no object of this store lacks anything."""
+        """See :meth:`Store.migrate_objects`; no object of this store lacks anything.
+
+        Lets a database of an earlier version shrink when objects are deleted, by writing it anew
+        once, for which the disk needs its size again.
+        """
+        with self._using() as connection:
+            make_shrinkable(connection)
         return MigrationReport()
 
     def schema(self) -> SchemaReport:
@@ -142,20 +158,26 @@ class EmbeddedStore:
                 # Inside the transaction, so that of two writers the last to commit wins both
                 # the row and the image.
                 self._images.commit(staged)
-            for name in latest.keys() - images.keys():
-                self._images.remove(name)
+                remove_leftovers(connection, self._images, len(latest))
 
     def get(self, object_id: str) -> ImageObject | None:
         """See :meth:`Store.get`."""
         return self._get(object_id, with_image=True)
 
     def _get(self, object_id: str, with_image: bool) -> ImageObject | None:
+        try:
+            return self._read(object_id, with_image)
+        except FileNotFoundError:  # its picture was dropped between row and file
+            with self._using():
+                return self._read(object_id, with_image)
+
+    def _read(self, object_id: str, with_image: bool) -> ImageObject | None:
         query = """
             SELECT number, text, captured_at, latitude, longitude, has_image, provenance
             FROM images WHERE uuid = ?
         """
-        with self._using() as connection:
-            with transaction(connection, "DEFERRED"):
+        with self._lock:
+            with self._using() as connection, transaction(connection, "DEFERRED"):
                 rows = fetch(connection, query, (object_id,))
                 vectors = read_vectors(connection, rows[0][0]) if rows else {}
             if not rows:
@@ -205,6 +227,59 @@ class EmbeddedStore:
         with self._using() as connection, transaction(connection, "DEFERRED"):
             return tally(connection, filters)
 
+    def held(self, filters: Filters, *, with_image: bool = False) -> Iterator[list[Held]]:
+        """See :meth:`Store.held`."""
+        check_filters(filters)
+        after = None
+        while True:
+            with self._using() as connection, transaction(connection, "DEFERRED"):
+                rows = held_rows(connection, filters, with_image, after, _IDS_PER_PAGE)
+                if not rows:
+                    return
+                batch = [self._held(*row) for row in rows]
+            after = rows[-1][:2]
+            yield batch
+
+    def _held(self, captured_at: int, _: int, object_id: str, text: str, has_image: bool) -> Held:
+        properties = json.loads(text)
+        names = {name: properties[name] for name in FILTER_PROPERTIES}
+        size = self._images.size(object_id) if has_image else 0
+        return Held(object_id, properties["link"], from_microseconds(captured_at), names, size)
+
+    def delete(self, ids: Iterable[str]) -> int:
+        """See :meth:`Store.delete`."""
+        deleted = 0
+        for some in chunked(ids, _IDS_PER_DELETION):
+            with self._writing() as connection:
+                deleted += delete_rows(connection, some)
+            self._remove_leftovers()
+        return deleted
+
+    def drop_images(self, ids: Iterable[str]) -> None:
+        """See :meth:`Store.drop_images`."""
+        for some in chunked(ids, _IDS_PER_DELETION):
+            with self._writing() as connection:
+                drop_images(connection, some)
+            self._remove_leftovers()
+
+    def _remove_leftovers(self) -> None:
+        """In a transaction of its own: a row must not come back without its file."""
+        with self._writing() as connection:
+            remove_leftovers(connection, self._images, 2 * _IDS_PER_DELETION)
+
+    def reclaim(self) -> bool:
+        """See :meth:`Store.reclaim`.
+
+        A database that an earlier version made keeps its size, and uses what is free in it: see
+        :meth:`migrate_objects`.
+        """
+        with self._using() as connection:
+            is_more = reclaim(connection)
+            if not is_more:  # the files themselves are shortened by this alone
+                busy_ms = int(self._timeout * 1000)
+                checkpoint(connection, apsw.SQLITE_CHECKPOINT_TRUNCATE, busy_ms)
+        return is_more
+
     def count(self) -> int:
         """See :meth:`Store.count`."""
         with self._using() as connection:
@@ -231,6 +306,11 @@ class EmbeddedStore:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+
+    @contextmanager
+    def _writing(self) -> Iterator[apsw.Connection]:
+        with self._using() as connection, transaction(connection, "IMMEDIATE"):
+            yield connection
 
     @contextmanager
     def _using(self) -> Iterator[apsw.Connection]:

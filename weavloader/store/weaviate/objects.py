@@ -58,6 +58,7 @@ def to_weaviate(item: ImageObject) -> DataObject[Any, Any]:
         **item.text,
         "captured_at": item.captured_at,
         **provenance_properties(item.provenance, item.vectors),
+        "image_bytes": len(item.image),
     }
     if item.image:
         properties["image"] = base64.b64encode(item.image).decode()

@@ -55,6 +55,8 @@ PROPERTIES = {
     "provenance": DataType.TEXT,
     "caption_model": DataType.TEXT,
     "vector_models": DataType.TEXT_ARRAY,
+    # No filter can see whether an object has an image. Unknown before this version.
+    "image_bytes": DataType.INT,
 }
 _NAMES = {"caption_model", "vector_models"}
 _WORD_TOKENIZED = {*KEYWORD_PROPERTIES, *FILTER_PROPERTIES}

@@ -25,9 +25,9 @@ from weavloader.store.base import (
     ScorePart,
     SearchQuery,
     SearchResult,
-    Tally,
 )
 from weavloader.store.ranking import autocut, passes, tokenize
+from weavloader.store.tally import Tally
 from weavloader.store.validation import MAX_RESULTS
 from weavloader.store.weaviate.client import (
     Collection,
@@ -84,7 +84,7 @@ def newest(
     def fetch(limit: int) -> list[SearchResult]:
         answer = collection.query.fetch_objects(
             limit=limit,
-            filters=_filters(collection, filters),
+            filters=to_filter(collection, filters),
             sort=Sort.by_property("captured_at", ascending=oldest_first),
         )
         return [to_result(str(hit.uuid), 0.0, hit.properties) for hit in answer.objects]
@@ -105,7 +105,7 @@ def tally(collection: Collection, filters: Filters) -> Tally:
 
 def _all_matches(collection: Collection, filters: Filters) -> Iterator[SearchResult]:
     """What may match, with the properties that are filtered by and counted alone."""
-    asked = _filters(collection, filters)
+    asked = to_filter(collection, filters)
     if asked is not None:
         answer = collection.query.fetch_objects(
             filters=asked, limit=MAX_MATCHES, return_properties=_COUNTED
@@ -153,7 +153,7 @@ def _query(collection: Collection, query: SearchQuery, limit: int) -> list[Searc
         query_properties=list(query.properties),
         fusion_type=_FUSIONS[query.fusion],
         limit=limit,
-        filters=_filters(collection, query.filters),
+        filters=to_filter(collection, query.filters),
         rerank=Rerank(prop="caption", query=query.text) if query.rerank else None,
         return_metadata=MetadataQuery(score=True, explain_score=query.explain),
     )
@@ -169,7 +169,8 @@ def _result(hit: Any, query: SearchQuery) -> SearchResult:
     return replace(result, rerank_score=hit.metadata.rerank_score if query.rerank else None)
 
 
-def _filters(collection: Collection, filters: Filters) -> FilterReturn | None:
+def to_filter(collection: Collection, filters: Filters) -> FilterReturn | None:
+    """The server's filter, which may match more than these filters; ``None`` for any object."""
     parts: list[FilterReturn] = [
         Filter.by_property(name).equal(value)
         for name, value in filters.text().items()

@@ -14,14 +14,15 @@ from weavloader.errors import PermanentError, Reason
 from weavloader.settings import Settings
 from weavloader.store.base import (
     Filters,
+    Held,
     ImageObject,
     MigrationReport,
     SchemaReport,
     SearchQuery,
     SearchResult,
-    Tally,
     VectorCounts,
 )
+from weavloader.store.tally import Tally
 from weavloader.store.validation import (
     VECTOR_RANKS,
     VectorRanks,
@@ -31,6 +32,7 @@ from weavloader.store.validation import (
     check_query,
     is_id,
 )
+from weavloader.store.weaviate import removal
 from weavloader.store.weaviate.client import Collection, WeaviateClient, connect, store_errors
 from weavloader.store.weaviate.objects import (
     LINKS_PER_REQUEST,
@@ -158,6 +160,26 @@ class WeaviateStore:
         check_filters(filters)
         with self._using() as collection:
             return tally(collection, filters)
+
+    def held(self, filters: Filters, *, with_image: bool = False) -> Iterator[list[Held]]:
+        """See :meth:`Store.held`; objects without ``captured_at`` are not found."""
+        check_filters(filters)
+        with self._using() as collection:
+            yield from removal.held(collection, filters, with_image)
+
+    def delete(self, ids: Iterable[str]) -> int:
+        """See :meth:`Store.delete`; the server frees memory and disk later."""
+        with self._using() as collection:
+            return removal.delete(collection, ids)
+
+    def drop_images(self, ids: Iterable[str]) -> None:
+        """See :meth:`Store.drop_images`."""
+        with self._using() as collection:
+            removal.drop_images(collection, ids)
+
+    def reclaim(self) -> bool:
+        """See :meth:`Store.reclaim`; the server does so by itself."""
+        return False
 
     def count(self) -> int:
         """See :meth:`Store.count`."""
