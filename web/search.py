@@ -22,7 +22,7 @@ from web.facets import facets, histogram
 from web.handler import AppContext, PageHandler, is_same_origin
 from web.query import ARGUMENTS, PageQuery, as_given, parse_query, parse_strictly
 from web.results import SearchPageResult
-from web.view_models import Card
+from web.view_models import Card, notebook_call
 
 MAX_UPLOADS = 4  # pictures that are sent or decoded at a time
 MAX_FORM_BYTES = 64 * 1024  # of what is sent beside a picture
@@ -61,6 +61,7 @@ class ResultsPage(PageHandler):
             is_by_picture=bool(heading),
             origin=self.origin,
             json_address="" if heading else query.program_address("/api/search"),
+            notebook_call=notebook_call(query, self.origin),
             today=utc_now().date(),
             following=_following(query, found),
             advice=_advice(query, found) if not found.results else [],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from weavloader.store.base import Explanation, ImageObject, SearchResult
 from weavloader.times import readable, rfc3339
 from web.captions import Caption
 from web.map import local_time
-from web.query import PageQuery
+from web.query import PAGE_SIZE, PageQuery
 
 AROUND = timedelta(minutes=30)
 _FACTS = {
@@ -251,3 +252,24 @@ def _score_parts(explanation: Explanation | None) -> str:
         return ""
     parts = {"text": explanation.keyword, "visual": explanation.vector}
     return " + ".join(f"{part.contribution:.2f} {name}" for name, part in parts.items() if part)
+
+
+def notebook_call(query: PageQuery, url: str) -> str:
+    """The same search in Python, by ``weavloader.notebook``, for all its results.
+
+    Args:
+        url: Where the pages are.
+    """
+    given: dict[str, object] = {
+        "like": query.like,
+        "unlike": query.unlike,
+        **dict(replace(query, like=(), unlike=(), page=1, limit=PAGE_SIZE, fold="").arguments()),
+        "url": url,
+    }
+    text = given.pop("q", None)
+    # JSON and Python write texts, and lists of them, the same way.
+    written = {
+        name: json.dumps(value, ensure_ascii=False) for name, value in given.items() if value
+    }
+    words = [] if text is None else [json.dumps(text, ensure_ascii=False)]
+    return f"search({', '.join([*words, *(f'{name}={text}' for name, text in written.items())])})"

@@ -18,12 +18,13 @@ import pytest
 from pyarrow import parquet
 
 from tests.support.pages import NOW, SNOW, STREET, an_image, keep, png, served
-from weavloader.errors import PermanentError, Reason, TransientError
+from weavloader.errors import ConfigError, PermanentError, Reason, TransientError
 from weavloader.geo import Location
 from weavloader.settings import Settings, load_settings
 from weavloader.store import connect_store
 from weavloader.store.base import Filters, SearchResult
 from weavloader.tables import COLUMNS, all_by_time
+from weavloader.tables import parquet as parquet_file
 from web import tables
 from web.search_service import SearchService
 
@@ -93,6 +94,12 @@ def test_no_match_is_an_empty_table(site: httpx.Client) -> None:
     assert site.get("/api/search.jsonl?vsn=W999").content == b""
     table = parquet.read_table(io.BytesIO(site.get("/api/search.parquet?vsn=W999").content))
     assert (table.num_rows, tuple(table.column_names)) == (0, COLUMNS)
+
+
+def test_parquet_refuses_a_value_of_another_kind() -> None:
+    assert b"".join(parquet_file([[{"a": None}], [{"a": 1}]], ["a"], {"a": "number"}))
+    with pytest.raises(ConfigError, match="csv or jsonl"):
+        list(parquet_file([[{"a": "12 days"}]], ["a"], {"a": "number"}))
 
 
 def test_parquet_is_the_same_table_with_types(site: httpx.Client) -> None:
@@ -195,6 +202,20 @@ def test_the_page_leads_to_the_files_of_its_search(site: httpx.Client) -> None:
     for address in addresses:
         assert site.get(unescape(address)).status_code == 200
     assert len(rows(site.get(unescape(addresses[0])).text)) == 6
+
+
+def test_the_page_shows_the_search_for_a_notebook(site: httpx.Client) -> None:
+    asked = '/?q=snow+on+a+"ridge&vsn=W001&alpha=0&sort=newest&page=2&limit=1'
+    shown = unescape(site.get(asked).text)
+    line = re.search(r"images = (search\(.*\))", shown)
+    assert line and eval(line[1], {"search": lambda *words, **named: (words, named)}) == (
+        ('snow on a "ridge',),
+        {"vsn": "W001", "alpha": "0", "sort": "newest", "url": str(site.base_url)},
+    )
+    chosen = f"/?like={STORED[0].id}&like={STORED[1].id}"
+    assert f'search(like=["{STORED[0].id}", "{STORED[1].id}"], url=' in unescape(
+        site.get(chosen).text
+    )
 
 
 @pytest.mark.parametrize("at_once", [2, 3, 5, 12, 50])
