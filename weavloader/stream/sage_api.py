@@ -2,7 +2,8 @@
 
 Written on httpx rather than ``sage-data-client``: that one opens the URL without a timeout,
 fails a whole answer for one bad line, and holds every record in a pandas table (136 MB to
-import), where a tick has to stay alive, lose nothing and keep its memory flat.
+import), where a tick has to stay alive, lose nothing and keep its memory flat. For a notebook
+its table is the right form: ``weavloader/notebook.py`` hands its parser the lines read here.
 
 The API ends an answer after an error as if it were whole: it looks the same as a shorter one. Polls
 read the same range again and again; a reader that does not come back asks twice.
@@ -93,6 +94,25 @@ class DataApi:
                 the middle of a line; what was yielded until then is good. An answer that ends
                 early at the end of a line looks whole: the API sends nothing at its end.
         """
+        yield from _parsed(self.lines(query_filter, start, end, tail, max_bytes=MAX_ANSWER_BYTES))
+
+    def lines(
+        self,
+        query_filter: Mapping[str, str],
+        start: datetime | str,
+        end: datetime | None = None,
+        tail: int | None = None,
+        *,
+        max_bytes: int,
+    ) -> Iterator[tuple[bytes, bool]]:
+        """Yield each line of the answer to the same query, and whether a newline ended it.
+
+        Args:
+            max_bytes: Size of the largest answer that is read.
+
+        Raises:
+            TransientError: The API is out of reach, too slow or refused, or its answer is larger.
+        """
         body: dict[str, object] = {"start": _range_end(start), "filter": dict(query_filter)}
         if end is not None:
             body["end"] = _range_end(end)
@@ -103,7 +123,7 @@ class DataApi:
                 self._http, "POST", self._url, json=body, seconds=self._seconds
             ) as answer:
                 _check_status(answer)
-                yield from _parsed(_lines(parts_of(answer, MAX_ANSWER_BYTES)))
+                yield from split_lines(parts_of(answer, max_bytes))
         except (TooLargeError, EncodedError) as error:
             raise TransientError(f"SAGE data API: {error}", reason=Reason.SAGE_GARBAGE) from error
         except httpx.HTTPError as error:
@@ -123,7 +143,7 @@ def _check_status(answer: httpx.Response) -> None:
         raise TransientError(message, reason=Reason.SAGE_REFUSED)
 
 
-def _lines(chunks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
+def split_lines(chunks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
     """Split at newlines; with each line, whether it was ended by one.
 
     Of a line that is too long only the beginning is kept.
