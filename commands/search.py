@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
 import click
@@ -44,7 +45,7 @@ from weavloader.store.base import (
     Vector,
 )
 from weavloader.store.validation import MAX_DISTANCE_KM, MAX_RESULTS
-from weavloader.tables import COLUMNS, all_by_time, parquet, row
+from weavloader.tables import COLUMNS, KINDS, all_by_time, parquet, row
 from weavloader.times import readable
 
 ONLY_WITH_TEXT = {
@@ -62,6 +63,7 @@ SHORT_ID = 8  # characters; --like takes it
 BRIEF = ("captured_at", "vsn", "camera", "caption", "link")
 
 _Column = Callable[[SearchResult], str]
+_Measured = tuple[SearchResult, dict[str, object]]
 
 
 @command("search")
@@ -126,6 +128,14 @@ _Column = Callable[[SearchResult], str]
 )
 @click.option("--rerank", is_flag=True, help="Order the results by the reranker of Weaviate.")
 @click.option("--explain", is_flag=True, help="Show the keyword and vector part of each score.")
+@click.option(
+    "--measure",
+    "measures",
+    metavar="NAME",
+    multiple=True,
+    help="Add what the node measured nearest in time, within 10 minutes, such as"
+    " env.temperature; may be repeated.",
+)
 @format_options("parquet")
 @click.option(
     "--output",
@@ -151,7 +161,7 @@ def search(text: str, given_format: Format | None, as_json: bool, **options: Any
         options["limit"] = options["limit"] or LIMIT
     find = _by_time if is_by_time else _like if options["like"] else _by_text
     with closing(open_store(settings)) as store, output_to(options["output"]):
-        print_results(find(store, text, options, chosen), form)
+        print_results(find(store, text, options, chosen), form, options["measures"])
 
 
 def _by_time(
@@ -254,41 +264,82 @@ def _check_reach(options: dict[str, Any]) -> None:
         raise ConfigError(message, reason=Reason.BAD_ARGUMENT)
 
 
-def print_results(batches: Iterable[Sequence[SearchResult]], form: Format) -> None:
-    """Write results to standard output, a batch at a time where the format allows."""
-    results = chain.from_iterable(batches)
+def print_results(
+    batches: Iterable[Sequence[SearchResult]], form: Format, measures: Sequence[str] = ()
+) -> None:
+    """Write results to standard output, a batch at a time where the format allows.
+
+    Args:
+        measures: Names of measurements of SAGE that stand beside each.
+
+    Raises:
+        TransientError: Measurements cannot be read.
+    """
+    if form == "ids":
+        return write_lines(result.id for result in chain.from_iterable(batches))
+    with_measured = peekable(_with_measured(batches, measures))
+    results = chain.from_iterable(with_measured)
     match form:
         case "table":
-            print_table(list(results))
-        case "ids":
-            write_lines(result.id for result in results)
+            known = list(results)
+            measured = {result.id: more for result, more in known}
+            print_table([result for result, _ in known], measures, measured)
         case "json":
-            write_json_array([searching.as_json(result) for result in results])
+            write_json_array([searching.as_json(result) | more for result, more in results])
         case "jsonl":
-            write_json_lines(searching.as_json(result) for result in results)
+            write_json_lines(searching.as_json(result) | more for result, more in results)
         case "tsv" | "csv" | "parquet":
-            _write_rows(peekable(batches), form)
+            _write_rows(with_measured, form, measures)
 
 
-def _write_rows(batches: peekable[Sequence[SearchResult]], form: Format) -> None:
+def _with_measured(
+    batches: Iterable[Sequence[SearchResult]], measures: Sequence[str]
+) -> Iterator[list[_Measured]]:
+    """Results with the columns of their measurements: value, time and sensor of each."""
+    for batch in batches:
+        if not measures:
+            yield [(result, {}) for result in batch]
+            continue
+        from weavloader.notebook import measured_beside
+
+        moments = [(result.captured_at, result.text["vsn"]) for result in batch]
+        yield [*zip(batch, measured_beside(moments, measures), strict=True)]
+
+
+def _write_rows(batches: peekable[list[_Measured]], form: Format, measures: Sequence[str]) -> None:
     names = BRIEF if form == "tsv" else COLUMNS[2:]
-    columns = _row_columns(batches.peek([]), names)
-    rows = ([row(result) for result in batch] for batch in batches)
+    columns = _row_columns([result for result, _ in batches.peek([])], names)
+    kinds = dict(KINDS)
+    for name in measures:
+        columns += [name, f"{name}.timestamp", f"{name}.sensor"]
+        kinds |= {name: "number", f"{name}.timestamp": "time"}
+    rows = ([row(result) | more for result, more in batch] for batch in batches)
     if form == "parquet":
-        for part in parquet(rows, columns):
+        for part in parquet(rows, columns, kinds):
             sys.stdout.buffer.write(part)
     else:
         write_separated(columns, chain.from_iterable(rows), tabs=form == "tsv")
 
 
-def print_table(results: Sequence[SearchResult]) -> None:
-    """Write results to standard output as a table for people."""
+def print_table(
+    results: Sequence[SearchResult],
+    measures: Sequence[str] = (),
+    measured: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
+) -> None:
+    """Write results to standard output as a table for people.
+
+    Args:
+        measures: Names of measurements that stand beside each.
+        measured: Their values by id of the image.
+    """
     from rich.table import Table
     from rich.text import Text
 
     from commands.console import Output
 
     columns = _columns(results)
+    for name in measures:
+        columns[name] = lambda result, name=name: _shown(measured[result.id][name])  # type: ignore[misc]
     table = Table(*columns, box=None, pad_edge=False)
     for result in results:
         table.add_row(*(Text(column(result)) for column in columns.values()))
@@ -329,6 +380,10 @@ def _digits(results: Sequence[SearchResult]) -> int:
 def _contribution(result: SearchResult, search: str, digits: int) -> str:
     part: ScorePart | None = getattr(result.explanation, search, None)
     return "" if part is None else f"{part.contribution:.{digits}f}"
+
+
+def _shown(value: object) -> str:
+    return "" if value is None else printable(str(value))
 
 
 def _captured(result: SearchResult) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ from pyarrow import parquet
 
 import client
 from commands.search import LIMIT
+from demo.sage_replay.catalogue import Catalogue, Entry, rfc3339
+from demo.sage_replay.server import Replay
 from tests.support.command_line import Run, run_command
 from tests.support.pages import SNOW, STREET, an_image, keep
 from weavloader.errors import Reason, TransientError
@@ -132,16 +134,51 @@ def test_a_file_has_the_format_of_its_suffix_and_is_whole_or_not_there(
     assert code == 2 and "ordinary file" in said
 
 
-def test_parquet_goes_to_a_pipe_and_not_to_a_terminal(many: list[str]) -> None:
-    line = [sys.executable, "main.py", "search", "--vsn", "W07A", "--format", "parquet"]
-    piped = subprocess.run(line, capture_output=True, check=True)
+def test_parquet_goes_to_a_pipe_and_not_to_a_terminal(
+    many: list[str], run_command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "search", "--vsn", "W07A", "--format", "parquet"
+    piped = subprocess.run([sys.executable, "main.py", *line], capture_output=True, check=True)
     assert parquet.read_table(io.BytesIO(piped.stdout))["id"].to_pylist() == many
-    terminal, ours = os.openpty()
-    done = subprocess.run(line, stdout=ours, stderr=subprocess.PIPE, text=True)
-    os.close(ours)
-    os.close(terminal)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "--output FILE" in done.stderr
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    code, written, said = run_command(*line)
+    assert (code, written, said.count("\n")) == (2, "", 1) and "--output FILE" in said
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What SAGE tells: a temperature of the node W021, 90 s after its images."""
+    at = int(RIDGE.captured_at.timestamp() * 1000 + 90_000) * 1_000_000
+    meta = {"vsn": "W021", "sensor": "bme680"}
+    record = {"timestamp": rfc3339(at), "name": "env.temperature", "value": 3.5, "meta": meta}
+    with Replay(Catalogue([Entry(record, at)])) as replay:
+        monkeypatch.setenv("SAGE_DATA_API", replay.environment()["SAGE_DATA_API"])
+        yield
+
+
+def test_measurements_stand_beside_images_in_every_format(
+    many: list[str], measured: None, run_command: Run, tmp_path: Path
+) -> None:
+    measure = "--measure", "env.temperature", "--measure", "env.humidity"
+    asked = "search", "--format", "csv", *measure
+    table = {row["id"]: row for row in csv.DictReader(io.StringIO(run_command(*asked)[1]))}
+    assert table[RIDGE.id]["env.temperature"] == "3.5"
+    assert table[RIDGE.id]["env.temperature.sensor"] == "bme680"
+    assert table[many[0]]["env.temperature"] == table[RIDGE.id]["env.humidity"] == ""
+    lines = run_command("search", "--vsn", "W021", "--format", "jsonl", *measure)[1].splitlines()
+    (told, other) = map(json.loads, lines)
+    assert told["env.temperature"] == other["env.temperature"] == 3.5
+    apart = datetime.fromisoformat(told["env.temperature.timestamp"]) - RIDGE.captured_at
+    assert round(apart.total_seconds()) == 90 and told["env.humidity"] is None
+    shown = run_command("search", "--vsn", "W021", "--format", "table", *measure)[1].splitlines()
+    assert shown[0].split()[-2:] == ["env.temperature", "env.humidity"] and "3.5" in shown[1]
+    run_command("search", "--vsn", "W021", *measure, "--output", str(tmp_path / "a.parquet"))
+    typed = parquet.read_table(tmp_path / "a.parquet")
+    assert typed["env.temperature"].to_pylist() == [3.5, 3.5]
+    assert str(typed.schema.field("env.humidity").type) == "double"
+    assert str(typed.schema.field("env.temperature.timestamp").type) == "timestamp[us, tz=UTC]"
+    code, _, said = run_command("search", "--vsn", "W021", "--measure", "env.*")
+    assert code == 2 and "'env.*'" in said
 
 
 def test_weaviate_finds_by_the_beginning_of_an_id_and_has_no_vector_of_a_kind(
