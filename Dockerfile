@@ -1,7 +1,7 @@
 # One image for every role. Without a command it is the whole system on one machine: supervisord
 # runs Redis and every role. Any role alone: docker run weavloader python main.py processor
 
-FROM python:3.11.15-slim-bookworm AS packages
+FROM python:3.11.16-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b AS packages
 RUN python -m venv /opt/venv
 COPY requirements.lock /requirements.lock
 RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes \
@@ -18,7 +18,7 @@ COPY inference/serve.sh /models/serve.sh
 USER 1000:1000
 CMD ["sh", "/models/serve.sh", "/models/preview_repository"]
 
-FROM python:3.11.15-slim-bookworm AS weavloader
+FROM python:3.11.16-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b AS weavloader
 # The distribution's current Redis: a pinned one would miss its security fixes.
 # hadolint ignore=DL3008
 RUN apt-get update \

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 from demo.dataset import EXCLUDED_NODE
 from demo.servers.waiting import wait_until
-from tests.containers.engine import Engine
+from tests.containers.engine import ROOT, Engine, without_digests
 
 IMAGES = 40
 PROJECT = "weavloader"
-FILES = ("docker-compose.yml", "tests/containers/compose.yml")
+STAND_INS = ROOT / "tests" / "containers" / "compose.yml"
 _PATIENCE = 300.0
 
 
@@ -44,7 +44,9 @@ class Compose:
         return self.engine.run(["sh", "-c", line.replace("docker-compose", docker)])
 
     def _docker(self) -> list[str]:
-        files = [word for file in FILES for word in ("-f", file)]
+        read = self.engine.folder / "docker-compose.yml"
+        read.write_text(without_digests((ROOT / "docker-compose.yml").read_text()))
+        files = ["--project-directory", str(ROOT), "-f", str(read), "-f", str(STAND_INS)]
         env_file = self.engine.folder / "compose.env"
         env_file.write_text("".join(f"{n}={value}\n" for n, value in self._variables().items()))
         docker = ["env", f"DOCKER_HOST={self.host}", "COMPOSE_HTTP_TIMEOUT=900", "docker-compose"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FOLDER = (ROOT / ".cache").resolve() / "containers"
-BASE = "docker.io/library/python:3.11.15-slim-bookworm"
+BASE = "docker.io/library/python:3.11.16-slim-bookworm"
 PACKAGES = {
     "buildah": "buildah",
     "podman": "podman",
@@ -52,6 +52,11 @@ init_path = "/usr/libexec/podman/catatonit"
 network_backend = "netavark"
 network_config_dir = "{folder}/networks"
 """
+
+
+def without_digests(text: str) -> str:
+    """A text that names images, without digests: no stand-in has that of what it stands for."""
+    return re.sub(r"@sha256:[0-9a-f]{64}", "", text)
 
 
 def missing() -> str:
@@ -114,6 +119,8 @@ class Engine:
         Args:
             arg: ``NAME=value`` of a build argument.
         """
+        read = self.folder / f"{dockerfile.name}.read"
+        read.write_text(without_digests(dockerfile.read_text()))
         self.run(
             [
                 "buildah",
@@ -127,7 +134,7 @@ class Engine:
                 *([f"--target={target}"] if target else []),
                 *([f"--build-arg={arg}"] if arg else []),
                 "--file",
-                str(dockerfile),
+                str(read),
                 str(context),
             ]
         )

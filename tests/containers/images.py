@@ -7,16 +7,23 @@ import tempfile
 from pathlib import Path
 
 from demo.servers import triton_install
-from tests.containers.engine import ROOT, Engine
+from tests.containers.engine import ROOT, Engine, without_digests
+from tests.support.deployment_files import compose
 
 OURS = "weavloader:0.1.0"
 PREVIEW = "weavloader-triton-preview:0.1.0"
-REDIS = "docker.io/library/redis:7.4.9-bookworm"
-PROMETHEUS = "docker.io/prom/prometheus:v2.55.1"
-WEAVIATE = "cr.weaviate.io/semitechnologies/weaviate:1.38.11"
 TRITON = "nvcr.io/nvidia/tritonserver:26.08-py3"
 STAND_INS = Path(__file__).parent / "stand_ins"
 DOCKERFILE = ROOT / "Dockerfile"
+
+
+def _of_compose(service: str) -> str:
+    return without_digests(compose()["services"][service]["image"])
+
+
+REDIS = f"docker.io/library/{_of_compose('redis')}"
+PROMETHEUS = f"docker.io/{_of_compose('prometheus')}"
+WEAVIATE = _of_compose("weaviate")
 
 
 def build_ours(engine: Engine) -> None:

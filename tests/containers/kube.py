@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from demo.servers.waiting import wait_until
-from tests.containers.engine import ROOT, Engine
+from tests.containers.engine import ROOT, Engine, without_digests
 from tests.containers.images import PREVIEW
 
 NETWORK = "kube"
@@ -132,7 +132,7 @@ def probes() -> list[Probe]:
 
 
 def _documents() -> Iterator[dict[str, Any]]:
-    return iter(yaml.safe_load_all(_MANIFEST.read_text()))
+    return iter(yaml.safe_load_all(without_digests(_MANIFEST.read_text())))
 
 
 def _workload(name: str) -> dict[str, Any]:

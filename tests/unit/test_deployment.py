@@ -141,15 +141,43 @@ def test_no_compiler_is_in_the_image() -> None:
     assert not re.search(r"build-essential|\bgcc\b|\bg\+\+|python3-dev", final)
 
 
-def test_every_image_is_pinned() -> None:
-    images = re.findall(r"image: (\S+)", (ROOT / "docker-compose.yml").read_text())
-    images += re.findall(r"image: (\S+)", (ROOT / "kubernetes-complete.yaml").read_text())
-    images += re.findall(r"^FROM (\S+)", DOCKERFILE, re.M)
-    assert len(images) > 10
-    for image in images:
-        tag = image.rpartition("/")[2].partition(":")[2]
-        assert re.search(r"\d", tag), image
-        assert tag != "latest"
+# What no two public repositories that name a digest agree on.
+BY_TAG_ALONE = {
+    "cr.weaviate.io/semitechnologies/weaviate",
+    "nvcr.io/nvidia/tritonserver",
+    "prom/alertmanager",
+}
+
+
+def images_of_others() -> dict[str, set[str]]:
+    """Tags and digests of images that are pulled, by the image's name."""
+    files = ("docker-compose.yml", "kubernetes-complete.yaml", "kubernetes-operators.yaml")
+    found = {i for name in files for i in re.findall(r"image: (\S+)", (ROOT / name).read_text())}
+    for file in (ROOT / "Dockerfile", ROOT / "inference/Dockerfile.triton"):
+        found |= set(re.findall(r"^FROM (\S+)", file.read_text(), re.M))
+    named: dict[str, set[str]] = {}
+    for image in found:
+        if not image.startswith("weavloader"):
+            name, _, version = image.partition(":")
+            named.setdefault(name, set()).add(version)
+    return named
+
+
+def test_every_image_is_pinned_and_everywhere_the_same() -> None:
+    images = images_of_others()
+    assert len(images) > 8
+    for name, versions in images.items():
+        (version,) = versions
+        tag, _, digest = version.partition("@sha256:")
+        assert re.search(r"\d", tag), name
+        assert (digest == "") is (name in BY_TAG_ALONE), name
+        assert re.fullmatch(r"(?:[0-9a-f]{64})?", digest), name
+
+
+def test_the_documentation_names_the_images_without_a_digest() -> None:
+    page = (ROOT / "docs/security.md").read_text().partition("## Images by digest")[2]
+    named = {name for name in images_of_others() if f"`{name}:" in page}
+    assert named == BY_TAG_ALONE
 
 
 def test_compose_publishes_the_ports_of_the_settings_on_loopback_only() -> None:

@@ -1,5 +1,5 @@
 # In place of prom/prometheus: Debian's Prometheus, begun as that image begins it.
-FROM python:3.11.15-slim-bookworm
+FROM python:3.11.16-slim-bookworm
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends prometheus wget \
     && rm -rf /var/lib/apt/lists/* \

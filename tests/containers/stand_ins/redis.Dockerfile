@@ -1,5 +1,5 @@
-# In place of redis:7.4.9-bookworm: Debian's Redis 7.0, with that image's user and folder.
-FROM python:3.11.15-slim-bookworm
+# In place of redis:7.4.11-bookworm: Debian's Redis 7.0, with that image's user and folder.
+FROM python:3.11.16-slim-bookworm
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends redis-server \
     && rm -rf /var/lib/apt/lists/* \

@@ -1,6 +1,6 @@
 # In place of nvcr.io/nvidia/tritonserver: the server of the wheel of nvidia-pytriton, where that
 # image has it. The project's own stage, with the preview models, is built on top.
-FROM python:3.11.15-slim-bookworm
+FROM python:3.11.16-slim-bookworm
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends curl libpython3.11 python3-pip \
     && rm -rf /var/lib/apt/lists/*

@@ -1,5 +1,5 @@
 # In place of Weaviate's image: the binary of this machine.
-FROM python:3.11.15-slim-bookworm
+FROM python:3.11.16-slim-bookworm
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends wget \
     && rm -rf /var/lib/apt/lists/*
