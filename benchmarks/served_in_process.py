@@ -528,8 +528,9 @@ def equality(device: str) -> Figures:
     model.decoder.start(slots, questions)
     active, answers = set(slots), {}
     while active:
-        for slot in model.decoder.step(sorted(active)):
-            answers[slot] = bytes(model.decoder.results([slot])[0]["answer"][0])
+        model.decoder.advance(sorted(active))
+        for slot in model.decoder.ended(sorted(active)):
+            answers[slot] = bytes(model.decoder.results([slot])[0]()["answer"][0])
             active.discard(slot)
     equal = sum(answers[n] == each for n, each in enumerate(expected))
     return {"equal": equal, "of": len(expected)}

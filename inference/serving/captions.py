@@ -6,8 +6,9 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -246,7 +247,7 @@ class AnswerSlots:
             question = self._owner.question(picture, "a " * words, limit=2)
             if self.fits(question):
                 self.start(slots, [question] * len(slots))
-                self.step(slots)
+                self.advance(slots)
                 for slot in slots:
                     self.stop(slot)
         logger.info("compiled pieces of the model in %.1f s", time.monotonic() - began)
@@ -276,14 +277,17 @@ class AnswerSlots:
         inputs = self._owner.inputs(items, padding_side="right", pad_to_multiple_of=_PADDED_TO)
         self._slots.start(slots, inputs, [item.limit for item in items])
 
-    def step(self, occupied: Sequence[int]) -> list[int]:
-        """Write on; returns the slots whose answers are complete."""
-        ended: list[int] = self._slots.step(occupied)
-        return ended
+    def advance(self, occupied: Sequence[int]) -> None:
+        """Begin to write on."""
+        self._slots.advance(occupied)
 
-    def results(self, slots: Sequence[int]) -> list[Tensors]:
+    def ended(self, occupied: Sequence[int]) -> list[int]:
+        """Those of ``occupied`` whose answers are complete."""
+        return self._slots.ended(occupied)
+
+    def results(self, slots: Sequence[int]) -> list[Callable[[], Tensors]]:
         """The answers in ``slots``."""
-        return [self._owner.answer(tokens) for tokens in self._slots.tokens(slots)]
+        return [partial(self._owner.answer, tokens) for tokens in self._slots.tokens(slots)]
 
     def stop(self, slot: int) -> None:
         """End the answer in ``slot``."""

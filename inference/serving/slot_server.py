@@ -38,11 +38,14 @@ class Decoder(Protocol[Read, Result]):
     def start(self, slots: Sequence[int], items: Sequence[Read]) -> None:
         """Read items into free slots."""
 
-    def step(self, occupied: Sequence[int]) -> list[int]:
-        """Go on with the answers; returns the slots of those that are complete."""
+    def advance(self, occupied: Sequence[int]) -> None:
+        """Begin to write on; what writes may go on with that after the return."""
 
-    def results(self, slots: Sequence[int]) -> list[Result]:
-        """The complete answers in ``slots``."""
+    def ended(self, occupied: Sequence[int]) -> list[int]:
+        """The slots whose answers are complete, when that is written."""
+
+    def results(self, slots: Sequence[int]) -> list[Callable[[], Result]]:
+        """The complete answers in ``slots``, read now and made when they are called."""
 
     def stop(self, slot: int) -> None:
         """End the answer in ``slot``: nobody waits for it."""
@@ -57,6 +60,7 @@ class Decoder(Protocol[Read, Result]):
 class SlotServer(Generic[Item, Result]):
     """A thread that keeps the slots of a decoder busy. Every submitted item gets a reply.
 
+    What a GPU does goes on meanwhile: replies are sent, and callers asked, during the next step.
     Reading a few prompts costs nearly as much as reading many, and the answers under way stand
     still meanwhile: so requests gather, as for a batch, before they are read together.
 
@@ -86,6 +90,7 @@ class SlotServer(Generic[Item, Result]):
         self._changed = threading.Condition()
         self._is_closed = False
         self._active: dict[int, Waiting[Item, Result]] = {}
+        self._written: list[tuple[Waiting[Item, Result], Callable[[], Result]]] = []
         self._looked = self._last_start = time.monotonic()
         self._thread = threading.Thread(target=self._serve, name="slots", daemon=True)
         self._thread.start()
@@ -118,6 +123,7 @@ class SlotServer(Generic[Item, Result]):
         while (group := self._next_group()) or self._active:
             try:
                 if group:
+                    self._reply()
                     self._start([each for each in group if not each.is_discarded()])
                 else:
                     self._step()
@@ -125,6 +131,8 @@ class SlotServer(Generic[Item, Result]):
                 # A fault of this code or of a caller's: a thread that ends answers nobody.
                 logger.exception("decoding failed")
                 self._fail([*self._active.values(), *group], error)
+            if not self._active:
+                self._reply()
 
     def _next_group(self) -> list[Waiting[Item, Result]]:
         """Who is read now: nobody while answers are under way and others may yet join.
@@ -201,18 +209,30 @@ class SlotServer(Generic[Item, Result]):
     def _step(self) -> None:
         error: Exception | None = None
         try:
-            ended = self._decoder.step(sorted(self._active))
+            self._decoder.advance(sorted(self._active))
+            self._reply()
+            self._stop_abandoned()
+            ended = self._decoder.ended(sorted(self._active))
             results = self._decoder.results(ended) if ended else []
         except Exception as caught:
             error = caught.with_traceback(None)
         if error is None:
             for slot, result in zip(ended, results, strict=True):
-                self._active.pop(slot).answer(result)
-            self._stop_abandoned()
+                self._written.append((self._active.pop(slot), result))
         elif self._decoder.is_out_of_memory(error):
             self._shrink([], error)
         else:
             self._fail(list(self._active.values()), error)
+
+    def _reply(self) -> None:
+        """Send the answers that are complete."""
+        written, self._written = self._written, []
+        for waiting, result in written:
+            try:
+                answer: Result | Exception = result()
+            except Exception as error:
+                answer = error
+            waiting.answer(answer)
 
     def _shrink(self, group: list[Waiting[Item, Result]], error: Exception) -> None:
         """Have fewer slots, and let everyone begin again: the same item has the same answer."""

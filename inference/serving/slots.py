@@ -127,6 +127,9 @@ class SlotDecoder:
         self, slots: Sequence[int], inputs: Mapping[str, torch.Tensor], limits: Sequence[int]
     ) -> None:
         lengths = inputs["attention_mask"].sum(1)
+        # Read before the rest, which the GPU then goes on with after the return.
+        for each, length in zip(slots, lengths.tolist(), strict=True):
+            self._reached[each] = length
         cache = DynamicCache()
         states = self._model.model(**inputs, cache=cache, use_cache=True).last_hidden_state
         row = torch.arange(len(slots), device=self._device)
@@ -143,12 +146,10 @@ class SlotDecoder:
         self._offset[slot] = self._offsets(len(slots))
         self._running[slot] = True
         self._write(self._model.lm_head(ends), slot)
-        for each, length in zip(slots, lengths.tolist(), strict=True):
-            self._reached[each] = length
 
     @torch.inference_mode()
-    def step(self, occupied: Sequence[int]) -> list[int]:
-        """Write the next tokens of every slot; returns those of ``occupied`` that have ended."""
+    def advance(self, occupied: Sequence[int]) -> None:
+        """Write the next tokens of every slot; a GPU goes on with that after the return."""
         steps = _GPU_STEPS if self._on_gpu else 1
         rows = max(occupied) + 1
         length = min(self.length, max(self._reached[slot] for slot in occupied) + steps)
@@ -162,9 +163,12 @@ class SlotDecoder:
                     self._graphs[rows, length].replay()
                 else:
                     self._step(rows, length)
-            running = self._running[:rows].tolist()
         for slot in occupied:
             self._reached[slot] += steps
+
+    def ended(self, occupied: Sequence[int]) -> list[int]:
+        """Those of ``occupied`` whose answers are complete; waits for the GPU."""
+        running = self._running.tolist()
         return [slot for slot in occupied if not running[slot]]
 
     def stop(self, slot: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pytest
@@ -72,7 +72,7 @@ class Writer:
         self.words.update(zip(slots, map(str, items), strict=True))
         self.written.update(dict.fromkeys(slots, ""))
 
-    def step(self, occupied: Sequence[int]) -> list[int]:
+    def advance(self, occupied: Sequence[int]) -> None:
         self.stepped.set()
         assert self.go.wait(PATIENCE)
         assert set(occupied) == set(self.words)
@@ -82,10 +82,17 @@ class Writer:
             self.written[slot] += word[len(self.written[slot])]
             if self.written[slot].endswith("?"):
                 raise RuntimeError("the model broke")
+
+    def ended(self, occupied: Sequence[int]) -> list[int]:
         return [slot for slot in occupied if self.written[slot] == self.words[slot]]
 
-    def results(self, slots: Sequence[int]) -> list[str]:
-        return [self._taken(slot) for slot in slots]
+    def results(self, slots: Sequence[int]) -> list[Callable[[], str]]:
+        return [partial(self._made, self._taken(slot)) for slot in slots]
+
+    def _made(self, word: str) -> str:
+        if "#" in word:
+            raise ValueError(word)
+        return word
 
     def stop(self, slot: int) -> None:
         self.stopped.append(slot)
@@ -191,6 +198,35 @@ def test_an_item_at_fault_fails_alone(bad: str) -> None:
     server.close()
     assert isinstance(writer.answers.pop(bad), ValueError)
     assert writer.answers == {"aaa": "aaa", "b": "b", "c": "c"}
+
+
+def test_an_answer_that_cannot_be_made_of_its_tokens_fails_alone() -> None:
+    writer = Writer()
+    server = held(writer, "aaa")
+    writer.ask(server, "b#", "cc")
+    writer.go.set()
+    server.close()
+    assert isinstance(writer.answers.pop("b#"), ValueError)
+    assert writer.answers == {"aaa": "aaa", "cc": "cc"}
+
+
+def test_replies_are_sent_while_the_next_step_is_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    writer, replied = Writer(), threading.Event()
+    ended = writer.ended
+
+    def wait_for_the_reply(occupied: Sequence[int]) -> list[int]:
+        assert len(writer.steps) == 1 or replied.wait(PATIENCE)
+        return ended(occupied)
+
+    monkeypatch.setattr(writer, "ended", wait_for_the_reply)
+    server = SlotServer(writer, group=2, delay=PATIENCE, patience=PATIENCE, capacity=64)
+    writer.ask(server, "bb")
+    server.submit("a", lambda _: replied.set())
+    server.close()
+    assert writer.answers == {"bb": "bb"}
+    assert len(writer.steps) == len("bb")
 
 
 def test_an_item_that_fits_into_no_slot_is_answered_whole() -> None:
