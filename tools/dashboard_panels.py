@@ -290,6 +290,29 @@ ROWS: Mapping[str, Sequence[Panel]] = {
             "Requests that wait in Triton at this moment, by model.",
             by("model", "sum", 'nv_inference_pending_request_count{job="triton"}'),
         ),
+        Panel(
+            "GPU: slots of the caption model",
+            "Answers that are written at once, of so many slots, and requests that wait for one. "
+            "Empty slots at all times: more callers fit on the GPU (docs/scaling.md).",
+            {
+                legend: f"sum by (model) (weavloader_served_{name}{{{_TRITON}}})"
+                for legend, name in (
+                    ("{{model}}: in use", "slots_in_use"),
+                    ("{{model}}: slots", "slots"),
+                    ("{{model}}: waiting", "requests_waiting"),
+                )
+            },
+        ),
+        Panel(
+            "GPU: answers trimmed or abandoned, per hour",
+            "Of the served models: trimmed by cause, abandoned because the caller waits no longer.",
+            {
+                "{{model}} {{cause}}": "sum by (model, cause) (increase("
+                f"weavloader_served_answers_trimmed_total{{{_TRITON}}}[1h]))",
+                "{{model}} abandoned": "sum by (model) (increase(weavloader_served_requests_total"
+                f'{{outcome="abandoned",{_TRITON}}}[1h]))',
+            },
+        ),
         share(
             "GPU busy",
             "Share of the time in which the GPU computed. No data where Triton has no GPU.",

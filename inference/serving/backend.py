@@ -16,6 +16,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from . import metrics
 from .batching import AbandonedError, Batcher, InputError, OutputError
 from .settings import Settings, read_settings
 from .slot_server import Decoder, SlotServer
@@ -61,6 +62,7 @@ class Backend(ABC):
         _log_to_triton()
         settings = read_settings(args["model_name"], self.defaults)
         self._model = self.load(settings)
+        metrics.publish(args["model_name"], pb_utils, has_slots=self._model.decoder is not None)
         self._queue = _queue(self._model, settings)
 
     def execute(self, requests: list[Any]) -> list[Any] | None:
@@ -171,6 +173,7 @@ def response(tensors: Tensors) -> Any:
             raise OutputError(f"{name}: the model returned a blank text")
         if tensor.dtype == np.float32 and not np.isfinite(tensor).all():
             raise OutputError(f"{name}: not finite")
+    metrics.count(metrics.REQUESTS, metrics.ANSWERED)
     return pb_utils.InferenceResponse(
         output_tensors=[pb_utils.Tensor(name, tensor) for name, tensor in tensors.items()]
     )
@@ -179,10 +182,13 @@ def response(tensors: Tensors) -> Any:
 def failure(error: Exception) -> Any:
     """The error response for ``error``; its status tells it from an answer."""
     if isinstance(error, InputError):
+        metrics.count(metrics.REQUESTS, metrics.REFUSED)
         return _failure(str(error), pb_utils.TritonError.INVALID_ARG)
     if isinstance(error, AbandonedError):
+        metrics.count(metrics.REQUESTS, metrics.ABANDONED)
         pb_utils.Logger.log_info(str(error))
         return _failure(str(error), pb_utils.TritonError.CANCELLED)
+    metrics.count(metrics.REQUESTS, metrics.FAILED)
     message = f"{type(error).__name__}: {error}"
     # In Triton's log too, for whoever operates it.
     pb_utils.Logger.log_error(message)

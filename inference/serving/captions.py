@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from transformers import (
 )
 from trimming import whole_sentences, without_repetitions
 
+from . import metrics
 from .backend import (
     Picture,
     Tensors,
@@ -95,7 +95,6 @@ class VisionLanguageModel:
         self._processor = processor
         self._settings = settings
         self._max_aspect = max_aspect
-        self._answers, self._trimmed = 0, Counter[str]()
         self._strip = stripper(special_tokens(processor.tokenizer))
         self.decoder = self._decoder() if settings.slots > 1 else None
 
@@ -153,26 +152,14 @@ class VisionLanguageModel:
     def answer(self, tokens: Sequence[int]) -> Tensors:
         """``answer`` STRING [1]: the text of ``tokens``, without loops and broken sentences."""
         text = self._processor.decode(tokens, skip_special_tokens=True).strip()
-        self._answers += 1
         once = without_repetitions(text)
         if once != text:
-            self._note("repeated", text, once)
+            _note_trimmed(metrics.REPEATED, text, once)
         if tokens and tokens[-1] in self._ends():
             return {"answer": text_tensor(once)}
         whole = whole_sentences(once, len(once), is_cut_off=True)
-        self._note("cut off at its limit of tokens", once, whole)
+        _note_trimmed(metrics.CUT_OFF, once, whole)
         return {"answer": text_tensor(whole)}
-
-    def _note(self, cause: str, before: str, after: str) -> None:
-        self._trimmed[cause] += 1
-        logger.info(
-            "answer %s: %d of %d characters are kept (%d of %d answers so far)",
-            cause,
-            len(after),
-            len(before),
-            self._trimmed[cause],
-            self._answers,
-        )
 
     def _decoder(self) -> AnswerSlots | None:
         wanted = unsupported(self._model.generation_config)
@@ -300,6 +287,12 @@ class AnswerSlots:
     def shrink(self) -> bool:
         """Halve the slots, forgetting all answers; ``False`` if there is only one."""
         return self._slots.shrink()
+
+
+def _note_trimmed(cause: str, before: str, after: str) -> None:
+    metrics.count(metrics.TRIMMED, cause)
+    kept = f"{len(after)} of {len(before)} characters are kept"
+    logger.info("answer trimmed (%s): %s", cause, kept)
 
 
 def _conversation(prompt: str) -> list[dict[str, Any]]:

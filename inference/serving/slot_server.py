@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 
+from . import metrics
 from .batching import Waiting, never
 
 Item = TypeVar("Item")
@@ -92,6 +93,7 @@ class SlotServer(Generic[Item, Result]):
         self._active: dict[int, Waiting[Item, Result]] = {}
         self._written: list[tuple[Waiting[Item, Result], Callable[[], Result]]] = []
         self._looked = self._last_start = time.monotonic()
+        self._show()
         self._thread = threading.Thread(target=self._serve, name="slots", daemon=True)
         self._thread.start()
 
@@ -133,6 +135,12 @@ class SlotServer(Generic[Item, Result]):
                 self._fail([*self._active.values(), *group], error)
             if not self._active:
                 self._reply()
+            self._show()
+
+    def _show(self) -> None:
+        metrics.show(metrics.SLOTS, self._decoder.slots)
+        metrics.show(metrics.IN_USE, len(self._active))
+        metrics.show(metrics.WAITING, len(self._waiting))
 
     def _next_group(self) -> list[Waiting[Item, Result]]:
         """Who is read now: nobody while answers are under way and others may yet join.
@@ -243,6 +251,7 @@ class SlotServer(Generic[Item, Result]):
         except Exception as caught:
             has_shrunk, error = False, caught
         if has_shrunk:
+            metrics.count(metrics.OUT_OF_MEMORY)
             logger.warning("out of memory: %d slots from now on", self._decoder.slots)
             self._put_back(everyone)
             return

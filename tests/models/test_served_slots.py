@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import InferenceServerClient
 
+from demo.servers.triton import Triton
 from demo.servers.triton_install import install
 from inference.triton import Tensor, text_tensor
 from tests.models.calls import call, picture, valid
@@ -68,6 +71,19 @@ def expected(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return found
 
 
+def served(server: Triton, name: str, **labels: str) -> float:
+    """The value of a metric that the models publish on Triton's own port."""
+    page = httpx.get(f"http://127.0.0.1:{server.ports.metrics}/metrics", timeout=30).text
+    wanted = ("weavloader_served_" + name, labels)
+    (value,) = (
+        sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if (sample.name, sample.labels) == wanted
+    )
+    return float(value)
+
+
 def test_answers_are_those_of_generate(
     expected: dict[str, list[bytes]], weights: Path, tmp_path: Path
 ) -> None:
@@ -78,6 +94,10 @@ def test_answers_are_those_of_generate(
             for model in MODELS:
                 answers = list(pool.map(lambda n, m=model: ask(client, m, n), NUMBERS))
                 assert answers == expected[model]
+                answered = served(server, "requests_total", model=model, outcome="answered")
+                assert answered == len(NUMBERS)
+                assert served(server, "slots", model=model) == 6
+                assert served(server, "slots_in_use", model=model) == 0
         client.close()
     assert log.read_text().count("6 slots of 512 tokens") == len(MODELS)
     assert log.read_text().count("decoded alone: ") == len(MODELS) * 4
@@ -143,8 +163,8 @@ def faulty(tmp_path: Path) -> Path:
 @pytest.fixture
 def faulty_server(
     weights: Path, tmp_path: Path, faulty: Path
-) -> Iterator[tuple[InferenceServerClient, Path]]:
-    """A client of a server out of memory with more than 4 slots, and the server's log."""
+) -> Iterator[tuple[InferenceServerClient, Triton]]:
+    """A server out of memory with more than 4 slots, and a client of it."""
     log = tmp_path / "log"
     settings = {
         "FAULTY_SLOTS": "4",
@@ -153,26 +173,28 @@ def faulty_server(
     }
     with serve(weights, log, settings, faulty) as server:
         client = InferenceServerClient(server.url)
-        yield client, log
+        yield client, server
         client.close()
 
 
 def test_without_memory_there_are_fewer_slots_and_the_same_answers(
-    faulty_server: tuple[InferenceServerClient, Path],
+    faulty_server: tuple[InferenceServerClient, Triton], tmp_path: Path
 ) -> None:
-    client, log = faulty_server
+    client, server = faulty_server
     asked = [valid("gemma3", number) for number in range(CALLERS)]
     with ThreadPoolExecutor(CALLERS) as pool:
         together = list(pool.map(lambda inputs: call(client, "gemma3", inputs), asked))
     assert together == [call(client, "gemma3", inputs) for inputs in asked]
-    told = log.read_text()
+    assert served(server, "out_of_memory_total", model="gemma3") == 2
+    assert served(server, "slots", model="gemma3") == 4
+    told = (tmp_path / "log").read_text()
     assert "out of memory: 8 slots from now on" in told
     assert "out of memory: 4 slots from now on" in told
     assert "2 slots from now on" not in told
 
 
 def test_a_picture_that_cannot_be_prepared_fails_alone(
-    faulty_server: tuple[InferenceServerClient, Path],
+    faulty_server: tuple[InferenceServerClient, Triton],
 ) -> None:
     client, _ = faulty_server
     image = picture(1)
@@ -215,5 +237,7 @@ def test_the_answer_of_a_caller_who_gave_up_is_written_no_further(
         began = time.monotonic()
         assert call(client, model, valid(model), {"max_new_tokens": "4"}, timeout=60)
         assert time.monotonic() - began < 60
+        assert served(server, "requests_total", model=model, outcome="abandoned") == 4
+        assert served(server, "answers_trimmed_total", model=model, cause="cut_off") == 1
         client.close()
     assert log.read_text().count("stopped: the caller has given up") == 4
