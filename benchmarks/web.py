@@ -48,6 +48,7 @@ WORDS = (
     "snow ridge forest smoke road car river lake fog night lamp cloud sunset field barn bridge "
     "crowd rain flood ice fire bird deer tower roof street prairie canyon beach storm"
 ).split()
+EXPORTS = ("csv", "jsonl", "parquet")
 BATCH = 250
 SEED = 7
 WIDTH = 640  # pixels; SAGE's cameras give three or four times as much
@@ -239,8 +240,10 @@ def _measure(
     started = _mebibytes(process)
     pages = {name: _times(client, path, requests) for name, path in asked.items()}
     searched = _mebibytes(process)
+    exported = {"exports": {form: _export(client, process, form) for form in EXPORTS}}
     if not thumbnails:
-        return {"milliseconds": pages, "mebibytes": {"started": started, "then": searched}}
+        memory = {"started": started, "then": searched}
+        return {"milliseconds": pages, "mebibytes": memory, **exported}
     chosen = lot.sample(list(ids), min(thumbnails, len(ids)))
     new = iter(chosen)
     pages["a new thumbnail"] = _times(client, lambda: f"/thumbnail/{next(new)}.jpg", len(chosen))
@@ -256,7 +259,31 @@ def _measure(
             "after the thumbnails": _mebibytes(process),
             "all thumbnails asked for": round(size * len(chosen) / 2**20, 1),
         },
+        **exported,
     }
+
+
+def _export(client: httpx.Client, process: psutil.Process, form: str) -> dict[str, float]:
+    """A file of all images: seconds, of the processor too, its size, and memory meanwhile."""
+    before, used, start = _mebibytes(process), _processor(process), time.perf_counter()
+    memory, size = [before], 0
+    with client.stream("GET", f"/api/search.{form}") as answer:
+        answer.raise_for_status()
+        for part in answer.iter_raw():
+            size += len(part)
+            memory.append(_mebibytes(process))
+    return {
+        "seconds": round(time.perf_counter() - start, 2),
+        "seconds of the processor": round(_processor(process) - used, 2),
+        "MiB sent": round(size / 2**20, 1),
+        "MiB of memory before": before,
+        "at most": max(memory),
+    }
+
+
+def _processor(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def _times(client: httpx.Client, path: Callable[[], str], count: int) -> dict[str, float]:
@@ -279,7 +306,7 @@ def _mebibytes(process: psutil.Process) -> float:
 
 
 def _show(console: Console, figures: dict[str, object]) -> None:
-    for title in ("milliseconds", "mebibytes"):
+    for title in ("milliseconds", "mebibytes", "exports"):
         table = Table(title, box=None, pad_edge=False)
         rows = figures[title]
         assert isinstance(rows, dict)

@@ -273,6 +273,9 @@ def test_the_notebook_of_the_docs_runs_and_holds_no_output(
 def test_pandas_and_its_kin_are_imported_by_the_notebook_alone() -> None:
     code = (
         "import main, web.server, processing, job_system.app, sys\n"
+        "from weavloader.tables import parquet\n"
+        "print({'pandas', 'pyarrow', 'sage_data_client'} & sys.modules.keys())\n"
+        "list(parquet([[{'a': 'b', 'c': 1}]], ['a', 'c'], {'c': 'number'}))\n"
         "print({'pandas', 'pyarrow', 'sage_data_client'} & sys.modules.keys())\n"
         "import weavloader.notebook\n"
         "print('pandas' in sys.modules)"
@@ -280,4 +283,4 @@ def test_pandas_and_its_kin_are_imported_by_the_notebook_alone() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
-    assert done.stdout.split("\n")[:2] == ["set()", "True"], done.stderr
+    assert done.stdout.split("\n")[:3] == ["set()", "{'pyarrow'}", "True"], done.stderr
