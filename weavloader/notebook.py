@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -52,7 +53,8 @@ def search(text: str = "", *, url: str = URL, **arguments: object) -> pd.DataFra
     Returns:
         A row for each image. As ``sage_data_client`` has them: ``timestamp`` (of capture, UTC),
         ``name`` (``upload``), ``value`` (the link), and the columns ``meta.`` + :data:`META`; and
-        besides :data:`OURS`. What is not known is missing (``NaN``).
+        besides :data:`OURS`. What is not known is missing (``NaN``). A warning says what the page
+        would say, such as that only the text was searched, without image similarity.
 
     Raises:
         ConfigError: An argument is invalid; the message says which and what is expected.
@@ -71,6 +73,8 @@ def search(text: str = "", *, url: str = URL, **arguments: object) -> pd.DataFra
         ):
             if answer.status_code != httpx.codes.OK:
                 raise _refused(url, answer.status_code, read_error(answer))
+            if notice := answer.headers.get("Weavloader-Notice"):
+                warnings.warn(notice, stacklevel=2)
             lines = split_lines(parts_of(answer, MAX_SEARCH_BYTES))
             return _images(json.loads(line) for line, _ in lines if line)
     except (httpx.HTTPError, *_GARBAGE) as error:

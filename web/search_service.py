@@ -118,10 +118,18 @@ class SearchService:
                 self._ranked[key] = ranked
         return ranked
 
-    def everything(self, query: PageQuery) -> Iterator[list[SearchResult]]:
-        """All results of a search, on whichever page, in batches; errors as :meth:`search`."""
+    def everything(
+        self, query: PageQuery, tell: Callable[[str], None] = lambda notice: None
+    ) -> Iterator[list[SearchResult]]:
+        """All results of a search, on whichever page, in batches; errors as :meth:`search`.
+
+        Args:
+            tell: Told, before the first batch, what the visitor should know about the search.
+        """
         if query.is_ranked:
-            yield list(self.ranked(query).shown(query))
+            ranked = self.ranked(query)
+            tell(ranked.notice)
+            yield list(ranked.shown(query))
             return
         is_forward = query.sort == "oldest"
         yield from all_by_time(self._images.store(), filters_of(query), oldest_first=is_forward)

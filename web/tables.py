@@ -18,6 +18,7 @@ from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError
 
 from weavloader.errors import ConfigError, Reason, WeavloaderError
+from weavloader.logs import mask
 from weavloader.search import as_json
 from weavloader.store.base import ImageObject, SearchResult
 from weavloader.store.validation import MAX_RESULTS
@@ -29,6 +30,7 @@ from web.view_models import download_name
 
 MAX_UNDER_WAY = 2  # each takes a thread of the pages again and again
 SEND_SECONDS = 60  # for one batch; then the receiver is taken to be gone
+NOTICE_HEADER = "Weavloader-Notice"
 LIST_COLUMNS = ("file", "id", "link", "vsn", "captured_at", "caption_model", "caption", "sha256")
 # They choose a page of the results; a file has them all.
 _OF_PAGES = ("page", "limit", "fold")
@@ -49,6 +51,14 @@ class ResultsFile(PageHandler, ABC):
     @abstractmethod
     def parts(self, query: PageQuery) -> Iterator[bytes]:
         """The file, piece by piece; called on threads, never by two at a time."""
+
+    def results(self, query: PageQuery) -> Iterator[list[SearchResult]]:
+        """All results, in batches; what a person should know of them is a header."""
+        return self.context.searches.everything(query, self._tell)
+
+    def _tell(self, notice: str) -> None:
+        if notice:
+            self.set_header(NOTICE_HEADER, mask(notice))
 
     async def head(self, *path: str) -> None:
         """Answer with the headers alone, without a search."""
@@ -103,7 +113,7 @@ class CsvFile(ResultsFile):
     def parts(self, query: PageQuery) -> Iterator[bytes]:
         """The names of the columns with the first batch, then the others."""
         head: list[Iterable[object]] = [COLUMNS]
-        for results in self.context.searches.everything(query):
+        for results in self.results(query):
             yield _csv([*head, *(_values(row(result), COLUMNS) for result in results)])
             head.clear()
         if head:
@@ -119,7 +129,7 @@ class JsonLinesFile(ResultsFile):
 
     def parts(self, query: PageQuery) -> Iterator[bytes]:
         """Batches of lines."""
-        for results in self.context.searches.everything(query):
+        for results in self.results(query):
             lines = (json.dumps(as_json(result), ensure_ascii=False) for result in results)
             yield "".join(f"{line}\n" for line in lines).encode()
 
@@ -133,7 +143,7 @@ class ParquetFile(ResultsFile):
 
     def parts(self, query: PageQuery) -> Iterator[bytes]:
         """A group of rows for each batch."""
-        batches = self.context.searches.everything(query)
+        batches = self.results(query)
         return parquet(([row(result) for result in batch] for batch in batches), COLUMNS)
 
 
@@ -151,7 +161,7 @@ class ZipFileOfOriginals(ResultsFile):
         Raises:
             ConfigError: There are more images than an archive holds.
         """
-        batches = self.context.searches.everything(query)
+        batches = self.results(query)
         results = next(batches, [])
         if next(batches, None):
             raise ConfigError(

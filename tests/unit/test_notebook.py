@@ -115,7 +115,10 @@ def test_a_search_has_the_columns_and_types_of_sage_data_client(images: pd.DataF
 
 
 def test_a_search_takes_what_the_pages_take(url: str) -> None:
+    with pytest.warns(UserWarning, match="Image similarity is unavailable"):
+        by_text = search("snow", url=url)
     of_snow = search("snow", url=url, alpha=0, weak=False)
+    assert by_text["id"].tolist() == of_snow["id"].tolist()
     assert {*of_snow["caption"]} == {"snow on a ridge"} and (of_snow["score"] > 0).all()
     recent = search(url=url, vsn="W001", since=NOW - timedelta(hours=3.5), sort="oldest")
     assert recent["id"].tolist() == [STORED[2].id, STORED[0].id]
@@ -248,6 +251,7 @@ def test_our_reader_of_the_stream_reads_what_sage_data_client_reads(endpoint: st
     pd.testing.assert_frame_equal(ours, theirs, check_like=True)
 
 
+@pytest.mark.filterwarnings("ignore:Image similarity")  # there is no Triton
 def test_the_notebook_of_the_docs_runs_and_holds_no_output(
     url: str, endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

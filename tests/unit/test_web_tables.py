@@ -20,6 +20,7 @@ from pyarrow import parquet
 from tests.support.pages import NOW, SNOW, STREET, an_image, keep, png, served
 from weavloader.errors import ConfigError, PermanentError, Reason, TransientError
 from weavloader.geo import Location
+from weavloader.search import TEXT_ONLY
 from weavloader.settings import Settings, load_settings
 from weavloader.store import connect_store
 from weavloader.store.base import Filters, SearchResult
@@ -89,6 +90,11 @@ def test_files_follow_filters_order_and_words(site: httpx.Client) -> None:
     assert [each["id"] for each in matches] == [each["id"] for each in told]
 
 
+def test_a_search_without_its_model_says_so_in_a_header(site: httpx.Client) -> None:
+    assert site.get("/api/search.csv?q=snow").headers["Weavloader-Notice"] == TEXT_ONLY
+    assert "Weavloader-Notice" not in site.get("/api/search.csv?q=snow&alpha=0").headers
+
+
 def test_no_match_is_an_empty_table(site: httpx.Client) -> None:
     assert site.get("/api/search.csv?vsn=W999").text == ",".join(COLUMNS) + "\r\n"
     assert site.get("/api/search.jsonl?vsn=W999").content == b""
@@ -139,7 +145,7 @@ def test_originals_come_byte_for_byte_with_a_list_of_them(site: httpx.Client) ->
 def test_too_many_images_for_an_archive_are_refused_before_the_first(
     site: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def batches(self: SearchService, query: object) -> Iterator[list[SearchResult]]:
+    def batches(self: SearchService, *_: object) -> Iterator[list[SearchResult]]:
         result = SearchResult("a", 0, STORED[0].text, NOW, None)
         yield [result]
         yield [result]
@@ -159,7 +165,7 @@ def test_arguments_without_effect_are_refused(site: httpx.Client, argument: str)
 def test_a_store_that_fails_midway_breaks_the_answer_off(
     site: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def one_batch(self: SearchService, query: object) -> Iterator[list[SearchResult]]:
+    def one_batch(self: SearchService, *_: object) -> Iterator[list[SearchResult]]:
         yield [SearchResult("a", 0, STORED[0].text, NOW, None)]
         raise TransientError("gone", reason=Reason.STORE_UNREACHABLE)
 
@@ -174,7 +180,7 @@ def test_a_store_that_fails_midway_breaks_the_answer_off(
 def test_a_store_that_fails_at_once_is_an_error(
     site: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nothing(self: SearchService, query: object) -> Iterator[list[SearchResult]]:
+    def nothing(self: SearchService, *_: object) -> Iterator[list[SearchResult]]:
         raise TransientError("gone", reason=Reason.STORE_UNREACHABLE)
         yield []
 
