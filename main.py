@@ -20,6 +20,7 @@ for _subject in (
     "search",
     "dlq",
     "audit",
+    "mcp",
     "reprocess",
     "status",
     "store",

@@ -31,8 +31,9 @@ with traces.processing("x", None, 0, "w"), traces.span("download"):
     traces.note(bytes=1)
 traces.prepare(); traces.flush()
 assert traces.trace_id() == ""
-# `opentelemetry` itself is a folder that Redis's client looks into.
-sys.exit(any(name.startswith("opentelemetry.") for name in sys.modules))
+# Redis's client looks for an SDK, and so imports the API of metrics that `mcp` installs.
+ours = ("opentelemetry.proto", "opentelemetry.sdk", "opentelemetry.trace")
+sys.exit(any(name.startswith(ours) for name in sys.modules))
 """
 
 On = Callable[..., None]
