@@ -98,6 +98,7 @@ def exchange(
     public_only: bool = False,
     auth: httpx.Auth | None = None,
     json: object = None,
+    content: bytes | None = None,
 ) -> Iterator[httpx.Response]:
     """Send a request, and give its answer, whose body is still to be read.
 
@@ -110,7 +111,8 @@ def exchange(
         PermanentError: The address is not a public one (``foreign_host``).
         httpx.HTTPError: The peer is out of reach, or too slow.
     """
-    request = http.build_request(method, url, json=json, headers={"Accept-Encoding": "identity"})
+    plain = {"Accept-Encoding": "identity"}
+    request = http.build_request(method, url, json=json, content=content, headers=plain)
     state = _Exchange(seconds, public_only)
     mark = _current.set(state)
     try:

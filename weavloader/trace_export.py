@@ -23,6 +23,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, St
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as OtlpSpan
 
 from weavloader import __version__
+from weavloader.http_client import exchange, new_http_client, read_error
 from weavloader.logs import mask
 from weavloader.settings import Settings, get_settings
 from weavloader.traces import Attribute, Span
@@ -49,8 +50,7 @@ class Exporter:
 
     def __init__(self, endpoint: str, headers: Mapping[str, str], service: str) -> None:
         self._url = f"{endpoint}/v1/traces"
-        content = {"Content-Type": "application/x-protobuf", "User-Agent": "weavloader"}
-        self._headers = {**headers, **content}
+        self._headers = {**headers, "Content-Type": "application/x-protobuf"}
         self._resource = {"service.name": service, "service.version": __version__}
         self._waiting: deque[Span] = deque(maxlen=_MAX_WAITING)
         self._wake, self._is_ending = Event(), False
@@ -71,7 +71,8 @@ class Exporter:
         self._thread.join(FLUSH_SECONDS)
 
     def _run(self) -> None:
-        with httpx.Client(timeout=_REQUEST_SECONDS, headers=self._headers) as http:
+        with new_http_client(_REQUEST_SECONDS) as http:
+            http.headers.update(self._headers)
             is_last = False
             while not is_last:
                 self._wake.wait(_EVERY_SECONDS)
@@ -83,8 +84,13 @@ class Exporter:
 
     def _send(self, http: httpx.Client, spans: Iterable[Span]) -> None:
         try:
-            http.post(self._url, content=encode(spans, self._resource)).raise_for_status()
-        except httpx.HTTPError as error:
+            content = encode(spans, self._resource)
+            with exchange(
+                http, "POST", self._url, seconds=_REQUEST_SECONDS, content=content
+            ) as answer:
+                answer.raise_for_status()
+                read_error(answer)  # so that the connection is kept
+        except (httpx.HTTPError, ValueError) as error:  # the latter of what no span can hold
             if not self._is_failing:
                 why = mask(f"{type(error).__name__}: {error}".splitlines()[0])
                 logger.warning("traces are discarded until the collector takes them: %s", why)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 from tornado.http1connection import HTTP1Connection
-from tornado.httputil import parse_body_arguments
+from tornado.httputil import HTTPInputError, parse_body_arguments
 from tornado.web import HTTPError, stream_request_body
 
 from weavloader.errors import ConfigError, PermanentError, WeavloaderError
@@ -193,7 +193,13 @@ class PictureSearch(ResultsPage):
         """Nothing yet: the token is in the body, which is yet to come."""
 
     def prepare(self) -> None:
-        """Accept a larger body than forms have, from these pages and of few clients at a time."""
+        """Accept a larger body than forms have, from these pages and of few clients at a time.
+
+        Raises:
+            HTTPError: It is no form with a file: to read any other takes long, once it is large.
+        """
+        if not self.request.headers.get("Content-Type", "multipart/").startswith("multipart/"):
+            raise HTTPError(415, reason="Expected a form with a file")
         is_ours = is_same_origin(self.request.host, self.request.headers)
         if not is_ours or PictureSearch._under_way >= MAX_UPLOADS:
             return  # refused once its body is read, as long as that is small
@@ -223,11 +229,14 @@ class PictureSearch(ResultsPage):
         """Write the results.
 
         Raises:
-            HTTPError: Another site sent it, or too many files are under way.
+            HTTPError: Another site sent it, too many files are under way, or it cannot be read.
         """
         content_type = self.request.headers.get("Content-Type", "")
         arguments, files = self.request.body_arguments, self.request.files
-        parse_body_arguments(content_type, bytes(self._body), arguments, files)
+        try:
+            parse_body_arguments(content_type, bytes(self._body), arguments, files)
+        except HTTPInputError as error:
+            raise HTTPError(400, reason="The form cannot be read") from error
         self._body.clear()
         self.request.arguments.update(arguments)
         super().check_xsrf_cookie()

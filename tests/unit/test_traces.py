@@ -200,6 +200,36 @@ def test_a_collector_that_does_not_answer_holds_the_end_of_a_process_only_briefl
         assert len(collector.requests) == 1
 
 
+def test_an_answer_without_end_keeps_no_span_waiting() -> None:
+    def endless() -> Iterator[bytes]:
+        while True:
+            yield b"x" * 4096
+            time.sleep(0.01)
+
+    with local_server(lambda request: Answer(parts=endless())) as collector:
+        exporter = trace_export.Exporter(collector.url, {}, "weavloader")
+        for number in range(2):
+            exporter.add(Span("a", traces.Kind.STEP, "a" * 32, "", {}))
+            exporter._wake.set()
+            wait_until(lambda number=number: len(collector.requests) > number, "a request", 20)  # type: ignore[misc]
+        exporter.end()
+        assert not exporter._thread.is_alive()
+
+
+def test_a_span_that_cannot_be_written_costs_its_batch_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with local_server(lambda request: Answer()) as collector:
+        exporter = trace_export.Exporter(collector.url, {}, "weavloader")
+        for value in ("half a pair: \ud800", "whole"):
+            exporter.add(Span("a", traces.Kind.STEP, "a" * 32, "", {"a": value}))
+            exporter._wake.set()
+            wait_until(lambda: not exporter._waiting, "it is taken", 20)
+        exporter.end()
+        assert len(collector.requests) == 1
+    assert "discarded" in caplog.messages[0] and "again" in caplog.messages[-1]
+
+
 def test_what_waits_for_a_collector_is_bounded() -> None:
     exporter = trace_export.Exporter("http://127.0.0.1:9", {}, "weavloader")
     for _ in range(5000):

@@ -97,6 +97,29 @@ def test_what_is_no_picture_is_refused_and_the_form_kept(
     assert 'value="snow"' in answer.text
 
 
+PART = b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n'
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "status"),
+    [
+        ("application/x-www-form-urlencoded", b"a=" + b"%41" * 400_000, 415),
+        ("application/json", b"[" * 100_000, 415),
+        ("multipart/form-data; boundary=b", PART * 1000 + b"--b--\r\n", 400),
+        ("multipart/form-data", PART, 400),
+        ("multipart/form-data; boundary=b", b"--b\r\nX: " + b"y" * 50_000 + b"\r\n--b--", 400),
+    ],
+    ids=["no file", "no form", "too many parts", "no boundary", "a long header"],
+)
+def test_a_form_that_cannot_be_read_is_refused_in_one_line(
+    site: httpx.Client, caplog: pytest.LogCaptureFixture, kind: str, body: bytes, status: int
+) -> None:
+    answer = site.post("/picture", content=body, headers={"Content-Type": kind})
+    assert answer.status_code == status
+    assert not [record for record in caplog.records if record.exc_info], "a traceback"
+    assert PictureSearch._under_way == 0
+
+
 def test_a_file_that_is_too_large_ends_its_connection(site: httpx.Client) -> None:
     try:
         answer = sent(site, b"\x89PNG" + bytes(3_000_000))
