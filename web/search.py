@@ -193,14 +193,10 @@ class PictureSearch(ResultsPage):
         """Nothing yet: the token is in the body, which is yet to come."""
 
     def prepare(self) -> None:
-        """Accept a larger body than forms have, from these pages and of few clients at a time.
-
-        Raises:
-            HTTPError: It is no form with a file: to read any other takes long, once it is large.
-        """
-        if not self.request.headers.get("Content-Type", "multipart/").startswith("multipart/"):
-            raise HTTPError(415, reason="Expected a form with a file")
+        """Accept a larger body than forms have, from these pages and of few clients at a time."""
         is_ours = is_same_origin(self.request.host, self.request.headers)
+        # To read a large form of another kind would take long.
+        is_ours = is_ours and self._content_type().startswith("multipart/form-data")
         if not is_ours or PictureSearch._under_way >= MAX_UPLOADS:
             return  # refused once its body is read, as long as that is small
         PictureSearch._under_way += 1
@@ -231,7 +227,9 @@ class PictureSearch(ResultsPage):
         Raises:
             HTTPError: Another site sent it, too many files are under way, or it cannot be read.
         """
-        content_type = self.request.headers.get("Content-Type", "")
+        content_type = self._content_type()
+        if not content_type.startswith("multipart/form-data"):
+            raise HTTPError(415, reason="Expected a form with a file")
         arguments, files = self.request.body_arguments, self.request.files
         try:
             parse_body_arguments(content_type, bytes(self._body), arguments, files)
@@ -254,6 +252,9 @@ class PictureSearch(ResultsPage):
         except WeavloaderError as error:
             return self.show_error(query, _named(error))
         self.show(query, found, heading=_picture_heading(found))
+
+    def _content_type(self) -> str:
+        return self.request.headers.get("Content-Type", "")
 
 
 def _named(error: WeavloaderError) -> WeavloaderError:

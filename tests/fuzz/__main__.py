@@ -11,13 +11,16 @@ import multiprocessing
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 import click
 
-from tests.fuzz import answers, inputs
+from tests.fuzz import answers, inputs, visitors
 from tests.fuzz.fuzzer import Finding, Fuzzer, generator, run, wrong_with
 
 FUZZERS = {
@@ -33,6 +36,7 @@ FUZZERS = {
     "captioner": Fuzzer(answers.captioner),
     "triton": Fuzzer(answers.triton),
     "weaviate": Fuzzer(answers.weaviate),
+    "visitors": Fuzzer(visitors.visitors, mebibytes=800),
 }
 FINDINGS = Path("build/fuzz.jsonl")
 # On a busy machine; the bound of one attempt is tighter, in seconds of the processor.
@@ -92,14 +96,24 @@ def _attempts(name: str, seed: int, first: int, until: float) -> Iterator[Findin
     """What a process finds until it ends or the time is over; an empty finding is the last."""
     current = _SPAWN.Value("q", first)
     findings, sent = _SPAWN.Pipe(duplex=False)
-    process = _SPAWN.Process(
-        target=run, args=(name, FUZZERS[name], seed, first, current, sent), daemon=True
-    )
+    # No daemon: the pages have children of their own.
+    process = _SPAWN.Process(target=run, args=(name, FUZZERS[name], seed, first, current, sent))
     process.start()
     sent.close()
-    seen, since = first, time.monotonic()
-    text = ""
-    while not text and time.monotonic() < until:
+    try:
+        text = yield from _watched(process, findings, current, until)
+    finally:
+        process.kill()
+        process.join()
+    yield Finding(current.value, text)
+
+
+def _watched(
+    process: BaseProcess, findings: Connection, current: Synchronized[int], until: float
+) -> Generator[Finding, None, str]:
+    """What a process finds; gives what is wrong with the last attempt."""
+    seen, since = current.value, time.monotonic()
+    while time.monotonic() < until:
         with suppress(EOFError):
             if findings.poll(_POLL_SECONDS):
                 yield findings.recv()
@@ -107,14 +121,10 @@ def _attempts(name: str, seed: int, first: int, until: float) -> Iterator[Findin
         if current.value != seen:
             seen, since = current.value, time.monotonic()
         elif time.monotonic() - since > MAX_SILENCE_SECONDS:
-            text = f"it goes on for more than {MAX_SILENCE_SECONDS:.0f} s"
+            return f"it goes on for more than {MAX_SILENCE_SECONDS:.0f} s"
         if not process.is_alive():
-            if process.exitcode:
-                text = f"its process ended: {process.exitcode}"
-            break
-    process.kill()
-    process.join()
-    yield Finding(current.value, text)
+            return f"its process ended: {process.exitcode}" if process.exitcode else ""
+    return ""
 
 
 def _kind(text: str) -> str:
