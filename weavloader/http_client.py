@@ -23,6 +23,22 @@ import httpx
 
 from weavloader.errors import PermanentError, Reason
 
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# What `is_global` takes for public: where clouds tell their machines of themselves, and ways of
+# IPv6 to an address of IPv4 that may be any.
+_RESERVED = [
+    ipaddress.ip_network(network)
+    for network in (
+        "192.0.0.0/24",
+        "168.63.129.16/32",
+        "192.88.99.0/24",
+        "::/96",
+        "::ffff:0:0:0/96",
+        "64:ff9b:1::/48",
+        "2002::/16",
+        "fec0::/10",
+    )
+]
 # Read timeouts of 30 s, four times over.
 DEADLINE_SECONDS = 120.0
 MAX_ERROR_BYTES = 4096
@@ -176,11 +192,19 @@ def shown(error: Exception) -> str:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is none of loopback, link-local, private, multicast or reserved."""
+    """Whether an IP address is none of loopback, link-local, private, multicast or reserved.
+
+    An address of IPv6 that stands for one of IPv4 is what that one is, where networks of today
+    translate it (NAT64); else, it is not public.
+    """
     ip = ipaddress.ip_address(address.partition("%")[0])
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    ip = mapped or ip
-    return ip.is_global and not ip.is_multicast
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip in _NAT64:
+            ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        else:
+            ip = ip.ipv4_mapped or ip
+    reserved = any(ip in network for network in _RESERVED if network.version == ip.version)
+    return ip.is_global and not ip.is_multicast and not reserved
 
 
 class _Stream(httpcore.NetworkStream):
