@@ -26,12 +26,14 @@ from weavloader.errors import Reason, TransientError
 from weavloader.http_client import new_http_client
 from weavloader.images.decode import Pixels
 from weavloader.redis_connection import RedisClient, connect_redis
+from weavloader.saved.deliveries import Receivers, Sender
 from weavloader.settings import Settings
 from weavloader.store.base import Store, Vector
 
 __all__ = [
     "connect_embedder",
     "connect_openai",
+    "connect_receivers",
     "connect_sage",
     "connect_triton",
     "open_store",
@@ -156,6 +158,15 @@ def open_store(settings: Settings) -> Store:
 def connect_sage(settings: Settings) -> httpx.Client:
     """An HTTP client for SAGE: keeps connections, follows no redirect, carries no credentials."""
     return new_http_client(settings.sage_timeout)
+
+
+def connect_receivers(settings: Settings) -> Sender:
+    """What sends the matches of saved searches to their receivers.
+
+    Raises:
+        ConfigError: ``WEBHOOK_HOSTS`` has an entry that is no host.
+    """
+    return Sender(new_http_client(_CONNECT_SECONDS), Receivers(settings.webhook_hosts))
 
 
 def _look_up(host: str, port: int) -> frozenset[str]:

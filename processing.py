@@ -34,6 +34,7 @@ class Pipeline:
         cache: Keeps what the models said while the store is down.
         limits: What decoding an image may cost.
         previews: Whether preview models are meant to be served.
+        match: Compares an image that is about to be stored with the saved searches; never fails.
     """
 
     store: Store
@@ -44,6 +45,7 @@ class Pipeline:
     cache: InferenceCache
     limits: DecodeLimits
     previews: bool = False
+    match: Callable[[ImageObject], None] = lambda image: None
 
 
 class Outcome(StrEnum):
@@ -104,8 +106,12 @@ def process_image(job: ImageJob, pipeline: Pipeline, stages: Stages) -> Outcome:
             if job.vsn == UNKNOWN != job.node:
                 job = replace(job, vsn=pipeline.nodes.vsn_of(job.node))
             node = pipeline.nodes.describe(job.vsn, job.captured_at)
+        image = _object(job, inference, node, data)
+        # Before it is stored: were this process killed in between, its message would find the
+        # image stored, and nothing would compare it.
+        pipeline.match(image)
         with stages.timed("store"), _store_operation("upsert"):
-            pipeline.store.upsert([_object(job, inference, node, data)])
+            pipeline.store.upsert([image])
     return Outcome.STORED
 
 

@@ -24,6 +24,7 @@ AUDIT_SOFT_TIME_LIMIT = 3300
 AUDIT_TIME_LIMIT = 3360
 # A message that a dead worker held comes back after this; no wait may be longer.
 VISIBILITY_TIMEOUT = 3600
+DELIVERY_ROUND_SECONDS = 60
 MAX_CHILD_MEMORY_KIB = 1_000_000
 MAX_HELD_TASKS = 100
 FAILURE_RECORD_SECONDS = 2 * 86400
@@ -140,6 +141,11 @@ def _beat(settings: Settings) -> dict[str, Any]:
             },
             "audit": _every("audit_images", crontab(hour=5, minute=10)),
             "cleanup": _every("cleanup_failed_tasks", crontab(hour=4, minute=10)),
+            # While no cleaner runs, rounds do not pile up.
+            "deliver": {
+                **_every("deliver_matches", crontab()),
+                "options": {"expires": DELIVERY_ROUND_SECONDS},
+            },
         },
     }
 

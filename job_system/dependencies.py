@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from client import connect_openai, connect_sage, connect_triton, open_store
 from job_system.circuit_breaker import CircuitBreaker
 from job_system.worker_process import is_stopping
+from metrics import metrics
 from processing import Pipeline
 from weavloader.circuits import Circuits
 from weavloader.dlq.queue import DeadLetters
@@ -21,8 +22,9 @@ from weavloader.images.download import Downloader, ForbiddenNodes
 from weavloader.images.inference_cache import InferenceCache
 from weavloader.images.nodes import Nodes
 from weavloader.redis_connection import RedisClient, connect_redis
+from weavloader.saved.matches import Matcher
 from weavloader.settings import OPENAI, Settings, get_settings
-from weavloader.store.base import Store
+from weavloader.store.base import ImageObject, Store
 from weavloader.stream.sage_api import DataApi
 
 if TYPE_CHECKING:
@@ -97,6 +99,7 @@ def pipeline() -> Pipeline:
             ",".join((settings.caption_model, settings.openai_model, *settings.embedding_models)),
         ),
         previews=settings.preview_models,
+        match=_matcher(),
         limits=DecodeLimits(
             pixels=settings.max_image_pixels,
             bytes=settings.max_decode_bytes,
@@ -127,6 +130,17 @@ def downloader(settings: Settings) -> Downloader:
         forbidden=ForbiddenNodes(redis_client()),
         seconds=settings.sage_deadline,
     )
+
+
+def _matcher() -> Callable[[ImageObject], None]:
+    """What compares images with the saved searches, and counts matches."""
+    matcher = Matcher(redis_client())
+
+    def match(image: ImageObject) -> None:
+        if new := matcher.note(image):
+            metrics.count_matches(new)
+
+    return match
 
 
 def _captioner(settings: Settings) -> Callable[[Pixels], str]:

@@ -40,6 +40,7 @@ TASKS = (
     "health_check",
     "audit_images",
     "ask_for_late_files",
+    "deliver_matches",
 )
 # Whose image it is; such labels come from outside and are bounded.
 ORIGIN = ("node_id", "job", "task", "camera")
@@ -52,6 +53,7 @@ STORE_OPERATIONS = ("exists", "upsert")
 RESTORED_FROM = ("dead_worker", "orphan")
 SCOPES = ("node", "all")
 GUARDED_SERVERS = ("flower", "web")
+DELIVERY_OUTCOMES = ("delivered", "failed", "gone")
 TRIMMED_FOR = ("repeated", "cut_off")
 # Nodes, jobs and cameras are named by the stream.
 MAX_ORIGINS = 2000
@@ -224,6 +226,14 @@ class _Families:
             ("arrival",),
             SEARCHABLE_BUCKETS,
         )
+        self.matches = self._counter(
+            "saved_matches_total",
+            "Images that matched a saved search, for each that they matched",
+            (),
+        )
+        self.deliveries = self._counter(
+            "saved_deliveries_total", "Deliveries of matches to receivers, by outcome", ("outcome",)
+        )
         self.errors = self._counter(
             "errors_total", "Errors by component and type", ("component", "error_type")
         )
@@ -289,6 +299,7 @@ class Metrics:
             (self._families.wrong_passwords, GUARDED_SERVERS),
             (self._families.reprocessed, ("submitted",)),
             (self._families.trimmed, TRIMMED_FOR),
+            (self._families.deliveries, DELIVERY_OUTCOMES),
         )
         for one, labels in known:
             for label in labels:
@@ -398,6 +409,14 @@ class Metrics:
     def observe_stage(self, stage: str, seconds: float) -> None:
         """Record how long an image spent in a stage, such as download or store."""
         self._families.stage_seconds.labels(stage).observe(seconds)
+
+    def count_matches(self, amount: int) -> None:
+        """Count matches of saved searches."""
+        self._families.matches.inc(amount)
+
+    def count_delivery(self, outcome: str, amount: int) -> None:
+        """Count deliveries to receivers: one of :data:`DELIVERY_OUTCOMES`."""
+        self._families.deliveries.labels(outcome).inc(amount)
 
     def count_wrong_password(self, server: str) -> None:
         """Count a wrong password: ``server`` is one of :data:`GUARDED_SERVERS`."""

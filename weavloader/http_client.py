@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -115,6 +115,7 @@ def exchange(
     auth: httpx.Auth | None = None,
     json: object = None,
     content: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Iterator[httpx.Response]:
     """Send a request, and give its answer, whose body is still to be read.
 
@@ -122,13 +123,14 @@ def exchange(
         http: Made by :func:`new_http_client`.
         seconds: How long the exchange may wait for the peer in all.
         public_only: Refuse loopback, link-local and private addresses.
+        content: A body, byte for byte, in place of ``json``.
 
     Raises:
         PermanentError: The address is not a public one (``foreign_host``).
         httpx.HTTPError: The peer is out of reach, or too slow.
     """
-    plain = {"Accept-Encoding": "identity"}
-    request = http.build_request(method, url, json=json, content=content, headers=plain)
+    sent = {"Accept-Encoding": "identity", **(headers or {})}
+    request = http.build_request(method, url, json=json, content=content, headers=sent)
     state = _Exchange(seconds, public_only)
     mark = _current.set(state)
     try:

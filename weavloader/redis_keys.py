@@ -54,6 +54,17 @@ UNACKED_INDEX = "unacked_index"
 
 AUDIT_LAST = "weavloader:audit:last"
 
+SAVED = "weavloader:saved"
+"""Hash of the saved searches, JSON, by name."""
+SAVED_VERSION = "weavloader:saved:version"
+"""Counter of changes to them, by which workers notice one."""
+SAVED_UNSCORED = "weavloader:saved:unscored"
+"""Sorted set of the images that a worker could not compare with a saved search, by when."""
+SAVED_ROUND = "weavloader:saved:round"
+"""Key that exists while deliveries are sent."""
+SAVED_LAST = "weavloader:saved:last"
+"""What the last round of deliveries left: JSON."""
+
 # A header of every task message: when it was put on its queue, Unix seconds.
 QUEUED_AT = "queued_at"
 
@@ -85,6 +96,37 @@ def reprocessing(name: str) -> str:
 def backfill(name: str) -> str:
     """Key of the moment up to which a past span was taken."""
     return f"weavloader:backfill:{name}"
+
+
+def saved_recent(name: str) -> str:
+    """Sorted set of the images that matched a saved search of late, by when."""
+    return f"weavloader:saved:recent:{name}"
+
+
+def saved_waiting(name: str) -> str:
+    """Sorted set of its matches that wait for a delivery, by when they are due."""
+    return f"weavloader:saved:waiting:{name}"
+
+
+def saved_matches(name: str) -> str:
+    """Hash of what is known of each of these, JSON, by the image's id."""
+    return f"weavloader:saved:matches:{name}"
+
+
+def saved_delivery(name: str) -> str:
+    """The delivery of it that is under way: JSON, with the body that is sent."""
+    return f"weavloader:saved:delivery:{name}"
+
+
+def saved_state(name: str) -> str:
+    """Hash of its counts, and of how the last delivery ended."""
+    return f"weavloader:saved:state:{name}"
+
+
+def saved_keys(name: str) -> tuple[str, ...]:
+    """All keys of one saved search."""
+    kinds = (saved_recent, saved_waiting, saved_matches, saved_delivery, saved_state)
+    return tuple(kind(name) for kind in kinds)
 
 
 MANIFESTS = "weavloader:manifests"

@@ -227,6 +227,7 @@ class Settings(Environment):
     flower_db: str = ""
     # As people open them: what alerts and the dashboard link to.
     public_url: Url = "http://localhost:8081"
+    webhook_hosts: Names = ()
     grafana_url: Url = "http://localhost:3000"
     flower_public_url: Url = "http://localhost:5555"
     # OpenTelemetry's own names.

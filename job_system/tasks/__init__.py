@@ -1,6 +1,7 @@
 """Every task, under the names that users and messages know: ``job_system.tasks.<name>``."""
 
 from job_system.late_uploads import ask_for_late_files
+from job_system.saved_searches import deliver_matches
 from job_system.tasks.cleaner import (
     archive_failed_tasks,
     audit_images,
@@ -18,6 +19,7 @@ __all__ = [
     "ask_for_late_files",
     "audit_images",
     "cleanup_failed_tasks",
+    "deliver_matches",
     "handle_dlq",
     "health_check",
     "monitor_data_stream",

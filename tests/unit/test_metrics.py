@@ -56,6 +56,8 @@ PROMISED = {
     "dlq_capped_total": ("scope",),
     "tasks_restored_total": ("cause",),
     "captions_trimmed_total": ("cause",),
+    "saved_matches_total": (),
+    "saved_deliveries_total": ("outcome",),
 }
 
 
@@ -208,3 +210,5 @@ def _use_everything(counted: Metrics) -> None:
     counted.count_wrong_password("web")
     counted.count_restored("orphan", 1)
     counted.count_trimmed("repeated")
+    counted.count_matches(2)
+    counted.count_delivery("delivered", 1)

@@ -63,6 +63,7 @@ class World:
     model: str = "the captioner"
     said: str = "a green field"
     vectors: str = ""
+    matched: list[tuple[ImageObject, bool]] = field(default_factory=list)
 
     def note(self, name: str) -> None:
         self.done.append(name)
@@ -120,6 +121,7 @@ class World:
                 "align": lambda caption, pixels: self.embed("align", caption),
             },
             limits=DecodeLimits(pixels=1000, bytes=10**8, wanted_pixels=1000),
+            match=lambda image: self.matched.append((image, bool(self.stored))),
         )
 
 
@@ -139,6 +141,22 @@ def run(world: World, job: ImageJob = JOB) -> Stages:
 def test_the_stages_follow_one_another(world: World) -> None:
     run(world)
     assert world.done == STAGES
+
+
+def test_a_new_image_is_compared_with_saved_searches_before_it_is_stored(world: World) -> None:
+    """So a worker killed in between compares it again; and nobody compares a stored one."""
+    world.faults["upsert"] = TransientError("away", reason=Reason.STORE_UNREACHABLE)
+    with pytest.raises(TransientError):
+        process_image(JOB, world.pipeline(), Stages())
+    world.faults.clear()
+    run(world)
+    assert [is_stored for _, is_stored in world.matched] == [False, False]
+    compared = world.matched[1][0]
+    assert compared.id == JOB.id and compared.vectors.keys() == {"clip", "align"}
+    assert process_image(JOB, world.pipeline(), Stages()) == Outcome.ALREADY_STORED
+    order = Rework(frozenset({"caption"}), datetime.now(UTC))
+    assert reprocess_image(JOB, order, world.pipeline(), Stages()) == Outcome.REPROCESSED
+    assert len(world.matched) == 2
 
 
 @pytest.mark.parametrize(

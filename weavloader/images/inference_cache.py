@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -92,7 +92,7 @@ class InferenceCache:
         kept = json.loads(text) if text else {}
         if kept.get("models") != self._models:
             return Inference()
-        vectors = {name: _vector(*packed) for name, packed in kept["vectors"].items()}
+        vectors = {name: unpacked(*each) for name, each in kept["vectors"].items()}
         made_by = provenance.from_json(kept.get("provenance"))
         return Inference(kept["caption"], vectors, kept.get("note", ""), made_by)
 
@@ -102,7 +102,7 @@ class InferenceCache:
             "caption": inference.caption,
             "note": inference.note,
             "provenance": provenance.as_json(inference.provenance),
-            "vectors": {name: _packed(vector) for name, vector in inference.vectors.items()},
+            "vectors": {name: packed(vector) for name, vector in inference.vectors.items()},
         }
         try:
             self._redis.set(redis_keys.inference(image_id), json.dumps(kept), ex=KEPT_SECONDS)
@@ -116,10 +116,12 @@ class InferenceCache:
             logger.warning("inference of %s not forgotten: %s", image_id, error)
 
 
-def _packed(vector: Vector) -> tuple[list[int], str]:
+def packed(vector: Vector) -> tuple[list[int], str]:
+    """A vector as JSON holds it: its shape, and its numbers in base64."""
     return list(vector.shape), base64.b64encode(vector.astype("<f4").tobytes()).decode()
 
 
-def _vector(shape: list[int], data: str) -> Vector:
+def unpacked(shape: Sequence[int], data: str) -> Vector:
+    """The opposite of :func:`packed`."""
     flat = np.frombuffer(base64.b64decode(data), dtype="<f4")
     return flat.astype(np.float32).reshape(shape)

@@ -113,8 +113,13 @@ def tokenize(text: str) -> list[str]:
     Any character other than a letter or a digit separates words. Only the first 10,000
     characters are read, and at most 64 words are returned.
     """
-    found = dict.fromkeys(_WORD.findall(text[:10_000].lower()))
+    found = dict.fromkeys(words(text[:10_000]))
     return [word for word in found if word not in _STOPWORDS][:MAX_WORDS]
+
+
+def words(text: str) -> list[str]:
+    """All words of a text in lower case."""
+    return _WORD.findall(text.lower())
 
 
 def same_text(one: str, other: str) -> bool:

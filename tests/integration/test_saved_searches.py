@@ -1,0 +1,615 @@
+"""Saved searches over a real Redis: each match reaches its receiver, once and never not."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import pages
+from tests.support.pages import SNOW, STREET, an_image
+from tests.support.receiver import Receiver, running_receiver
+from tests.support.redis_fixture import StoppableRedis
+from weavloader import redis_keys
+from weavloader.errors import ConfigError, Reason, TransientError
+from weavloader.http_client import new_http_client
+from weavloader.images.inference_cache import packed
+from weavloader.provenance import Provenance
+from weavloader.saved import deliveries as delivering
+from weavloader.saved import matches as matching_of
+from weavloader.saved.deliveries import (
+    MAX_UNSTORED_SECONDS,
+    PAUSES,
+    Deliveries,
+    Outcome,
+    Receivers,
+    Sender,
+    State,
+    new_secret,
+    signature,
+    try_receiver,
+)
+from weavloader.saved.matches import Matcher, keep, matched
+from weavloader.saved.matching import MIN_SAMPLE, Calibration, calibrate, prepared, score
+from weavloader.saved.searches import (
+    MAX_SEARCHES,
+    SavedSearch,
+    SavedSearches,
+    with_vector,
+)
+from weavloader.saved.upkeep import Upkeep
+from weavloader.settings import load_settings
+from weavloader.store import connect_store
+from weavloader.store.base import ImageObject, Store, Vector
+
+NOW = float(int(time.time()))
+TEMPLATE = an_image("n", "snow on a ridge", SNOW)
+UNKNOWN_ID = "4f1c1e0e-5f5e-5d27-9b3c-0d1f2a3b4c5d"
+
+
+def snowy(n: int, likeness: float = 1.0, **changes: str) -> ImageObject:
+    text = {**TEMPLATE.text, "link": f"https://storage.example/n{n}.png", **changes}
+    vector = likeness * SNOW + (1 - likeness**2) ** 0.5 * STREET
+    captured_at = pages.NOW - timedelta(minutes=n)
+    return replace(TEMPLATE, text=text, captured_at=captured_at, vectors={"clip": vector})
+
+
+def other(n: int) -> ImageObject:
+    return replace(snowy(n + 1000, 0, caption="cars in a street"), captured_at=snowy(n).captured_at)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """Of 30 images, each third with snow."""
+    folder = tmp_path_factory.mktemp("saved") / "store"
+    settings = load_settings(vector_store="embedded", embedded_store_path=str(folder))
+    with closing(connect_store(settings)) as opened:
+        opened.prepare()
+        opened.upsert([snowy(n) if n % 3 == 0 else other(n) for n in range(30)])
+        yield opened
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with running_receiver() as running:
+        yield running
+
+
+class Clock:
+    """Unix seconds as a test sets them."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    set_to = Clock()
+    monkeypatch.setattr("weavloader.saved.matches.time.time", set_to)
+    return set_to
+
+
+@pytest.fixture
+def sent(redis: Any, receiver: Receiver, clock: Clock) -> Iterator[Deliveries]:
+    """Deliveries to the receiver, of images that are all stored."""
+    with new_http_client(5) as http:
+        sender = Sender(http, Receivers([receiver.server.url]))
+        yield Deliveries(redis, sender, set, lambda each: f"https://pages/image/{each}", clock)
+
+
+def a_search(receiver: Receiver | None = None, **changes: Any) -> SavedSearch:
+    """One that is as good as prepared; its vector is that of snow."""
+    made = SavedSearch("snow", text="snow", threshold=0.5, secret=new_secret(), **changes)
+    if receiver is not None:
+        made = replace(made, webhook=receiver.url)
+        receiver.secret = made.secret
+    return with_vector(made, packed(SNOW), "clip", "")
+
+
+def to_snow(name: str) -> Callable[[str], Vector]:
+    return lambda text: SNOW if "snow" in text else STREET
+
+
+# What a match is
+
+
+def test_an_image_is_scored_by_its_vector_and_filtered() -> None:
+    search = a_search(filters={"vsn": "w021"})
+    assert score(search, snowy(1)) == pytest.approx(1)
+    assert score(search, snowy(1, 0.6)) == pytest.approx(0.6)
+    assert score(search, snowy(1, vsn="W07A")) is None
+    assert matched(search, snowy(1, 0.4)) is None
+    late = a_search(filters={"since": "1h"})
+    assert score(late, snowy(59)) is not None and score(late, snowy(61)) is None
+
+
+def test_a_search_of_words_alone_counts_the_words() -> None:
+    search = SavedSearch("s", text="The Snow, on a RIDGE!", alpha=0, threshold=1)
+    assert score(search, snowy(1)) == 1 and score(search, other(1)) == 0
+    half = an_image("x", "a ridge in spring", STREET)
+    assert score(search, half) == 0.5 and matched(search, half) is None
+    long = an_image("x", " ".join(f"w{n}" for n in range(200)) + " snow ridge", STREET)
+    assert score(search, long) == 1
+
+
+def test_filters_alone_match_all_that_pass() -> None:
+    search = SavedSearch("s", filters={"camera": "top"}, threshold=0)
+    assert matched(search, snowy(1)) is not None
+    assert matched(search, snowy(1, camera="left")) is None
+
+
+def test_a_prepared_search_has_the_cut_of_the_pages_as_its_threshold(store: Store) -> None:
+    search = prepared(SavedSearch("s", text="snow"), store, to_snow, ["clip"])
+    # The usual similarity is 0, the best 1.
+    assert search.vector_name == "clip" and search.threshold == pytest.approx(0.5, abs=1e-4)
+    calibration = calibrate(search, store)
+    assert (calibration.total, calibration.matches(search.threshold)) == (30, 10)
+    assert calibration.sentence(0.5) == "10 of the last 30 images would have matched."
+    assert sum(count for _, _, count in calibration.bars()) == 30
+    chosen = prepared(SavedSearch("s", text="snow", threshold=0.9), store, to_snow, ["clip"])
+    assert chosen.threshold == 0.9
+    like = prepared(SavedSearch("s", like=(snowy(0).id,)), store, to_snow, ["clip"])
+    assert calibrate(like, store).matches(like.threshold) == 9  # it is no match of its own
+    words = prepared(SavedSearch("s", text="cars", alpha=0), store, to_snow, ["clip"])
+    assert (words.threshold, calibrate(words, store).matches(1)) == (1, 20)
+    with pytest.raises(ConfigError, match="no such image"):
+        prepared(SavedSearch("s", like=(UNKNOWN_ID,)), store, to_snow, ["clip"])
+
+
+def test_among_few_images_there_is_no_threshold_yet(tmp_path: Path) -> None:
+    settings = load_settings(vector_store="embedded", embedded_store_path=str(tmp_path / "few"))
+    with closing(connect_store(settings)) as few:
+        few.prepare()
+        few.upsert([snowy(n) for n in range(MIN_SAMPLE - 1)])
+        assert prepared(SavedSearch("s", text="snow"), few, to_snow, ["clip"]).threshold is None
+        few.upsert([snowy(MIN_SAMPLE)])
+        assert prepared(SavedSearch("s", text="snow"), few, to_snow, ["clip"]).threshold
+
+
+def test_a_histogram_of_one_score_or_none() -> None:
+    assert Calibration(3, ()).bars() == [] and Calibration(3, ()).matches(None) == 0
+    assert [count for _, _, count in Calibration(3, (1.0, 1.0)).bars()] == [2]
+    assert Calibration(1, ()).sentence(1) == "0 of the last image would have matched."
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "a b"}, "name: expected"),
+        ({"name": "x"}, "expected a text"),
+        ({"name": "x", "text": "snow", "interval": 1}, "interval: expected"),
+        ({"name": "x", "filters": {"since": "soon"}}, "expected a time"),
+    ],
+)
+def test_what_cannot_be_saved_says_why(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SavedSearch(**fields).checked()
+
+
+# Saved searches in Redis
+
+
+def test_a_saved_search_comes_back_as_it_was(redis: Any) -> None:
+    searches, search = SavedSearches(redis), a_search(like=("a",), filters={"vsn": "W021"})
+    searches.add(search)
+    assert searches.get("snow") == search and searches.all() == [search]
+    assert search.secret not in repr(search) and search.secret not in str(search.as_json())
+    with pytest.raises(ConfigError, match="there is a saved search snow"):
+        searches.add(a_search())
+    assert searches.remove("snow") and not searches.remove("snow")
+    with pytest.raises(ConfigError, match="no saved search"):
+        searches.get("snow")
+
+
+def test_too_many_or_unreadable_ones_do_no_harm(redis: Any) -> None:
+    searches = SavedSearches(redis)
+    for n in range(MAX_SEARCHES - 1):
+        searches.add(replace(a_search(), name=f"s{n}"))
+    redis.hset(redis_keys.SAVED, "foreign", b"{")
+    assert len(searches.all()) == MAX_SEARCHES - 1
+    with pytest.raises(ConfigError, match="remove one first"):
+        searches.add(a_search())
+
+
+def test_a_removed_search_is_not_brought_back_by_an_update(redis: Any) -> None:
+    searches, first = SavedSearches(redis), a_search()
+    searches.add(first)
+    searches.remove("snow")
+    searches.update(first)
+    assert searches.all() == []
+    searches.add(second := a_search())
+    searches.update(replace(first, threshold=0.9))
+    assert searches.get("snow") == second
+    # Nor does a worker that has not noticed keep a match for it.
+    assert not keep(redis, matched(first, snowy(1)))  # type: ignore[arg-type]
+
+
+# Comparing new images
+
+
+def waiting(redis: Any) -> int:
+    return int(redis.zcard(redis_keys.saved_waiting("snow")))
+
+
+def test_a_new_image_is_kept_once_and_only_if_it_matches(redis: Any, receiver: Receiver) -> None:
+    SavedSearches(redis).add(a_search(receiver))
+    matcher = Matcher(redis)
+    assert [matcher.note(each) for each in (snowy(1), other(2), snowy(1), snowy(3))] == [1, 0, 0, 1]
+    assert waiting(redis) == 2 and State.read(redis, "snow").matches == 2
+
+
+def test_without_a_webhook_matches_are_counted_alone(redis: Any) -> None:
+    SavedSearches(redis).add(a_search())
+    assert Matcher(redis).note(snowy(1)) == 1
+    assert waiting(redis) == 0 and State.read(redis, "snow").matches == 1
+
+
+def test_a_worker_notices_a_new_search(redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    matcher = Matcher(redis)
+    assert matcher.note(snowy(1)) == 0
+    SavedSearches(redis).add(a_search())
+    assert matcher.note(snowy(2)) == 0  # it looks again after some seconds
+    monkeypatch.setattr(matching_of, "REFRESH_SECONDS", 0)
+    assert matcher.note(snowy(3)) == 1
+
+
+def test_nothing_saved_costs_one_read_in_some_seconds(redis: Any) -> None:
+    matcher, image = Matcher(redis), snowy(1)
+    redis.config_resetstat()
+    for _ in range(100):
+        matcher.note(image)
+    asked = redis.info("commandstats")
+    assert {name: asked[name]["calls"] for name in asked if name != "cmdstat_config|resetstat"} == {
+        "cmdstat_get": 1
+    }
+
+
+def test_redis_away_fails_no_image_and_loses_no_match(
+    own_redis: StoppableRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matching_of, "REFRESH_SECONDS", 0)
+    with own_redis.client() as client:
+        SavedSearches(client).add(a_search())
+        matcher = Matcher(client)
+        assert matcher.note(snowy(1)) == 1
+        own_redis.stop()
+        assert matcher.note(snowy(2)) == 0 and matcher.note(other(3)) == 0
+        own_redis.start()
+        assert matcher.note(snowy(4)) == 2
+
+
+def test_what_waits_is_bounded_oldest_first_and_counted(
+    redis: Any, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matching_of, "MAX_WAITING", 3)
+    SavedSearches(redis).add(a_search(receiver))
+    matcher = Matcher(redis)
+    for n in range(5):
+        clock.now += 1
+        matcher.note(snowy(n))
+    kept = redis.zrange(redis_keys.saved_waiting("snow"), 0, -1)
+    assert [each.decode() for each in kept] == [snowy(n).id for n in (2, 3, 4)]
+    assert redis.hlen(redis_keys.saved_matches("snow")) == 3
+    state = State.read(redis, "snow")
+    assert (state.matches, state.waiting, state.discarded) == (5, 3, 2)
+
+
+# Deliveries
+
+
+def test_matches_are_gathered_signed_and_sent_once(
+    redis: Any, receiver: Receiver, sent: Deliveries, clock: Clock
+) -> None:
+    SavedSearches(redis).add(a_search(receiver))
+    matcher = Matcher(redis)
+    for n in range(3):
+        matcher.note(snowy(n))
+    assert sent.send_due() == {Outcome.DELIVERED: 1}
+    assert sent.send_due() == {}
+    (body,) = receiver.deliveries.values()
+    assert body["type"] == "search.matched" and body["data"]["search"] == "snow"
+    assert sorted(receiver.images) == sorted(snowy(n).id for n in range(3))
+    told = body["data"]["images"][0]
+    assert told["page"] == f"https://pages/image/{told['id']}" and told["vsn"] == "W021"
+    assert told["score"] == pytest.approx(1) and "snow" in told["caption"]
+    state = State.read(redis, "snow")
+    assert (state.matches, state.waiting, state.delivered) == (3, 0, 3)
+    # A match that comes again, by a message that is delivered again, is none.
+    matcher.note(snowy(1))
+    clock.now += 3600
+    assert sent.send_due() == {}
+
+
+def test_a_receiver_hears_at_most_once_in_an_interval(
+    redis: Any, receiver: Receiver, sent: Deliveries, clock: Clock
+) -> None:
+    SavedSearches(redis).add(a_search(receiver, interval=600.0))
+    matcher = Matcher(redis)
+    matcher.note(snowy(1))
+    sent.send_due()
+    matcher.note(snowy(2))
+    clock.now += 599
+    assert sent.send_due() == {}
+    clock.now += 1
+    assert sent.send_due() == {Outcome.DELIVERED: 1} and len(receiver.images) == 2
+
+
+def test_a_receiver_that_is_away_gets_everything_once_it_is_back(
+    redis: Any, receiver: Receiver, sent: Deliveries, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Away for ten hours, with an image every five minutes."""
+    monkeypatch.setattr(delivering, "MAX_IMAGES", 50)
+    SavedSearches(redis).add(a_search(receiver))
+    matcher, images = Matcher(redis), 120
+    receiver.status = 503
+    for n in range(images):
+        matcher.note(snowy(n))
+        clock.now += 300
+        sent.send_due()
+    # Less and less often, and always the same one.
+    assert len(PAUSES) < len(receiver.ids) < 20 and len(set(receiver.ids)) == 1
+    state = State.read(redis, "snow")
+    assert (state.waiting, state.delivered, state.error) == (images, 0, "answered 503")
+    assert state.away_since == NOW + 300
+    receiver.status = 204
+    for _ in range(20):
+        clock.now += 300
+        sent.send_due()
+    assert sorted(receiver.images) == sorted(snowy(n).id for n in range(images))
+    assert len(receiver.images) == len(set(receiver.images))
+    assert max(len(b["data"]["images"]) for b in receiver.deliveries.values()) == 50
+    state = State.read(redis, "snow")
+    assert (state.waiting, state.delivered, state.error, state.away_since) == (0, images, "", 0)
+
+
+def test_a_sender_killed_after_the_answer_sends_the_same_again(
+    redis: Any, receiver: Receiver, sent: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SavedSearches(redis).add(a_search(receiver))
+    matcher = Matcher(redis)
+    matcher.note(snowy(1))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Deliveries, "_note_delivered", killed)
+        sent.send_due()
+    first = dict(receiver.deliveries)
+    matcher.note(snowy(2))
+    assert sent.send_due() == {Outcome.DELIVERED: 1}
+    # By its id the receiver knows the repeat, whose body is the same.
+    assert receiver.ids[0] == receiver.ids[1] and receiver.deliveries == first
+
+
+def test_a_receiver_that_is_gone_hears_nothing_before_a_test_succeeds(
+    redis: Any, receiver: Receiver, sent: Deliveries, clock: Clock
+) -> None:
+    search = a_search(receiver)
+    SavedSearches(redis).add(search)
+    matcher = Matcher(redis)
+    matcher.note(snowy(1))
+    receiver.status = 410
+    assert sent.send_due() == {Outcome.GONE: 1}
+    clock.now += 86400
+    assert sent.send_due() == {} and State.read(redis, "snow").is_gone
+    receiver.status = 200
+    assert try_receiver(redis, sent._sender, search).outcome is Outcome.DELIVERED
+    assert sent.send_due() == {Outcome.DELIVERED: 1}
+    assert [body["type"] for body in receiver.deliveries.values()] == [
+        "search.test",
+        "search.matched",
+    ]
+
+
+def test_a_receiver_may_ask_for_a_longer_pause(
+    redis: Any, receiver: Receiver, sent: Deliveries, clock: Clock
+) -> None:
+    SavedSearches(redis).add(a_search(receiver))
+    Matcher(redis).note(snowy(1))
+    receiver.status, receiver.headers = 429, {"Retry-After": "1200"}
+    sent.send_due()
+    assert State.read(redis, "snow").next_at == NOW + 1200
+    clock.now += 1199
+    assert sent.send_due() == {}
+
+
+def test_a_slow_receiver_and_a_redirect_are_failures(
+    redis: Any, receiver: Receiver, sent: Deliveries, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SavedSearches(redis).add(a_search(receiver))
+    Matcher(redis).note(snowy(1))
+    receiver.status, receiver.headers = 302, {"Location": f"{receiver.server.url}/elsewhere"}
+    assert sent.send_due() == {Outcome.FAILED: 1} and len(receiver.server.requests) == 1
+    monkeypatch.setattr(delivering, "ANSWER_SECONDS", 0.2)
+    receiver.server.answer = lambda request: time.sleep(0.6) or receiver.take(request)  # type: ignore[func-returns-value]
+    clock.now += 3600
+    assert sent.send_due() == {Outcome.FAILED: 1}
+    assert "Timeout" in State.read(redis, "snow").error
+
+
+def test_the_body_of_an_answer_is_not_read(
+    redis: Any, receiver: Receiver, sent: Deliveries
+) -> None:
+    SavedSearches(redis).add(a_search(receiver))
+    Matcher(redis).note(snowy(1))
+    receiver.headers = {"Content-Length": str(10**12)}
+    assert sent.send_due() == {Outcome.DELIVERED: 1}
+
+
+def test_a_match_waits_for_its_image_to_be_stored(
+    redis: Any, receiver: Receiver, sent: Deliveries, clock: Clock
+) -> None:
+    SavedSearches(redis).add(a_search(receiver))
+    matcher, stored = Matcher(redis), {snowy(2).text["link"]}
+    matcher.note(snowy(1))
+    matcher.note(snowy(2))
+    sent._existing = lambda links: stored & set(links)
+    sent.send_due()
+    assert receiver.images == [snowy(2).id]
+    clock.now += 3600
+    assert sent.send_due() == {}
+    stored.add(snowy(1).text["link"])
+    clock.now += 60
+    sent.send_due()
+    assert receiver.images == [snowy(2).id, snowy(1).id]
+
+
+def test_a_match_whose_image_is_never_stored_is_forgotten(
+    redis: Any, receiver: Receiver, sent: Deliveries, clock: Clock
+) -> None:
+    SavedSearches(redis).add(a_search(receiver))
+    matcher = Matcher(redis)
+    matcher.note(snowy(1))
+    sent._existing = lambda links: set()
+    clock.now += MAX_UNSTORED_SECONDS + 60
+    sent.send_due()
+    assert waiting(redis) == 0 and not redis.exists(redis_keys.saved_matches("snow"))
+    assert matcher.note(snowy(1)) == 1  # a dead letter of it that is reprocessed is new
+
+
+def test_while_the_store_is_away_matches_wait(
+    redis: Any, receiver: Receiver, sent: Deliveries
+) -> None:
+    SavedSearches(redis).add(a_search(receiver))
+    Matcher(redis).note(snowy(1))
+
+    def away(links: object) -> set[str]:
+        raise TransientError("away", reason=Reason.STORE_UNREACHABLE)
+
+    sent._existing = away
+    assert sent.send_due() == {} and waiting(redis) == 1
+    told = json.loads(redis.get(redis_keys.SAVED_LAST))
+    assert told["waiting"] == 1 and told["away_since"] is None
+
+
+def test_one_round_runs_at_a_time(redis: Any, receiver: Receiver, sent: Deliveries) -> None:
+    SavedSearches(redis).add(a_search(receiver))
+    Matcher(redis).note(snowy(1))
+    redis.set(redis_keys.SAVED_ROUND, b"1")
+    assert sent.send_due() == {} and not receiver.ids
+
+
+# Receivers
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.org/hook",
+        "https://127.0.0.1/hook",
+        "https://[::1]/hook",
+        "https://169.254.169.254/latest/meta-data",
+        "https://10.0.0.1/",
+        "https://[::ffff:10.0.0.1]/",
+        "https://localhost/",
+        "https://user:secret@example.org/",
+        "ftp://example.org/",
+        "https:///hook",
+        "hook",
+        "https://example.org/" + 2000 * "x",
+    ],
+)
+def test_a_webhook_that_is_not_public_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"^webhook: "):
+        Receivers([]).check(url)
+
+
+def test_a_webhook_is_public_by_https_or_listed() -> None:
+    assert Receivers([]).check("https://example.org/hook?a=b")
+    listed = Receivers(["http://127.0.0.1:8000", "inner.example"])
+    assert listed.check("http://127.0.0.1:8000/hook") and listed.check("https://inner.example/x")
+    with pytest.raises(ConfigError, match="WEBHOOK_HOSTS"):
+        listed.check("http://127.0.0.1:8001/hook")
+    with pytest.raises(ConfigError, match="WEBHOOK_HOSTS: expected hosts"):
+        Receivers(["http://"])
+
+
+def test_a_public_name_of_a_private_address_is_not_connected_to(receiver: Receiver) -> None:
+    """``localtest.me`` and its like; here by a name that the resolver is told."""
+    search = replace(a_search(), webhook="https://receiver.example/hook")
+    with new_http_client(5) as http, pytest.MonkeyPatch.context() as patch:
+        address = [(2, 1, 6, "", ("127.0.0.1", 443))]
+        patch.setattr("socket.getaddrinfo", lambda *_, **__: address)
+        answer = Sender(http, Receivers([])).send(search, "msg_1", b"{}")
+    assert answer.outcome is Outcome.FAILED and "not public" in answer.detail
+    assert not receiver.ids
+
+
+def test_the_signature_is_that_of_the_specification() -> None:
+    """The example of the reference libraries of Standard Webhooks."""
+    secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    body = b'{"test": 2432232314}'
+    expected = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+    assert signature(secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, body) == expected
+
+
+# Later
+
+
+def upkeep(redis: Any, store: Store, clock: Callable[[], float] = time.time) -> Upkeep:
+    return Upkeep(redis, store, to_snow, ["clip"], clock)
+
+
+def test_a_search_saved_without_triton_is_made_whole_later(redis: Any, store: Store) -> None:
+    SavedSearches(redis).add(SavedSearch("snow", text="snow"))
+    matcher = Matcher(redis)
+    assert [matcher.note(each) for each in (snowy(0), other(1))] == [0, 0]
+    later = upkeep(redis, store)
+
+    def away(name: str) -> Callable[[str], Vector]:
+        raise TransientError("away", reason=Reason.TRITON_UNAVAILABLE)
+
+    later.embedders = away
+    with pytest.raises(TransientError):
+        later.run()
+    later.embedders = to_snow
+    assert later.run() == 1 and later.run() == 0
+    search = SavedSearches(redis).get("snow")
+    assert search.vector_name == "clip" and search.threshold == pytest.approx(0.5, abs=1e-4)
+    assert redis.zcard(redis_keys.SAVED_UNSCORED) == 0
+    assert Matcher(redis).note(snowy(3)) == 1
+
+
+def test_a_search_follows_another_model_of_its_vector(redis: Any, store: Store) -> None:
+    search = replace(a_search(), vector_model="old@1", threshold=0.99)
+    SavedSearches(redis).add(search)
+    matcher = Matcher(redis)
+    made_by = {"clip": Provenance("new", "2")}
+    image = replace(snowy(3), provenance=made_by, text={**snowy(3).text, "link": "https://s/new"})
+    store.upsert([image])
+    assert matcher.note(image) == 0
+    assert upkeep(redis, store).run() == 1
+    renewed = SavedSearches(redis).get("snow")
+    # The embedder of this test tells no model.
+    assert renewed.vector_model == "" and renewed.threshold == pytest.approx(0.5, abs=1e-4)
+
+
+def test_an_image_that_is_never_stored_is_not_compared_for_ever(redis: Any, store: Store) -> None:
+    SavedSearches(redis).add(SavedSearch("snow", text="snow"))
+    missing = an_image("missing", "snow", SNOW)
+    Matcher(redis).note(missing)
+    later = upkeep(redis, store)
+    later.run()
+    assert redis.zcard(redis_keys.SAVED_UNSCORED) == 1
+    later.clock = lambda: time.time() + 2 * 86400
+    later.run()
+    assert redis.zcard(redis_keys.SAVED_UNSCORED) == 0
+
+
+def test_an_image_to_be_like_that_is_deleted_leaves_the_vector(redis: Any, store: Store) -> None:
+    gone = replace(a_search(), text="", like=(UNKNOWN_ID,), vector_name="align")
+    SavedSearches(redis).add(gone)
+    Matcher(redis).note(snowy(0))
+    assert upkeep(redis, store).run() == 0
+    assert SavedSearches(redis).get("snow") == gone
