@@ -19,7 +19,7 @@ BEGAN := $(shell date +%s)
 TOOK = @seconds=$$(($$(date +%s) - $(BEGAN))); \
 	echo "make $@ took $$((seconds / 60)) min $$((seconds % 60)) s"
 
-.PHONY: audit bench chaos chaos-quick clean demo format fuzz help lint lock test test-all \
+.PHONY: audit bench chaos chaos-quick clean demo format fuzz help lint lock quality test test-all \
 	test-containers test-models validate
 
 help:  ## List what can be made
@@ -60,6 +60,10 @@ fuzz: $(VENV)/dev.stamp  ## Damage images, records, messages and answers (MINUTE
 
 bench: $(VENV)/dev.stamp  ## What an image costs (ARGS="--images 1000 --store weaviate")
 	$(BIN)/python -m benchmarks.bench $(ARGS)
+
+quality: $(VENV)/dev.stamp  ## How well searches find what is relevant (ARGS="FOLDER --keep DIR")
+	$(BIN)/python -m benchmarks.search_quality $(ARGS)
+	$(TOOK)
 
 lint: $(VENV)/dev.stamp  ## ruff, mypy and the import order
 	$(BIN)/ruff check .

@@ -177,7 +177,7 @@ def running_stack(folder: Path, pictures: Path, store: str, delay: float) -> Ite
             block.enter_context(running_redis(folder)),
             block.enter_context(Triton(folder / "triton.log", repository=repository)),
             block.enter_context(running_sage(pictures, folder / "sage.log")),
-            block.enter_context(_store(folder, store)),
+            block.enter_context(running_store(folder, store, "WeavloaderBenchmark")),
         )
         block.callback(stack.stop)
         for name, value in stack.environment().items():
@@ -186,11 +186,14 @@ def running_stack(folder: Path, pictures: Path, store: str, delay: float) -> Ite
 
 
 @contextmanager
-def _store(folder: Path, kind: str) -> Iterator[dict[str, str]]:
+def running_store(folder: Path, kind: str, collection: str) -> Iterator[dict[str, str]]:
+    """The settings of a store: one in the folder, or a collection of the Weaviate that the
+    environment names, or else of one that runs while the block does.
+    """
     if kind == "embedded":
         yield {"VECTOR_STORE": kind, "EMBEDDED_STORE_PATH": str(folder / "store")}
     elif "weaviate_host" in load_settings().model_fields_set:
-        yield {"VECTOR_STORE": kind, "WEAVIATE_COLLECTION": "WeavloaderBenchmark"}
+        yield {"VECTOR_STORE": kind, "WEAVIATE_COLLECTION": collection}
     else:
         from demo.servers.weaviate import HOW_TO_GIVE_ONE, started
 

@@ -1,262 +1,241 @@
-"""A search with known answers: drawn images, queries, and how much of the answers is found.
+"""How well a search finds what is relevant: the ways of searching, and the measures.
 
-The images are the demo's, so that a scene, a node, a camera and lettering are known of each.
-Captions and vectors are made of the pixels by the models that Triton serves, which know
-nothing of that.
+Relevance is binary: rel(i) is 1 where result i is relevant, and R images are relevant in all.
+
+- ``ndcg_10`` and ``ndcg_50``: DCG@k / IDCG@k, where DCG@k is the sum of rel(i) / log2(i + 1) over
+  i = 1..k, and IDCG@k that of a search that finds min(k, R) relevant ones first. Järvelin and
+  Kekäläinen, Cumulated gain-based evaluation of IR techniques, ACM TOIS 20(4), 2002, with the
+  discount of Burges et al., Learning to rank using gradient descent, ICML 2005. INQUIRE computes it
+  so too (``ndcg_at_k`` in its ``src/metrics.py``).
+- ``recall_50``: relevant ones among the first 50, divided by R.
+- ``precision_50``: relevant ones among the first 50, divided by the number of results, which is
+  at most 50. ``imsearch_eval`` has recall and precision so (``evaluate_query`` in its
+  ``framework/evaluator.py``).
+- ``returned_ndcg``: the NDCG of ``imsearch_eval`` (``compute_ndcg`` there). Its IDCG is that of the
+  50 results in their best order, so that what is not found costs nothing; and a result counts as
+  relevant if its own row says so, whatever query that row is of.
+
+A figure is the mean over the queries that have a relevant image.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from functools import partial
+import csv
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from math import log2
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from rich.console import Console
-from tritonclient.grpc import InferenceServerClient
-
-from demo.pictures import draw, style_of
-from demo.servers.weaviate import HOW_TO_GIVE_ONE, started
-from inference import captioner, embedder
-from weavloader.images.decode import DecodeLimits, decode
+from demo.judged_images import JudgedImages
+from weavloader.errors import ConfigError, Reason
 from weavloader.search import search
-from weavloader.settings import load_settings
-from weavloader.store import connect_store
-from weavloader.store.base import TEXT_PROPERTIES, ImageObject, Store, Vector
+from weavloader.store.base import DEFAULT_ALPHA, Store, Vector
 
-IMAGES = 240
-VECTORS = ("clip", "colbert")
-_SEED = 11
-_START = datetime(2026, 11, 1, tzinfo=UTC)
-_TIMEOUT = 60.0
-_LIMITS = DecodeLimits(pixels=10**8, bytes=10**9, wanted_pixels=640 * 480)
-# Node, camera, project, address: the names that a query may hold beside what is seen.
-_PLACES = (
-    ("W021", "top", "Prairie", "Lemont, IL"),
-    ("W021", "bottom", "Prairie", "Lemont, IL"),
-    ("W07A", "left", "Wildfire", "Boulder, CO"),
-    ("W09B", "right", "Urban", "Chicago, IL"),
-    ("V042", "front", "Mobile", ""),
-)
-ALPHAS = {"keyword": 0.0, "hybrid": 0.4, "vector": 1.0}
-TOP = 10
-
-Answers = Mapping[str, Sequence[str]]
-"""By the text of a query, the links of its best results."""
+TOP, BEST = 50, 10
+ALPHAS = (0.2, 0.4, 0.6, 0.8)
+_COLUMNS = {
+    "ndcg_10": "nDCG@10",
+    "ndcg_50": "nDCG@50",
+    "recall_50": "recall@50",
+    "precision_50": "precision@50",
+    "returned_ndcg": "NDCG*",
+}
+_NOTE = "* as imsearch_eval computes it: of the 50 results alone, whatever else is relevant"
+# The columns of query_eval_metrics.csv that are figures, beside those that end in one of these.
+_RESULT_FIGURES = ("precision", "recall", "accuracy", "hit", "diversity")
+_RESULT_ENDINGS = ("NDCG", "reciprocal_rank")
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """What is known of an image because it was drawn so."""
-
-    index: int
-    scene: str
-    lettering: str
-    vsn: str
-    camera: str
-    project: str
-    address: str
-
-    @property
-    def link(self) -> str:
-        """Its link in the store."""
-        return f"https://storage.example.org/quality/{self.index}.jpg"
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A query and what answers it.
+class Way:
+    """One way of searching.
 
     Attributes:
-        kind: ``scene``, ``scene and name``, or ``lettering``.
+        vector: The name of the vector that it searches by.
+        options: Of :func:`weavloader.search.search`.
     """
 
-    kind: str
-    text: str
-    answers: Callable[[Drawn], bool]
+    name: str
+    vector: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def drawn(count: int = IMAGES) -> list[Drawn]:
-    """What the images show: scenes take turns, places are random."""
-    rng = random.Random(_SEED)
-    styles = [style_of(index, _SEED) for index in range(count)]
-    return [
-        Drawn(index, each.scene, each.lettering, *rng.choice(_PLACES))
-        for index, each in enumerate(styles)
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Of one query, or the mean of several, each 0 to 1; the module says what they are."""
+
+    ndcg_10: float
+    ndcg_50: float
+    recall_50: float
+    precision_50: float
+    returned_ndcg: float
+
+    @classmethod
+    def mean(cls, each: Sequence[Figures]) -> Figures:
+        """The mean over queries."""
+        rows = [asdict(figures) for figures in each]
+        return cls(**{name: mean(row[name] for row in rows) for name in rows[0]})
+
+
+def ways(vectors: Sequence[str]) -> list[Way]:
+    """The ways that are compared: all by the first vector, a few by the others."""
+    first, *others = vectors
+    found = [
+        Way("text only", first, {"alpha": 0.0}),
+        Way(f"vector only, {first}", first, {"alpha": 1.0}),
+        *(Way(f"hybrid, alpha {alpha}", first, {"alpha": alpha}) for alpha in ALPHAS),
+        Way(f"hybrid, alpha {DEFAULT_ALPHA}, ranked fusion", first, {"fusion": "ranked"}),
+        Way(f"hybrid, alpha {DEFAULT_ALPHA}, reranked", first, {"rerank": True}),
     ]
+    for name in others:
+        found.append(Way(f"vector only, {name}", name, {"alpha": 1.0}))
+        found.append(Way(f"hybrid, alpha {DEFAULT_ALPHA}, {name}", name, {}))
+    return found
 
 
-def described(client: InferenceServerClient, images: Iterable[Drawn]) -> Iterator[ImageObject]:
-    """The images as they are stored: captioned and embedded by Triton's models.
+def measure(
+    store: Store,
+    judged: JudgedImages,
+    names: Mapping[str, str],
+    embed: Mapping[str, Callable[[str], Vector]],
+    done: Callable[[int], None] = lambda searches: None,
+) -> dict[str, dict[str, Figures]]:
+    """Search for every query that has a relevant image, in every way.
+
+    Args:
+        names: The name of each stored image by its id.
+        embed: By the name of a vector, what turns a query into one; the first is the main one.
+        done: Told how many searches were made so far.
+
+    Returns:
+        By the name of a way, the figures of each query. A store without a reranker is not searched
+        with one.
 
     Raises:
-        TransientError: A model failed.
+        TransientError: The store, or a model, is out of reach.
     """
-    caption = captioner("gemma3")
-    for image in images:
-        data = draw(image.index, _SEED)
-        pixels = decode(data, _LIMITS).pixels
-        text = caption(client, pixels, timeout=_TIMEOUT)
-        yield _object(image, text, _vectors(client, text, pixels))
+    figures: dict[str, dict[str, Figures]] = {}
+    embeds = {name: cache(embed[name]) for name in embed}
+    for way in ways([*embed]):
+        figures[way.name] = {}
+        for query, relevant in judged.relevant.items():
+            if not relevant:
+                continue
+            try:
+                found = search(
+                    store,
+                    query,
+                    embed=embeds[way.vector],
+                    vector_name=way.vector,
+                    limit=TOP,
+                    **way.options,
+                )
+            except ConfigError as error:
+                if error.reason is not Reason.NO_RERANKER:
+                    raise
+                del figures[way.name]
+                break
+            results = [names[result.id] for result in found]
+            figures[way.name][query] = figures_of(results, relevant, judged.labels)
+            done(sum(map(len, figures.values())))
+    return figures
 
 
-def queries() -> list[Query]:
-    """Forty, of three kinds."""
-    return [*_of_scenes(), *_of_names(), *_of_lettering()]
+def figures_of(
+    results: Sequence[str], relevant: frozenset[str], labels: Mapping[str, bool] | None = None
+) -> Figures:
+    """The figures of one query.
 
-
-def _vectors(
-    client: InferenceServerClient, caption: str, pixels: NDArray[np.uint8]
-) -> dict[str, NDArray[np.float32]]:
-    return {name: embedder(name)(client, caption, pixels, timeout=_TIMEOUT) for name in VECTORS}
-
-
-def _object(image: Drawn, caption: str, vectors: dict[str, NDArray[np.float32]]) -> ImageObject:
-    captured_at = _START + timedelta(minutes=image.index)
-    text = dict.fromkeys(TEXT_PROPERTIES, "unknown") | {
-        "link": image.link,
-        "caption": caption,
-        "vsn": image.vsn,
-        "camera": image.camera,
-        "project": image.project,
-        "address": image.address,
-        "timestamp": captured_at.strftime("%y-%m-%d %H:%M Z"),
-    }
-    return ImageObject(text, captured_at, b"", vectors)
-
-
-_SCENE_TEXTS: dict[str, Sequence[str]] = {
-    "green-field": ("a green field under a blue sky", "grassy meadow", "pasture on a sunny day"),
-    "night-lights": ("lights at night", "lamps in the dark", "street lights after midnight"),
-    "snow-ridge": ("snow on a ridge", "snowy mountains in winter", "white snow on the ground"),
-    "smoke-plume": ("a plume of smoke", "wildfire smoke", "something is burning"),
-    "sunset": ("sunset", "orange sky at dusk", "warm evening sky"),
-    "fog": ("fog", "misty and hazy", "nothing to see for fog"),
-    "lake-shore": ("shore of a lake", "blue water", "waves on the sea"),
-    "city-street": ("city street", "grey buildings with windows", "houses along a road"),
-}
-_NAMED: Sequence[tuple[str, str, Callable[[Drawn], bool]]] = (
-    ("snow at W021", "snow-ridge", lambda image: image.vsn == "W021"),
-    ("smoke W07A", "smoke-plume", lambda image: image.vsn == "W07A"),
-    ("fog in Chicago", "fog", lambda image: image.address == "Chicago, IL"),
-    ("sunset camera left", "sunset", lambda image: image.camera == "left"),
-    ("lake near Boulder", "lake-shore", lambda image: image.address == "Boulder, CO"),
-    ("night V042", "night-lights", lambda image: image.vsn == "V042"),
-    ("street in the urban project", "city-street", lambda image: image.project == "Urban"),
-    ("green field prairie", "green-field", lambda image: image.project == "Prairie"),
-    ("snow mobile node", "snow-ridge", lambda image: image.project == "Mobile"),
-    ("smoke seen by the bottom camera", "smoke-plume", lambda image: image.camera == "bottom"),
-    ("fog lemont", "fog", lambda image: image.address == "Lemont, IL"),
-    ("W09B lights in the dark", "night-lights", lambda image: image.vsn == "W09B"),
-)
-_SIGNS = ("FIRE DANGER: HIGH", "BRIDGE AHEAD", "STATION 7", "NO SWIMMING")
-
-
-def _of_scenes() -> Iterator[Query]:
-    for scene, texts in _SCENE_TEXTS.items():
-        for text in texts:
-            yield Query("scene", text, lambda image, scene=scene: image.scene == scene)  # type: ignore[misc]
-
-
-def _of_names() -> Iterator[Query]:
-    for text, scene, at_place in _NAMED:
-        yield Query(
-            "scene and name",
-            text,
-            lambda image, scene=scene, at_place=at_place: image.scene == scene and at_place(image),  # type: ignore[misc]
-        )
-
-
-def _of_lettering() -> Iterator[Query]:
-    for sign in _SIGNS:
-        yield Query("lettering", sign.lower(), lambda image, sign=sign: image.lettering == sign)  # type: ignore[misc]
-
-
-@dataclass(frozen=True, slots=True)
-class Quality:
-    """Of one way of searching, on average over queries, each 0 to 1.
-
-    Attributes:
-        recall: Relevant ones among the first ten, of as many as there could be.
-        mrr: One through the rank of the first relevant one among the first ten.
+    Args:
+        results: The names of images, best first.
+        relevant: Those of all images that are relevant to the query; one at least.
+        labels: As those of :class:`~demo.judged_images.JudgedImages`.
     """
-
-    recall: float
-    mrr: float
-
-
-def answers(
-    store: Store,
-    queries: Sequence[Query],
-    embed: Callable[[str], Vector] | None,
-    **options: object,
-) -> Answers:
-    """What a store finds; ``options`` as of :func:`weavloader.search.search`."""
-    return {
-        query.text: [
-            hit.text["link"] for hit in search(store, query.text, embed=embed, limit=TOP, **options)
-        ]
-        for query in queries
-    }
-
-
-def quality(found: Answers, queries: Sequence[Query], images: Sequence[Drawn]) -> Quality:
-    """How much of what answers the queries was found, and how early."""
-    relevant = {
-        query.text: {image.link for image in images if query.answers(image)} for query in queries
-    }
-    return Quality(
-        recall=mean(_recall(found[text], links) for text, links in relevant.items()),
-        mrr=mean(_reciprocal_rank(found[text], links) for text, links in relevant.items()),
+    results = results[:TOP]
+    gains = [image in relevant for image in results]
+    labelled = [labels.get(image, False) for image in results] if labels else gains
+    return Figures(
+        ndcg_10=_dcg(gains[:BEST]) / _ideal_dcg(min(BEST, len(relevant))),
+        ndcg_50=_dcg(gains) / _ideal_dcg(min(TOP, len(relevant))),
+        recall_50=sum(gains) / len(relevant),
+        precision_50=sum(gains) / len(results) if results else 0.0,
+        returned_ndcg=_returned_ndcg(labelled),
     )
 
 
-def agreement(one: Answers, other: Answers) -> float:
-    """The share of the first ten that both found, on average over queries; order is ignored."""
-    return mean(
-        len(set(one[text]) & set(other[text])) / max(len(one[text]), len(other[text]), 1)
-        for text in one
-        if one[text] or other[text]
-    )
+def _dcg(gains: Sequence[bool]) -> float:
+    return sum(1 / log2(rank + 1) for rank, gain in enumerate(gains, 1) if gain)
 
 
-def _recall(found: Sequence[str], relevant: set[str]) -> float:
-    return len(relevant.intersection(found)) / min(TOP, len(relevant))
+def _ideal_dcg(relevant: int) -> float:
+    return _dcg([True] * relevant)
 
 
-def _reciprocal_rank(found: Sequence[str], relevant: set[str]) -> float:
-    return next((1 / rank for rank, link in enumerate(found, 1) if link in relevant), 0.0)
+def _returned_ndcg(gains: Sequence[bool]) -> float:
+    if len(gains) < 2 or not any(gains):  # as imsearch_eval has it
+        return 0.0
+    return _dcg(gains) / _ideal_dcg(sum(gains))
 
 
-@contextmanager
-def stores(folder: Path, console: Console) -> Iterator[dict[str, Store]]:
-    """Both stores, empty; without a Weaviate the embedded one alone, and it is said."""
-    common = {"embedding_models": "clip,colbert", "embedded_store_path": str(folder / "store")}
-    (folder / "weaviate").mkdir()
-    with ExitStack() as stack:
-        settings = {"embedded": load_settings(vector_store="embedded", **common)}
-        server = stack.enter_context(started(folder / "weaviate"))
-        if server is None:
-            console.print(HOW_TO_GIVE_ONE)
-        else:
-            settings["weaviate"] = load_settings(
-                vector_store="weaviate", **common, **server.settings
-            )
-        yield {
-            name: stack.enter_context(closing(connect_store(each)))
-            for name, each in settings.items()
-        }
+def markdown(figures: Mapping[str, Any]) -> str:
+    """The figures of a measurement as a table that people can read as it is."""
+    models, store = ", ".join(figures["caption_models"]), figures["store"]
+    images = f"{figures['images']:,} images, captions by {models}; store: {store}"
+    lines = [f"{figures['queries']} queries, {images}"]
+    if without := figures["queries_without_relevant_images"]:
+        lines.append(f"{without} more queries have no relevant image and are skipped.")
+    rows: list[Sequence[str]] = [("search", *_COLUMNS.values())]
+    rows.append(("---", *("---:" for _ in _COLUMNS)))
+    for way, each in figures["ways"].items():
+        rows.append((way, *(f"{each[name]:.3f}" for name in _COLUMNS)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = (" | ".join(map(str.ljust, row, widths)) for row in rows)
+    return "\n".join([*lines, "", *(f"| {row} |" for row in table), "", _NOTE]) + "\n"
 
 
-def embedders(client: InferenceServerClient) -> dict[str, Callable[[str], Vector]]:
-    """What embeds a query, by the name of the vector."""
-    return {
-        name: partial(embedder(name), client, image=None, timeout=_TIMEOUT)
-        for name in ("clip", "colbert")
-    }
+def summarise_results(path: Path) -> dict[str, float]:
+    """The mean over queries of what ``imsearch_eval`` wrote of each (``query_eval_metrics.csv``).
+
+    Returns:
+        ``queries``, their number, and the mean of each figure under its own name. Where a query has
+        no value, such as the diversity of no result, the mean is that of the others.
+
+    Raises:
+        ConfigError: It is no such file; one line says why.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            columns, rows = list(reader.fieldnames or ()), list(reader)
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
+        raise _bad(f"{path} cannot be read: {error}") from error
+    names = [each for each in columns if each in _RESULT_FIGURES or each.endswith(_RESULT_ENDINGS)]
+    if "query" not in columns or "recall" not in names or not rows:
+        wanted = "expected query, precision, recall and NDCG, as imsearch_eval writes them"
+        raise _bad(f"{path.name} holds no results of queries: {wanted}")
+    queries = [row["query"] for row in rows]
+    if again := next((each for each in queries if queries.count(each) > 1), None):
+        raise _bad(f"{path.name}: query {again!r} is there twice")
+    means = {name: _mean(path, name, rows) for name in names}
+    return {"queries": float(len(rows))} | {name: each for name, each in means.items() if each >= 0}
+
+
+def _mean(path: Path, name: str, rows: Sequence[Mapping[str, str]]) -> float:
+    """The mean of a column; -1 where no row has a value."""
+    values = []
+    for line, row in enumerate(rows, 2):
+        try:
+            value = float(row[name] or "nan")
+        except (TypeError, ValueError):
+            raise _bad(f"{path.name}, line {line}: {name} is {row[name]!r}, no number") from None
+        if not math.isnan(value):
+            values.append(value)
+    return mean(values) if values else -1.0
+
+
+def _bad(message: str) -> ConfigError:
+    return ConfigError(message, reason=Reason.BAD_ARGUMENT)
