@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import secrets
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -43,6 +45,7 @@ from weavloader.store.base import Filters, Store
 
 ROOT = Path(__file__).resolve().parents[1]
 _CAPTURED_AT = "2026-01-01T00:00:00Z"  # where nobody says when
+_PORT = 18_341  # of the images' links, where it is free
 _POLL_SECONDS = 0.5
 _TELL_SECONDS = 60.0  # between two lines, where nobody watches a bar
 
@@ -107,12 +110,15 @@ def search_quality(
         return
     if keep and store == "weaviate" and "weaviate_host" not in load_settings().model_fields_set:
         raise click.UsageError("--keep with --store weaviate needs WEAVIATE_HOST")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # as Ctrl-C: the servers end too
     with ExitStack() as block:
         folder = keep or Path(
             block.enter_context(tempfile.TemporaryDirectory(prefix="weavloader-"))
         )
         folder.mkdir(parents=True, exist_ok=True)
         judged = _judged_images(data, images, split, folder)
+        say(f"{len(judged.files):,} images, {len(judged.relevant):,} queries", err=True)
         with _running(folder, judged, store, keep is not None) as (settings, links):
             figures = _measured(settings, judged, links, concurrency, folder)
     figures = {"data": str(data or "drawn"), "at": time.strftime("%Y-%m-%d %H:%M:%S")} | figures
@@ -140,7 +146,7 @@ def _running(
     with ExitStack() as block:
         redis_url = block.enter_context(running_redis(folder))
         port, name = _address(folder)
-        links = {image: f"http://{HOST}:{port}/{name}/{_digest(image)}" for image in judged.files}
+        links = {image: f"http://{HOST}:{port}/{_digest(image)}" for image in judged.files}
         files = {_digest(image): path for image, path in judged.files.items()}
         block.enter_context(_serving(port, files))
         environment = {
@@ -157,6 +163,7 @@ def _running(
         }
         for variable, value in environment.items():
             publish_to_environment(variable, value)
+        get_settings.cache_clear()  # what was said so far was masked by the settings before
         try:
             yield get_settings(), links
         finally:
@@ -165,14 +172,27 @@ def _running(
 
 
 def _address(folder: Path) -> tuple[int, str]:
-    """The port and the name that are part of the links: an image is known by its link, so that they
-    stay with the store."""
+    """The port that is part of the links, and what the collection of a Weaviate is called by.
+
+    An image is known by its link, so the port stays with the store. It is the same for every store
+    where it can be, since results of equal score are in the order of their ids.
+    """
     path = folder / "address.json"
     if not path.exists():
-        address = {"port": free_ports(1)[0], "name": secrets.token_hex(4)}
+        address = {"port": _free_port(), "name": secrets.token_hex(4)}
         path.write_text(json.dumps(address))
     kept = json.loads(path.read_text())
     return int(kept["port"]), str(kept["name"])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+        try:
+            probe.bind((HOST, _PORT))
+        except OSError:
+            return free_ports(1)[0]
+    return _PORT
 
 
 def _drop_collection(settings: Settings) -> None:
