@@ -22,6 +22,7 @@ for _subject in (
     "audit",
     "mcp",
     "reprocess",
+    "retention",
     "saved",
     "status",
     "store",

@@ -21,7 +21,10 @@ from weavloader.images.job import UNKNOWN, ImageJob
 from weavloader.images.nodes import Node, Nodes
 from weavloader.provenance import CAPTION, traced
 from weavloader.reprocessing import Rework
+from weavloader.retention import LetGo
+from weavloader.settings import StoreImages
 from weavloader.store.base import ImageObject, Store, Vector
+from weavloader.times import FOR_EVER, Ages, utc_now
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,9 @@ class Pipeline:
         embed: By vector name, turns a caption and pixels into a vector.
         cache: Keeps what the models said while the store is down.
         limits: What decoding an image may cost.
+        let_go: Which images are not stored.
+        store_images: What is kept of a picture, as ``STORE_IMAGES``.
+        keep_images: From which ages on nothing of it is, as ``KEEP_IMAGES``.
         previews: Whether preview models are meant to be served.
         match: Compares an image that is about to be stored with the saved searches; never fails.
     """
@@ -44,6 +50,9 @@ class Pipeline:
     embed: Mapping[str, Callable[[str, Pixels], Vector]]
     cache: InferenceCache
     limits: DecodeLimits
+    let_go: LetGo
+    store_images: StoreImages = "full"
+    keep_images: Ages = FOR_EVER
     previews: bool = False
     match: Callable[[ImageObject], None] = lambda image: None
 
@@ -55,6 +64,8 @@ class Outcome(StrEnum):
     ALREADY_STORED = "already_stored"
     REPROCESSED = "reprocessed"
     GONE = "gone"
+    EXPIRED = "expired"
+    DELETED = "deleted"
 
 
 @dataclass(slots=True)
@@ -88,15 +99,20 @@ class Stages:
 
 
 def process_image(job: ImageJob, pipeline: Pipeline, stages: Stages) -> Outcome:
-    """Download, describe, embed and store one image, unless it is stored already.
+    """Download, describe, embed and store one image, unless it is stored already or let go.
 
     Raises:
         PermanentError: The image itself is at fault.
         TransientError: A dependency failed; nothing was stored, and trying again is safe.
     """
-    with stages.timed("lookup"), _store_operation("exists"):
-        if pipeline.store.existing([job.url]):
-            return Outcome.ALREADY_STORED
+    with stages.timed("lookup"):
+        if pipeline.let_go.deleted.among([job.id]):
+            return _deleted(job, pipeline)
+        if pipeline.let_go.is_expired(job, utc_now()):
+            return Outcome.EXPIRED
+        with _store_operation("exists"):
+            if pipeline.store.existing([job.url]):
+                return Outcome.ALREADY_STORED
     with stages.timed("download"):
         data = pipeline.downloader.fetch(job.url, job.node if job.node != UNKNOWN else None)
         traces.note(bytes=len(data))
@@ -112,7 +128,23 @@ def process_image(job: ImageJob, pipeline: Pipeline, stages: Stages) -> Outcome:
         pipeline.match(image)
         with stages.timed("store"), _store_operation("upsert"):
             pipeline.store.upsert([image])
-    return Outcome.STORED
+    return _unless_deleted(Outcome.STORED, job, pipeline)
+
+
+def _unless_deleted(outcome: Outcome, job: ImageJob, pipeline: Pipeline) -> Outcome:
+    """The outcome of an image that was just written, unless a person deleted it meanwhile.
+
+    It is recorded as deleted before it is deleted: either this finds the record, or it is deleted
+    after this.
+    """
+    return _deleted(job, pipeline) if pipeline.let_go.deleted.among([job.id]) else outcome
+
+
+def _deleted(job: ImageJob, pipeline: Pipeline) -> Outcome:
+    """Delete what a run has written that was killed before it saw that the image is deleted."""
+    with _store_operation("delete"):
+        pipeline.store.delete([job.id])
+    return Outcome.DELETED
 
 
 def reprocess_image(job: ImageJob, rework: Rework, pipeline: Pipeline, stages: Stages) -> Outcome:
@@ -126,6 +158,8 @@ def reprocess_image(job: ImageJob, rework: Rework, pipeline: Pipeline, stages: S
         ConfigError: A vector is ordered that this worker's models do not make.
     """
     with stages.timed("lookup"), _store_operation("get"):
+        if pipeline.let_go.deleted.among([job.id]):
+            return _deleted(job, pipeline)
         stored = pipeline.store.get(job.id)
     if stored is None:
         return Outcome.GONE
@@ -142,7 +176,7 @@ def reprocess_image(job: ImageJob, rework: Rework, pipeline: Pipeline, stages: S
         infer_again(replace(stored, image=picture), parts, inference, pipeline, stages)
         with stages.timed("store"), _store_operation("upsert"):
             pipeline.store.upsert([_reprocessed(stored, inference, parts)])
-    return Outcome.REPROCESSED
+    return _unless_deleted(Outcome.REPROCESSED, job, pipeline)
 
 
 def infer_again(

@@ -76,6 +76,8 @@ def _account(settings: Settings, since: datetime, repair: bool) -> AuditReport:
 def _reader(settings: Settings) -> Iterator[tuple[SliceReader, RedisClient]]:
     from client import connect_sage, open_store, redis_session
     from weavloader.dlq.queue import DeadLetters
+    from weavloader.images.nodes import Nodes
+    from weavloader.retention import DeletedImages, LetGo
     from weavloader.stream.sage_api import DataApi
     from weavloader.stream.stream import SliceReader
 
@@ -85,7 +87,10 @@ def _reader(settings: Settings) -> Iterator[tuple[SliceReader, RedisClient]]:
         closing(open_store(settings)) as store,
     ):
         api = DataApi(settings.sage_data_api, http, settings.sage_deadline)
-        yield SliceReader(settings, api, store, DeadLetters(redis, settings.dlq_ttl)), redis
+        nodes = Nodes.from_settings(settings, http, api, redis)
+        let_go = LetGo(settings.keep_objects, DeletedImages(redis), nodes.project)
+        dead_letters = DeadLetters(redis, settings.dlq_ttl)
+        yield SliceReader(settings, api, store, dead_letters, let_go), redis
 
 
 def _republish(jobs: Sequence[ImageJob]) -> None:
@@ -154,7 +159,10 @@ def backfill(start: str, end: str, query_filter: str | None, restart: bool) -> N
             say(f"Resuming from {readable(reached)}.")
         report = _run(work, span, settings.queue_high_water)
     names = {State.STORED: "already stored"}
-    shown = (State.QUEUED, State.STORED, State.DEAD, State.EXCLUDED, State.REJECTED)
+    shown = (
+        *(State.QUEUED, State.STORED, State.DEAD, State.EXPIRED, State.DELETED),
+        *(State.EXCLUDED, State.REJECTED),
+    )
     counts = (f"{report.counts[state]:,} {names.get(state, state)}" for state in shown)
     say(", ".join(counts))
 

@@ -22,6 +22,8 @@ TIME_LIMIT = 600
 # 100,000 images take the audit two or three minutes; a remote store may be slow.
 AUDIT_SOFT_TIME_LIMIT = 3300
 AUDIT_TIME_LIMIT = 3360
+# Below the soft time limit of a task, by the longest step.
+RETENTION_SECONDS = 420
 # A message that a dead worker held comes back after this; no wait may be longer.
 VISIBILITY_TIMEOUT = 3600
 DELIVERY_ROUND_SECONDS = 60
@@ -140,6 +142,7 @@ def _beat(settings: Settings) -> dict[str, Any]:
                 "kwargs": {"only_due": True},
             },
             "audit": _every("audit_images", crontab(hour=5, minute=10)),
+            "retention": _every("apply_retention", crontab(minute=40)),
             "cleanup": _every("cleanup_failed_tasks", crontab(hour=4, minute=10)),
             # While no cleaner runs, rounds do not pile up.
             "deliver": {

@@ -22,6 +22,7 @@ from weavloader.images.download import Downloader, ForbiddenNodes
 from weavloader.images.inference_cache import InferenceCache
 from weavloader.images.nodes import Nodes
 from weavloader.redis_connection import RedisClient, connect_redis
+from weavloader.retention import DeletedImages, LetGo
 from weavloader.saved.matches import Matcher
 from weavloader.settings import OPENAI, Settings, get_settings
 from weavloader.store.base import ImageObject, Store
@@ -77,6 +78,20 @@ def store() -> Store:
 
 
 @cache
+def nodes() -> Nodes:
+    """What is known of nodes."""
+    settings = get_settings()
+    return Nodes.from_settings(settings, connect_sage(settings), data_api(), redis_client())
+
+
+@cache
+def let_go() -> LetGo:
+    """Which images are not to be stored again."""
+    deleted = DeletedImages(redis_client())
+    return LetGo(get_settings().keep_objects, deleted, nodes().project)
+
+
+@cache
 def pipeline() -> Pipeline:
     """The pipeline of one image."""
     # Imported here, since only processors should pay for it.
@@ -88,7 +103,10 @@ def pipeline() -> Pipeline:
     return Pipeline(
         store=store(),
         downloader=downloader(settings),
-        nodes=_nodes(settings),
+        nodes=nodes(),
+        let_go=let_go(),
+        store_images=settings.store_images,
+        keep_images=settings.keep_images,
         caption=_captioner(settings),
         embed={
             name: partial(embedder(name), triton, timeout=settings.triton_timeout)
@@ -150,18 +168,6 @@ def _captioner(settings: Settings) -> Callable[[Pixels], str]:
         return partial(openai_server().caption, timeout=settings.openai_timeout)
     caption = captioner(settings.caption_model)
     return partial(caption, triton_client(), timeout=settings.triton_timeout)
-
-
-def _nodes(settings: Settings) -> Nodes:
-    return Nodes(
-        http=connect_sage(settings),
-        api=data_api(),
-        redis=redis_client(),
-        manifest_url=settings.manifest_api,
-        manifest_ttl=settings.manifest_ttl,
-        position_ttl=settings.position_ttl,
-        seconds=settings.sage_deadline,
-    )
 
 
 def _probe_triton() -> None:

@@ -41,10 +41,11 @@ TASKS = (
     "audit_images",
     "ask_for_late_files",
     "deliver_matches",
+    "apply_retention",
 )
 # Whose image it is; such labels come from outside and are bounded.
 ORIGIN = ("node_id", "job", "task", "camera")
-OUTCOMES = ("stored", "already_stored", "reprocessed", "gone", "dead")
+OUTCOMES = ("stored", "already_stored", "reprocessed", "gone", "expired", "deleted", "dead")
 # How an image came: at once; later than an hour after its capture, since its node was offline;
 # or on the low-priority queue.
 ARRIVALS = ("live", "late", "low")
@@ -52,6 +53,7 @@ Arrival = Literal["live", "late", "low"]
 STORE_OPERATIONS = ("exists", "upsert")
 RESTORED_FROM = ("dead_worker", "orphan")
 SCOPES = ("node", "all")
+LET_GO = ("image", "picture")
 GUARDED_SERVERS = ("flower", "web")
 DELIVERY_OUTCOMES = ("delivered", "failed", "gone")
 TRIMMED_FOR = ("repeated", "cut_off")
@@ -213,6 +215,14 @@ class _Families:
             operation,
             STORE_BUCKETS,
         )
+        self.let_go = self._counter(
+            "retention_total", "Images, and pictures alone, that retention let go", ("what",)
+        )
+        self.let_go_bytes = self._counter(
+            "retention_bytes_total",
+            "Bytes of the pictures that retention let go, as far as known",
+            ("what",),
+        )
         self.images = self._counter("images_total", "Images by outcome", ("outcome",))
         self.stage_seconds = self._histogram(
             "image_stage_seconds",
@@ -300,6 +310,8 @@ class Metrics:
             (self._families.reprocessed, ("submitted",)),
             (self._families.trimmed, TRIMMED_FOR),
             (self._families.deliveries, DELIVERY_OUTCOMES),
+            (self._families.let_go, LET_GO),
+            (self._families.let_go_bytes, LET_GO),
         )
         for one, labels in known:
             for label in labels:
@@ -417,6 +429,11 @@ class Metrics:
     def count_delivery(self, outcome: str, amount: int) -> None:
         """Count deliveries to receivers: one of :data:`DELIVERY_OUTCOMES`."""
         self._families.deliveries.labels(outcome).inc(amount)
+
+    def count_let_go(self, what: str, amount: int, size: int) -> None:
+        """Count what retention let go: one of :data:`LET_GO`, and the bytes of the pictures."""
+        self._families.let_go.labels(what).inc(amount)
+        self._families.let_go_bytes.labels(what).inc(size)
 
     def count_wrong_password(self, server: str) -> None:
         """Count a wrong password: ``server`` is one of :data:`GUARDED_SERVERS`."""

@@ -366,6 +366,11 @@ ROWS: Mapping[str, Sequence[Panel]] = {
             per_minute("weavloader_weaviate_operations_total", "status"),
         ),
         Panel(
+            "Retention, per minute",
+            "Images, and pictures alone, that went by age: KEEP_OBJECTS, KEEP_IMAGES.",
+            per_minute("weavloader_retention_total", "what"),
+        ),
+        Panel(
             "Weaviate: objects",
             "Objects by collection. Weaviate counts an object in memory and on disk twice for "
             "a while.",

@@ -39,6 +39,9 @@ LATE_ROUND = "weavloader:late:round"
 LATE_NEXT_ROUND = "weavloader:late:next"
 """Key that exists while the next round is on its way."""
 
+DELETED = "weavloader:deleted"
+"""Sorted set of the images that a person deleted, 16 bytes each, by the Unix time of it."""
+
 WORKERS = "weavloader:workers"
 """Hash of every living worker's count of beats, by its id."""
 WORKER_STARTS = "weavloader:starts"

@@ -27,7 +27,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from weavloader.accounts import DEFAULT_FLOWER_AUTH, PLACEHOLDER, Account, parse_accounts
 from weavloader.errors import ConfigError, Reason
-from weavloader.times import Ages, parse_duration
+from weavloader.times import FOR_EVER, Ages, parse_duration
 
 __all__ = ["DEFAULT_FLOWER_AUTH", "Settings", "get_settings", "load_settings"]
 
@@ -133,6 +133,7 @@ Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 RedisUrl = Annotated[SecretStr, BeforeValidator(_redis_url)]
+StoreImages = Literal["full", "reduced", "none"]
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"],
     BeforeValidator(lambda name: str(name).upper()),
@@ -193,9 +194,9 @@ class Settings(Environment):
     weaviate_collection: str = "HybridSearchExample"
     store_timeout: Seconds = 30.0
     # What is kept of a picture when its image is stored, how long, and how long the image itself.
-    store_images: Literal["full", "reduced", "none"] = "full"
-    keep_images: AgeRule = Ages()
-    keep_objects: AgeRule = Ages()
+    store_images: StoreImages = "full"
+    keep_images: AgeRule = FOR_EVER
+    keep_objects: AgeRule = FOR_EVER
 
     celery_broker_url: RedisUrl = SecretStr("redis://localhost:6379/0")
     celery_result_backend: RedisUrl = SecretStr("redis://localhost:6379/0")

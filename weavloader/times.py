@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -18,6 +18,8 @@ MAX_YEAR = 9000  # of a moment to which a day can be added
 _DATE = re.compile(r"\d{4}-?\d\d-?\d\d|\d{4}-?W\d\d-?\d", re.ASCII)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdwy]?)", re.ASCII)
 FOREVER = "forever"
+Rule = tuple[str, str]
+"""``("node", name)``, ``("project", name)``, or two empty texts for the general rule."""
 _PROJECT = "project:"
 _NODE = re.compile(r"[\w-]+")
 # A shorter one is a slip, such as a number without its unit, that would delete nearly all.
@@ -88,20 +90,51 @@ class Ages:
     @property
     def shortest(self) -> timedelta | None:
         """The shortest of them; ``None`` if all are for ever."""
-        every = (self.general, *self.nodes.values(), *self.projects.values())
-        return min((age for age in every if age is not None), default=None)
+        return min((age for _, age in self.rules() if age is not None), default=None)
 
-    def of(self, names: Iterable[str], project: str) -> timedelta | None:
-        """The age of a node's images.
+    def rules(self) -> Iterator[tuple[Rule, timedelta | None]]:
+        """Every rule with its age; the general one has no name."""
+        yield from ((("node", name), age) for name, age in self.nodes.items())
+        yield from ((("project", name), age) for name, age in self.projects.items())
+        yield ("", ""), self.general
+
+    def rule(self, nodes: Iterable[str], project: str) -> Rule:
+        """The rule for a node.
 
         Args:
-            names: The node's VSN and id.
+            nodes: Its VSN and id.
             project: Its project.
         """
-        for name in names:
+        for name in nodes:
             if (key := name.casefold()) in self.nodes:
-                return self.nodes[key]
-        return self.projects.get(project.casefold(), self.general)
+                return "node", key
+        key = project.casefold()
+        return ("project", key) if key in self.projects else ("", "")
+
+    def age(self, rule: Rule) -> timedelta | None:
+        """The age of a rule; ``None`` for ever."""
+        return dict(self.rules())[rule]
+
+    def passed(
+        self, moment: datetime, now: datetime, nodes: Sequence[str], project: Callable[[], str]
+    ) -> bool:
+        """Whether something of a moment is older than it may get.
+
+        Args:
+            nodes: The VSN and id of its node.
+            project: Tells its project; called only where that decides.
+        """
+        shortest = self.shortest
+        if shortest is None or moment >= now - shortest:
+            return False
+        rule = self.rule(nodes, "")
+        if self.projects and rule[0] != "node":
+            rule = self.rule((), project())
+        age = self.age(rule)
+        return age is not None and moment < now - age
+
+
+FOR_EVER = Ages()
 
 
 def _age(text: str) -> timedelta | None:

@@ -13,8 +13,10 @@ from job_system.tasks.cleaner import (
 )
 from job_system.tasks.moderator import health_check, monitor_data_stream
 from job_system.tasks.processor import process_image_task
+from job_system.tasks.retention import apply_retention
 
 __all__ = [
+    "apply_retention",
     "archive_failed_tasks",
     "ask_for_late_files",
     "audit_images",

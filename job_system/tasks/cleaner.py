@@ -28,7 +28,7 @@ from job_system.celery_config import (
     TASKS,
     VISIBILITY_TIMEOUT,
 )
-from job_system.dependencies import data_api, dead_letters, redis_client, store
+from job_system.dependencies import data_api, dead_letters, let_go, redis_client, store
 from job_system.publishing import publish, reprocess
 from metrics import metrics
 from weavloader import redis_keys
@@ -359,7 +359,7 @@ def audit_images() -> None:
 
 def _audit(now: datetime) -> None:
     reader = SliceReader(
-        get_settings(), data_api(), store(), dead_letters(), pauses=AUDIT_READ_PAUSES
+        get_settings(), data_api(), store(), dead_letters(), let_go(), pauses=AUDIT_READ_PAUSES
     )
     audit = Audit(reader, redis_client(), repair=True)
     report = audit.run(now - timedelta(seconds=get_settings().audit_window), now)

@@ -42,6 +42,7 @@ from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetters, FailedTask
 from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.images.job import ImageJob, image_id
+from weavloader.retention import DeletedImages, LetGo
 from weavloader.settings import get_settings, load_settings
 from weavloader.stream.audit import Audit, AuditReport
 from weavloader.stream.sage_api import DataApi, seen_key
@@ -87,6 +88,7 @@ class Scene:
     now: datetime
     jobs: list[ImageJob] = field(default_factory=list)
     slept: list[float] = field(default_factory=list)
+    projects: dict[str, str] = field(default_factory=dict)
     on_sleep: Callable[[], None] = lambda: None
 
     def images(self, amount: int, age: float = 3600, **meta: str) -> list[ImageJob]:
@@ -112,23 +114,26 @@ class Scene:
         self.letters.write(task, PermanentError("no", reason=Reason.EMPTY), "")
 
     def audit(
-        self, repair: bool = False, pauses: Sequence[float] = (), **settings: Any
+        self, repair: bool = False, pauses: Sequence[float] = (), days: float = 1, **settings: Any
     ) -> AuditReport:
-        """The account of the last day."""
+        """The account of the last day, or of some."""
+        given = load_settings(sage_filter={"name": "upload"}, **settings)
+        deleted = DeletedImages(redis_client())
         reader = SliceReader(
-            load_settings(sage_filter={"name": "upload"}, **settings),
+            given,
             self.api,
             self.shelf,  # type: ignore[arg-type]
             self.letters,
+            LetGo(given.keep_objects, deleted, lambda vsn: self.projects[vsn]),
             pauses,
             self._sleep,
         )
         audit = Audit(reader, redis_client(), repair=repair, sleep=self._sleep)
-        return audit.run(self.now - timedelta(days=1), self.now)
+        return audit.run(self.now - timedelta(days=days), self.now)
 
-    def counts(self, **settings: Any) -> dict[str, int]:
+    def counts(self, **options: Any) -> dict[str, int]:
         """What the audit counts, without the states that no image has."""
-        return {state.value: n for state, n in self.audit(**settings).counts.items() if n}
+        return {state.value: n for state, n in self.audit(**options).counts.items() if n}
 
     def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -336,6 +341,18 @@ def test_the_daily_audit_finds_what_a_node_uploaded_after_days_and_queues_it(
     audit_images()
     again = {json.loads(raw)["headers"]["id"] for raw in lane()}
     assert {job.id for job in late} <= again and beyond[0].id not in again
+
+
+def test_images_that_were_let_go_are_not_missing(scene: Scene) -> None:
+    old, young, deleted = scene.images(1, age=30 * 3600), scene.images(2), scene.images(1)
+    scene.taken(scene.jobs)
+    DeletedImages(redis_client()).add([each.id for each in deleted])
+    scene.projects = {"W021": "Prairie"}
+    for ages in ("w021=1d", "30d,project:PRAIRIE=1d"):
+        counts = scene.counts(days=1.5, keep_objects=ages)
+        assert counts == {"expired": len(old), "missing": len(young), "deleted": len(deleted)}
+    counts = scene.counts(days=1.5, keep_objects="1d,project:Prairie=1y")
+    assert counts == {"missing": len(young) + len(old), "deleted": len(deleted)}
 
 
 def lane() -> list[bytes]:

@@ -26,10 +26,12 @@ from weavloader import redis_keys
 from weavloader.dlq.queue import FailedTask
 from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.images.job import ImageJob
+from weavloader.retention import DeletedImages, LetGo
 from weavloader.settings import get_settings, load_settings
 from weavloader.stream.backfill import Backfill, BackfillReport, Span
 from weavloader.stream.sage_api import DataApi
 from weavloader.stream.stream import SliceReader, State
+from weavloader.times import FOR_EVER, Ages, utc_now
 
 ROOT = Path(__file__).parents[2]
 START = datetime(2026, 10, 1, tzinfo=UTC)
@@ -70,7 +72,7 @@ def replay(job_system: Celery) -> Iterator[Replay]:
         yield server
 
 
-def backfill(replay: Replay, shelf: Shelf, **changes: Any) -> Backfill:
+def backfill(replay: Replay, shelf: Shelf, ages: Ages = FOR_EVER, **changes: Any) -> Backfill:
     """A backfill onto the real lane."""
     redis = dependencies.redis_client()
     # No connection is kept: a run that breaks off leaves none open.
@@ -83,7 +85,8 @@ def backfill(replay: Replay, shelf: Shelf, **changes: Any) -> Backfill:
     }
     settings = load_settings(unallowed_nodes=("v999",), queue_high_water=5)
     letters = dependencies.dead_letters()
-    reader = SliceReader(settings, api, shelf, letters)  # type: ignore[arg-type]
+    let_go = LetGo(ages, DeletedImages(redis), str)
+    reader = SliceReader(settings, api, shelf, letters, let_go)  # type: ignore[arg-type]
     return Backfill(reader, redis, **given)
 
 
@@ -111,6 +114,16 @@ def test_new_images_are_queued_behind_the_live_ones_and_others_left(replay: Repl
     *_, oldest = dependencies.redis_client().lrange(redis_keys.IMAGE_QUEUE_LOW, -1, -1)
     first = json.loads(oldest)
     assert first["properties"]["priority"] == redis_keys.LOW_PRIORITY
+
+
+def test_images_that_were_let_go_are_not_brought_back(replay: Replay) -> None:
+    DeletedImages(dependencies.redis_client()).add([JOBS[0].id, JOBS[9].id])
+    age = utc_now() - START - timedelta(hours=2)  # of the first four
+    ages = Ages(nodes={JOBS[0].vsn.casefold(): age})
+    report = backfill(replay, Shelf(), ages, backlog=lambda: 0).run(SPAN)
+    assert queued() == [job.id for job in JOBS[4:9]]
+    told = {state.value: count for state, count in report.counts.items()}
+    assert told == {"queued": 5, "expired": 3, "deleted": 2, "excluded": 1, "dead": 0, "stored": 0}
 
 
 def test_a_run_that_was_killed_goes_on_with_its_slice_and_skips_none(replay: Replay) -> None:

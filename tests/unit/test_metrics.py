@@ -58,6 +58,8 @@ PROMISED = {
     "captions_trimmed_total": ("cause",),
     "saved_matches_total": (),
     "saved_deliveries_total": ("outcome",),
+    "retention_total": ("what",),
+    "retention_bytes_total": ("what",),
 }
 
 
@@ -212,3 +214,4 @@ def _use_everything(counted: Metrics) -> None:
     counted.count_trimmed("repeated")
     counted.count_matches(2)
     counted.count_delivery("delivered", 1)
+    counted.count_let_go("image", 3, 500)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import fakeredis
@@ -24,12 +24,15 @@ from weavloader.images.job import ImageJob, image_id
 from weavloader.images.nodes import Node, Nodes
 from weavloader.provenance import ServedModel, record_call
 from weavloader.reprocessing import Rework
+from weavloader.retention import DeletedImages, LetGo
+from weavloader.settings import StoreImages
 from weavloader.store.base import (
     TEXT_PROPERTIES,
     ImageObject,
     Store,
     Vector,
 )
+from weavloader.times import FOR_EVER, Ages, utc_now
 
 JOB = ImageJob(
     url="https://storage.sagecontinuum.org/a.jpg",
@@ -64,6 +67,10 @@ class World:
     said: str = "a green field"
     vectors: str = ""
     matched: list[tuple[ImageObject, bool]] = field(default_factory=list)
+    ages: Ages = FOR_EVER
+    keep_images: Ages = FOR_EVER
+    store_images: StoreImages = "full"
+    on_upsert: Callable[[], None] = lambda: None
 
     def note(self, name: str) -> None:
         self.done.append(name)
@@ -108,6 +115,11 @@ class World:
     def upsert(self, objects: Sequence[ImageObject]) -> None:
         self.note("upsert")
         self.stored.update({stored.id: stored for stored in objects})
+        self.on_upsert()
+
+    def delete(self, ids: Iterable[str]) -> int:
+        self.note("delete")
+        return len([self.stored.pop(each) for each in ids if each in self.stored])
 
     def pipeline(self) -> Pipeline:
         return Pipeline(
@@ -120,8 +132,11 @@ class World:
                 "clip": lambda caption, pixels: self.embed("clip", caption),
                 "align": lambda caption, pixels: self.embed("align", caption),
             },
-            limits=DecodeLimits(pixels=1000, bytes=10**8, wanted_pixels=1000),
             match=lambda image: self.matched.append((image, bool(self.stored))),
+            limits=DecodeLimits(pixels=10**7, bytes=10**8, wanted_pixels=1000),
+            let_go=LetGo(self.ages, DeletedImages(self.redis), lambda vsn: "Prairie"),
+            store_images=self.store_images,
+            keep_images=self.keep_images,
         )
 
 
@@ -423,3 +438,52 @@ def test_a_note_in_the_stored_caption_does_not_reach_the_vectors(world: World) -
     assert world.stored[JOB.id].text["caption"] == caption
     assert again(world, "caption") == Outcome.REPROCESSED
     assert world.stored[JOB.id].text["caption"] == caption
+
+
+def older_by(days: float) -> Ages:
+    """An age that the image has passed by so many days."""
+    return Ages(utc_now() - JOB.captured_at - timedelta(days=days))
+
+
+def test_an_image_that_is_too_old_is_acknowledged_without_a_download(world: World) -> None:
+    world.ages = older_by(1)
+    assert process_image(JOB, world.pipeline(), Stages()) == Outcome.EXPIRED
+    assert world.done == []
+    world.ages = older_by(-1)
+    run(world)
+
+
+def test_the_age_of_a_project_is_asked_of_the_nodes_manifest(world: World) -> None:
+    world.ages = Ages(projects={"prairie": older_by(1).general})
+    assert process_image(JOB, world.pipeline(), Stages()) == Outcome.EXPIRED
+
+
+def test_a_deleted_image_is_not_stored_again(world: World) -> None:
+    DeletedImages(world.redis).add([JOB.id])
+    assert process_image(JOB, world.pipeline(), Stages()) == Outcome.DELETED
+    assert world.done == ["delete"]
+    assert DeletedImages(world.redis).allow([JOB.id]) == 1
+    run(world)
+
+
+def test_an_image_that_is_deleted_while_it_is_processed_does_not_come_back(world: World) -> None:
+    def delete() -> None:
+        DeletedImages(world.redis).add([JOB.id])
+
+    world.on_upsert = delete
+    assert process_image(JOB, world.pipeline(), Stages()) == Outcome.DELETED
+    assert world.stored == {}
+
+
+def test_an_image_that_is_deleted_while_it_is_reprocessed_does_not_come_back(world: World) -> None:
+    run(world)
+
+    def delete() -> None:
+        DeletedImages(world.redis).add([JOB.id])
+        world.stored.pop(JOB.id, None)
+
+    world.on_upsert = delete
+    rework = Rework(frozenset({"clip"}), utc_now() + timedelta(days=1))
+    assert reprocess_image(JOB, rework, world.pipeline(), Stages()) == Outcome.DELETED
+    assert reprocess_image(JOB, rework, world.pipeline(), Stages()) == Outcome.DELETED
+    assert world.stored == {}

@@ -126,20 +126,52 @@ def test_times_are_read_to_the_microsecond_in_utc(text: str, microsecond: int) -
     assert parse_timestamp(text).tzinfo is UTC
 
 
-def test_ages_are_those_of_the_node_then_of_its_project_then_the_general_one() -> None:
-    ages = Ages.parse("2y, W021=90d,project:Sage Net=1y,w022=forever")
-    year = timedelta(days=365)
-    assert ages.of(["W099", "00aa"], "crocus") == 2 * year
-    assert ages.of(["w021", "00aa"], "SAGE NET") == timedelta(days=90)
-    assert ages.of(["W099", "00aa"], "sage net") == year
-    assert ages.of(["W022", "00aa"], "sage net") is None
-    assert ages.shortest == timedelta(days=90)
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+
+
+def passed(ages: Ages, days: float, node: str, project: str) -> bool:
+    """Whether something so old has passed its age."""
+    moment = NOW - timedelta(days=days)
+    return ages.passed(moment, NOW, (node, "00aa"), lambda: project)
+
+
+@pytest.mark.parametrize(
+    ("node", "project", "days"),
+    [
+        ("W099", "crocus", 730),
+        ("w021", "SAGE NET", 90),
+        ("W099", "sage net", 365),
+        ("W022", "sage net", None),
+        ("W023", "crocus", 10),
+    ],
+)
+def test_ages_are_those_of_the_node_then_of_its_project_then_the_general_one(
+    node: str, project: str, days: int | None
+) -> None:
+    ages = Ages.parse("2y, W021=90d,project:Sage Net=1y,w022=forever,W023=10d")
+    assert ages.shortest == timedelta(days=10)
+    assert not passed(ages, days or 9000, node, project)
+    assert passed(ages, (days or 0) + 0.001, node, project) == (days is not None)
+
+
+def test_a_node_is_also_named_by_its_id() -> None:
+    assert passed(Ages.parse("00AA=10d"), 11, "W021", "x")
+
+
+def test_a_project_is_asked_for_only_where_it_decides() -> None:
+    def fail() -> str:
+        raise AssertionError
+
+    ages = Ages.parse("2y,W021=90d,project:x=1y")
+    assert not ages.passed(NOW - timedelta(days=89), NOW, ("W099",), fail)
+    assert ages.passed(NOW - timedelta(days=91), NOW, ("W021",), fail)
+    assert Ages.parse("2y").passed(NOW - timedelta(days=800), NOW, ("W099",), fail)
 
 
 @pytest.mark.parametrize("text", ["forever", "W021=forever,project:x=forever"])
 def test_what_is_kept_for_ever_has_no_shortest_age(text: str) -> None:
     assert Ages.parse(text).shortest is None
-    assert Ages.parse(text).of(["W021"], "x") is None
+    assert not passed(Ages.parse(text), 9000, "W021", "x")
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,10 @@ from weavloader.images.download import Downloader
 from weavloader.images.inference_cache import InferenceCache
 from weavloader.images.job import ImageJob, image_id
 from weavloader.images.nodes import Node, Nodes
+from weavloader.retention import DeletedImages, LetGo
 from weavloader.settings import load_settings
 from weavloader.store.base import ImageObject, Store
+from weavloader.times import FOR_EVER
 
 JOB = ImageJob(
     url="https://storage.sagecontinuum.org/a.jpg", timestamp="2026-11-24T01:57:56Z", vsn="W021"
@@ -100,6 +102,7 @@ class Site:
             embed={name: partial(embedder(name), client, timeout=1) for name in vectors},
             cache=InferenceCache(self.redis, "models"),
             limits=DecodeLimits(pixels=1000, bytes=10**8, wanted_pixels=1000),
+            let_go=LetGo(FOR_EVER, DeletedImages(self.redis), str),
         )
 
     def existing(self, links: Iterable[str]) -> set[str]:

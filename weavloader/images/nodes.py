@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Self
 
 import httpx
 
@@ -19,6 +20,7 @@ from weavloader.geo import Location, to_location
 from weavloader.http_client import DEADLINE_SECONDS, exchange, read, shown
 from weavloader.images.job import UNKNOWN, clean_name
 from weavloader.redis_connection import RedisClient
+from weavloader.settings import Settings
 from weavloader.stream.sage_api import DataApi
 from weavloader.times import utc_now
 
@@ -76,6 +78,21 @@ class Nodes:
         self._position_ttl = position_ttl
         self._seconds = seconds
 
+    @classmethod
+    def from_settings(
+        cls, settings: Settings, http: httpx.Client, api: DataApi, redis: RedisClient
+    ) -> Self:
+        """As configured."""
+        return cls(
+            http,
+            api,
+            redis,
+            settings.manifest_api,
+            settings.manifest_ttl,
+            settings.position_ttl,
+            settings.sage_deadline,
+        )
+
     def describe(self, vsn: str, captured_at: datetime) -> Node:
         """The node, standing where it stood at ``captured_at`` as far as that is known.
 
@@ -88,6 +105,13 @@ class Nodes:
         node = _node(self._manifest(vsn))
         live = self._position(vsn) if utc_now() - captured_at < LIVE_FOR else None
         return Node(node.project, node.address, live or node.location)
+
+    def project(self, vsn: str) -> str:
+        """The project of a node; errors as :meth:`describe`."""
+        vsn = vsn.upper()
+        if not _VSN.fullmatch(vsn) or vsn == UNKNOWN.upper():
+            return UNKNOWN
+        return _node(self._manifest(vsn)).project
 
     def vsn_of(self, node: str) -> str:
         """The VSN of a node by its id, from the list of all manifests; ``"unknown"`` without one.

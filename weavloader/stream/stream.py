@@ -26,6 +26,7 @@ from weavloader.dlq.queue import DeadLetters
 from weavloader.errors import Reason, TransientError
 from weavloader.images.job import ImageJob
 from weavloader.redis_connection import RedisClient
+from weavloader.retention import LetGo
 from weavloader.settings import Settings
 from weavloader.store.base import Store
 from weavloader.stream.sage_api import (
@@ -37,6 +38,7 @@ from weavloader.stream.sage_api import (
     seen_key,
     unallowed_names,
 )
+from weavloader.times import utc_now
 
 BATCH = 1000
 FIRST_LOOKBACK = timedelta(minutes=5)
@@ -209,6 +211,8 @@ class State(StrEnum):
     QUEUED = "queued"  # or held by a worker
     WAITING = "waiting"  # for a retry
     DEAD = "dead"
+    EXPIRED = "expired"  # older than KEEP_OBJECTS, and so not stored
+    DELETED = "deleted"  # by a person
     DISCARDED = "discarded"  # its dead letter was too old, or discarded by hand
     EXCLUDED = "excluded"
     REJECTED = "rejected"  # the record is no image
@@ -229,6 +233,7 @@ class SliceReader:
     api: DataApi
     store: Store
     dead_letters: DeadLetters
+    let_go: LetGo
     pauses: Sequence[float] = ()
     sleep: Callable[[float], None] = time.sleep
 
@@ -250,14 +255,30 @@ class SliceReader:
     def resolve(
         self, jobs: Sequence[ImageJob], counts: Counter[State]
     ) -> tuple[list[ImageJob], list[ImageJob]]:
-        """The stored images, and those that have no dead letter either; all others are counted."""
+        """The stored images, and those that have no dead letter either; all others are counted.
+
+        Images that were let go are not expected to be stored.
+        """
         links = self.store.existing(job.url for job in jobs)
-        rest = [job for job in jobs if job.url not in links]
+        rest = self._expected([job for job in jobs if job.url not in links], counts)
         dead = self.dead_letters.existing([job.id for job in rest])
         counts[State.DEAD] += len(dead)
         stored = [job for job in jobs if job.url in links]
         counts[State.STORED] += len(stored)
         return stored, [job for job in rest if job.id not in dead]
+
+    def _expected(self, jobs: Sequence[ImageJob], counts: Counter[State]) -> list[ImageJob]:
+        """Those of the images that are to be stored; the others are counted."""
+        now, deleted = utc_now(), self.let_go.deleted.among([job.id for job in jobs])
+        rest = []
+        for job in jobs:
+            if job.id in deleted:
+                counts[State.DELETED] += 1
+            elif self.let_go.is_expired(job, now):
+                counts[State.EXPIRED] += 1
+            else:
+                rest.append(job)
+        return rest
 
     def _items(
         self, ask: Callable[[], Iterable[object]], is_open: bool
