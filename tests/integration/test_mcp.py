@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from mcp import Client, StdioServerParameters
@@ -21,9 +22,10 @@ from PIL import Image
 
 from demo.servers.ports import free_ports
 from tests.support.pages import SNOW, STREET, an_image, keep
-from weavloader.settings import load_settings
-from web.assistant import MAX_CAPTION, MAX_PICTURE_BYTES
+from weavloader.settings import get_settings, load_settings
+from web.assistant import MAX_CAPTION, MAX_PICTURE_BYTES, Tools
 from web.query import ARGUMENTS
+from web.results import SearchPageResult
 
 ROOT = Path(__file__).parents[2]
 STORED = [
@@ -185,6 +187,17 @@ def test_an_error_is_one_line_that_says_what_is_expected(
     line = text_of(answer)
     assert answer.is_error and message in line
     assert "\n" not in line and "Traceback" not in line and TOKEN not in line
+
+
+def test_no_secret_of_this_machine_reaches_an_assistant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAGE_PASS", TOKEN)
+    monkeypatch.setenv("CELERY_BROKER_URL", "redis://:of-redis@127.0.0.1:1/0")
+    get_settings.cache_clear()
+    found = SearchPageResult([], f"refused: {TOKEN}, of-redis")
+    searches = MagicMock(search=lambda query: found)
+    said = json.loads(Tools(MagicMock(), MagicMock(), searches).search("snow"))
+    get_settings.cache_clear()
+    assert said["notice"] == "refused: ***, ***"
 
 
 def test_nothing_but_the_protocol_is_on_standard_output(tmp_path: Path) -> None:
