@@ -31,7 +31,7 @@ MAX_CHILD_MEMORY_KIB = 1_000_000
 MAX_HELD_TASKS = 100
 FAILURE_RECORD_SECONDS = 2 * 86400
 HEALTH_CHECK_SECONDS = 25
-SOCKET_TIMEOUTS = {"socket_timeout": 30, "socket_connect_timeout": 10}
+SOCKET_TIMEOUTS = {"socket_timeout": 10, "socket_connect_timeout": 10}
 
 
 def celery_config(settings: Settings) -> dict[str, Any]:

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from typing import Any
 
 from redbeat.schedulers import RedBeatScheduler, get_redis
+from redis.exceptions import ConnectionError as ConnectionLost
+from redis.exceptions import TimeoutError
 
 from weavloader import redis_keys
+from weavloader.redis_connection import suspicious
+
+_PAUSE_SECONDS = 1.0
+
+logger = logging.getLogger(__name__)
 
 
 class Scheduler(RedBeatScheduler):
     """Of several, the one that holds the lock; beat has no name of its own, unlike a worker."""
 
+    def __init__(self, app: Any, **options: Any) -> None:
+        # Or it would end where Redis is there and cannot serve.
+        suspicious(get_redis(app).connection_pool)
+        super().__init__(app, **options)
+
     def tick(self, *args: Any, **options: Any) -> float:
-        """Publish what is due; seconds until the next tick."""
-        wait: float = super().tick(*args, **options)  # raises once another one holds the lock
-        name = f"scheduler@{socket.gethostname()}"
-        get_redis(self.app).set(redis_keys.ACTIVE_SCHEDULER, name, ex=int(self.lock_timeout))
+        """Publish what is due; seconds until the next tick, which comes soon without Redis."""
+        try:
+            wait: float = super().tick(*args, **options)  # raises once another one holds the lock
+            name = f"scheduler@{socket.gethostname()}"
+            get_redis(self.app).set(redis_keys.ACTIVE_SCHEDULER, name, ex=int(self.lock_timeout))
+        except (ConnectionLost, TimeoutError) as error:
+            logger.warning("Redis is unavailable, trying again: %s", error)
+            return _PAUSE_SECONDS
         return wait

@@ -25,6 +25,7 @@ from weavloader import redis_keys, traces
 from weavloader.errors import WeavloaderError
 from weavloader.images.job import image_id_in
 from weavloader.logs import configure_logging
+from weavloader.redis_connection import suspicious
 from weavloader.settings import get_settings
 from weavloader.shutdown import finish_first
 
@@ -98,6 +99,12 @@ def _import_before_fork(sender: Any = None, **_: Any) -> None:
     share_stop_flag()
     gc.freeze()
     finish_first(lambda: bool(worker_state.active_requests))
+
+
+@signals.worker_init.connect
+def _suspect_results(sender: Any = None, **_: Any) -> None:
+    """Let connections for results be suspected with all others; those of the broker are by ours."""
+    suspicious(sender.app.backend.client.connection_pool)
 
 
 @signals.worker_process_shutdown.connect

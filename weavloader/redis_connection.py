@@ -1,5 +1,8 @@
 """Connections to the Redis of the broker, through Sentinels too, and a lock that is renewed.
 
+A firewall that drops connections leaves several in each process, which look open. So the first
+one that fails makes all others of its process suspect: each is made anew before its next use.
+
 A moderator that is killed during a poll leaves a lock that expires soon, so that polling stops for
 seconds only. A long poll keeps its lock, however long one answer of SAGE takes.
 """
@@ -7,9 +10,11 @@ seconds only. A long poll keeps its lock, however long one answer of SAGE takes.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from threading import Event, Thread
 from typing import Any, Protocol, Self, cast
 from urllib.parse import unquote, urlsplit
@@ -18,7 +23,17 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.client import Pipeline
 from redis.commands.core import Script
-from redis.exceptions import LockError, RedisError
+from redis.connection import AbstractConnection, ConnectionPool
+from redis.exceptions import ConnectionError as ConnectionLost
+from redis.exceptions import (
+    LockError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
 from redis.lock import Lock
 from redis.retry import Retry
 from redis.sentinel import Sentinel
@@ -34,7 +49,93 @@ _Name = str | bytes
 LOCK_SECONDS = 12.0
 _RENEWALS_IN_TIME = 4
 
+# What a server answers that is there and cannot serve: it became a replica, its memory or disk is
+# full, or a script of another program runs.
+_OUTAGES = (MasterDownError, OutOfMemoryError, ReadOnlyError)
+_OUTAGE_TEXTS = ("MISCONF ", "BUSY ", "UNBLOCKED ", "NOREPLICAS ")
+# When a connection of this process last failed, in monotonic seconds.
+_failed_at = float("-inf")
+
 logger = logging.getLogger(__name__)
+
+
+class SuspiciousConnection(AbstractConnection):
+    """A connection that is made anew where another one of its process has failed since its last
+    answer, and where the server cannot serve, as after a failover behind one name.
+
+    That is an outage like any other, which Celery and redbeat wait for: other errors end them.
+    """
+
+    _heard_at = float("-inf")
+
+    def is_suspect(self) -> bool:
+        """Whether a firewall may have dropped it, as it did another one."""
+        return self._sock is not None and self._heard_at <= _failed_at
+
+    def connect(self) -> None:
+        """Connect, unless it is connected."""
+        if self._sock is None:
+            super().connect()  # type: ignore[no-untyped-call]
+            self._heard_at = time.monotonic()
+
+    def can_read(self, timeout: float = 0) -> bool:
+        """Whether there is something to read, which a pool asks before each use.
+
+        It does so after :meth:`connect`, which others call in the middle of an exchange.
+        """
+        if self.is_suspect():
+            self.disconnect()  # type: ignore[no-untyped-call]
+            self.connect()
+        return bool(super().can_read(timeout))
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """Send a command.
+
+        Raises:
+            ConnectionError: It is not connected any more.
+        """
+        with _noted_failure():
+            super().send_packed_command(command, check_health)  # type: ignore[no-untyped-call]
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        """Read an answer.
+
+        Raises:
+            ConnectionError: It is not connected any more, or to a server that cannot serve.
+        """
+        with _noted_failure():
+            try:
+                answer = super().read_response(*args, **options)
+            except ResponseError as error:
+                if isinstance(error, _OUTAGES) or str(error).startswith(_OUTAGE_TEXTS):
+                    self.disconnect()  # type: ignore[no-untyped-call]
+                    raise ConnectionLost(f"Redis cannot serve: {error}") from error
+                raise
+        self._heard_at = time.monotonic()
+        return answer
+
+
+@contextmanager
+def _noted_failure() -> Iterator[None]:
+    global _failed_at
+    try:
+        yield
+    except (ConnectionLost, TimeoutError):
+        _failed_at = time.monotonic()
+        raise
+
+
+def suspicious(pool: ConnectionPool) -> ConnectionPool:
+    """Let the connections of a pool be :class:`SuspiciousConnection`; the pool itself."""
+    pool.connection_class = _suspicious(pool.connection_class)
+    return pool
+
+
+@cache
+def _suspicious(kind: type[Any]) -> type[Any]:
+    if issubclass(kind, SuspiciousConnection):
+        return kind
+    return type(kind.__name__, (SuspiciousConnection, kind), {})
 
 
 class RedisClient(Protocol):
@@ -146,8 +247,11 @@ def connect_redis(settings: Settings, *, timeout: float = TIMEOUT) -> RedisClien
     }
     url = settings.celery_broker_url.get_secret_value()
     if url.startswith(SENTINEL_SCHEME):
-        return cast("RedisClient", _master(url, settings.redis_master_name, options))
-    return cast("RedisClient", Redis.from_url(url, **options))
+        client = _master(url, settings.redis_master_name, options)
+    else:
+        client = Redis.from_url(url, **options)
+    suspicious(client.connection_pool)
+    return cast("RedisClient", client)
 
 
 def _master(url: str, name: str, options: Mapping[str, Any]) -> Redis:

@@ -60,6 +60,8 @@ class Recovery(bootsteps.StartStopStep):
             for worker_id in self._registry.heartbeat(survivors):
                 self._restore_from(consumer, worker_id)
             return_due(redis_client())
+            for channel in consumer.connection.transport.channels:
+                channel.drop_suspects()
             self._heartbeats += 1
             if self._heartbeats % _HEARTBEATS_BETWEEN_SEARCHES == 0:
                 self._restore_orphans(consumer)

@@ -29,6 +29,7 @@ from metrics import metrics
 from weavloader import redis_keys
 from weavloader.dlq.queue import FailedTask
 from weavloader.errors import PermanentError, Reason
+from weavloader.redis_connection import suspicious
 
 _SHOWN_BYTES = 2000
 # A message that was received so often without a sign of life after it ends its worker.
@@ -103,6 +104,20 @@ class RecordingChannel:
     _is_waiting = False
     _in_poll: Any = None
     _brpop_sent_at: Any = None
+
+    def _get_pool(self: Any, asynchronous: bool = False) -> Any:
+        return suspicious(super()._get_pool(asynchronous))  # type: ignore[misc]
+
+    def drop_suspects(self: Any) -> None:
+        """Drop what waits for messages on a connection that may be dropped, to wait on a new one.
+
+        No command would find that out, and kombu does so by itself after up to 51 s.
+        """
+        for name in ("client", "subclient"):
+            # They are made when they are first asked for.
+            connection = getattr(vars(self).get(name), "connection", None)
+            if connection is not None and connection.is_suspect():
+                connection.disconnect()
 
     def _brpop_start(self: Any, timeout: float | None = None) -> None:
         """Ask for a message of our queues; where there was none, wait until there is.

@@ -121,7 +121,7 @@ def _play(system: System, scenario: Scenario) -> tuple[Row, list[str]]:
     system.replay.catalogue = catalogue(published, scenario.seconds, scenario.arrives_after)
     failures = _act(system, scenario)
     ended = time.monotonic()
-    outcomes = _settled(system, checker, ended + scenario.patience)
+    outcomes = _settled(system, checker, scenario.patience)
     wrong = [*failures, *scenario.violations(outcomes)]
     return _row(scenario, outcomes, time.monotonic() - ended), wrong
 
@@ -136,12 +136,16 @@ def _act(system: System, scenario: Scenario) -> list[str]:
     return []
 
 
-def _settled(system: System, checker: OutcomeChecker, deadline: float) -> Outcomes:
+def _settled(system: System, checker: OutcomeChecker, patience: float) -> Outcomes:
+    """The outcomes once every image has one, or nothing has changed for so many seconds."""
+    before, changed = None, time.monotonic()
     while True:
         system.tend()
         is_idle = checker.is_idle()
         outcomes = checker.outcomes()
-        if (is_idle and outcomes.is_settled) or time.monotonic() > deadline:
+        if outcomes != before:
+            before, changed = outcomes, time.monotonic()
+        if (is_idle and outcomes.is_settled) or time.monotonic() - changed > patience:
             return outcomes
         time.sleep(_POLL_SECONDS)
 

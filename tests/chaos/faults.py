@@ -5,17 +5,20 @@ from __future__ import annotations
 import signal
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
+from threading import Thread
 from typing import Any
 from uuid import UUID
+
+from redis.exceptions import ResponseError
 
 from demo.sage_replay.faults import STORAGE, Fault
 from demo.servers.ports import HOST
 from tests.chaos import bad_images
 from tests.chaos.dataset import EXCLUDED_VSN, FORBIDDEN_VSN
 from tests.chaos.role import HASTY, TRITONS
-from tests.chaos.system import PROCESSORS, System, pause
+from tests.chaos.system import PROCESSORS, ROLES, System, pause
 from tests.support.firewall import firewall
 from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetters
@@ -27,8 +30,11 @@ FaultAction = Callable[[System], None]
 LONG = 45.0
 # Of twenty images of a forbidden node: each of six processes may have asked before one knows.
 MAX_REFUSALS = 8
-# A role has 3 s, and a processor the time of its image besides; this machine may be busy.
-END_SECONDS = 10.0
+# A role has 3 s, and a worker the time of its task besides; and much more on a busy machine.
+QUIET_SECONDS = {
+    role: 3.0 if role in ("scheduler", "stream", "metrics") else 10.0 for role in ROLES
+}
+END_SECONDS = 60.0
 SECOND_TRITON = "127.0.0.2"
 # A request with a picture has more.
 _SOME_WORK = 100_000
@@ -120,6 +126,49 @@ def fill_redis(system: System) -> None:
         redis.config_set("maxmemory", redis.info("memory")["used_memory"] // 2)
         pause(10)
         redis.config_set("maxmemory", 0)
+
+
+def fill_redis_disk(system: System) -> None:
+    """Let Redis's append-only file not grow, after which it refuses every write."""
+    _wait_for_work(system)
+    with closing(system.redis()) as redis:
+        with system.full_redis_disk():
+            system.wait_until(lambda: _is_refused(redis), "a write that is refused", 30)
+            pause(10)
+        system.wait_until(lambda: not _is_refused(redis), "a write that is taken", 30)
+
+
+def keep_redis_busy(system: System) -> None:
+    """Let a script of another program run for 10 s, for which Redis refuses every command."""
+    _wait_for_work(system)
+    with closing(system.redis()) as redis, closing(system.redis()) as other:
+        redis.config_set("busy-reply-threshold", 200)
+        endless = Thread(target=_run_without_end, args=(other,))
+        endless.start()
+        pause(10)
+        redis.script_kill()
+        endless.join()
+
+
+def fail_over_redis(system: System) -> None:
+    """Let another Redis take over, where its name leads from then on; connections stay open."""
+    with system.behind_firewall() as between:
+        _wait_for_work(system)
+        with system.failed_over(between):
+            wait_until_done(system, 90)
+
+
+def _is_refused(redis: Any) -> bool:
+    try:
+        redis.set("chaos", "written")
+    except ResponseError:
+        return True
+    return False
+
+
+def _run_without_end(redis: Any) -> None:
+    with suppress(ResponseError):  # it is killed
+        redis.eval("while true do end", 0)
 
 
 def stop_triton(seconds: float) -> FaultAction:
@@ -329,9 +378,14 @@ def end_all_without_redis(system: System) -> None:
     """Ask every role to end while it works and Redis is gone; start all again."""
     wait_for_answers(system, 3)
     system.stop_redis(signal.SIGKILL)
-    late = system.end_all(END_SECONDS)
+    ended = system.end_all(END_SECONDS)
     system.start_redis()
-    system.restart([name.partition(" ")[0] for name in late])
+    late = {
+        role: ended.get(role)
+        for role in ROLES
+        if role not in ended or ended[role].code or ended[role].seconds > QUIET_SECONDS[role]
+    }
+    system.restart([role for role in ROLES if role not in ended])
     assert not late, f"roles did not end in time: {late}"
 
 

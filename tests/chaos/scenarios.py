@@ -32,7 +32,7 @@ class Scenario:
         images: What is published: by host, name and seed.
         seconds: Over how long the images appear.
         is_quick: It is part of the short form.
-        patience: Seconds after the fault until every image must have an outcome.
+        patience: Seconds after the fault, or the last outcome, until an image has one.
         max_calls: The most answers of each model that an image may need.
         foreign_messages: How many dead letters come from foreign messages.
         arrives_after: Seconds until storage has the files.
@@ -87,6 +87,9 @@ SCENARIOS = (
     Scenario("Redis gone for 20 s", faults.end_redis(signal.SIGKILL, 20)),
     Scenario("Redis frozen for 20 s", faults.freeze_redis),
     Scenario("Redis full for 10 s", faults.fill_redis),
+    Scenario("Redis's disk full for 10 s", faults.fill_redis_disk),
+    Scenario("Redis busy with a script for 10 s", faults.keep_redis_busy),
+    Scenario("Redis fails over, connections stay open", faults.fail_over_redis),
     Scenario("a firewall drops connections to Redis", faults.drop_redis_connections),
     Scenario("every role is ended without Redis", faults.end_all_without_redis, seconds=10.0),
     Scenario("Triton down for 60 s", faults.stop_triton(60)),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -48,7 +50,7 @@ ROLES = {
     "metrics": ["metrics"],
 }
 PROCESSORS = ("processor", "processor2")
-_PATIENCE = 90.0
+_PATIENCE = 300.0
 
 
 class System:
@@ -74,6 +76,7 @@ class System:
         self._redis_port, self.metrics_port = free_ports(2)
         # Where roles find Redis.
         self._way_to_redis = self._redis_port
+        self._redis_folder = folder / "redis"
         self._redis_process: subprocess.Popen[bytes] | None = None
         self._roles: dict[str, subprocess.Popen[bytes]] = {}
         self._rest = ExitStack()
@@ -194,16 +197,20 @@ class System:
             subprocess.run(("umount", "--lazy", str(folder)), check=True)
             self.restart(ROLES)
 
-    def end_all(self, seconds: float) -> list[str]:
-        """Ask every role to end; those that are not over after so long, or end with an error."""
+    def end_all(self, seconds: float) -> dict[str, Ended]:
+        """Ask every role to end, and wait for so long at most; how each ended."""
+        began = time.monotonic()
+        waits = {role: WaitForCpu(process.pid) for role, process in self._roles.items()}
         for place, process in enumerate(self._roles.values()):
             process.send_signal((signal.SIGINT, signal.SIGTERM)[place % 2])
-        deadline = time.monotonic() + seconds
-        for process in self._roles.values():
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, deadline - time.monotonic()))
-        codes = {role: process.poll() for role, process in self._roles.items()}
-        return [f"{role} ({code})" for role, code in codes.items() if code != 0]
+        ended: dict[str, Ended] = {}
+        while len(ended) < len(waits) and time.monotonic() < began + seconds:
+            for role, wait in waits.items():
+                wait.look()
+                if role not in ended and (code := self._roles[role].poll()) is not None:
+                    ended[role] = Ended(code, time.monotonic() - began - wait.seconds)
+            time.sleep(0.02)
+        return ended
 
     def processes_of(self, roles: Iterable[str]) -> list[int]:
         """The main processes of roles, and those in which they run their tasks."""
@@ -265,10 +272,48 @@ class System:
 
     def start_redis(self) -> None:
         """Start Redis, with what its append-only file holds."""
-        words = command(find_server(), self._redis_port, self.folder / "redis")
+        words = command(find_server(), self._redis_port, self._redis_folder)
         with (self.folder / "log" / "redis.log").open("ab") as log:
-            self._redis_process = subprocess.Popen(words, stdout=log, stderr=log)
+            self._redis_process = subprocess.Popen(
+                words,
+                stdout=log,
+                stderr=log,
+                restore_signals=False,  # a file that may not grow is an error, not its end
+            )
         wait_until(self._redis_answers, "Redis")
+
+    @contextmanager
+    def full_redis_disk(self) -> Iterator[None]:
+        """Let no file of Redis grow inside."""
+        assert self._redis_process is not None
+        pid, limit = self._redis_process.pid, resource.RLIMIT_FSIZE
+        _, hard = resource.prlimit(pid, limit)
+        resource.prlimit(pid, limit, (1, hard))
+        try:
+            yield
+        finally:
+            resource.prlimit(pid, limit, (hard, hard))
+
+    @contextmanager
+    def failed_over(self, between: Firewall) -> Iterator[None]:
+        """Let a new Redis take over from the present one, which is its replica inside."""
+        old, first = self._redis_process, self.redis()
+        assert old is not None
+        (self._redis_port,) = free_ports(1)
+        self._redis_folder = self.folder / f"redis-{self._redis_port}"
+        self._redis_folder.mkdir()
+        self.start_redis()
+        with closing(first), closing(self.redis()) as second:
+            second.replicaof(HOST, str(first.connection_pool.connection_kwargs["port"]))
+            wait_until(lambda: _replication(second)["master_link_status"] == "up", "the replica")
+            between.target = self._redis_port
+            first.execute_command("FAILOVER", "TO", HOST, self._redis_port)
+            wait_until(lambda: _replication(second)["role"] == "master", "the new master")
+        try:
+            yield
+        finally:
+            old.kill()
+            old.wait()
 
     def stop_redis(self, number: int) -> None:
         """End Redis by a signal."""
@@ -310,6 +355,42 @@ class System:
             return bool(self.redis().ping())
         except redis.RedisError:
             return False
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a role ended: its exit code, and the seconds that it would take on a quiet machine."""
+
+    code: int
+    seconds: float
+
+
+class WaitForCpu:
+    """How long the main thread of a process has been ready to run while others ran.
+
+    Attributes:
+        seconds: Since this was made, as far as :meth:`look` has seen.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._path = Path(f"/proc/{pid}/schedstat")
+        self._before = self._seconds() or 0.0
+        self.seconds = 0.0
+
+    def look(self) -> None:
+        """Look again; a process that has ended tells nothing."""
+        now = self._seconds()
+        self.seconds = self.seconds if now is None else now - self._before
+
+    def _seconds(self) -> float | None:
+        try:
+            return int(self._path.read_text().split()[1]) / 1e9
+        except OSError:
+            return None
+
+
+def _replication(redis: Any) -> dict[str, Any]:
+    return dict(redis.info("replication"))
 
 
 def _children(pid: int) -> list[int]:

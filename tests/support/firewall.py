@@ -14,7 +14,7 @@ class Firewall:
     """Forwards connections to a port of this machine.
 
     Args:
-        target: That port.
+        target: That port; another one counts for connections from then on.
         address: Where it listens.
 
     Attributes:
@@ -22,7 +22,7 @@ class Firewall:
     """
 
     def __init__(self, target: int, address: tuple[str, int] = (HOST, 0)) -> None:
-        self._target = target
+        self.target = target
         self._listening = socket.create_server(address)
         self.port: int = self._listening.getsockname()[1]
         self.accepted = 0
@@ -58,7 +58,7 @@ class Firewall:
             while True:
                 near, _ = self._listening.accept()
                 try:
-                    far = socket.create_connection((HOST, self._target))
+                    far = socket.create_connection((HOST, self.target))
                 except OSError:
                     near.close()
                     continue
