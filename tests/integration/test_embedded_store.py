@@ -183,6 +183,37 @@ class TestEmbeddedStore(RankingContract):
         assert (hit.id, hit.provenance) == (an_image().id, {})
         older.close()
 
+    @pytest.mark.parametrize("few", [0, 10_000], ids=["by chunks", "one by one"])
+    def test_the_nearest_are_those_of_a_comparison_with_every_vector(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, few: int
+    ) -> None:
+        """Over several chunks, with gaps, with vectors that were replaced, and with a filter."""
+        monkeypatch.setattr("weavloader.store.embedded.vector_search._FEW", few)
+        drawn = np.random.default_rng(9)
+        noise = drawn.normal(size=(2100, 8)).astype(np.float32) * np.float32(3)
+        images = [
+            an_image(str(n), vectors={"clip": vector}, vsn=f"W{n % 2}", image=b"")
+            for n, vector in enumerate(noise)
+        ]
+        store.upsert(images)
+        gone = {n for n in range(2100) if n % 7 == 0}
+        store.delete([image_id(str(n)) for n in gone])
+        noise[1003] = noise[5]
+        store.upsert([an_image("1003", vectors={"clip": noise[5]}, vsn="W1", image=b"")])
+        wanted = drawn.normal(size=8).astype(np.float32)
+        cosines = noise @ wanted / np.linalg.norm(noise, axis=1) / np.linalg.norm(wanted)
+        for vsn in (None, "W1"):
+            left = [n for n in range(2100) if n not in gone and (vsn is None or n % 2)]
+            expected = sorted(left, key=lambda n: -cosines[n])[:900]
+            query = SearchQuery(
+                "", wanted, alpha=1.0, limit=900, filters=Filters(vsn=vsn), explain=True
+            )
+            hits = store.search(query)
+            assert {hit.id for hit in hits} == {image_id(str(n)) for n in expected}
+            parts = [hit.explanation.vector for hit in hits if hit.explanation]
+            scores = [part.score or 0.0 for part in parts if part]
+            np.testing.assert_allclose(scores, cosines[expected], atol=1e-6)
+
     @pytest.mark.parametrize("made_by", ["this version", "an earlier one"])
     def test_the_disk_gets_back_what_deleted_objects_took(
         self, store: Store, settings: Settings, made_by: str

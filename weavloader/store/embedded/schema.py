@@ -107,6 +107,8 @@ _STEPS = {0: _SCHEMA, 1: _FROM_VERSION_1, 2: _PROVENANCE, 3: _COUNTS_INDEXES, 4:
 # Temporary: the number of objects that contain each word, by property.
 _COUNTS = "CREATE VIRTUAL TABLE temp.word_counts USING fts5vocab(main, words, col)"
 
+K1, B = 1.2, 0.75  # of BM25
+
 _SHRINKABLE = "PRAGMA auto_vacuum = INCREMENTAL"
 UPGRADE = "upgrade Weavloader"
 
@@ -163,7 +165,7 @@ def open_database(path: Path, busy_seconds: float) -> apsw.Connection:
         connection.set_wal_hook(partial(_limit_wal, busy_ms))
         _create_or_check(connection)
         connection.execute(_COUNTS)
-        for function in (occurrences, column_totals):
+        for function in (keyword_score, column_totals):
             connection.register_fts5_function(function.__name__, function)
     except BaseException:
         connection.close()
@@ -231,16 +233,22 @@ def create_vector_index(connection: apsw.Connection, name: str, dimension: int) 
     )
 
 
-def occurrences(api: apsw.FTS5ExtensionApi, *_: object) -> str:
-    """SQL function: ``[[[word, column, count], …], [length, …]]`` as JSON, the occurrences of the
-    query's words in a row, and the length of each column in words."""
-    found = [
-        (word, column, len(offsets))
-        for word in range(api.phrase_count)
-        for column, offsets in enumerate(api.phrase_locations(word))
-        if offsets
-    ]
-    return json.dumps([found, [api.column_size(i) for i in range(api.column_count)]])
+def keyword_score(api: apsw.FTS5ExtensionApi, *given: apsw.SQLiteValue) -> float:
+    """SQL function: BM25 of a row, summed over the words of the query and the columns.
+
+    Args:
+        given: ``[[idf, …], [mean length, …]]`` as JSON, by word and by column.
+    """
+    if api.aux_data is None:  # kept for all rows of a query
+        api.aux_data = json.loads(str(given[0]))
+    idf, mean_lengths = api.aux_data
+    score = 0.0
+    for word, weight in enumerate(idf):
+        for column in api.phrase_columns(word):
+            times = len(api.phrase_column_offsets(word, column))
+            length = api.column_size(column) / mean_lengths[column]
+            score += weight * times / (times + K1 * (1 - B + B * length))
+    return score
 
 
 def column_totals(api: apsw.FTS5ExtensionApi, *_: object) -> str:

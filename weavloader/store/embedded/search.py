@@ -7,36 +7,32 @@ rescored that way. Source of the formula: Weaviate 1.38, measured; k1 1.2, b 0.7
 
 from __future__ import annotations
 
-import heapq
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
 
 import apsw
-import numpy as np
 
 from weavloader import provenance
-from weavloader.errors import ConfigError, PermanentError, Reason
+from weavloader.errors import ConfigError, Reason
 from weavloader.geo import EARTH_KM, KM_PER_DEGREE, Area
 from weavloader.store.base import (
     FACET_PROPERTIES,
     Filters,
     SearchQuery,
     SearchResult,
-    Vector,
 )
 from weavloader.store.embedded.objects import from_microseconds, location, to_microseconds
-from weavloader.store.embedded.schema import fetch, vector_dimension
+from weavloader.store.embedded.schema import fetch
+from weavloader.store.embedded.vector_search import vector_scores
 from weavloader.store.ranking import Fused, autocut, best_first, candidates, fold, fuse, tokenize
 from weavloader.store.tally import Tally, by_frequency, by_node
 
 Value = str | int | float
-Occurrences = Sequence[tuple[int, int, int]]
-"""Occurrences of a query's words in an object: (word, property, count)."""
 
 # Haversine; the latitude range before it excludes most images cheaply.
 _NEAR = f"""
@@ -46,9 +42,9 @@ _NEAR = f"""
     ))) <= ?
 """
 _ANY = "true"
+_NO_SCORES: Mapping[int, Fused] = {}
 _FIRST = (-(1 << 62), 0)
 _HOUR = 3_600_000_000  # microseconds
-K1, B = 1.2, 0.75
 _MIN_RESCORED = 400
 
 
@@ -66,12 +62,14 @@ def hybrid(connection: apsw.Connection, query: SearchQuery) -> list[SearchResult
     wanted = query.offset + query.limit
     limit = candidates(wanted)
     keyword = keyword_scores(connection, query, limit) if alpha < 1 else {}
-    vector = vector_scores(connection, query, limit) if alpha > 0 else {}
+    where = _where(query.filters)
+    within = None if where[0] == _ANY else where
+    vector = vector_scores(connection, query, limit, within) if alpha > 0 else {}
     fused = fuse(keyword, vector, alpha, query.fusion)
     order = best_first(fused, _ids(connection, fused))[:wanted]
     kept = autocut([fused[number].score for number in order], query.autocut)
-    results = _rows(connection, order[query.offset : kept])
-    return [_scored(results[number], fused[number], query.explain) for number in results]
+    scored = {number: fused[number] for number in order[query.offset : kept]}
+    return list(_rows(connection, list(scored), scored, query.explain).values())
 
 
 def newest(
@@ -145,11 +143,6 @@ def tally(connection: apsw.Connection, filters: Filters) -> Tally:
     return Tally(total, names, dict(hours), by_node(names["vsn"], cameras))
 
 
-def _scored(result: SearchResult, fused: Fused, explain: bool) -> SearchResult:
-    explanation = fused.explanation if explain else None
-    return replace(result, score=fused.score, explanation=explanation)
-
-
 def _ids(connection: apsw.Connection, numbers: Iterable[int]) -> Mapping[int, str]:
     statement = """
         SELECT number, uuid FROM images WHERE number IN (SELECT value FROM json_each(?))
@@ -157,7 +150,12 @@ def _ids(connection: apsw.Connection, numbers: Iterable[int]) -> Mapping[int, st
     return dict(fetch(connection, statement, (json.dumps(list(numbers)),)))
 
 
-def _rows(connection: apsw.Connection, numbers: list[int]) -> dict[int, SearchResult]:
+def _rows(
+    connection: apsw.Connection,
+    numbers: list[int],
+    scored: Mapping[int, Fused] = _NO_SCORES,
+    explain: bool = False,
+) -> dict[int, SearchResult]:
     statement = """
         SELECT number, uuid, text, captured_at, latitude, longitude, provenance FROM images
         WHERE number IN (SELECT value FROM json_each(?))
@@ -166,10 +164,11 @@ def _rows(connection: apsw.Connection, numbers: list[int]) -> dict[int, SearchRe
     results = {
         number: SearchResult(
             id=uuid,
-            score=0.0,
+            score=scored[number].score if scored else 0.0,
             text=json.loads(text),
             captured_at=from_microseconds(captured_at),
             location=location(latitude, longitude),
+            explanation=scored[number].explanation if explain else None,
             provenance=provenance.from_text(made_by),
         )
         for number, uuid, text, captured_at, latitude, longitude, made_by in found
@@ -222,14 +221,10 @@ class Corpus:
     idf: Sequence[float]
     mean_lengths: Sequence[float]
 
-    def score(self, found: Occurrences, lengths: Sequence[int]) -> float:
-        """BM25 summed over words and properties; ``lengths`` are the property lengths in words."""
-        return sum(
-            self.idf[word]
-            * times
-            / (times + K1 * (1 - B + B * lengths[at] / self.mean_lengths[at]))
-            for word, at, times in found
-        )
+    @property
+    def as_json(self) -> str:
+        """As the SQL function takes it."""
+        return json.dumps([self.idf, self.mean_lengths])
 
 
 def keyword_scores(connection: apsw.Connection, query: SearchQuery, limit: int) -> dict[int, float]:
@@ -241,11 +236,10 @@ def keyword_scores(connection: apsw.Connection, query: SearchQuery, limit: int) 
         return {}
     corpus = _corpus(connection, wanted, query.properties, match)
     statement = """
-        SELECT rowid, occurrences(words) FROM words
+        SELECT rowid, keyword_score(words, ?) FROM words
         WHERE words MATCH ? AND +rowid IN (SELECT value FROM json_each(?))
     """
-    rows = fetch(connection, statement, (match, json.dumps(numbers)))
-    scores = {number: corpus.score(*json.loads(found)) for number, found in rows}
+    scores = dict(fetch(connection, statement, (corpus.as_json, match, json.dumps(numbers))))
     order = sorted(scores, key=lambda number: (-scores[number], number))
     return {number: scores[number] for number in order[:limit]}
 
@@ -298,70 +292,3 @@ def _holding(
 
 def _idf(holding: int, objects: int) -> float:
     return math.log(1 + (max(objects - holding, 0) + 0.5) / (holding + 0.5))
-
-
-def vector_scores(connection: apsw.Connection, query: SearchQuery, limit: int) -> dict[int, float]:
-    """Scores of the images nearest to the query's vector, nearest first.
-
-    Raises:
-        PermanentError: The vector's dimension differs from the store's.
-    """
-    if query.vector is None:
-        return {}
-    if query.vector.ndim == 2:
-        return _by_late_interaction(connection, query, query.vector, limit)
-    return _by_cosine(connection, query, query.vector, limit)
-
-
-def _by_cosine(
-    connection: apsw.Connection, query: SearchQuery, vector: Vector, limit: int
-) -> dict[int, float]:
-    dimension = vector_dimension(connection, query.vector_name)
-    if dimension is None:
-        return {}
-    _check_dimension(query.vector_name, dimension, len(vector))
-    where, values = condition(query.filters, "rowid")
-    statement = f"""
-        SELECT rowid, 1 - distance FROM nearest_{query.vector_name}
-        WHERE embedding MATCH ? AND k = ? {where} ORDER BY distance
-    """  # noqa: S608 - values are bound, the name is checked
-    return dict(fetch(connection, statement, (vector.astype("<f4").tobytes(), limit, *values)))
-
-
-def _by_late_interaction(
-    connection: apsw.Connection, query: SearchQuery, vectors: Vector, limit: int
-) -> dict[int, float]:
-    """Compare every image's tokens with every token of the query: exact, in linear time.
-
-    Source: ColBERT, MaxSim.
-    """
-    query_tokens = _unit_rows(vectors)
-    scores = (
-        (_late_score(query_tokens, tokens), number) for number, tokens in _tokens(connection, query)
-    )
-    best = heapq.nsmallest(limit, ((-score, number) for score, number in scores))
-    return {number: -score for score, number in best}
-
-
-def _late_score(query_tokens: Vector, tokens: Vector) -> float:
-    return float((query_tokens @ _unit_rows(tokens).T).max(axis=1).sum())
-
-
-def _tokens(connection: apsw.Connection, query: SearchQuery) -> Iterator[tuple[int, Vector]]:
-    assert query.vector is not None  # noqa: S101 - for the type checker
-    where, values = condition(query.filters, "number")
-    statement = f"SELECT number, dimension, data FROM vectors WHERE name = ? {where}"  # noqa: S608
-    for number, dimension, data in connection.execute(statement, (query.vector_name, *values)):
-        _check_dimension(query.vector_name, dimension, query.vector.shape[-1])
-        yield number, np.frombuffer(data, "<f4").reshape(-1, dimension)
-
-
-def _unit_rows(vectors: Vector) -> Vector:
-    lengths: Vector = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
-
-
-def _check_dimension(name: str, stored: int, given: int) -> None:
-    if stored != given:
-        message = f"{name} has {stored} dimensions in this store, not {given}"
-        raise PermanentError(message, reason=Reason.WRONG_DIMENSION)
