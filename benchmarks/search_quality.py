@@ -42,6 +42,7 @@ from weavloader.errors import ConfigError, Reason, TransientError
 from weavloader.images.job import ImageJob, image_id
 from weavloader.settings import Settings, get_settings, load_settings, publish_to_environment
 from weavloader.store.base import Filters, Store
+from weavloader.times import FOREVER
 
 ROOT = Path(__file__).resolve().parents[1]
 _CAPTURED_AT = "2026-01-01T00:00:00Z"  # where nobody says when
@@ -159,6 +160,8 @@ def _running(
             "SAGE_USER": "",
             "SAGE_PASS": "",
             "RETRY_DELAY": "1",
+            "KEEP_IMAGES": FOREVER,  # however old the images are
+            "KEEP_OBJECTS": FOREVER,
             "PROMETHEUS_MULTIPROC_DIR": block.enter_context(tempfile.TemporaryDirectory()),
         }
         for variable, value in environment.items():

@@ -50,6 +50,7 @@ class Program:
             "TRITON_HOST": self.triton.host,
             "TRITON_PORT": str(self.triton.ports.grpc),
             "PREVIEW_MODELS": "true",
+            "KEEP_OBJECTS": "1d",  # a site's, which judged images are older than
         }
         command = ["-m", "benchmarks.search_quality", *map(str, arguments), "--out", str(self.out)]
         done = subprocess.run(

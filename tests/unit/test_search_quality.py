@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import log2
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,19 @@ def test_every_way_is_searched_but_reranking_where_there_is_no_reranker() -> Non
     }
     assert {query.limit for query in store.queries} == {50}
     assert all((query.vector is None) == (query.alpha == 0) for query in store.queries)
+
+
+def test_a_reranker_is_measured_where_there_is_one() -> None:
+    class Reranking(KnownStore):
+        def search(self, query: SearchQuery) -> list[SearchResult]:
+            found = super().search(replace(query, rerank=False))
+            return found[::-1] if query.rerank else found
+
+    judged = JudgedImages({}, {"q": frozenset("b")})
+    store, embed = Reranking({"q": ["a", "b"]}), {"clip": lambda text: np.ones(2, np.float32)}
+    found = measure(store, judged, {"a": "a", "b": "b"}, embed)  # type: ignore[arg-type]
+    assert found["hybrid, alpha 0.4, reranked"]["q"].ndcg_10 == 1
+    assert found["hybrid, alpha 0.4"]["q"].ndcg_10 < 1
 
 
 def test_a_worse_order_lowers_the_figures() -> None:
