@@ -16,6 +16,7 @@ from weavloader import traces
 from weavloader.errors import ConfigError, PermanentError, Reason, TransientError
 from weavloader.images.decode import DecodeLimits, Picture, Pixels, decode
 from weavloader.images.download import Downloader
+from weavloader.images.encode import reduced
 from weavloader.images.inference_cache import Inference, InferenceCache
 from weavloader.images.job import UNKNOWN, ImageJob
 from weavloader.images.nodes import Node, Nodes
@@ -122,13 +123,26 @@ def process_image(job: ImageJob, pipeline: Pipeline, stages: Stages) -> Outcome:
             if job.vsn == UNKNOWN != job.node:
                 job = replace(job, vsn=pipeline.nodes.vsn_of(job.node))
             node = pipeline.nodes.describe(job.vsn, job.captured_at)
-        image = _object(job, inference, node, data)
+        image = _object(job, inference, node, _kept(data, job, node, pipeline, stages))
         # Before it is stored: were this process killed in between, its message would find the
         # image stored, and nothing would compare it.
         pipeline.match(image)
         with stages.timed("store"), _store_operation("upsert"):
             pipeline.store.upsert([image])
     return _unless_deleted(Outcome.STORED, job, pipeline)
+
+
+def _kept(data: bytes, job: ImageJob, node: Node, pipeline: Pipeline, stages: Stages) -> bytes:
+    """What is kept of a picture; empty for nothing."""
+    names = job.vsn, job.node
+    if pipeline.store_images == "none" or pipeline.keep_images.passed(
+        job.captured_at, utc_now(), names, lambda: node.project
+    ):
+        return b""
+    if pipeline.store_images == "full":
+        return data
+    with stages.timed("reduce"):
+        return reduced(data, pipeline.limits.pixels, pipeline.limits.bytes)
 
 
 def _unless_deleted(outcome: Outcome, job: ImageJob, pipeline: Pipeline) -> Outcome:

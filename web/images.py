@@ -19,6 +19,12 @@ from web.query import ARGUMENTS, PageQuery, parse_query
 from web.view_models import SUFFIXES, Card, Details, download_name, file_format, image_json
 
 DAY = 86400
+_ABSENT = "The picture of this image is not kept"
+_NO_PICTURE = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 320 240"><rect width="320" height="240"'
+    ' fill="#888"/><text x="160" y="125" text-anchor="middle" font-family="sans-serif"'
+    ' font-size="18" fill="#fff">picture not kept</text></svg>'
+)
 _UNKNOWN_TYPE = "application/octet-stream"
 
 
@@ -119,13 +125,20 @@ class Thumbnail(ImageHandler):
         except PermanentError as error:
             raise HTTPError(404, reason="The picture cannot be read") from error
         if jpeg is None:
-            raise HTTPError(404, reason="There is no picture of this image")
+            self._write_absent()
+            return
         self.set_header("Content-Type", "image/jpeg")
         self.set_header("Cache-Control", f"private, max-age={DAY}")
         self.write(jpeg)
 
     def _made(self, object_id: str, side: int) -> bytes | None:
         return self.context.images.thumbnail(object_id, side)
+
+    def _write_absent(self) -> None:
+        """Say so in a picture, which browsers show whatever the status."""
+        self.set_status(404, _ABSENT)
+        self.set_header("Content-Type", "image/svg+xml")
+        self.write(_NO_PICTURE)
 
 
 class Picture(Thumbnail):
@@ -137,9 +150,13 @@ class Picture(Thumbnail):
     def _made(self, object_id: str, side: int) -> bytes | None:
         return self.context.images.picture(object_id, side)
 
+    def _write_absent(self) -> None:
+        raise HTTPError(404, reason=_ABSENT)
+
 
 class Original(ImageHandler):
-    """``/original/<id>``: the file as it was downloaded from SAGE, to be saved and not shown."""
+    """``/original/<id>``: the file as it is stored, to be saved and not shown: as it was downloaded
+    from SAGE, unless ``STORE_IMAGES`` reduced it."""
 
     answers: ClassVar[Mapping[str, str]] = dict.fromkeys(
         (*(f"image/{name.lower()}" for name in SUFFIXES), _UNKNOWN_TYPE), ""
@@ -149,7 +166,7 @@ class Original(ImageHandler):
         """Write the file."""
         image = await self.image(object_id)
         if not image.image:
-            raise HTTPError(404, reason="There is no picture of this image")
+            raise HTTPError(404, reason=_ABSENT)
         kind = file_format(image.image)
         # The file is not trusted: no browser shows it as a page of this server.
         self.set_header("Content-Type", f"image/{kind.lower()}" if kind else _UNKNOWN_TYPE)

@@ -185,6 +185,7 @@ SCHEMAS: Mapping[str, Schema] = {
         picture=_ADDRESS_OR_NULL,
         thumbnail=_ADDRESS_OR_NULL,
         original=_ADDRESS_OR_NULL,
+        is_reduced={"type": "boolean", "description": "Whether the picture is a reduced copy."},
         **_STORED,
     ),
     "Nodes": _object(

@@ -5,7 +5,6 @@ A hostile file can cost that process its life, but neither the pages nor another
 
 from __future__ import annotations
 
-import io
 import multiprocessing
 import resource
 import signal
@@ -17,12 +16,11 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
-from PIL import Image
 
 from weavloader.errors import PermanentError, Reason, TransientError, WeavloaderError, find_reason
-from weavloader.images.decode import DecodeLimits, Pixels, decode
+from weavloader.images.decode import Pixels
+from weavloader.images.encode import as_jpeg, thumbnail
 
-JPEG_QUALITY = 80
 # The largest pictures that are decoded take two or three on a slow machine.
 TIMEOUT = 15.0
 START_TIMEOUT = 60.0
@@ -32,32 +30,6 @@ _HEADROOM = 256 * 1024 * 1024
 _MAX_ANSWER = 64 * 1024 * 1024
 _READY, _JPEG, _PIXELS, _ERROR = b"r", b"j", b"p", b"e"
 _SIDE, _SIZE = struct.Struct(">I"), struct.Struct(">II")
-
-
-def as_jpeg(data: bytes, longest_side: int, max_pixels: int, max_bytes: int) -> bytes:
-    """A picture encoded again as JPEG: nothing of the original file but its pixels remains.
-
-    Args:
-        data: An image file, not trusted.
-        longest_side: Pixels; a smaller picture keeps its size.
-        max_pixels: As ``MAX_IMAGE_PIXELS``.
-        max_bytes: As ``MAX_DECODE_BYTES``.
-
-    Raises:
-        PermanentError: The file is not a readable image.
-        TransientError: The memory was short.
-    """
-    picture = _decoded(data, longest_side, max_pixels, max_bytes)
-    output = io.BytesIO()
-    picture.save(output, "JPEG", quality=JPEG_QUALITY, optimize=True)
-    return output.getvalue()
-
-
-def _decoded(data: bytes, longest_side: int, max_pixels: int, max_bytes: int) -> Image.Image:
-    limits = DecodeLimits(max_pixels, max_bytes, wanted_pixels=longest_side**2)
-    picture = Image.fromarray(decode(data, limits).pixels)
-    picture.thumbnail((longest_side, longest_side))
-    return picture
 
 
 class PictureProcess:
@@ -184,7 +156,7 @@ def _answer(connection: Connection, max_pixels: int, max_bytes: int) -> bytes:
         (longest_side,) = _SIDE.unpack_from(request, 1)
         if kind == _JPEG:
             return _JPEG + as_jpeg(data, longest_side, max_pixels, max_bytes)
-        picture = _decoded(data, longest_side, max_pixels, max_bytes)
+        picture = thumbnail(data, longest_side, max_pixels, max_bytes)
         return _PIXELS + _SIZE.pack(picture.height, picture.width) + picture.tobytes()
     except WeavloaderError as error:
         return _ERROR + f"{error.reason} {error}".encode()

@@ -18,6 +18,7 @@ from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError
 
 from weavloader.errors import ConfigError, Reason, WeavloaderError
+from weavloader.images.encode import is_reduced
 from weavloader.logs import mask
 from weavloader.search import as_json
 from weavloader.store.base import ImageObject, SearchResult
@@ -31,7 +32,17 @@ from web.view_models import download_name
 MAX_UNDER_WAY = 2  # each takes a thread of the pages again and again
 SEND_SECONDS = 60  # for one batch; then the receiver is taken to be gone
 NOTICE_HEADER = "Weavloader-Notice"
-LIST_COLUMNS = ("file", "id", "link", "vsn", "captured_at", "caption_model", "caption", "sha256")
+LIST_COLUMNS = (
+    "file",
+    "id",
+    "link",
+    "vsn",
+    "captured_at",
+    "caption_model",
+    "caption",
+    "sha256",
+    "kept",
+)
 # They choose a page of the results; a file has them all.
 _OF_PAGES = ("page", "limit", "fold")
 
@@ -148,7 +159,7 @@ class ParquetFile(ResultsFile):
 
 
 class ZipFileOfOriginals(ResultsFile):
-    """``/api/search.zip``: the files as they were downloaded, and ``manifest.csv``; at most 1,000
+    """``/api/search.zip``: the files as they are stored, and ``manifest.csv``; at most 1,000
     images."""
 
     suffix = "zip"
@@ -187,7 +198,8 @@ class ZipFileOfOriginals(ResultsFile):
         if name:
             archive.writestr(name, image.image)
         digest = hashlib.sha256(image.image).hexdigest() if image.image else ""
-        known = row(result) | {"file": name, "sha256": digest}
+        kept = "reduced" if is_reduced(image.image) else "full" if image.image else "none"
+        known = row(result) | {"file": name, "sha256": digest, "kept": kept}
         return _values(known, LIST_COLUMNS)
 
     @staticmethod

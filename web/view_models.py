@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from weavloader.errors import PermanentError
 from weavloader.geo import Location
+from weavloader.images.encode import is_reduced
 from weavloader.images.formats import identify
 from weavloader.images.job import UNKNOWN
 from weavloader.provenance import CAPTION, Provenance
@@ -106,6 +107,7 @@ class Details:
     """An image with its metadata, for its page.
 
     Attributes:
+        is_reduced: Whether the picture is a reduced copy of SAGE's file.
         facts: Value by label.
         vectors: Shape by name, and which model made it: ``1,024 numbers by google/…``.
         download: Name of the original file when it is downloaded.
@@ -117,6 +119,7 @@ class Details:
     id: str
     caption: Caption
     has_picture: bool
+    is_reduced: bool
     facts: dict[str, str]
     vectors: dict[str, str]
     time: str
@@ -135,6 +138,7 @@ class Details:
             id=image.id,
             caption=Caption.read(image.text.get("caption", "")),
             has_picture=bool(image.image),
+            is_reduced=is_reduced(image.image),
             facts=_facts(image),
             vectors=_shapes(image),
             time=readable(image.captured_at),
@@ -166,6 +170,7 @@ def image_json(image: ImageObject) -> dict[str, Any]:
         "picture": f"/picture/{image.id}.jpg" if image.image else None,
         "thumbnail": f"/thumbnail/{image.id}.jpg" if image.image else None,
         "original": f"/original/{image.id}" if image.image else None,
+        "is_reduced": is_reduced(image.image),
     }
 
 

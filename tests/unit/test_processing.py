@@ -19,6 +19,7 @@ from weavloader.errors import ConfigError, PermanentError, Reason, TransientErro
 from weavloader.geo import Location
 from weavloader.images.decode import DecodeLimits, Pixels
 from weavloader.images.download import Downloader
+from weavloader.images.encode import is_reduced
 from weavloader.images.inference_cache import InferenceCache
 from weavloader.images.job import ImageJob, image_id
 from weavloader.images.nodes import Node, Nodes
@@ -487,3 +488,49 @@ def test_an_image_that_is_deleted_while_it_is_reprocessed_does_not_come_back(wor
     assert reprocess_image(JOB, rework, world.pipeline(), Stages()) == Outcome.DELETED
     assert reprocess_image(JOB, rework, world.pipeline(), Stages()) == Outcome.DELETED
     assert world.stored == {}
+
+
+def large() -> bytes:
+    """A picture of 2,000 x 1,500 pixels that a smaller JPEG can stand for."""
+    pixels = np.random.default_rng(1).integers(0, 255, (1500, 2000, 3), np.uint8)
+    Image.fromarray(pixels).save(buffer := io.BytesIO(), "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def test_of_a_large_picture_a_reduced_copy_is_kept_if_that_is_asked_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world, "caption", lambda pixels: world.said)
+    world.store_images, world.file = "reduced", large()
+    run(world)
+    kept = world.stored[JOB.id].image
+    assert is_reduced(kept) and not is_reduced(world.file)
+    with Image.open(io.BytesIO(kept)) as picture:
+        assert picture.size == (1600, 1200)
+    assert len(kept) < len(world.file)
+
+
+def test_a_file_that_is_smaller_than_its_copy_is_kept_itself(world: World) -> None:
+    world.store_images = "reduced"
+    run(world)
+    assert world.stored[JOB.id].image == world.file
+
+
+def test_no_picture_is_kept_where_none_is_wanted_or_it_is_too_old(world: World) -> None:
+    world.store_images = "none"
+    run(world)
+    assert world.stored.pop(JOB.id).image == b""
+    world.store_images, world.keep_images = "full", Ages(projects={"prairie": older_by(1).general})
+    run(world)
+    assert world.stored[JOB.id].image == b""
+
+
+def test_an_image_without_a_picture_is_reprocessed_from_its_file_and_keeps_none(
+    world: World,
+) -> None:
+    world.store_images = "none"
+    run(world)
+    rework = Rework(frozenset({"clip"}), utc_now() + timedelta(days=1))
+    world.done.clear()
+    assert reprocess_image(JOB, rework, world.pipeline(), Stages()) == Outcome.REPROCESSED
+    assert "fetch" in world.done and world.stored[JOB.id].image == b""

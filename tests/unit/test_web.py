@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import re
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
+from zipfile import ZipFile
 
 import httpx
 import pytest
@@ -17,13 +19,13 @@ from PIL import Image
 from tests.support.pages import HOSTILE, SNOW, STREET, an_image, keep, served
 from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.geo import Location
+from weavloader.images.encode import as_jpeg, reduced
 from weavloader.provenance import Provenance
 from weavloader.search import TEXT_ONLY
 from weavloader.settings import Settings, load_settings
 from weavloader.store.base import Vector
 from web import image_service, search_service
 from web.image_service import ImageService
-from web.picture_process import as_jpeg
 
 LEMONT = Location(41.7016, -87.9953)
 GEMMA = Provenance("google/<b>gemma</b>", "abc", "What is it?", datetime(2026, 11, 26, tzinfo=UTC))
@@ -293,6 +295,30 @@ def test_a_first_visit_waits_for_no_store(
     with served(settings) as client:
         assert client.get("/").status_code == 200
         ended.set()
+
+
+def test_a_picture_that_is_not_kept_or_reduced_is_called_so(
+    settings: Settings, site: httpx.Client
+) -> None:
+    drawn = Image.effect_noise((1700, 40), 60)
+    drawn.save(file := io.BytesIO(), "PNG")
+    gone, small = HILLS.id, ROAD.id
+    reduced_file = reduced(file.getvalue(), 10**6, 10**8)
+    keep(settings, [replace(HILLS, image=b""), replace(ROAD, image=reduced_file)])
+    thumbnail = site.get(f"/thumbnail/{gone}.jpg")
+    assert (thumbnail.status_code, thumbnail.headers["Content-Type"]) == (404, "image/svg+xml")
+    assert "picture not kept" in thumbnail.text
+    for path in (f"/picture/{gone}.jpg", f"/original/{gone}"):
+        assert site.get(path).status_code == 404
+    assert "is not kept here" in site.get(f"/image/{gone}").text
+    assert "Reduced copy" in site.get(f"/image/{small}").text
+    told = {each: site.get(f"/api/images/{each}").json() for each in (gone, small)}
+    assert (told[gone]["picture"], told[gone]["is_reduced"]) == (None, False)
+    assert told[small]["is_reduced"] is True
+    with ZipFile(io.BytesIO(site.get("/api/search.zip?since=7d").content)) as archive:
+        listed = csv.DictReader(archive.read("manifest.csv").decode().splitlines())
+        kept = {row["id"]: row["kept"] for row in listed}
+    assert (kept[gone], kept[small], kept[ATTACK.id]) == ("none", "reduced", "full")
 
 
 def test_an_image_page_has_a_map_and_similar_images(site: httpx.Client) -> None:
