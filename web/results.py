@@ -73,7 +73,8 @@ class Ranked:
     """What a search found, best first.
 
     Attributes:
-        results: Up to :data:`MAX_RESULTS`, with weaker ones among them.
+        results: Up to :data:`MAX_RESULTS`, with weaker ones among them, of which only the score
+            may be known where they are not asked for.
         cut: Where the weaker ones begin.
         notice: What the visitor should know about the search; empty for nothing.
     """

@@ -99,7 +99,7 @@ class SearchService:
 
     def ranked(self, query: PageQuery) -> Ranked:
         """All results of a search within reach; errors as :meth:`search`."""
-        key = replace(query, sort="", weak=False, fold="", page=1, limit=1)
+        key = replace(query, sort="", fold="", page=1, limit=1)
         with self._lock:
             known = self._ranked.get(key)
         if known is not None:
@@ -107,12 +107,13 @@ class SearchService:
         searched, notice, is_whole = self._searched(query)
         chosen = (*query.like, *query.unlike)
         # What is searched by is no result; so more is asked for.
-        limit = MAX_RESULTS
-        found = self._images.store().search(replace(searched, limit=limit, explain=True))
+        limited = replace(searched, limit=MAX_RESULTS, explain=True, brief=True)
+        found = self._images.store().search(limited)
         results = [result for result in found if result.id not in chosen]
         if query.text and not chosen:
             results = self._reranked(searched, results)
-        ranked = Ranked(results, self._cut(query, searched, results), notice)
+        cut = self._cut(query, searched, results)
+        ranked = Ranked(self._completed(results, cut, query), cut, notice)
         if is_whole:  # with Triton back, the next search is by both
             with self._lock:
                 self._ranked[key] = ranked
@@ -156,8 +157,9 @@ class SearchService:
         alpha = query.alpha if query.text else 1.0
         searched = SearchQuery(query.text, vector, name, alpha, filters=filters_of(query))
         store = self._images.store()
-        found = store.search(replace(searched, limit=MAX_RESULTS, explain=True))
-        ranked = Ranked(found, searching.cut(store, searched, self._sample(name)))
+        found = store.search(replace(searched, limit=MAX_RESULTS, explain=True, brief=True))
+        cut = searching.cut(store, searched, self._sample(name))
+        ranked = Ranked(self._completed(found, cut, query), cut)
         shown = ranked.shown(query)
         return SearchPageResult(shown[:MAX_PAGE_SIZE], tally=Tally.of(shown))
 
@@ -291,6 +293,15 @@ class SearchService:
             if each.id in known
         ]
         return [*first, *(each for each in results if each.id not in order)]
+
+    def _completed(
+        self, results: Sequence[SearchResult], cut: Cut, query: PageQuery
+    ) -> list[SearchResult]:
+        """The results, with all that is known of those that are shown."""
+        shown = [result for result in results if query.weak or cut.passes(result)]
+        whole = {result.id: result for result in self._images.store().complete(shown)}
+        gone = {result.id for result in shown} - whole.keys()
+        return [whole.get(result.id, result) for result in results if result.id not in gone]
 
     def _chosen(self, object_id: str) -> ImageObject:
         image = self._images.image(object_id)

@@ -66,6 +66,29 @@ class SearchContract(StoreContract):
         assert found(store, "hen", NORTH, alpha=0.1)[0] == two
         assert found(store, "fox", EAST, alpha=0.5, limit=2) == [three, two]
 
+    @pytest.mark.parametrize(
+        "filters",
+        [Filters(), Filters(since=WHEN - timedelta(days=1)), Filters(vsn="W2")],
+        ids=["all", "by time", "by name"],
+    )
+    def test_a_brief_search_finds_the_same_and_can_be_completed(
+        self, store: Store, filters: Filters
+    ) -> None:
+        store.upsert(
+            [an_image(f"{n}", caption=f"fox {'hen ' * n}", vsn=f"W{n % 3}") for n in range(6)]
+        )
+        query = SearchQuery("fox hen", EAST, filters=filters, explain=True)
+        whole = store.search(query)
+        brief = store.search(replace(query, brief=True))
+        assert [(hit.id, hit.score) for hit in brief] == [(hit.id, hit.score) for hit in whole]
+        assert len(whole) == (2 if filters.vsn else 6)
+        assert store.complete(brief) == whole
+        assert store.complete(brief[1:2]) == whole[1:2] and store.complete([]) == []
+        gone = brief[0]
+        store.delete([gone.id])
+        if not gone.text:
+            assert store.complete(brief) == whole[1:]
+
     def test_scores_lie_between_0_and_1_and_fall(self, store: Store) -> None:
         store.upsert([an_image(str(n), caption="fox " * n) for n in range(1, 6)])
         for alpha in (0.0, 0.4, 1.0):

@@ -129,6 +129,8 @@ class SearchQuery:
         autocut: Cut the results off after this many steep falls of the score; 0 disables it.
         rerank: Order the results by the server's reranker, which compares captions.
         explain: Add the parts of each score.
+        brief: Whether ids and scores are enough: the store may leave the rest of a result out,
+            until :meth:`Store.complete` is called.
     """
 
     text: str
@@ -143,6 +145,7 @@ class SearchQuery:
     autocut: int = 0
     rerank: bool = False
     explain: bool = False
+    brief: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +337,9 @@ class Store(Protocol):
         Raises:
             ConfigError: ``rerank`` is set but the store has no reranker.
         """
+
+    def complete(self, results: Sequence[SearchResult]) -> list[SearchResult]:
+        """Results with all that a brief search left out; those deleted since are omitted."""
 
     def newest(
         self, filters: Filters, limit: int, offset: int = 0, *, oldest_first: bool = False

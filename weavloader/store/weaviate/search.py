@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from operator import and_
@@ -39,7 +39,7 @@ from weavloader.store.weaviate.client import (
     Rerank,
     Sort,
 )
-from weavloader.store.weaviate.objects import MAX_MATCHES, to_result
+from weavloader.store.weaviate.objects import MAX_MATCHES, STORED_PROPERTIES, to_result
 
 _FUSIONS: Mapping[Fusion, HybridFusion] = {
     "relative": HybridFusion.RELATIVE_SCORE,
@@ -71,9 +71,38 @@ def hybrid(collection: Collection, query: SearchQuery) -> list[SearchResult]:
     server would count the excluded results.
     """
     wanted = query.offset + query.limit
-    hits = _fetch_enough(lambda limit: _query(collection, query, limit), wanted, query.filters)
+    checked = query.filters
+    if query.brief and not (checked.text() or checked.near):
+        checked = Filters()  # the server's filters by time are exact
+    elif query.brief:
+        query = replace(query, brief=False)
+    hits = _fetch_enough(lambda limit: _query(collection, query, limit), wanted, checked)
     kept = autocut([hit.score for hit in hits], query.autocut)
     return hits[query.offset : kept]
+
+
+def complete(collection: Collection, results: Sequence[SearchResult]) -> list[SearchResult]:
+    """The results of a brief search with their properties; those that are gone are omitted."""
+    lacking = [result.id for result in results if not result.text]
+    if not lacking:
+        return list(results)
+    answer = collection.query.fetch_objects(
+        filters=Filter.by_id().contains_any(lacking),
+        limit=MAX_MATCHES,  # entries without an object, which a kill leaves, count too
+        return_properties=[name for name in STORED_PROPERTIES if name != "image"],
+    )
+    known = {str(hit.uuid): hit.properties for hit in answer.objects}
+    return [
+        replace(
+            to_result(result.id, result.score, known[result.id]),
+            explanation=result.explanation,
+            rerank_score=result.rerank_score,
+        )
+        if result.id in known
+        else result
+        for result in results
+        if result.text or result.id in known
+    ]
 
 
 def newest(
@@ -155,13 +184,19 @@ def _query(collection: Collection, query: SearchQuery, limit: int) -> list[Searc
         limit=limit,
         filters=to_filter(collection, query.filters),
         rerank=Rerank(prop="caption", query=query.text) if query.rerank else None,
+        # An object is read from the disk as a whole, with its picture, if any of it is wanted.
+        return_properties=not query.brief,
         return_metadata=MetadataQuery(score=True, explain_score=query.explain),
     )
     return [_result(hit, query) for hit in answer.objects]
 
 
 def _result(hit: Any, query: SearchQuery) -> SearchResult:
-    result = to_result(str(hit.uuid), float(hit.metadata.score or 0.0), hit.properties)
+    score = float(hit.metadata.score or 0.0)
+    if query.brief:
+        result = SearchResult(str(hit.uuid), score, {}, None, None)
+    else:
+        result = to_result(str(hit.uuid), score, hit.properties)
     if query.explain:
         rank = 1 if query.vector is None else query.vector.ndim
         explanation = _explanation(hit.metadata.explain_score or "", rank)

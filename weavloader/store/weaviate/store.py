@@ -45,7 +45,7 @@ from weavloader.store.weaviate.objects import (
 )
 from weavloader.store.weaviate.repair import rewrite_stored, unsearchable
 from weavloader.store.weaviate.schema import count_vectors, fill, prepare, report
-from weavloader.store.weaviate.search import hybrid, newest, tally
+from weavloader.store.weaviate.search import complete, hybrid, newest, tally
 
 
 class WeaviateStore:
@@ -146,6 +146,11 @@ class WeaviateStore:
         check_query(query, self._ranks)
         with self._using() as collection:
             return hybrid(collection, query)
+
+    def complete(self, results: Sequence[SearchResult]) -> list[SearchResult]:
+        """See :meth:`Store.complete`."""
+        with self._using() as collection:
+            return complete(collection, results)
 
     def newest(
         self, filters: Filters, limit: int, offset: int = 0, *, oldest_first: bool = False
