@@ -116,6 +116,19 @@ def test_a_caption_tells_which_model_made_it(
     assert provenance.prompt == model_config().caption_prompt
 
 
+def test_ollama_is_sent_no_field_that_it_overlooks_and_no_picture_that_it_refuses(
+    server: OpenAIStandIn,
+) -> None:
+    connect(server).caption(SMALL, timeout=TIMEOUT)
+    (body,) = server.asked
+    # Those of its ChatCompletionRequest; it takes no URL of a picture but a data URL.
+    assert set(body) == {"model", "messages", "max_tokens", "temperature"}
+    (message,) = body["messages"]
+    assert message["role"] == "user"
+    assert [part["type"] for part in message["content"]] == ["image_url", "text"]
+    assert message["content"][0]["image_url"]["url"].startswith("data:image/jpeg;base64,")
+
+
 def test_a_server_that_asks_for_no_key_gets_none(server: OpenAIStandIn) -> None:
     server.key = ""
     assert connect(server, key="").caption(SMALL, timeout=TIMEOUT)
@@ -147,6 +160,11 @@ def test_a_caption_is_found_among_thoughts_and_in_parts(
     assert connect(server).caption(SMALL, timeout=TIMEOUT) == caption
 
 
+def of_ollama(status: int, message: str, kind: str) -> Answer:
+    error = {"message": message, "type": kind, "param": None, "code": None}
+    return answer(status, {"error": error})
+
+
 TOO_LONG = "This model's maximum context length is 512 tokens"
 
 
@@ -173,6 +191,13 @@ TOO_LONG = "This model's maximum context length is 512 tokens"
         (Answer(502, (b"<html>Bad Gateway</html>",)), "captioner_unavailable"),
         (refusal(503, "Loading model"), "captioner_unavailable"),
         (Answer(504, (b"",)), "captioner_timeout"),
+        # As Ollama writes them, whose code and param are null.
+        (of_ollama(404, "model 'x' not found", "not_found_error"), "captioner_not_found"),
+        (of_ollama(503, "server busy, please try again.", "api_error"), "captioner_unavailable"),
+        (of_ollama(500, "llama runner process has terminated", "api_error"), "captioner_error"),
+        (of_ollama(400, "invalid image input", "invalid_request_error"), "captioner_refused"),
+        # All of the answer's tokens were thoughts.
+        (completion("", "length", reasoning="Let me see"), "captioner_bad_answer"),
         (Answer(404, (b"404 page not found",)), "captioner_not_found"),
         (answer(400, {"error": "a text"}), "captioner_refused"),
         (answer(400, {"detail": [{"msg": "as FastAPI says"}]}), "captioner_refused"),
