@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from threading import Lock
 
-from cachetools import LRUCache, TTLCache
+from cachetools import TTLCache
 
 from client import open_store
 from weavloader.errors import ConfigError, PermanentError
@@ -25,6 +25,7 @@ DENSE_SIDE = 640  # of a thumbnail, for screens of two pixels for one
 PICTURE_SIDE = 1600
 SEARCHED_SIDE = 1024  # no embedding model uses more
 FULL_SIDE = 16_384  # no picture that is stored is larger
+THUMBNAIL_SECONDS = 600.0  # one of an image that was deleted may be shown for as long
 CACHE_BYTES = 64 * 1024 * 1024
 # What could not be decoded is not tried again for each visitor.
 FAILURE_SECONDS = 600.0
@@ -64,7 +65,9 @@ class ImageService:
         self._store: Store | None = None
         self._counts: TTLCache[str, VectorCounts | None] = TTLCache(1, COUNT_SECONDS)
         self._counts_lock = Lock()
-        self._thumbnails: LRUCache[tuple[str, int], bytes] = LRUCache(CACHE_BYTES, getsizeof=len)
+        self._thumbnails: TTLCache[tuple[str, int], bytes] = TTLCache(
+            CACHE_BYTES, THUMBNAIL_SECONDS, getsizeof=len
+        )
         self._failures: TTLCache[str, PermanentError] = TTLCache(MAX_FAILURES, FAILURE_SECONDS)
         self._newest: TTLCache[str, SearchResult | None] = TTLCache(MAX_NODES, NODE_SECONDS)
         self._cache_lock = Lock()

@@ -109,7 +109,7 @@ class Thumbnail(ImageHandler):
     """``/thumbnail/<id>.jpg``: the picture, small; with ``size=dense`` for a dense screen."""
 
     arguments = {"size": _size("dense")}  # noqa: RUF012 - typed above
-    answers: ClassVar[Mapping[str, str]] = {"image/jpeg": ""}
+    answers: ClassVar[Mapping[str, str]] = {"image/jpeg": "", "image/svg+xml": ""}
     sides: ClassVar[Mapping[str, int]] = {"": THUMBNAIL_SIDE, "dense": DENSE_SIDE}
 
     @property
@@ -125,7 +125,7 @@ class Thumbnail(ImageHandler):
         except PermanentError as error:
             raise HTTPError(404, reason="The picture cannot be read") from error
         if jpeg is None:
-            self._write_absent()
+            await self._write_absent(object_id)
             return
         self.set_header("Content-Type", "image/jpeg")
         self.set_header("Cache-Control", f"private, max-age={DAY}")
@@ -134,9 +134,9 @@ class Thumbnail(ImageHandler):
     def _made(self, object_id: str, side: int) -> bytes | None:
         return self.context.images.thumbnail(object_id, side)
 
-    def _write_absent(self) -> None:
-        """Say so in a picture, which browsers show whatever the status."""
-        self.set_status(404, _ABSENT)
+    async def _write_absent(self, object_id: str) -> None:
+        """Say in a picture that there is none of this image."""
+        await self.image(object_id)
         self.set_header("Content-Type", "image/svg+xml")
         self.write(_NO_PICTURE)
 
@@ -145,12 +145,13 @@ class Picture(Thumbnail):
     """``/picture/<id>.jpg``: the picture, as large as a screen shows; with ``size=full`` whole."""
 
     arguments = {"size": _size("full")}  # noqa: RUF012 - typed above
+    answers: ClassVar[Mapping[str, str]] = {"image/jpeg": ""}
     sides: ClassVar[Mapping[str, int]] = {"": PICTURE_SIDE, "full": FULL_SIDE}
 
     def _made(self, object_id: str, side: int) -> bytes | None:
         return self.context.images.picture(object_id, side)
 
-    def _write_absent(self) -> None:
+    async def _write_absent(self, object_id: str) -> None:
         raise HTTPError(404, reason=_ABSENT)
 
 

@@ -186,7 +186,8 @@ class ZipFileOfOriginals(ResultsFile):
             for result in results:
                 if listed_row := self._add(archive, result):
                     listed.append(listed_row)
-                    yield written.taken()
+                    if part := written.taken():  # nothing where no picture is kept
+                        yield part
             archive.writestr("manifest.csv", _csv(listed))
         yield written.taken()
 
