@@ -14,18 +14,16 @@ from more_itertools import chunked
 from tornado.web import HTTPError
 
 from job_system import publishing
-from weavloader.accounts import TooManyGuesses
 from weavloader.dlq.queue import DeadLetter, DeadLetterFilter, DeadLetters
 from weavloader.errors import ConfigError, Reason
 from weavloader.times import duration, parse_moment, rfc3339, utc_now
 from web.arguments import Argument, argument, arguments_of, line, number, parsed, read
-from web.handler import PageHandler
+from web.handler import GuardedPage
 
 PAGE_SIZE = 50
 MAX_LENGTH = 256
 MAX_PAGE = 100_000
 _FILTERS = ("reason", "vsn", "older")
-_COOKIE = "weavloader_done"
 _A_TIME = "a time such as 1h, 7d or 2026-01-31"
 
 
@@ -132,30 +130,8 @@ _ACTION = Argument(
 )
 
 
-class DeadLetterHandler(PageHandler):
-    """Requires an account of Flower, unless the visitor sits at this machine."""
-
-    asks_password = True
-
-    def prepare(self) -> None:
-        """Ask for a name and password where they are needed."""
-        self.set_header("Cache-Control", "no-store")
-        request = self.request
-        try:
-            account = self.context.access.account(
-                request.host_name, request.headers, request.remote_ip or ""
-            )
-        except TooManyGuesses as error:
-            self.set_header("Retry-After", str(error.seconds))
-            self.explain(429, str(error))
-            return
-        if account is None:
-            self.set_header("WWW-Authenticate", 'Basic realm="Weavloader", charset="UTF-8"')
-            self.explain(401, "This page requires a user name and password of Flower")
-        elif request.method == "POST" and not account.may_change:
-            self.explain(403, "This account may look, but change nothing")
-        else:
-            super().prepare()
+class DeadLetterHandler(GuardedPage):
+    """What pages of dead letters have in common."""
 
     async def dead_letter(self, task_id: str) -> DeadLetter:
         """The dead letter of a task id, which is not trusted.
@@ -168,18 +144,6 @@ class DeadLetterHandler(PageHandler):
             message = "There is no such dead letter; its image may have been stored since"
             raise HTTPError(404, reason=message)
         return letter
-
-    def set_message(self, message: str) -> None:
-        """Show a sentence at the top of the next page."""
-        self.set_signed_cookie(
-            _COOKIE, message, expires_days=None, httponly=True, samesite="Strict"
-        )
-
-    def take_message(self) -> str:
-        """The sentence to show, once."""
-        message = self.get_signed_cookie(_COOKIE)
-        self.clear_cookie(_COOKIE)
-        return message.decode() if message else ""
 
 
 class DeadLettersPage(DeadLetterHandler):

@@ -1,6 +1,7 @@
 """What every page has in common: security headers and error pages, its context, and access.
 
-Who may see and change dead letters: the accounts of Flower, and whoever is at this machine.
+Who may see and change dead letters and saved searches: the accounts of Flower, and whoever is at
+this machine.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from redis.exceptions import RedisError
 from tornado.web import HTTPError, RequestHandler, StaticFileHandler
 
 from metrics import metrics
-from weavloader.accounts import Account, PasswordCheck
+from weavloader.accounts import Account, PasswordCheck, TooManyGuesses
 from weavloader.dlq.queue import DeadLetters
 from weavloader.errors import ConfigError, PermanentError, Reason, TransientError
 from weavloader.logs import mask
+from weavloader.redis_connection import RedisClient
+from weavloader.saved.deliveries import Receivers
 from weavloader.settings import Settings
 from web.arguments import Argument, check_known
 from web.image_service import ImageService
@@ -42,6 +45,7 @@ CONTENT_SECURITY_POLICY = (
     "require-trusted-types-for 'script'"
 )
 _STATUS = {ConfigError: 400, TransientError: 503, PermanentError: 502}
+_COOKIE = "weavloader_done"
 # Headers by which proxies name the client that they forward for.
 FORWARDED = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
 _AT_THIS_MACHINE = Account("", "")
@@ -163,6 +167,44 @@ class PageHandler(RequestHandler):
             self.render("error.html", status=status_code, message=message)
 
 
+class GuardedPage(PageHandler):
+    """Requires an account of Flower, unless the visitor sits at this machine."""
+
+    asks_password = True
+
+    def prepare(self) -> None:
+        """Ask for a name and password where they are needed."""
+        self.set_header("Cache-Control", "no-store")
+        request = self.request
+        try:
+            account = self.context.access.account(
+                request.host_name, request.headers, request.remote_ip or ""
+            )
+        except TooManyGuesses as error:
+            self.set_header("Retry-After", str(error.seconds))
+            self.explain(429, str(error))
+            return
+        if account is None:
+            self.set_header("WWW-Authenticate", 'Basic realm="Weavloader", charset="UTF-8"')
+            self.explain(401, "This page requires a user name and password of Flower")
+        elif request.method == "POST" and not account.may_change:
+            self.explain(403, "This account may look, but change nothing")
+        else:
+            super().prepare()
+
+    def set_message(self, message: str) -> None:
+        """Show a sentence at the top of the next page."""
+        self.set_signed_cookie(
+            _COOKIE, message, expires_days=None, httponly=True, samesite="Strict"
+        )
+
+    def take_message(self) -> str:
+        """The sentence to show, once."""
+        message = self.get_signed_cookie(_COOKIE)
+        self.clear_cookie(_COOKIE)
+        return message.decode() if message else ""
+
+
 class StaticFiles(StaticFileHandler):
     """Style sheet and scripts, with the same headers."""
 
@@ -218,9 +260,11 @@ class AppContext:
     """Built once per process and given to every handler.
 
     Attributes:
+        redis: Where saved searches are.
+        receivers: Whom their matches may be sent to.
         pool: Runs what would block other requests.
         pictures: The same for pictures, so that none of them keeps a search waiting.
-        access: Who may see dead letters.
+        access: Who may see dead letters and saved searches.
         public_url: The pages as people open them.
         previews: Whether preview models caption the images.
     """
@@ -230,7 +274,9 @@ class AppContext:
     images: ImageService
     searches: SearchService
     monitor: Monitor
+    redis: RedisClient
     dead_letters: DeadLetters
+    receivers: Receivers
     access: Access
     public_url: str
     previews: bool = False

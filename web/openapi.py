@@ -231,6 +231,25 @@ SCHEMAS: Mapping[str, Schema] = {
             images_queued=_list(_or_null(_COUNT)),
         ),
     ),
+    "SavedSearches": _object(
+        saved=_list(
+            _object(
+                **dict.fromkeys(("name", "text", "webhook", "vector_name", "vector_model"), _TEXT),
+                **dict.fromkeys(("like", "unlike"), _list(_ID)),
+                **dict.fromkeys(("alpha", "within", "interval"), _NUMBER),
+                filters=_map(_TEXT),
+                threshold=_or_null(_NUMBER),
+                saved_at=_MOMENT,
+                feed=_ADDRESS_OR_NULL,
+                state=_object(
+                    **dict.fromkeys(("matches", "waiting", "delivered", "discarded"), _COUNT),
+                    **dict.fromkeys(("last_at", "away_since", "next_at"), _NUMBER),
+                    error=_TEXT,
+                    is_gone=_FLAG,
+                ),
+            )
+        ),
+    ),
     "DeadLetter": _object(**_LETTER),
     "DeadLetters": _object(
         dead_letters=_list(_object(**_LETTER, reprocessed_at=_or_null(_MOMENT))),

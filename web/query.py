@@ -167,6 +167,12 @@ class PageQuery:
         return self.address("/search.atom", **unpaged)
 
     @property
+    def saving_address(self) -> str:
+        """The address of the form that saves the search."""
+        unpaged = {"page": 1, "limit": PAGE_SIZE, "fold": "", "sort": "", "weak": False}
+        return self.address("/saved/new", **unpaged)
+
+    @property
     def words(self) -> str:
         """What is searched for, in a line: ``“snow”, vsn W021``."""
         similar = ["similar images"] if self.like or self.unlike else []

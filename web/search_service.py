@@ -16,6 +16,8 @@ from client import connect_embedder, connect_image_embedder
 from weavloader import search as searching
 from weavloader.errors import ConfigError, Reason, TransientError, WeavloaderError
 from weavloader.images.job import UNKNOWN
+from weavloader.saved.matching import Calibration, calibrate, prepared
+from weavloader.saved.searches import SavedSearch
 from weavloader.search import Cut, Sample
 from weavloader.settings import Settings
 from weavloader.store.base import Filters, ImageObject, SearchQuery, SearchResult, Vector
@@ -162,6 +164,22 @@ class SearchService:
         ranked = Ranked(self._completed(found, cut, query), cut)
         shown = ranked.shown(query)
         return SearchPageResult(shown[:MAX_PAGE_SIZE], tally=Tally.of(shown))
+
+    def prepared(self, search: SavedSearch) -> tuple[SavedSearch, Calibration]:
+        """A search that is to be saved, with its vector, and how stored images would have fitted.
+
+        While Triton is unavailable, it has no vector yet.
+
+        Raises:
+            ConfigError: An image to compare with does not exist or has no vector.
+            TransientError: The store is unavailable.
+        """
+        store, names = self._images.store(), self._settings.embedding_models
+        try:
+            search = prepared(search, store, self._embedder, names)
+        except TransientError as error:
+            logger.warning("saved search %s has no vector yet: %s", search.name, error)
+        return search, calibrate(search, store)
 
     def tally(self, query: PageQuery, wait: float = TALLY_SECONDS) -> Tally | None:
         """Counts of all images that pass the filters; ``None`` if they take longer than ``wait``.

@@ -15,6 +15,7 @@ from tornado.web import Application, url
 from client import redis_session
 from metrics.http import serve_until_signal
 from weavloader.dlq.queue import DeadLetters
+from weavloader.saved.deliveries import Receivers
 from weavloader.settings import Settings
 from web.dead_letters import (
     DeadLetterApi,
@@ -30,6 +31,7 @@ from web.images import ImageApi, ImagePage, Original, Picture, Thumbnail
 from web.nodes import NodesApi, NodesPage
 from web.openapi import OpenApi, describe
 from web.runbook import RunbookPage
+from web.saved import NewSavedSearchPage, SavedSearchesApi, SavedSearchesPage, SavedSearchPage
 from web.search import PictureSearch, SearchApi, SearchPage
 from web.search_service import SearchService
 from web.snapshot import Monitor, NowPage, StatusApi
@@ -48,6 +50,9 @@ ROUTES: dict[str, type[PageHandler]] = {
     r"/nodes": NodesPage,
     r"/now": NowPage,
     r"/runbook": RunbookPage,
+    r"/saved": SavedSearchesPage,
+    r"/saved/new": NewSavedSearchPage,
+    r"/saved/search/([^/]+)": SavedSearchPage,
     r"/dead-letters": DeadLettersPage,
     r"/dead-letters/all": DeadLettersAction,
     r"/dead-letters/letter/([^/]+)": DeadLetterPage,
@@ -59,6 +64,7 @@ ROUTES: dict[str, type[PageHandler]] = {
     r"/api/images/([^/]+)": ImageApi,
     r"/api/nodes": NodesApi,
     r"/api/status": StatusApi,
+    r"/api/saved": SavedSearchesApi,
     r"/api/dlq": DeadLettersApi,
     r"/api/dlq/([^/]+)": DeadLetterApi,
     r"/openapi\.json": OpenApi,
@@ -87,14 +93,15 @@ def application(
     searches = SearchService(settings, images)
     try:
         with redis_session(settings) as redis:
-            dead_letters = DeadLetters(redis, settings.dlq_ttl)
             context = AppContext(
                 pool,
                 pictures,
                 images,
                 searches,
                 monitor,
-                dead_letters,
+                redis,
+                DeadLetters(redis, settings.dlq_ttl),
+                Receivers(settings.webhook_hosts),
                 Access.of(settings),
                 settings.public_url,
                 settings.preview_models,

@@ -46,6 +46,8 @@ PAGES = (
     f"/image/{ATTACK.id}",
     f"/image/{ATTACK.id}?q=hostile",
     "/nodes",
+    "/saved",
+    "/saved/new?q=night",
     NOWHERE,
 )
 
@@ -213,6 +215,32 @@ def test_a_chosen_picture_is_searched_by_at_once(
     heading = page.get_by_role("heading", name=re.compile("similar to your picture"))
     expect(heading).to_be_visible()
     assert cards(page)
+
+
+def test_a_search_is_saved_followed_and_removed(site: WholeSite, page: Page) -> None:
+    page.goto(f"{site.url}/?q=night&alpha=0")
+    feed = page.locator("link[type='application/atom+xml']").get_attribute("href")
+    page.get_by_role("link", name="Save this search").click()
+    expect(
+        page.get_by_text(re.compile(r"\d of the last \d+ images would have matched"))
+    ).to_be_visible()
+    page.get_by_label("Name").fill("nights")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Saved.")).to_be_visible()
+    assert serious_faults(page) == []
+    page.get_by_role("link", name="All saved searches").click()
+    link = page.get_by_role("link", name="Atom feed of nights")
+    assert link.get_attribute("href") == feed
+    answer = page.request.get(f"{site.url}{feed}")
+    assert answer.headers["content-type"].startswith("application/atom+xml")
+    assert "<entry>" in answer.text()
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert serious_faults(page) == []
+    page.get_by_role("link", name="nights", exact=True).click()
+    page.get_by_text("Remove…").click()
+    page.get_by_role("button", name="Remove").click()
+    expect(page.get_by_role("status")).to_contain_text("nights removed")
 
 
 def test_nodes_are_found_on_the_map_by_keyboard(site: WholeSite, page: Page) -> None:

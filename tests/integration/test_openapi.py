@@ -20,6 +20,7 @@ from tests.support.pages import SNOW, STREET, an_image, keep, served
 from weavloader.dlq.queue import DeadLetter, DeadLetters
 from weavloader.geo import Location
 from weavloader.provenance import Provenance
+from weavloader.saved.searches import SavedSearch, SavedSearches
 from weavloader.settings import load_settings
 from web import search_service
 from web.image_service import ImageService
@@ -43,7 +44,8 @@ BESIDE |= {"unlike": "q=snow"}
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, redis_server: str) -> Iterator[httpx.Client]:
-    """Two images, of which a model is known, and a dead letter, all seen by the monitor."""
+    """Two images, of which a model is known, a dead letter, all seen by the monitor, and a saved
+    search."""
     (port,) = free_ports(1)
     settings = load_settings(
         vector_store="embedded",
@@ -62,6 +64,8 @@ def site(tmp_path_factory: pytest.TempPathFactory, redis_server: str) -> Iterato
         patch.setattr(search_service, "connect_embedder", lambda *_: lambda text: SNOW)
         redis.flushdb()
         DeadLetters(redis, ttl=3600).put(_letter())
+        # Its name is what the addresses below ask for.
+        SavedSearches(redis).add(SavedSearch(STORED[0].id, text="snow", filters={"vsn": "W021"}))
         monitor = Monitor(settings, images, interval=0.2)
         with monitor.running(), served(settings, monitor) as client:
             wait_until(lambda: len(monitor.history()) > 1, "two snapshots")

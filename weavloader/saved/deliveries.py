@@ -247,9 +247,18 @@ def try_receiver(redis: RedisClient, sender: Sender, search: SavedSearch) -> Ans
     body = _body(_TEST, rfc3339(utc_now()), {"search": search.name})
     answer = sender.send(search, _new_id(), body)
     if answer.outcome is Outcome.DELIVERED:
-        names = ("is_gone", "next_at", "away_since", "error", "attempts")
-        redis.hdel(redis_keys.saved_state(search.name), *names)
+        resume(redis, search)
     return answer
+
+
+def resume(redis: RedisClient, search: SavedSearch) -> None:
+    """Let what waits be sent at the next round, whatever its receiver answered.
+
+    Raises:
+        RedisError: Redis is unavailable.
+    """
+    names = ("is_gone", "next_at", "away_since", "error", "attempts")
+    redis.hdel(redis_keys.saved_state(search.name), *names)
 
 
 class Deliveries:
