@@ -101,7 +101,7 @@ def test_watch_goes_on_until_ctrl_c(environment: dict[str, str]) -> None:
         with suppress(OSError):  # the program has ended
             while os.read(terminal, 65536):
                 pass
-        assert program.wait(20) == 130
+        assert program.wait(60) == 130
     finally:
         program.kill()
         program.wait()
