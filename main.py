@@ -7,10 +7,13 @@ import importlib
 import sys
 
 from commands import names_role
-from weavloader.shutdown import end_on_signal
+from weavloader.shutdown import end_on_signal, skip_finalization
 
-if __name__ == "__main__" and names_role(sys.argv[1:]):
-    end_on_signal()  # before the imports below, which take a second
+if __name__ == "__main__":
+    if names_role(sys.argv[1:]):
+        end_on_signal()  # before the imports below, which take a second
+    else:
+        skip_finalization()
 
 from commands.cli import cli, run
 
