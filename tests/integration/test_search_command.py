@@ -157,8 +157,13 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_measurements_stand_beside_images_in_every_format(
-    many: list[str], measured: None, run_command: Run, tmp_path: Path
+    many: list[str],
+    measured: None,
+    run_command: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     measure = "--measure", "env.temperature", "--measure", "env.humidity"
     asked = "search", "--format", "csv", *measure
     table = {row["id"]: row for row in csv.DictReader(io.StringIO(run_command(*asked)[1]))}

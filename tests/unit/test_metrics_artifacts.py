@@ -247,7 +247,7 @@ def test_amtool_accepts_the_written_configuration(tmp_path: Path) -> None:
     given = {"ALERT_WEBHOOK_URL": "http://hooks.example/", "ALERT_EMAIL_TO": "a@b.example", **MAIL}
     assert written_config(tmp_path, **given).returncode == 0
     command = [amtool, "check-config", str(tmp_path / "alertmanager.yml")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -265,6 +265,6 @@ def test_promtool_accepts(arguments: list[str]) -> None:
     if promtool is None:
         skip_without("promtool is missing: apt-get install prometheus")
     done = subprocess.run(
-        [promtool, *arguments], cwd=ARTIFACTS, capture_output=True, text=True, timeout=60
+        [promtool, *arguments], cwd=ARTIFACTS, capture_output=True, text=True, timeout=150
     )
     assert done.returncode == 0, done.stdout + done.stderr
