@@ -28,7 +28,7 @@ from commands.cli import (
 )
 from weavloader.errors import TransientError
 from weavloader.logs import printable
-from weavloader.saved.searches import INTERVAL, SavedSearch, SavedSearches
+from weavloader.saved.searches import INTERVAL, SavedSearch, SavedSearches, no_search
 from weavloader.search import EMBEDDING_TIMEOUT, WITHIN_KM
 from weavloader.settings import get_settings
 from weavloader.store.base import DEFAULT_ALPHA
@@ -178,9 +178,8 @@ def show(name: str, as_json: bool) -> None:
 def remove(name: str) -> None:
     """Remove a saved search, and the matches that wait for its receiver."""
     with _redis() as redis:
-        searches = SavedSearches(redis)
-        searches.get(name)
-        searches.remove(name)
+        if not SavedSearches(redis).remove(name):
+            raise no_search(name)
     say(f"{name} removed")
 
 

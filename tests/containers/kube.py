@@ -177,4 +177,4 @@ def _own_volumes(workload: str, pod: dict[str, Any]) -> None:
 def _preview(container: dict[str, Any]) -> None:
     container["image"] = PREVIEW
     container["resources"]["limits"].pop("nvidia.com/gpu")
-    container.pop("envFrom")
+    container.pop("envFrom", None)

@@ -30,6 +30,7 @@ FUZZERS = {
     "events": Fuzzer(inputs.events),
     "dead_letters": Fuzzer(inputs.dead_letters),
     "exports": Fuzzer(inputs.exports),
+    "saved_searches": Fuzzer(inputs.saved_searches),
     "data_api": Fuzzer(answers.data_api),
     "storage": Fuzzer(answers.storage),
     "manifests": Fuzzer(answers.manifests),

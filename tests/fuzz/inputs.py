@@ -26,6 +26,7 @@ from job_system.broker.message_validation import is_valid_broadcast, validate_ta
 from metrics.workers import WorkerStates
 from tests.fuzz import mutate
 from tests.fuzz.fuzzer import Attempt, expected
+from tests.support.pages import SNOW, an_image
 from tests.support.pictures import file_of, halves, scene, with_scans
 from tests.support.reference_deployment import image_data
 from weavloader.dlq.letter import is_due
@@ -33,8 +34,12 @@ from weavloader.dlq.queue import DeadLetters
 from weavloader.errors import ConfigError, PermanentError, find_reason
 from weavloader.export_import import import_objects
 from weavloader.images.decode import DecodeLimits, decode
+from weavloader.images.inference_cache import packed
 from weavloader.images.job import ImageJob
 from weavloader.redis_connection import RedisClient
+from weavloader.saved.matches import matched
+from weavloader.saved.matching import NotComparable
+from weavloader.saved.searches import SavedSearch, with_vector
 from weavloader.settings import load_settings
 from weavloader.store.embedded.store import EmbeddedStore
 from weavloader.stream.sage_api import RejectedRecord, parse_record
@@ -311,3 +316,21 @@ def _memory() -> Any:
 
 def _json(what: Any) -> bytes:
     return mutate.dumped(what)
+
+
+@contextmanager
+def saved_searches() -> Iterator[Attempt]:
+    """Saved searches as Redis may hold them: each is left out, or an image is compared with it."""
+    image, filters = an_image("a", "snow on a ridge", SNOW), {"vsn": "W021", "since": "7d"}
+    by_vector = SavedSearch("a", "snow", filters=filters, threshold=0.1, webhook="https://a.org/x")
+    by_words = SavedSearch("b", "a ridge", alpha=0, threshold=0.5, filters={"near": "41.9, -87.6"})
+    saved = (with_vector(by_vector, packed(SNOW), "clip", "m@1"), by_words)
+    seeds = [json.loads(each.to_text()) for each in saved]
+
+    def attempt(rng: Random) -> None:
+        with expected(ConfigError, NotComparable):
+            search = SavedSearch.from_text(mutate.written(rng, rng.choice(seeds)))
+            json.dumps(search.as_json()).encode()
+            matched(search, image)
+
+    yield attempt

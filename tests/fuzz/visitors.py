@@ -34,6 +34,7 @@ STORED = [
         SNOW if n % 3 else STREET,
         minutes_ago=60 + n,
         camera=HOSTILE,
+        vsn=HOSTILE if n % 4 == 0 else "W021",
         location=Location(41.9, -87.6) if n % 2 else None,
     )
     for n in range(12)

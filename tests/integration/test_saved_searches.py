@@ -120,6 +120,42 @@ def to_snow(name: str) -> Callable[[str], Vector]:
     return lambda text: SNOW if "snow" in text else STREET
 
 
+# What is saved by others
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"filters": {"of_a_later_version": "x"}},
+        {"filters": 7},
+        {"threshold": "high"},
+        {"alpha": "0.4"},
+        {"alpha": float("nan")},
+        {"vector": [[5], "AAAA"]},
+        {"vector_name": ["clip"]},
+        {"name": "../snow"},
+        {"text": "x" * 3000},
+        {"id": "\ud800"},
+        None,
+    ],
+    ids=str,
+)
+def test_one_that_cannot_be_read_keeps_no_image_and_no_other_search_waiting(
+    redis: Any, changes: dict[str, Any] | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    searches = SavedSearches(redis)
+    searches.add(a_search())
+    broken = (
+        "[" * 9 if changes is None else json.dumps({**json.loads(a_search().to_text()), **changes})
+    )
+    redis.hset(redis_keys.SAVED, "broken", broken)
+    assert Matcher(redis).note(snowy(1)) == 1
+    assert "saved search broken is left out" in caplog.text
+    with pytest.raises(ConfigError, match=r"cannot be read|filters|name:|alpha|threshold"):
+        searches.get("broken")
+    assert searches.remove("broken")
+
+
 # What a match is
 
 

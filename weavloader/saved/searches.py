@@ -7,12 +7,14 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from math import isfinite
 from typing import Any, Self
 from uuid import uuid4
 
 from weavloader import redis_keys
 from weavloader import search as searching
 from weavloader.errors import ConfigError, Reason
+from weavloader.images.inference_cache import unpacked
 from weavloader.redis_connection import RedisClient
 from weavloader.search import WITHIN_KM
 from weavloader.store.base import DEFAULT_ALPHA, Filters
@@ -20,9 +22,19 @@ from weavloader.times import rfc3339, utc_now
 
 # Each waits for its receiver with up to 5,000 matches, of less than a kilobyte each.
 MAX_SEARCHES = 50
+MAX_TEXT = 2000
 INTERVAL = 300.0
 MIN_INTERVAL = 60.0
 MAX_INTERVAL = 7 * 86400.0
+# Whatever reading makes of what is none.
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
 logger = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -96,7 +108,12 @@ class SavedSearch:
             raise _invalid("interval: expected from 1m to 7d")
         if self.threshold is not None and not -1 <= self.threshold <= 1000:
             raise _invalid("threshold: expected a score")
-        self.chosen()
+        if max(map(len, (self.text, *self.filters.values()))) > MAX_TEXT:
+            raise _invalid(f"expected texts of at most {MAX_TEXT} characters")
+        try:
+            self.chosen()
+        except TypeError as error:
+            raise _invalid(f"filters: {error}") from error
         return self
 
     def as_json(self) -> dict[str, Any]:
@@ -106,13 +123,20 @@ class SavedSearch:
 
     @classmethod
     def from_text(cls, text: bytes) -> Self:
-        """The opposite of :meth:`to_text`; fields of a later version are ignored."""
-        names = {each.name for each in fields(cls)}
-        given = {name: value for name, value in json.loads(text).items() if name in names}
-        lists = {name: tuple(given[name]) for name in ("like", "unlike") if name in given}
-        if given.get("vector"):
-            lists["vector"] = (tuple(given["vector"][0]), given["vector"][1])
-        return cls(**{**given, **lists})
+        """The opposite of :meth:`to_text`; fields of a later version are ignored.
+
+        Raises:
+            ConfigError: It is no saved search that this version can compare images with.
+        """
+        try:
+            told = json.loads(text)
+            dumped = json.dumps(told, ensure_ascii=False).encode()
+            names = {each.name for each in fields(cls)}
+            given = {name: value for name, value in json.loads(dumped).items() if name in names}
+            read = cls(**{name: _READ[name](value) for name, value in given.items()})
+        except _UNREADABLE as error:
+            raise _invalid(f"it cannot be read: {error!r}"[:200]) from error
+        return read.checked()
 
     def to_text(self) -> str:
         """As Redis keeps it."""
@@ -139,19 +163,21 @@ class SavedSearches:
         for name, text in sorted(self._redis.hgetall(redis_keys.SAVED).items()):
             try:
                 found.append(SavedSearch.from_text(text))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                logger.warning("saved search %s cannot be read: %r", name.decode(), error)
+            except ConfigError as error:
+                logger.warning(
+                    "saved search %s is left out: %s", name.decode("utf-8", "replace"), error
+                )
         return found
 
     def get(self, name: str) -> SavedSearch:
         """The one of a name.
 
         Raises:
-            ConfigError: There is none.
+            ConfigError: There is none, or it cannot be read.
         """
         text = self._redis.hget(redis_keys.SAVED, name)
         if text is None:
-            raise _invalid(f"there is no saved search {name[:64]!r}")
+            raise no_search(name)
         return SavedSearch.from_text(text)
 
     def add(self, search: SavedSearch) -> None:
@@ -214,6 +240,54 @@ if not text or cjson.decode(text)['id'] ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 return redis.call('INCR', KEYS[2])
 """
+
+
+def no_search(name: str) -> ConfigError:
+    """The error of a name that no saved search has."""
+    return _invalid(f"there is no saved search {name[:64]!r}")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or len(value) > MAX_TEXT:
+        raise TypeError("expected a text")
+    return value
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError("expected a list of texts")
+    return tuple(map(_text, value))
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+        raise TypeError("expected a number")
+    return value
+
+
+def _filters(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise TypeError("expected filters by name")
+    return {_text(name): _text(each) for name, each in value.items()}
+
+
+def _vector(value: Any) -> tuple[tuple[int, ...], str] | None:
+    if value is None:
+        return None
+    shape, data = value
+    unpacked(tuple(shape), data)  # as it will be, for each new image
+    return tuple(shape), data
+
+
+_READ: Mapping[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("name", "text", "webhook", "secret"), _text),
+    **dict.fromkeys(("vector_name", "vector_model", "saved_at", "id"), _text),
+    **dict.fromkeys(("like", "unlike"), _texts),
+    **dict.fromkeys(("alpha", "within", "interval"), _number),
+    "threshold": lambda value: None if value is None else _number(value),
+    "filters": _filters,
+    "vector": _vector,
+}
 
 
 def _invalid(message: str) -> ConfigError:
