@@ -177,4 +177,5 @@ def _own_volumes(workload: str, pod: dict[str, Any]) -> None:
 def _preview(container: dict[str, Any]) -> None:
     container["image"] = PREVIEW
     container["resources"]["limits"].pop("nvidia.com/gpu")
-    container.pop("envFrom", None)
+    # Its token for weights, which the previews need not.
+    container["env"] = [each for each in container.get("env", []) if "valueFrom" not in each]
