@@ -320,7 +320,7 @@ def _json(what: Any) -> bytes:
 
 @contextmanager
 def saved_searches() -> Iterator[Attempt]:
-    """Saved searches as Redis may hold them: each is left out, or an image is compared with it."""
+    """Saved searches as Redis may hold them: each is skipped, or an image is compared with it."""
     image, filters = an_image("a", "snow on a ridge", SNOW), {"vsn": "W021", "since": "7d"}
     by_vector = SavedSearch("a", "snow", filters=filters, threshold=0.1, webhook="https://a.org/x")
     by_words = SavedSearch("b", "a ridge", alpha=0, threshold=0.5, filters={"near": "41.9, -87.6"})

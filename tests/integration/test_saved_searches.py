@@ -150,7 +150,7 @@ def test_one_that_cannot_be_read_keeps_no_image_and_no_other_search_waiting(
     )
     redis.hset(redis_keys.SAVED, "broken", broken)
     assert Matcher(redis).note(snowy(1)) == 1
-    assert "saved search broken is left out" in caplog.text
+    assert "saved search broken is skipped" in caplog.text
     with pytest.raises(ConfigError, match=r"cannot be read|filters|name:|alpha|threshold"):
         searches.get("broken")
     assert searches.remove("broken")

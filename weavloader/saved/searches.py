@@ -14,7 +14,6 @@ from uuid import uuid4
 from weavloader import redis_keys
 from weavloader import search as searching
 from weavloader.errors import ConfigError, Reason
-from weavloader.images.inference_cache import unpacked
 from weavloader.redis_connection import RedisClient
 from weavloader.search import WITHIN_KM
 from weavloader.store.base import DEFAULT_ALPHA, Filters
@@ -165,7 +164,7 @@ class SavedSearches:
                 found.append(SavedSearch.from_text(text))
             except ConfigError as error:
                 logger.warning(
-                    "saved search %s is left out: %s", name.decode("utf-8", "replace"), error
+                    "saved search %s is skipped: %s", name.decode("utf-8", "replace"), error
                 )
         return found
 
@@ -274,6 +273,8 @@ def _filters(value: object) -> dict[str, str]:
 def _vector(value: Any) -> tuple[tuple[int, ...], str] | None:
     if value is None:
         return None
+    from weavloader.images.inference_cache import unpacked  # numpy, which commands do without
+
     shape, data = value
     unpacked(tuple(shape), data)  # as it will be, for each new image
     return tuple(shape), data
