@@ -188,6 +188,7 @@ class PictureSearch(ResultsPage):
         super().initialize(context)
         self._body = bytearray()
         self._is_counted = False
+        self._is_whole = False
 
     def check_xsrf_cookie(self) -> None:
         """Nothing yet: the token is in the body, which is yet to come."""
@@ -215,7 +216,11 @@ class PictureSearch(ResultsPage):
             PictureSearch._under_way -= 1
             self._is_counted = False
 
-    on_connection_close = on_finish
+    def on_connection_close(self) -> None:
+        """Make room for the next file, unless this one is still being searched by."""
+        super().on_connection_close()
+        if not self._is_whole:
+            self.on_finish()
 
     def get(self) -> None:
         """Lead to the search page, which has the form."""
@@ -227,6 +232,13 @@ class PictureSearch(ResultsPage):
         Raises:
             HTTPError: Another site sent it, too many files are under way, or it cannot be read.
         """
+        self._is_whole = True
+        try:
+            await self._answer()
+        finally:
+            self.on_finish()
+
+    async def _answer(self) -> None:
         content_type = self._content_type()
         if not content_type.startswith("multipart/form-data"):
             raise HTTPError(415, reason="Expected a form with a file")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -15,6 +16,9 @@ from weavloader.errors import TransientError
 from weavloader.settings import Settings, load_settings
 from weavloader.store import connect_store
 from weavloader.store.base import SearchQuery, Store
+from web.image_service import ImageService
+from web.query import PageQuery
+from web.search_service import SearchService
 
 ENABLED = {"ENABLE_MODULES": "reranker-transformers"}
 
@@ -63,6 +67,17 @@ def test_the_reranker_orders_the_best_by_their_captions(store: Store, model: Loc
     assert [hit.rerank_score for hit in results] == [17, 7, 3]
     assert max(results, key=lambda hit: hit.score).text["caption"] == "fox"
     assert json.loads(model.requests[-1].body)["query"] == "fox"
+
+
+def test_the_pages_show_the_order_of_the_reranker(settings: Settings, store: Store) -> None:
+    with (
+        closing(ImageService(settings)) as images,
+        closing(SearchService(settings, images)) as searches,
+    ):
+        found = searches.search(PageQuery(text="fox", alpha=0))
+    captions = [result.text["caption"] for result in found.results]
+    assert captions == ["a fox in the snow", "one fox", "fox"]
+    assert [result.rerank_score for result in found.results] == [17, 7, 3]
 
 
 def test_only_what_is_asked_for_is_reranked(store: Store, model: LocalServer) -> None:

@@ -91,7 +91,7 @@ def served(
     headers = {"Host": f"{host}:{port[0]}"}
     try:
         base_url = f"http://127.0.0.1:{port[0]}"
-        with httpx.Client(base_url=base_url, headers=headers, timeout=20) as client:
+        with httpx.Client(base_url=base_url, headers=headers, timeout=90) as client:
             yield client
     finally:
         loop, stop = loop_of[0]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterator
+from threading import Event
 
 import httpx
 import numpy as np
@@ -146,6 +148,47 @@ def test_only_so_many_pictures_are_taken_at_a_time(
     for _ in range(MAX_UPLOADS + 1):
         assert sent(site).status_code == 200
     wait_until(lambda: PictureSearch._under_way == 0, "the end of the last request")
+
+
+def request_of(site: httpx.Client, data: bytes) -> bytes:
+    """A form with a file, as it is sent."""
+    token = re.search(r'name="_xsrf" value="([^"]+)"', site.get("/").text)
+    assert token
+    form, files = {"_xsrf": token[1]}, {"picture": ("a.png", data)}
+    request = site.build_request("POST", "/picture", data=form, files=files)
+    head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    return f"POST /picture HTTP/1.1\r\n{head}\r\n".encode() + request.read()
+
+
+def test_a_sender_that_leaves_midway_makes_room_for_the_next(site: httpx.Client) -> None:
+    wait_until(lambda: PictureSearch._under_way == 0, "the end of earlier requests")
+    whole = request_of(site, GREEN)
+    with socket.create_connection((site.base_url.host, site.base_url.port or 0)) as half:
+        half.sendall(whole[:-50])
+        wait_until(lambda: PictureSearch._under_way == 1, "its file")
+    wait_until(lambda: PictureSearch._under_way == 0, "its end")
+
+
+def test_a_picture_counts_until_it_was_searched_by_though_its_sender_left(
+    site: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait_until(lambda: PictureSearch._under_way == 0, "the end of earlier requests")
+    reached, left = Event(), Event()
+
+    def slowly(text: str, pixels: Pixels) -> Vector:
+        reached.set()
+        assert left.wait(90)
+        return embeds(text, pixels)
+
+    monkeypatch.setattr(search_service, "connect_image_embedder", lambda *_: slowly)
+    whole = request_of(site, GREEN)
+    with socket.create_connection((site.base_url.host, site.base_url.port or 0)) as sender:
+        sender.sendall(whole)
+        assert reached.wait(90)
+    assert site.get("/picture").status_code == 302  # the server has seen that it left
+    assert PictureSearch._under_way == 1
+    left.set()
+    wait_until(lambda: PictureSearch._under_way == 0, "the end of the search")
 
 
 def test_without_triton_a_picture_cannot_be_searched_by(
