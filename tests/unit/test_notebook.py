@@ -64,7 +64,7 @@ MEASURED = [
     around(2, 11 * 60, 4.5, sensor="bme680"),  # too far away
     around(4, 5, 5),
     # Nearer, and of the other node that is asked for.
-    entry(NOW - timedelta(minutes=59), "env.temperature", -4, "W011"),
+    entry(NOW - timedelta(minutes=60, seconds=-1), "env.temperature", -4, "W011"),
     # Of no node, of another, and of another name that a pattern would take for it.
     entry(NOW - timedelta(hours=4), "env.temperature", -1, None),
     entry(NOW - timedelta(hours=4), "env.temperature", -2, "W999"),
