@@ -6,12 +6,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from datetime import timedelta
 from itertools import chain, repeat
 
 import pytest
 
 from demo.servers.waiting import wait_until
-from tests.support.store_contract import EAST, StoreContract, an_image, found
+from tests.support.store_contract import EAST, WHEN, StoreContract, an_image, found
 from tests.support.weaviate_contract import WeaviateContract
 from tests.support.weaviate_stand_in import StandIn
 from tests.support.weaviate_stand_in.objects import INDEXES
@@ -22,7 +23,7 @@ from weavloader.images.job import image_id
 from weavloader.settings import Settings, load_settings
 from weavloader.store import connect_store
 from weavloader.store.base import Filters, Store
-from weavloader.store.weaviate import objects
+from weavloader.store.weaviate import objects, removal
 from weavloader.store.weaviate.client import GeoCoordinate, connect
 
 BAD_TEXT = "invalid text property 'vsn' on class 'Test': not a string, but float64"
@@ -287,6 +288,22 @@ class TestFaults:
         server.lose_index(settings.weaviate_collection, image_id("1"))
         assert store.delete([image_id("1"), image_id("2"), image_id("4")]) == 2
         assert store.count() == 1
+
+    def test_more_objects_than_the_server_answers_with_are_told_by_smaller_windows(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(removal, "MAX_MATCHES", 4)
+        monkeypatch.setattr(removal, "_FULL", 3)
+        ages = [timedelta(hours=n) for n in range(30)] + [timedelta(days=n) for n in (9, 80, 81)]
+        store.upsert(
+            [an_image(str(n), captured_at=WHEN - age, image=b"") for n, age in enumerate(ages)]
+        )
+        told = [each.link for batch in store.held(Filters()) for each in batch]
+        assert sorted(told, key=int) == [str(n) for n in range(33)]
+        assert {"31", "32"} == {*told[:2]} and "0" in told[-4:]
+        bounded = Filters(since=WHEN - timedelta(hours=20), until=WHEN - timedelta(hours=10))
+        told = [each.link for batch in store.held(bounded) for each in batch]
+        assert sorted(told, key=int) == [str(n) for n in range(10, 21)]
 
     def test_what_the_server_rejects_while_it_is_written_again_is_an_error(
         self, store: Store, server: StandIn, monkeypatch: pytest.MonkeyPatch

@@ -25,6 +25,8 @@ _UPDATES_AT_ONCE = 4
 _FIRST_WINDOW, _MIN_WINDOW = timedelta(days=1), timedelta(seconds=1)
 # A kill leaves entries in the index that have no object, and count towards a limit.
 _ENTRIES_WITHOUT_OBJECT = 100
+# An answer that is longer may be cut off.
+_FULL = MAX_MATCHES - 1000
 _FEW = MAX_MATCHES // 8
 _READ = ["link", "captured_at", "timestamp", "caption_model", "image_bytes", *FILTER_PROPERTIES]
 _PLACE = ["latitude", "longitude", "location", "provenance"]  # what filters compare besides
@@ -37,11 +39,16 @@ def held(collection: Collection, filters: Filters, with_image: bool) -> Iterator
     window, done = _FIRST_WINDOW, None
     while first is not None and last is not None and first <= last:
         until = min(first + window, last)
-        hits = _between(collection, replace(filters, since=first, until=until), with_image)
-        if len(hits) >= MAX_MATCHES and window > _MIN_WINDOW:
+        within = replace(filters, since=first, until=until)
+        hits = _answer(collection, within, with_image)
+        if len(hits) > _FULL and window > _MIN_WINDOW:
             window /= 4
             continue
-        batch = [each for each in map(_held, hits) if done is None or each.captured_at > done]
+        batch = [
+            each
+            for each in (_held(hit) for hit in hits if _passes(hit, within))
+            if done is None or each.captured_at > done
+        ]
         if batch:
             yield batch
         if until == last:
@@ -51,13 +58,13 @@ def held(collection: Collection, filters: Filters, with_image: bool) -> Iterator
             window *= 2
 
 
-def _between(collection: Collection, filters: Filters, with_image: bool) -> list[Any]:
-    answer = collection.query.fetch_objects(
+def _answer(collection: Collection, filters: Filters, with_image: bool) -> list[Any]:
+    """What the server takes for matches, up to :data:`MAX_MATCHES`."""
+    return collection.query.fetch_objects(
         filters=_filter(collection, filters, with_image),
         limit=MAX_MATCHES,
         return_properties=[*_READ, *_PLACE],
-    )
-    return [hit for hit in answer.objects if _passes(hit, filters)]
+    ).objects
 
 
 def _passes(hit: Any, filters: Filters) -> bool:
