@@ -42,6 +42,7 @@ class RedisState:
         newest: Capture time of the newest image received, Unix seconds.
         audit: Report of the last audit, JSON.
         circuits: Those that are open.
+        saved: Report of the last round of deliveries of saved searches, JSON.
     """
 
     at: float
@@ -52,6 +53,7 @@ class RedisState:
     newest: float | None
     audit: bytes | None
     circuits: Sequence[Circuit] = ()
+    saved: bytes | None = None
 
 
 def ping(client: RedisClient) -> None:
@@ -98,8 +100,9 @@ def read_state(client: RedisClient) -> RedisState:
     pipeline.zscore(redis_keys.STREAM_NEWEST, redis_keys.STREAM_NEWEST_MEMBER)
     pipeline.get(redis_keys.AUDIT_LAST)
     pipeline.mget(circuit_keys())
+    pipeline.get(redis_keys.SAVED_LAST)
     try:
-        *lanes, delayed, first, dead, last_poll, newest, audit, circuits = pipeline.execute()
+        *lanes, delayed, first, dead, last_poll, newest, audit, circuits, saved = pipeline.execute()
     except RedisError as error:
         raise _unreachable(error) from error
     lengths = dict(zip(redis_keys.LANES, lanes[::2], strict=True))
@@ -107,7 +110,7 @@ def read_state(client: RedisClient) -> RedisState:
     lengths[redis_keys.DELAYED_LANE] = delayed
     tails[redis_keys.DELAYED_LANE] = next(iter(first), None)
     found = parse_circuits(circuits)
-    return RedisState(time.time(), lengths, tails, dead, last_poll, newest, audit, found)
+    return RedisState(time.time(), lengths, tails, dead, last_poll, newest, audit, found, saved)
 
 
 def redis_families(state: RedisState) -> list[Metric]:
@@ -124,6 +127,7 @@ def redis_families(state: RedisState) -> list[Metric]:
         *circuit_families(state.circuits),
         *stream_families(state.last_poll, state.newest, state.at),
         *audit_families(state.audit, state.at),
+        *saved_families(state.saved, state.at),
     ]
 
 
@@ -180,6 +184,38 @@ def audit_families(report: bytes | None, now: float) -> list[Metric]:
         gauges("audit_images", "Images in each state of the last audit", "state", counts),
         gauge("audit_repaired", "Images that the last audit wrote again", repaired),
         gauge("audit_age_seconds", "Seconds since the last audit", max(0.0, now - moment)),
+    ]
+
+
+def saved_families(report: bytes | None, now: float) -> list[Metric]:
+    """What waits for the receivers of saved searches; nothing before the first round.
+
+    Args:
+        report: JSON with the numbers ``waiting`` and ``discarded``, and ``away_since``, Unix
+            seconds or null.
+        now: Unix seconds.
+    """
+    fields = _object(report)
+    names = ("waiting", "discarded", "away_since")
+    told = {name: fields.get(name) for name in names}
+    waiting, discarded, since = (
+        float(value) if isinstance(value, int | float) else 0.0 for value in told.values()
+    )
+    if _moment(fields) is None:
+        return []
+    away = max(0.0, now - since) if since else 0.0
+    return [
+        gauge("saved_matches_waiting", "Matches that wait for a receiver", waiting),
+        gauge(
+            "saved_matches_discarded",
+            "Matches of the present saved searches that were too many to wait",
+            discarded,
+        ),
+        gauge(
+            "saved_receiver_away_seconds",
+            "Seconds since the receiver that is away longest first failed in a row; 0 for none",
+            away,
+        ),
     ]
 
 

@@ -15,6 +15,7 @@ from metrics.redis_state import (
     audit_families,
     backlog_families,
     redis_families,
+    saved_families,
     stream_families,
 )
 from weavloader import redis_keys
@@ -81,6 +82,20 @@ def test_the_stream_tells_its_lag_and_when_it_was_looked_at() -> None:
 
 def test_nothing_is_told_of_a_stream_never_looked_at() -> None:
     assert stream_families(None, None, NOW) == []
+
+
+def test_what_waits_for_receivers_is_told_and_since_when_one_is_away() -> None:
+    note = {"at": A_MINUTE_AGO, "waiting": 7, "discarded": 2, "away_since": NOW - 300}
+    told = {"saved_matches_waiting": 7, "saved_matches_discarded": 2}
+    away = "saved_receiver_away_seconds"
+    assert values(saved_families(json.dumps(note).encode(), NOW)) == told | {away: 300}
+    note["away_since"] = None
+    assert values(saved_families(json.dumps(note).encode(), NOW)) == told | {away: 0}
+
+
+@pytest.mark.parametrize("note", [None, b"{", b"[]", b'{"waiting": 7}'])
+def test_nothing_is_told_of_receivers_before_the_first_round(note: bytes | None) -> None:
+    assert saved_families(note, NOW) == []
 
 
 def test_the_last_audit_is_told_by_state() -> None:
