@@ -45,6 +45,7 @@ OF_ALERTMANAGER = {
 NOT_SETTINGS = {
     "REDIS_PASSWORD",  # of which the broker's URL is made
     "HF_TOKEN",  # read by Triton's models
+    "GPU_CONCURRENCY",  # an option of Compose's processor-gpu
     "REDIS_INSIDE",  # read by supervisord.conf
     "PATH",
     "PYTHONUNBUFFERED",
