@@ -2,7 +2,8 @@
 
 Runs in the Python that serves the models: ``graphs_on_a_cpu.py SERVING WEIGHTS MODEL`` answers
 questions in slots, several steps at a time, for numbers of slots and lengths that have a graph, in
-half the slots that were asked for, and exits with 1 where an answer is not that of ``generate``.
+half the slots that were asked for, and exits with 1 where an answer is not that of ``generate``, or
+where eight steps read more than one value from the GPU.
 """
 
 import sys
@@ -20,6 +21,7 @@ import torch  # noqa: E402
 from serving import captions, slots  # noqa: E402
 from serving.settings import Settings  # noqa: E402
 from serving.slot_server import SlotServer  # noqa: E402
+from torch.overrides import TorchFunctionMode  # noqa: E402
 
 ASKED_FOR, FIT = 13, 6
 
@@ -51,6 +53,21 @@ def question(number: int) -> captions.Question:
     return captions.Question(image, prompt, letters + 80, limit)
 
 
+class Reads(TorchFunctionMode):
+    """Notes what makes Python wait for the GPU: a value that it reads."""
+
+    waits = ("tolist", "item", "cpu", "numpy", "nonzero", "__bool__", "__int__", "__index__")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_function__(self, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (name := getattr(function, "__name__", "")) in self.waits:
+            self.seen.append(name)
+        return function(*args, **(kwargs or {}))
+
+
 torch.cuda.device = lambda _: nullcontext()
 torch.cuda.mem_get_info = lambda _: (2**30, 2**30)
 captions.SlotDecoder = SimulatedGPU
@@ -60,6 +77,14 @@ served = load(Settings(WEIGHTS, max_new_tokens=60, slots=ASKED_FOR, batch_size=4
 assert served.decoder.slots == FIT
 assert len(served.decoder._slots._graphs) == 4 * 3
 questions = [question(number) for number in range(24)]
+served.decoder.start([0, 1], questions[:2])
+with Reads() as reads:
+    served.decoder.advance([0, 1])
+    assert not reads.seen, reads.seen
+    served.decoder.ended([0, 1])
+assert reads.seen == ["tolist"], reads.seen  # once in eight steps
+for slot in (0, 1):
+    served.decoder.stop(slot)
 server = SlotServer(served.decoder, group=4, delay=0.01, patience=0.05, capacity=64)
 answers: dict[int, Any] = {}
 for number, each in enumerate(questions):
