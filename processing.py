@@ -164,33 +164,60 @@ def _deleted(job: ImageJob, pipeline: Pipeline) -> Outcome:
 def reprocess_image(job: ImageJob, rework: Rework, pipeline: Pipeline, stages: Stages) -> Outcome:
     """Describe and embed a stored image again, from its stored picture, and replace it.
 
-    Nothing of it changes before all that was ordered is made.
+    Nothing of it changes before all that was ordered is made. An object of another program goes
+    once the new version is stored: until then, and for a moment after it, searches find that one.
 
     Raises:
         PermanentError: The image itself is at fault.
-        TransientError: A dependency failed; nothing was changed, and trying again is safe.
+        TransientError: A dependency failed; nothing is lost, and trying again is safe.
         ConfigError: A vector is ordered that this worker's models do not make.
     """
     with stages.timed("lookup"), _store_operation("get"):
         if pipeline.let_go.deleted.among([job.id]):
             return _deleted(job, pipeline)
-        stored = pipeline.store.get(job.id)
+        ours, foreign = pipeline.store.get(job.id), _foreign_object(job, rework, pipeline.store)
+    stored = ours or foreign
     if stored is None:
         return Outcome.GONE
-    parts = rework.left(stored, pipeline.embed)
-    if not parts:
-        return Outcome.ALREADY_STORED
-    if not stored.image:
+    outcome, parts = Outcome.ALREADY_STORED, rework.left(stored, pipeline.embed)
+    if parts or ours is None:
+        _replace(stored, parts, job, rework, pipeline, stages)
+        outcome = Outcome.REPROCESSED
+    if foreign is not None:
+        with stages.timed("store"), _store_operation("delete"):
+            pipeline.store.delete([rework.object_id])
+    return _unless_deleted(outcome, job, pipeline)
+
+
+def _foreign_object(job: ImageJob, rework: Rework, store: Store) -> ImageObject | None:
+    """The object of another program that the new version takes the place of, if it is still there.
+
+    A message may name any object: only one of the same image is meant.
+    """
+    if rework.object_id in ("", job.id):
+        return None
+    found = store.get(rework.object_id)
+    return found if found is not None and found.id == job.id else None
+
+
+def _replace(
+    stored: ImageObject,
+    parts: Set[str],
+    job: ImageJob,
+    rework: Rework,
+    pipeline: Pipeline,
+    stages: Stages,
+) -> None:
+    """Make parts of a stored image again, and write it under our id."""
+    picture = stored.image
+    if parts and not picture:
         with stages.timed("download"):
             node = job.node if job.node != UNKNOWN else None
             picture = pipeline.downloader.fetch(job.url, node)
-    else:
-        picture = stored.image
     with pipeline.cache.inference_of(f"{job.id}:{rework.since.isoformat()}") as inference:
         infer_again(replace(stored, image=picture), parts, inference, pipeline, stages)
         with stages.timed("store"), _store_operation("upsert"):
             pipeline.store.upsert([_reprocessed(stored, inference, parts)])
-    return _unless_deleted(Outcome.REPROCESSED, job, pipeline)
 
 
 def infer_again(

@@ -63,8 +63,7 @@ def reprocess(rate: float | None, restart: bool, yes: bool, **options: Any) -> N
         report = _run(work, store, selection, name)
     say(f"{report.queued:,} of {report.read:,} images queued")
     if report.foreign:
-        text = "have an id of another program: export and import them, then reprocess them"
-        say(f"{report.foreign:,} {text}")
+        say(f"{report.foreign:,} of them have an id of another program, and get ours")
 
 
 def _selection(settings: Settings, options: dict[str, Any]) -> Selection:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from uuid import UUID
 
 from more_itertools import chunked
 
@@ -30,6 +31,7 @@ WAIT_SECONDS = 2.0
 PROGRESS_TTL = 30 * 86400
 PARTS_FIELD = "reprocess"
 SINCE_FIELD = "reprocess_since"
+OBJECT_FIELD = "reprocess_object"
 _MAX_PARTS = 100
 
 
@@ -40,10 +42,13 @@ class Rework:
     Attributes:
         parts: ``caption``, and names of vectors. A new caption makes all vectors anew.
         since: What was made at or after it is new already.
+        object_id: Of an object of the image that another program stored under an id of its own;
+            the new version takes its place. Empty for any other.
     """
 
     parts: frozenset[str]
     since: datetime
+    object_id: str = ""
 
     @classmethod
     def from_message(cls, message: object) -> Rework | None:
@@ -57,17 +62,20 @@ class Rework:
         try:
             parts = frozenset(message[PARTS_FIELD].split(","))
             since = datetime.fromisoformat(message[SINCE_FIELD])
+            given = message.get(OBJECT_FIELD, "")
+            object_id = given and str(UUID(given))
         except (AttributeError, KeyError, TypeError, ValueError):
-            parts, since = frozenset(), utc_now()
+            parts, since, object_id = frozenset(), utc_now(), ""
         is_valid = 0 < len(parts) <= _MAX_PARTS and all(name.isidentifier() for name in parts)
         if not is_valid or since.tzinfo is None:
             raise PermanentError("the order to reprocess is malformed", reason=Reason.BAD_RECORD)
-        return cls(parts, since)
+        return cls(parts, since, object_id)
 
     def to_message(self) -> dict[str, str]:
         """The fields beside those of :class:`ImageJob` that :meth:`from_message` reads."""
         parts = ",".join(sorted(self.parts))
-        return {PARTS_FIELD: parts, SINCE_FIELD: self.since.isoformat()}
+        fields = {PARTS_FIELD: parts, SINCE_FIELD: self.since.isoformat()}
+        return fields | ({OBJECT_FIELD: self.object_id} if self.object_id else {})
 
     def left(self, image: ImageObject, vectors: Iterable[str]) -> frozenset[str]:
         """The parts of an image that are still to be made.
@@ -128,8 +136,7 @@ class ReworkReport:
     Attributes:
         read: Images looked at.
         queued: Images put on the queue.
-        foreign: Images that another program stored under an id of its own: an export and an
-            import gives them ours, and only then can they be replaced.
+        foreign: Those of them that another program stored under an id of its own; they get ours.
         unreadable: Images without a time of capture.
     """
 
@@ -178,7 +185,7 @@ class Reprocessing:
     def select(self, selection: Selection, after: str = "") -> Iterator[tuple[str, ImageObject]]:
         """The images of a selection with their ids; nothing is queued."""
         for object_id, image in self._store.scan(after=after, images=False):
-            if image is not None and image.id == object_id and selection.matches(image):
+            if image is not None and selection.matches(image):
                 yield object_id, image
 
     def resumes(self, name: str) -> ReworkReport | None:
@@ -210,31 +217,36 @@ class Reprocessing:
         # So that a slow run never sleeps much longer than a minute before it notes its progress.
         size = min(BATCH, math.ceil(self._per_minute or BATCH))
         for batch in chunked(self._store.scan(after=at.after, images=False), size):
-            jobs = list(self._jobs(batch, selection, report))
-            if jobs:
-                self._wait_for_room(len(jobs))
-                self._publish(jobs, rework)
-                report.queued += len(jobs)
+            chosen = list(self._chosen(batch, selection, report))
+            if chosen:
+                self._wait_for_room(len(chosen))
+                self._queue(chosen, rework)
+                report.queued += len(chosen)
+                report.foreign += sum(image.id != object_id for object_id, image in chosen)
             self._keep(name, _Progress(batch[-1][0], at.since, report))
             progress(report)
         self.restart(name)
         return report
 
-    def _jobs(
+    def _chosen(
         self,
         batch: Iterable[tuple[str, ImageObject | None]],
         selection: Selection,
         report: ReworkReport,
-    ) -> Iterator[ImageJob]:
+    ) -> Iterator[tuple[str, ImageObject]]:
         for object_id, image in batch:
             report.read += 1
             if image is None:
                 report.unreadable += 1
             elif selection.matches(image):
-                if image.id == object_id:
-                    yield job_of(image)
-                else:
-                    report.foreign += 1
+                yield object_id, image
+
+    def _queue(self, chosen: Sequence[tuple[str, ImageObject]], rework: Rework) -> None:
+        if ours := [job_of(image) for object_id, image in chosen if image.id == object_id]:
+            self._publish(ours, rework)
+        for object_id, image in chosen:
+            if image.id != object_id:
+                self._publish([job_of(image)], replace(rework, object_id=object_id))
 
     def _wait_for_room(self, images: int) -> None:
         if self._per_minute:

@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any, cast
 
 import click
+import numpy as np
 import pytest
 import redis as redis_py
 from celery import Celery
 
 from demo.servers.triton import Triton
 from job_system.dependencies import pipeline
+from processing import Outcome, Pipeline, Stages, reprocess_image
 from tests.chaos.dataset import picture
 from tests.support.command_line import Run, run_command
+from tests.support.reference_deployment import create_collection, image_data, stored_properties
 from tests.support.store_contract import EAST, an_image
 from weavloader import redis_keys
+from weavloader.images.decode import DecodeLimits
+from weavloader.images.download import Downloader
+from weavloader.images.inference_cache import InferenceCache
+from weavloader.images.job import ImageJob, image_id
+from weavloader.images.nodes import Nodes
 from weavloader.provenance import Provenance
-from weavloader.reprocessing import Rework
-from weavloader.settings import load_settings
+from weavloader.reprocessing import Reprocessing, Rework, Selection
+from weavloader.retention import DeletedImages, LetGo
+from weavloader.settings import Settings, load_settings
 from weavloader.store import connect_store
+from weavloader.store.base import SearchQuery, Store
+from weavloader.store.weaviate.client import connect
+from weavloader.times import FOR_EVER
 
 __all__ = ["run_command"]
 
@@ -108,3 +121,52 @@ def test_what_makes_no_sense_is_one_line(
     code, _, said = run_command("reprocess", *options)
     assert code == 2
     assert complaint in said and len(said.splitlines()) == 1
+
+
+def pipeline_of(store: Store, redis: Any) -> Pipeline:
+    """A pipeline with models that answer at once; pictures come from the store."""
+    return Pipeline(
+        store=store,
+        downloader=cast(Downloader, None),
+        nodes=cast(Nodes, None),
+        caption=lambda pixels: "a new caption",
+        embed={"clip": lambda caption, pixels: np.asarray(EAST, np.float32)},
+        cache=InferenceCache(redis, "models"),
+        limits=DecodeLimits(pixels=10**7, bytes=10**8, wanted_pixels=1000),
+        let_go=LetGo(FOR_EVER, DeletedImages(redis), lambda vsn: ""),
+    )
+
+
+def test_what_the_reference_deployment_stored_gets_our_ids(
+    weaviate_settings: Settings, redis: Any
+) -> None:
+    links = [f"https://storage.sagecontinuum.org/fox-{number}.jpg" for number in range(5)]
+    with connect(weaviate_settings) as client:
+        create_collection(client, weaviate_settings.weaviate_collection)
+        collection = client.collections.use(weaviate_settings.weaviate_collection)
+        for link in (*links, links[0]):  # one of them twice
+            properties = stored_properties(
+                image_data(link), "26-11-24 01:57 Z", picture(0), (41.7, -87.9)
+            )
+            vector = {"clip": [*map(float, EAST)]}
+            collection.data.insert(properties, vector=vector)  # under a random id
+    with closing(connect_store(weaviate_settings)) as store:
+        store.prepare()
+        store.migrate_objects()
+        seen: list[set[str]] = []
+
+        def publish(jobs: Sequence[ImageJob], rework: Rework) -> None:
+            for job in jobs:
+                outcome = reprocess_image(job, rework, pipeline_of(store, redis), Stages())
+                assert outcome in (Outcome.REPROCESSED, Outcome.ALREADY_STORED)
+                seen.append({found.text["link"] for found in store.search(SearchQuery("caption"))})
+                seen[-1] |= {found.text["link"] for found in store.search(SearchQuery("fox"))}
+
+        work = Reprocessing(store, redis, publish, backlog=lambda: 0, high_water=10)
+        report = work.run("a", Selection(frozenset({"caption"})))
+        assert report.foreign == 6
+        assert all(found == {*links} for found in seen), "each is found at every moment"
+        stored = dict(store.scan())
+        assert stored.keys() == {image_id(link) for link in links}
+        assert {image.text["caption"] for image in stored.values() if image} == {"a new caption"}
+        assert {image.image for image in stored.values() if image} == {picture(0)}

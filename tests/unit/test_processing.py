@@ -534,3 +534,82 @@ def test_an_image_without_a_picture_is_reprocessed_from_its_file_and_keeps_none(
     world.done.clear()
     assert reprocess_image(JOB, rework, world.pipeline(), Stages()) == Outcome.REPROCESSED
     assert "fetch" in world.done and world.stored[JOB.id].image == b""
+
+
+FOREIGN = "0a0b0c0d-0000-4000-8000-000000000001"
+
+
+def given_a_foreign_object(world: World) -> ImageObject:
+    """The image as the reference deployment stores it, under a random id."""
+    run(world)
+    stored = replace(world.stored.pop(JOB.id), provenance={})
+    world.stored[FOREIGN] = stored
+    world.said = "a red barn"
+    return stored
+
+
+def rework_foreign(world: World, object_id: str = FOREIGN) -> Outcome:
+    world.done.clear()
+    rework = Rework(frozenset({"caption"}), LONG_AGO, object_id)
+    return reprocess_image(JOB, rework, world.pipeline(), Stages())
+
+
+def test_a_foreign_object_goes_once_the_new_version_is_stored(world: World) -> None:
+    before = given_a_foreign_object(world)
+    assert rework_foreign(world) == Outcome.REPROCESSED
+    assert world.done == ["get", "get", "caption", "clip", "align", "upsert", "delete"]
+    assert world.stored.keys() == {JOB.id}
+    after = world.stored[JOB.id]
+    assert after.text == {**before.text, "caption": "a red barn"}
+    assert (after.image, after.captured_at) == (before.image, before.captured_at)
+    assert rework_foreign(world) == Outcome.ALREADY_STORED
+
+
+@pytest.mark.parametrize("stage", ["caption", "align", "upsert"])
+def test_a_foreign_object_stays_while_the_new_version_is_not_stored(
+    world: World, stage: str
+) -> None:
+    before = given_a_foreign_object(world)
+    world.faults[stage] = TransientError("away", reason=Reason.STORE_UNREACHABLE)
+    with pytest.raises(TransientError):
+        rework_foreign(world)
+    assert world.stored[FOREIGN] == before
+    assert "delete" not in world.done
+
+
+def test_a_foreign_object_goes_at_the_next_attempt_where_it_could_not_be_deleted(
+    world: World,
+) -> None:
+    given_a_foreign_object(world)
+    world.faults["delete"] = TransientError("away", reason=Reason.STORE_UNREACHABLE)
+    with pytest.raises(TransientError):
+        rework_foreign(world)
+    assert world.stored.keys() == {JOB.id, FOREIGN}
+    world.faults.clear()
+    assert rework_foreign(world) == Outcome.ALREADY_STORED
+    assert world.done == ["get", "get", "delete"]
+    assert world.stored.keys() == {JOB.id}
+
+
+def test_an_object_of_another_image_is_never_deleted(world: World) -> None:
+    run(world)
+    other = replace(
+        world.stored[JOB.id], text={**world.stored[JOB.id].text, "link": "https://x/other.jpg"}
+    )
+    world.stored[FOREIGN] = other
+    assert rework_foreign(world) == Outcome.ALREADY_STORED
+    assert world.stored[FOREIGN] == other
+    assert rework_foreign(world, JOB.id) == Outcome.ALREADY_STORED, "nor the image's own"
+    assert JOB.id in world.stored
+
+
+def test_a_foreign_object_of_a_deleted_image_is_not_stored_again(world: World) -> None:
+    given_a_foreign_object(world)
+
+    def delete() -> None:
+        DeletedImages(world.redis).add([JOB.id])
+        world.stored.pop(FOREIGN, None)
+
+    world.on_upsert = delete
+    assert rework_foreign(world) == Outcome.DELETED
+    assert world.stored == {}

@@ -28,6 +28,8 @@ def test_an_order_is_read_as_it_was_written() -> None:
     message = job_of(an_image()).to_message() | rework.to_message()
     assert Rework.from_message(message) == rework
     assert ImageJob.from_message(message).id == an_image().id
+    foreign = Rework(frozenset({"clip"}), NOON, "0a0b0c0d-0000-4000-8000-000000000001")
+    assert Rework.from_message(foreign.to_message()) == foreign
     assert Rework.from_message(job_of(an_image()).to_message()) is None
     assert Rework.from_message(None) is None
 
@@ -42,6 +44,12 @@ def test_an_order_is_read_as_it_was_written() -> None:
         {"reprocess": "caption,../x", "reprocess_since": NOON.isoformat()},
         {"reprocess": ["caption"], "reprocess_since": NOON.isoformat()},
         {"reprocess": ",".join(["clip"] * 1000), "reprocess_since": 7},
+        {
+            "reprocess": "clip",
+            "reprocess_since": NOON.isoformat(),
+            "reprocess_object": "another",
+        },
+        {"reprocess": "clip", "reprocess_since": NOON.isoformat(), "reprocess_object": 7},
     ],
 )
 def test_a_malformed_order_is_a_permanent_error(fields: dict[str, object]) -> None:
@@ -194,9 +202,14 @@ def test_a_run_waits_for_room_and_keeps_its_rate(scene: Scene) -> None:
     assert max(scene.slept) <= 64
 
 
-def test_what_another_program_stored_under_its_own_id_is_counted_and_left() -> None:
-    foreign = {image_id("random"): an_image("https://x/1"), image_id("undated"): None}
+def test_what_another_program_stored_under_its_own_id_is_queued_with_that_id() -> None:
+    random_id = "0a0b0c0d-0000-4000-8000-000000000001"
+    foreign = {random_id: an_image("https://x/1"), image_id("undated"): None}
     scene = Scene({**foreign, an_image().id: an_image()})
     report = scene.work().run("a", ALL)
-    assert (report.queued, report.foreign, report.unreadable) == (1, 1, 1)
-    assert [name for name, _ in scene.work().select(ALL)] == [an_image().id]
+    assert (report.queued, report.foreign, report.unreadable) == (2, 1, 1)
+    assert {name: rework.object_id for name, rework in scene.queued} == {
+        an_image().id: "",
+        image_id("https://x/1"): random_id,
+    }
+    assert {name for name, _ in scene.work().select(ALL)} == {an_image().id, random_id}
