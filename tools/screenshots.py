@@ -22,7 +22,10 @@ IMAGES = ROOT / "docs" / "images"
 DESKTOP, PHONE = ViewportSize(width=1280, height=860), ViewportSize(width=390, height=844)
 MAX_BYTES = 300_000
 _ADDRESS = re.compile(r"search and dead letters\s+(http://\S+?)/\s")
-_STOP_SECONDS = 60
+_STOP_SECONDS = 300
+_SHOWN_WITHIN = 180_000  # milliseconds; a demo and a browser keep a small machine busy
+_ALL_LOADED = """() => [...document.images].every(
+    each => each.complete || each.getBoundingClientRect().top > innerHeight)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +93,13 @@ def _take(browser: Browser, url: str, shot: Shot) -> None:
     with browser.new_context(viewport=shot.viewport) as context:
         page = context.new_page()
         page.emulate_media(color_scheme="dark" if shot.is_dark else "light")
-        page.goto(url + shot.path, wait_until="networkidle")
+        page.set_default_timeout(_SHOWN_WITHIN)
+        # Not until the network is idle: a page that refreshes itself never is.
+        page.goto(url + shot.path)
         if shot.click:
             page.locator(shot.click).first.click()
-            page.wait_for_load_state("networkidle")
+            page.wait_for_load_state()
+        page.wait_for_function(_ALL_LOADED)
         _save(page, IMAGES / f"{shot.name}.png")
 
 

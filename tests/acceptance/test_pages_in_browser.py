@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -215,6 +216,28 @@ def test_a_chosen_picture_is_searched_by_at_once(
     heading = page.get_by_role("heading", name=re.compile("similar to your picture"))
     expect(heading).to_be_visible()
     assert cards(page)
+
+
+DROP = """data => {
+    const bytes = Uint8Array.from(atob(data), each => each.charCodeAt(0));
+    const dropped = new DataTransfer();
+    dropped.items.add(new File([bytes], "dropped.png", {type: "image/png"}));
+    const options = {dataTransfer: dropped, bubbles: true, cancelable: true};
+    const over = new DragEvent("dragover", options);
+    document.body.dispatchEvent(over);
+    document.body.dispatchEvent(new DragEvent("drop", options));
+    return over.defaultPrevented;
+}"""
+
+
+def test_a_picture_dropped_on_the_page_is_searched_by(site: WholeSite, page: Page) -> None:
+    page.goto(site.url)
+    data = base64.b64encode(ATTACK.image).decode()
+    # A browser lets a file be dropped only where the page says so, and would else open it.
+    assert page.evaluate(DROP, data) is True
+    heading = page.get_by_role("heading", name=re.compile("similar to your picture"))
+    expect(heading).to_be_attached()
+    expect(page).to_have_url(re.compile("/picture$"))
 
 
 def test_a_search_is_saved_followed_and_removed(site: WholeSite, page: Page) -> None:
