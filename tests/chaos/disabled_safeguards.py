@@ -168,6 +168,13 @@ def _redis_timeouts() -> None:
     AbstractConnection.__init__ = patient  # type: ignore[method-assign]
 
 
+def _waiting_for_redis() -> None:
+    """Take what a Redis answers that cannot serve for an answer."""
+    from weavloader import redis_connection
+
+    vars(redis_connection).update(_OUTAGES=(), _OUTAGE_TEXTS=())
+
+
 def _look_ups() -> None:
     import client
 
@@ -270,6 +277,9 @@ SAFEGUARDS = {
     ),
     "timeouts of Redis": Safeguard(
         _redis_timeouts, "a firewall drops connections to Redis", "images that are done"
+    ),
+    "waiting for a Redis that cannot serve": Safeguard(
+        _waiting_for_redis, "Redis's disk full for 10 s", "a worker ended"
     ),
     "look-ups of Triton's name": Safeguard(
         _look_ups, "a Triton is added", "work for the added Triton"

@@ -35,6 +35,8 @@ QUIET_SECONDS = {
     role: 3.0 if role in ("scheduler", "stream", "metrics") else 10.0 for role in ROLES
 }
 END_SECONDS = 60.0
+# What Celery says of an error that ends its worker.
+WORKER_ENDED = "Unrecoverable error"
 SECOND_TRITON = "127.0.0.2"
 # A request with a picture has more.
 _SOME_WORK = 100_000
@@ -131,11 +133,13 @@ def fill_redis(system: System) -> None:
 def fill_redis_disk(system: System) -> None:
     """Let Redis's append-only file not grow, after which it refuses every write."""
     _wait_for_work(system)
+    before = system.log_of().count(WORKER_ENDED)
     with closing(system.redis()) as redis:
         with system.full_redis_disk():
-            system.wait_until(lambda: _is_refused(redis), "a write that is refused", 30)
+            system.wait_until(lambda: _is_refused(redis), "a write that is refused")
             pause(10)
-        system.wait_until(lambda: not _is_refused(redis), "a write that is taken", 30)
+        system.wait_until(lambda: not _is_refused(redis), "a write that is taken")
+    assert system.log_of().count(WORKER_ENDED) == before, "a worker ended"
 
 
 def keep_redis_busy(system: System) -> None:

@@ -1,6 +1,6 @@
 """The tables of ``docs/reliability.md``, from what ``make chaos`` and its proof left in ``build``.
 
-``python -m tests.chaos.tables "DATE, COMMIT"`` writes them.
+``python -m tests.chaos.tables "DATE, COMMIT"`` writes them; each row keeps when it was last run.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ CHAOS = {
     "excluded": "excluded",
     "model_calls_per_image": "model calls",
     "recovery_s": "recovery, s",
+    "run": "run at",
 }
 COLUMNS = {
     "without": "without",
@@ -35,8 +36,9 @@ COLUMNS = {
     "other_dead_letters": "other dead letters",
     "model_calls_per_image": "model calls",
     "other": "seen otherwise",
+    "run": "run at",
 }
-_WORDS = ("fault", "without", "other")
+_WORDS = ("fault", "without", "other", "run")
 Row = Mapping[str, object]
 
 
@@ -62,7 +64,7 @@ def kept(page: str, name: str, width: int) -> list[list[str]]:
 
 
 def main(when: str) -> None:
-    """Write both tables, each with the moment of the run; rows that were not run again stay."""
+    """Write both tables; rows that were not run again stay."""
     page = PAGE.read_text()
     faults = [scenario.name for scenario in SCENARIOS]
     for name, columns, order in (
@@ -70,10 +72,11 @@ def main(when: str) -> None:
         ("disabled_safeguards", COLUMNS, list(SAFEGUARDS)),
     ):
         lines = Path("build", f"{name}.json").read_text().splitlines()
-        run = [[_cell(json.loads(line), column) for column in columns] for line in lines]
+        found = [{**json.loads(line), "run": when} for line in lines]
+        run = [[_cell(row, column) for column in columns] for row in found]
         rows = {cells[0]: cells for cells in (*kept(page, name, len(columns)), *run)}
         chosen = [rows[first] for first in order if first in rows]
-        page = replaced(page, name, f"{when}:\n\n{table(chosen, columns)}")
+        page = replaced(page, name, table(chosen, columns))
     PAGE.write_text(page)
 
 
