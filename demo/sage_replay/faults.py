@@ -12,7 +12,7 @@ SIGNED_HOST = "signed_host"
 TARGETS = (DATA, STORAGE, MANIFESTS)
 KINDS = (
     *("status", "garbage_line", "half_line", "short_answer", "expired_link", "stall"),
-    *("deflate_bomb", "endless_error"),
+    *("deflate_bomb", "endless_error", "drip"),
 )
 # What an answer comes to once it is decompressed, or ends at.
 FLOOD_BYTES = 600 * 2**20
@@ -30,7 +30,7 @@ class Fault:
             were whole; ``expired_link`` lets the signed link of storage expire before it is
             followed; ``stall`` waits :attr:`seconds` before the answer; ``deflate_bomb`` answers
             with what is a thousand times larger once it is decompressed, ``endless_error`` with
-            500 and a body of 600 MB.
+            500 and a body of 600 MB, ``drip`` with a byte every :attr:`seconds` for hours.
         count: How many requests it meets.
         target: ``data``, ``storage`` or ``manifests``; garbage and short answers are for
             ``data`` only, expired links for ``storage``.

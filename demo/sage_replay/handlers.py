@@ -74,6 +74,9 @@ class ReplayState:
         return hmac.new(self.signing_key, signed, hashlib.sha256).hexdigest()
 
 
+_DRIPS = 10_000
+
+
 class ReplayHandler(RequestHandler):
     """Counts each request and lets faults happen to it."""
 
@@ -99,6 +102,19 @@ class ReplayHandler(RequestHandler):
             self.finish(deflate_bomb())
         if self.has_fault("endless_error"):
             await self._answer_without_end()
+        if self.has_fault("drip"):
+            await self._drip()
+
+    async def _drip(self) -> None:
+        assert self.fault is not None
+        try:
+            for _ in range(_DRIPS):
+                self.write(b"\n")
+                await self.flush()
+                await asyncio.sleep(self.fault.seconds)
+            self.finish()
+        except StreamClosedError:
+            raise Finish from None  # the client has waited enough
 
     async def _answer_without_end(self) -> None:
         self.set_status(500)

@@ -7,7 +7,7 @@ import io
 import json
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 
 import numpy as np
@@ -84,12 +84,16 @@ def hostile_message(queue: str) -> str:
     )
 
 
-def late(host: str, name: str, seed: int) -> Sequence[Published]:
-    """Captured three hours ago, and listed now."""
-    return [
-        publish(host, f"{name}-{number}.jpg", partial(picture, number), at_second=10_800 + number)
-        for number in range(20)
-    ]
+def late(seconds: float) -> Callable[[str, str, int], Sequence[Published]]:
+    """Captured so many seconds ago, and listed now."""
+
+    def published(host: str, name: str, seed: int) -> Sequence[Published]:
+        return [
+            publish(host, f"{name}-{n}.jpg", partial(picture, n), at_second=seconds + n)
+            for n in range(20)
+        ]
+
+    return published
 
 
 def poison(host: str, name: str, seed: int) -> Sequence[Published]:

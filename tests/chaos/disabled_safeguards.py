@@ -175,6 +175,22 @@ def _waiting_for_redis() -> None:
     vars(redis_connection).update(_OUTAGES=(), _OUTAGE_TEXTS=())
 
 
+def _deadlines() -> None:
+    """Let an exchange last while the peer sends anything."""
+    from contextlib import nullcontext
+
+    from weavloader import http_client
+
+    http_client._Exchange.charged = lambda self: nullcontext()  # type: ignore[method-assign]
+
+
+def _week_of_audit() -> None:
+    """Let the daily audit look back a day."""
+    from weavloader.settings import publish_to_environment
+
+    publish_to_environment("AUDIT_WINDOW", "24h")
+
+
 def _look_ups() -> None:
     import client
 
@@ -281,6 +297,10 @@ SAFEGUARDS = {
     "waiting for a Redis that cannot serve": Safeguard(
         _waiting_for_redis, "Redis's disk full for 10 s", "a worker ended"
     ),
+    "deadline of a whole exchange": Safeguard(
+        _deadlines, "storage sends a byte a second", "missing"
+    ),
+    "audit of a week": Safeguard(_week_of_audit, "images uploaded three days late", "missing"),
     "look-ups of Triton's name": Safeguard(
         _look_ups, "a Triton is added", "work for the added Triton"
     ),

@@ -289,12 +289,16 @@ def forget_what_was_taken(system: System) -> None:
         _wait_until_taken(system, redis)
 
 
-def look_over_the_day(system: System) -> None:
-    """Ask for a health check when all images are listed."""
-    from job_system import celery_app
+def run_task(name: str) -> FaultAction:
+    """Run a task of the schedule when all images are listed."""
 
-    pause(5)
-    celery_app.send_task("job_system.tasks.health_check")
+    def bring_about(system: System) -> None:
+        from job_system import celery_app
+
+        pause(5)
+        celery_app.send_task(f"job_system.tasks.{name}")
+
+    return bring_about
 
 
 def hurry(system: System) -> None:

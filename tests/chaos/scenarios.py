@@ -136,8 +136,17 @@ SCENARIOS = (
     Scenario("SAGE's answers end early", faults.disturb("short_answer", DATA, 3)),
     Scenario("storage sends half a file", faults.disturb("half_line", STORAGE, 20)),
     Scenario("storage stalls for 10 s", faults.disturb("stall", STORAGE, 5, seconds=10)),
+    Scenario("storage sends a byte a second", faults.disturb("drip", STORAGE, 6, seconds=1)),
+    Scenario("SAGE sends a byte a second", faults.disturb("drip", DATA, 2, seconds=1)),
     Scenario("a clock jumps a day ahead and back", faults.jump_clock),
-    Scenario("images uploaded hours late", faults.look_over_the_day, bad_images.late),
+    Scenario(
+        "images uploaded hours late", faults.run_task("health_check"), bad_images.late(10_800)
+    ),
+    Scenario(
+        "images uploaded three days late",
+        faults.run_task("audit_images"),
+        bad_images.late(3 * 86_400),
+    ),
     Scenario("images broken in every way", faults.nothing, bad_images.broken, is_quick=True),
     Scenario("an image that kills its process", faults.nothing, bad_images.poison, is_quick=True),
     Scenario(

@@ -107,6 +107,7 @@ class System:
             "POLL_MAX_SECONDS": "2",
             "RETRY_DELAY": "2",
             "SAGE_TIMEOUT": "5",
+            "SAGE_DEADLINE": "20",
             "STORE_TIMEOUT": "5",
             "TRITON_TIMEOUT": "5",
         }
