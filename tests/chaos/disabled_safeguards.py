@@ -181,7 +181,7 @@ def _deadlines() -> None:
 
     from weavloader import http_client
 
-    http_client._Exchange.charged = lambda self: nullcontext()  # type: ignore[method-assign]
+    setattr(http_client._Exchange, "charged", lambda self: nullcontext())  # noqa: B010
 
 
 def _week_of_audit() -> None:
