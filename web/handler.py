@@ -168,9 +168,14 @@ class PageHandler(RequestHandler):
 
 
 class GuardedPage(PageHandler):
-    """Requires an account of Flower, unless the visitor sits at this machine."""
+    """Requires an account of Flower, unless the visitor sits at this machine.
+
+    Attributes:
+        may_change: Whether the visitor is an operator.
+    """
 
     asks_password = True
+    may_change = False
 
     def prepare(self) -> None:
         """Ask for a name and password where they are needed."""
@@ -190,6 +195,7 @@ class GuardedPage(PageHandler):
         elif request.method == "POST" and not account.may_change:
             self.explain(403, "This account may look, but change nothing")
         else:
+            self.may_change = account.may_change
             super().prepare()
 
     def set_message(self, message: str) -> None:

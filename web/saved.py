@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 from tornado.web import HTTPError
 
@@ -101,6 +102,12 @@ def page_query(search: SavedSearch) -> PageQuery | None:
         within=search.within,
         **search.filters,  # type: ignore[arg-type]  # names of filters, each a text
     )
+
+
+def without_path(search: SavedSearch) -> SavedSearch:
+    """A saved search as a viewer sees it: who knows the whole URL of a webhook may often post."""
+    parts = urlsplit(search.webhook)
+    return replace(search, webhook=f"{parts.scheme}://{parts.netloc}/…" if parts.netloc else "")
 
 
 def saved_search(query: PageQuery, name: str, **more: Any) -> SavedSearch:
@@ -234,6 +241,8 @@ class SavedSearchPage(GuardedPage):
         search = await self._search(name)
         shown = await self.on_thread(ShownSearch.read, self.context.redis, search)
         message = self.take_message()
+        if not self.may_change:
+            shown = replace(shown, search=without_path(shown.search))
         self.render(
             "saved_search.html", section="saved", shown=shown, message=message, is_new=False
         )
@@ -269,7 +278,8 @@ class SavedSearchesApi(GuardedPage):
         """Write the list."""
         shown = await self.on_thread(_all, self.context.redis)
         found = [
-            each.search.as_json() | {"feed": each.feed or None, "state": asdict(each.state)}
+            (each.search if self.may_change else without_path(each.search)).as_json()
+            | {"feed": each.feed or None, "state": asdict(each.state)}
             for each in shown
         ]
         self.write({"saved": found})

@@ -189,6 +189,16 @@ def test_others_need_an_account(settings: Settings, path: str) -> None:
         assert site.get(path, headers=by("bob:word")).status_code != 401
 
 
+def test_a_viewer_sees_where_matches_go_but_not_how(settings: Settings, redis: Any) -> None:
+    search = SavedSearch("a", "snow", threshold=0.5, webhook=f"{RECEIVER}/T0/key-to-it?token=key-to-it")
+    SavedSearches(redis).add(search)
+    with served(settings, host="pages.example") as site:
+        for path in ("/api/saved", "/saved/search/a"):
+            seen = site.get(path, auth=("bob", "word")).text
+            assert "http://receiver.internal:8000/" in seen and "key-to-it" not in seen, path
+            assert "T0/key-to-it" in site.get(path, auth=("ann", "secret")).text, path
+
+
 def test_a_viewer_sees_and_changes_nothing(settings: Settings, redis: Any) -> None:
     with served(settings, host="weavloader.example.org") as site:
         for account, status in (("bob:word", 403), ("ann:secret", 200)):
