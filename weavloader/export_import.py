@@ -266,6 +266,8 @@ def from_line(line: bytes) -> ImageObject:
         place, text = fields["location"], fields["text"]
         if not all(isinstance(value, str) for value in (text["link"], *text.values())):
             raise TypeError("text")
+        if place and not all(isinstance(degrees, int | float) for degrees in place.values()):
+            raise TypeError("location")
         return ImageObject(
             text=text,
             captured_at=datetime.fromisoformat(fields["captured_at"]),

@@ -202,10 +202,12 @@ def test_a_file_that_is_none_of_ours_is_one_line(
     line = gzip.decompress(whole).splitlines()[0]
     huge = gzip.compress(re.sub(rb'"clip": \[[^,]+', b'"clip": [1' + b"0" * 400, line) + b"\n")
     untold = gzip.compress(re.sub(rb'"link": "[^"]+"', b'"link": []', line) + b"\n")
+    nowhere = json.dumps({**json.loads(line), "location": {"latitude": 1, "longitude": []}})
+    placeless = gzip.compress(nowhere.encode() + b"\n")
     hostile = (
         (whole[:-9], 2),
         (b"no gzip", 2),
-        *((file, 1) for file in (other, deep, huge, untold)),
+        *((file, 1) for file in (other, deep, huge, untold, placeless)),
     )
     for content, code in hostile:
         file.write_bytes(content)

@@ -190,7 +190,9 @@ def test_others_need_an_account(settings: Settings, path: str) -> None:
 
 
 def test_a_viewer_sees_where_matches_go_but_not_how(settings: Settings, redis: Any) -> None:
-    search = SavedSearch("a", "snow", threshold=0.5, webhook=f"{RECEIVER}/T0/key-to-it?token=key-to-it")
+    search = SavedSearch(
+        "a", "snow", threshold=0.5, webhook=f"{RECEIVER}/T0/key-to-it?token=key-to-it"
+    )
     SavedSearches(redis).add(search)
     with served(settings, host="pages.example") as site:
         for path in ("/api/saved", "/saved/search/a"):
