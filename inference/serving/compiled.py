@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -29,9 +30,6 @@ def can_compile(device: torch.device) -> bool:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         logger.warning("COMPILE_PIECES=on, but nothing is compiled: %s", reason)
         return False
-    # What then cannot be compiled after all runs as it is.
-    torch._dynamo.config.suppress_errors = True
-    torch._dynamo.config.recompile_limit = _VERSIONS
     return True
 
 
@@ -67,12 +65,20 @@ class Compiled:
         self._pieces = pieces
         self._plain = [getattr(owner, name) for owner, name in pieces]
         self._compiled = [torch.compile(plain, dynamic=dynamic) for plain in self._plain]
+        # Here, since each thread has settings of its own. What cannot be compiled runs as it is.
+        self._config: Any = (
+            torch._dynamo.config.patch(recompile_limit=_VERSIONS, suppress_errors=True)
+            if pieces
+            else nullcontext()
+        )
 
     def __enter__(self) -> None:
+        self._config.__enter__()
         self._put(self._compiled)
 
     def __exit__(self, *_: object) -> None:
         self._put(self._plain)
+        self._config.__exit__(None, None, None)
 
     def _put(self, functions: list[Callable[..., Any]]) -> None:
         for (owner, name), function in zip(self._pieces, functions, strict=True):

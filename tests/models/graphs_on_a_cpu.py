@@ -7,6 +7,7 @@ where eight steps read more than one value from the GPU.
 """
 
 import sys
+import threading
 from contextlib import nullcontext
 from functools import partial
 from types import ModuleType
@@ -19,6 +20,7 @@ sys.modules["triton_python_backend_utils"] = ModuleType("triton_python_backend_u
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from serving import captions, slots  # noqa: E402
+from serving.compiled import Compiled  # noqa: E402
 from serving.settings import Settings  # noqa: E402
 from serving.slot_server import SlotServer  # noqa: E402
 from torch.overrides import TorchFunctionMode  # noqa: E402
@@ -76,6 +78,19 @@ load = getattr(captions, f"load_{MODEL}")
 served = load(Settings(WEIGHTS, max_new_tokens=60, slots=ASKED_FOR, batch_size=4, kv_length=256))
 assert served.decoder.slots == FIT
 assert len(served.decoder._slots._graphs) == 4 * 3
+# Settings of torch are those of a thread: the one that answers has to have them too.
+limits: list[int] = []
+
+
+def note_limit() -> None:
+    with Compiled([(SimulatedGPU, "_captured")], dynamic=None):
+        limits.append(torch._dynamo.config.recompile_limit)
+
+
+thread = threading.Thread(target=note_limit)
+thread.start()
+thread.join()
+assert limits == [64], limits
 questions = [question(number) for number in range(24)]
 served.decoder.start([0, 1], questions[:2])
 with Reads() as reads:
