@@ -97,11 +97,16 @@ def _chunks(
         SELECT size, validity, rowids, vectors FROM nearest_{name}_chunks AS c
         JOIN nearest_{name}_vector_chunks00 AS v ON v.rowid = c.chunk_id
     """  # noqa: S608 - the name is checked
+    is_wanted = None
+    if wanted is not None:
+        is_wanted = np.zeros(wanted.max(initial=0) + 1, np.bool_)
+        is_wanted[wanted] = True
     for size, validity, rowids, vectors in connection.execute(statement):
         numbers = np.frombuffer(rowids, "<i8")
         used = np.unpackbits(np.frombuffer(validity, np.uint8), bitorder="little") > 0
-        if wanted is not None:
-            used &= np.isin(numbers, wanted)
+        if is_wanted is not None:
+            used &= is_wanted[np.minimum(numbers, len(is_wanted) - 1)]
+            used &= numbers < len(is_wanted)
         block = np.frombuffer(vectors, "<f4").reshape(size, -1)
         if used.all():
             yield numbers, block
