@@ -49,7 +49,6 @@ from weavloader.settings import load_settings
 from weavloader.store import connect_store
 from weavloader.store.base import ImageObject, Store, Vector
 
-NOW = float(int(time.time()))
 TEMPLATE = an_image("n", "snow on a ridge", SNOW)
 UNKNOWN_ID = "4f1c1e0e-5f5e-5d27-9b3c-0d1f2a3b4c5d"
 
@@ -83,10 +82,10 @@ def receiver() -> Iterator[Receiver]:
 
 
 class Clock:
-    """Unix seconds as a test sets them."""
+    """Unix seconds as a test moves them on."""
 
     def __init__(self) -> None:
-        self.now = NOW
+        self.now = self.start = float(int(time.time()))
 
     def __call__(self) -> float:
         return self.now
@@ -396,7 +395,7 @@ def test_a_receiver_that_is_away_gets_everything_once_it_is_back(
     assert len(PAUSES) < len(receiver.ids) < 20 and len(set(receiver.ids)) == 1
     state = State.read(redis, "snow")
     assert (state.waiting, state.delivered, state.error) == (images, 0, "answered 503")
-    assert state.away_since == NOW + 300
+    assert state.away_since == clock.start + 300
     receiver.status = 204
     for _ in range(20):
         clock.now += 300
@@ -455,7 +454,7 @@ def test_a_receiver_may_ask_for_a_longer_pause(
     Matcher(redis).note(snowy(1))
     receiver.status, receiver.headers = 429, {"Retry-After": "1200"}
     sent.send_due()
-    assert State.read(redis, "snow").next_at == NOW + 1200
+    assert State.read(redis, "snow").next_at == clock.start + 1200
     clock.now += 1199
     assert sent.send_due() == {}
 
@@ -508,7 +507,7 @@ def test_a_match_whose_image_is_never_stored_is_forgotten(
     matcher = Matcher(redis)
     matcher.note(snowy(1))
     sent._existing = lambda links: set()
-    clock.now += MAX_UNSTORED_SECONDS + 60
+    clock.now += MAX_UNSTORED_SECONDS + 3600
     sent.send_due()
     assert waiting(redis) == 0 and not redis.exists(redis_keys.saved_matches("snow"))
     assert matcher.note(snowy(1)) == 1  # a dead letter of it that is reprocessed is new
