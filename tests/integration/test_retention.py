@@ -71,20 +71,38 @@ def test_the_command_shows_what_is_due_and_changes_nothing_before_it_is_told_to(
     assert (code, said.splitlines()[-1]) == (0, "nothing is due")
 
 
-def test_the_task_lets_go_what_is_due_and_counts_it(
-    stored: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    counted: dict[str, tuple[int, int]] = {}
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
+    """How many were let go, and their bytes."""
+    so_far: dict[str, tuple[int, int]] = {}
 
     def count(what: str, amount: int, size: int) -> None:
-        before = counted.get(what, (0, 0))
-        counted[what] = before[0] + amount, before[1] + size
+        before = so_far.get(what, (0, 0))
+        so_far[what] = before[0] + amount, before[1] + size
 
     monkeypatch.setattr(metrics, "count_let_go", count)
+    return so_far
+
+
+def test_the_task_lets_go_what_is_due_and_counts_it(
+    stored: dict[str, str], counted: dict[str, tuple[int, int]]
+) -> None:
+    with closing(connect_store(load_settings())) as store:
+        store.upsert([an_image("new", captured_at=utc_now())])
     apply_retention()
     size = len(an_image().image)
     assert counted == {"image": (2, 2 * size), "picture": (1, size)}
-    assert left() == 4
+    assert left() == 5
+
+
+def test_the_task_of_a_clock_that_is_years_ahead_deletes_nothing_early(
+    stored: dict[str, str], counted: dict[str, tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = utc_now() + timedelta(days=1000)
+    monkeypatch.setattr("job_system.tasks.retention.utc_now", lambda: ahead)
+    apply_retention()
+    # To a day after the newest image, which is 10 days old, none of 30 days is older than 25.
+    assert left() == 6 and counted["image"] == (0, 0)
 
 
 def test_images_are_deleted_by_id_or_filter_once_a_person_agrees(
