@@ -27,6 +27,7 @@ from demo.stack import ROOT, USER, Plan, Stack, fetch_servers
 from weavloader.errors import Reason, TransientError, WeavloaderError
 from weavloader.settings import load_settings, publish_to_environment
 
+PAGES = "web pages"  # in the list of addresses; tools/screenshots.py reads it
 SEARCHES = ("a green field", "night", "snow on a ridge")
 INTERRUPTED = 130
 _PUBLISH_SECONDS = 10.0
@@ -165,7 +166,7 @@ def _show_addresses(console: Console, plan: Plan, keep: bool) -> None:
     )
     ports = plan.ports
     table = Table.grid(padding=(0, 2))
-    table.add_row("web pages", f"http://{HOST}:{ports.web}/")
+    table.add_row(PAGES, f"http://{HOST}:{ports.web}/")
     table.add_row("metrics", f"http://{HOST}:{ports.metrics}/metrics")
     table.add_row("health", f"http://{HOST}:{ports.metrics}/health")
     table.add_row("Flower", f"http://{HOST}:{ports.flower}/  ({USER}, {plan.flower_password})")

@@ -15,13 +15,14 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
+from demo.runner import PAGES
 from demo.servers.chromium import HOW_TO_GET_ONE, find_chromium, launch
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
 DESKTOP, PHONE = ViewportSize(width=1280, height=860), ViewportSize(width=390, height=844)
 MAX_BYTES = 300_000
-_ADDRESS = re.compile(r"search and dead letters\s+(http://\S+?)/\s")
+_ADDRESS = re.compile(rf"{PAGES}\s+(http://\S+?)/\s")
 _STOP_SECONDS = 300
 _SHOWN_WITHIN = 180_000  # milliseconds; a demo and a browser keep a small machine busy
 _ALL_LOADED = """() => [...document.images].every(
