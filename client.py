@@ -26,7 +26,7 @@ from weavloader.errors import Reason, TransientError
 from weavloader.http_client import new_http_client
 from weavloader.images.decode import Pixels
 from weavloader.redis_connection import RedisClient, connect_redis
-from weavloader.saved.deliveries import Receivers, Sender
+from weavloader.saved.webhooks import Receivers, Sender
 from weavloader.settings import Settings
 from weavloader.store.base import Store, Vector
 

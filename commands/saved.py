@@ -125,8 +125,8 @@ def add(name: str, text: str, like: tuple[str, ...], **options: Any) -> None:
     """
     settings = begin_tool("saved")
     from client import connect_receivers, open_store, redis_session
-    from weavloader.saved.deliveries import new_secret
     from weavloader.saved.matching import calibrate
+    from weavloader.saved.webhooks import new_secret
     from weavloader.search import whole_id
 
     filters = {key: value for key, value in chosen_filters(options).items() if value}
@@ -192,7 +192,8 @@ def test(name: str) -> None:
     """
     settings = begin_tool("saved")
     from client import connect_receivers
-    from weavloader.saved.deliveries import Outcome, try_receiver
+    from weavloader.saved.deliveries import try_receiver
+    from weavloader.saved.webhooks import Outcome
 
     with _redis() as redis:
         search = SavedSearches(redis).get(name)

@@ -17,9 +17,10 @@ from job_system.dependencies import redis_client, store
 from metrics import metrics
 from weavloader.errors import TransientError
 from weavloader.redis_connection import RedisClient
-from weavloader.saved.deliveries import Deliveries, Outcome
+from weavloader.saved.deliveries import Deliveries
 from weavloader.saved.searches import SavedSearches
 from weavloader.saved.upkeep import Upkeep
+from weavloader.saved.webhooks import Outcome
 from weavloader.search import EMBEDDING_TIMEOUT
 from weavloader.settings import Settings, get_settings
 

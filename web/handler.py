@@ -26,7 +26,7 @@ from weavloader.dlq.queue import DeadLetters
 from weavloader.errors import ConfigError, PermanentError, Reason, TransientError
 from weavloader.logs import mask
 from weavloader.redis_connection import RedisClient
-from weavloader.saved.deliveries import Receivers
+from weavloader.saved.webhooks import Receivers
 from weavloader.settings import Settings
 from web.arguments import Argument, check_known
 from web.image_service import ImageService

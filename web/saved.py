@@ -12,7 +12,7 @@ from tornado.web import HTTPError
 
 from weavloader.errors import ConfigError, WeavloaderError
 from weavloader.redis_connection import RedisClient
-from weavloader.saved.deliveries import State, new_secret, resume
+from weavloader.saved.deliveries import State, resume
 from weavloader.saved.matching import Calibration
 from weavloader.saved.searches import (
     INTERVAL,
@@ -21,6 +21,7 @@ from weavloader.saved.searches import (
     SavedSearch,
     SavedSearches,
 )
+from weavloader.saved.webhooks import new_secret
 from weavloader.times import readable
 from web.arguments import Argument, invalid, number
 from web.facets import BAR_WIDTH, HEIGHT

@@ -15,7 +15,7 @@ from tornado.web import Application, url
 from client import redis_session
 from metrics.http import serve_until_signal
 from weavloader.dlq.queue import DeadLetters
-from weavloader.saved.deliveries import Receivers
+from weavloader.saved.webhooks import Receivers
 from weavloader.settings import Settings
 from web.dead_letters import (
     DeadLetterApi,

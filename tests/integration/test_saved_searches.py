@@ -24,16 +24,12 @@ from weavloader.images.inference_cache import packed
 from weavloader.provenance import Provenance
 from weavloader.saved import deliveries as delivering
 from weavloader.saved import matches as matching_of
+from weavloader.saved import webhooks
 from weavloader.saved.deliveries import (
     MAX_UNSTORED_SECONDS,
     PAUSES,
     Deliveries,
-    Outcome,
-    Receivers,
-    Sender,
     State,
-    new_secret,
-    signature,
     try_receiver,
 )
 from weavloader.saved.matches import Matcher, keep, matched
@@ -45,6 +41,7 @@ from weavloader.saved.searches import (
     with_vector,
 )
 from weavloader.saved.upkeep import Upkeep
+from weavloader.saved.webhooks import Outcome, Receivers, Sender, new_secret, signature
 from weavloader.settings import load_settings
 from weavloader.store import connect_store
 from weavloader.store.base import ImageObject, Store, Vector
@@ -466,7 +463,7 @@ def test_a_slow_receiver_and_a_redirect_are_failures(
     Matcher(redis).note(snowy(1))
     receiver.status, receiver.headers = 302, {"Location": f"{receiver.server.url}/elsewhere"}
     assert sent.send_due() == {Outcome.FAILED: 1} and len(receiver.server.requests) == 1
-    monkeypatch.setattr(delivering, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(webhooks, "ANSWER_SECONDS", 0.2)
     receiver.server.answer = lambda request: time.sleep(0.6) or receiver.take(request)  # type: ignore[func-returns-value]
     clock.now += 3600
     assert sent.send_due() == {Outcome.FAILED: 1}

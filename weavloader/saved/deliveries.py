@@ -8,70 +8,35 @@ again.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import json
 import logging
-import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Self
 from uuid import uuid4
 
-import httpx
-
 from weavloader import redis_keys
-from weavloader.errors import ConfigError, PermanentError, Reason, TransientError
-from weavloader.http_client import exchange, is_public, shown
-from weavloader.images.download import listed_origin, origin_of
+from weavloader.errors import TransientError
 from weavloader.redis_connection import RedisClient
 from weavloader.saved.searches import SavedSearch, SavedSearches
+from weavloader.saved.webhooks import Answer, Outcome, Sender
 from weavloader.times import parse_timestamp, rfc3339, utc_now
 
 MAX_IMAGES = 200  # in one delivery
-ANSWER_SECONDS = 15.0
 # After each failure in a row; then an hour.
 PAUSES = (60.0, 120.0, 300.0, 900.0, 1800.0, 3600.0)
-MAX_RETRY_AFTER = 86400.0
 # A match whose image is not stored yet is looked at again, for as long as a dead letter is kept.
 UNSTORED_PAUSE = 60.0
 MAX_UNSTORED_SECONDS = 7 * 86400.0
-MAX_URL = 2000
-SECRET_PREFIX = "whsec_"  # noqa: S105 - how a secret begins
-_SECRET_BYTES = 32
 _THREADS = 4
 _ROUND_SECONDS = 120.0  # no delivery is begun later in a round
 _LOCK_SECONDS = 300
 _TEST, _MATCHED = "search.test", "search.matched"
 
 logger = logging.getLogger(__name__)
-
-
-class Outcome(StrEnum):
-    """How a delivery ended."""
-
-    DELIVERED = "delivered"
-    FAILED = "failed"  # it is sent again
-    GONE = "gone"  # 410: nothing is sent before a test succeeds
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came of one POST.
-
-    Attributes:
-        detail: Why it failed; empty where it did not.
-        retry_after: Seconds that the receiver asks for.
-    """
-
-    outcome: Outcome
-    detail: str = ""
-    retry_after: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,114 +92,6 @@ class State:
             next_at=at["next_at"],
             is_gone="is_gone" in given,
         )
-
-
-def new_secret() -> str:
-    """A secret for the deliveries of one search."""
-    return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
-
-
-def signature(secret: str, delivery_id: str, timestamp: int, body: bytes) -> str:
-    """The header ``webhook-signature`` of a delivery."""
-    key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
-    signed = b".".join((delivery_id.encode(), str(timestamp).encode(), body))
-    return "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
-
-
-class Receivers:
-    """The servers that deliveries may be sent to.
-
-    Args:
-        hosts: ``WEBHOOK_HOSTS``: those that may be at any address, without TLS too. Others must
-            have a public address, and are sent to by https.
-
-    Raises:
-        ConfigError: An entry is no host.
-    """
-
-    def __init__(self, hosts: Collection[str]) -> None:
-        self._listed = {listed_origin(host, "WEBHOOK_HOSTS") for host in hosts}
-
-    def check(self, url: str) -> str:
-        """The URL of a webhook, if it may be sent to.
-
-        Raises:
-            ConfigError: It is no such URL; the message says what to do.
-        """
-        try:
-            parsed = httpx.URL(url)
-            is_url = parsed.scheme in ("http", "https") and parsed.host and len(url) <= MAX_URL
-            if not is_url or parsed.userinfo or not url.isprintable():
-                raise httpx.InvalidURL("")
-        except httpx.InvalidURL:
-            raise _invalid("webhook: expected a URL such as https://host/path") from None
-        if not self.is_listed(parsed) and not _may_be_public(parsed):
-            name = parsed.netloc.decode(errors="replace")
-            raise _invalid(
-                f"webhook: {name} must have a public address and https, or be in WEBHOOK_HOSTS"
-            )
-        return url
-
-    def is_listed(self, url: httpx.URL | str) -> bool:
-        """Whether the operator has listed the host of a URL."""
-        return origin_of(httpx.URL(url)) in self._listed
-
-
-def _may_be_public(url: httpx.URL) -> bool:
-    if url.scheme != "https" or url.host.lower().rstrip(".").endswith("localhost"):
-        return False
-    try:
-        return is_public(url.host)
-    except ValueError:
-        return True  # a name: its address is looked at when it is connected to
-
-
-class Sender:
-    """Sends deliveries.
-
-    Args:
-        http: Made by ``new_http_client``.
-        receivers: Whom it sends to.
-    """
-
-    def __init__(self, http: httpx.Client, receivers: Receivers) -> None:
-        self._http = http
-        self.receivers = receivers
-
-    def send(self, search: SavedSearch, delivery_id: str, body: bytes) -> Answer:
-        """POST a body. Redirects are not followed, and no body of an answer is read."""
-        timestamp = int(time.time())
-        headers = {
-            "content-type": "application/json",
-            "webhook-id": delivery_id,
-            "webhook-timestamp": str(timestamp),
-            "webhook-signature": signature(search.secret, delivery_id, timestamp, body),
-        }
-        try:
-            url = self.receivers.check(search.webhook)
-            with exchange(
-                self._http,
-                "POST",
-                url,
-                seconds=ANSWER_SECONDS,
-                public_only=not self.receivers.is_listed(url),
-                content=body,
-                headers=headers,
-            ) as answer:
-                return _answer(answer)
-        except (ConfigError, PermanentError) as error:
-            return Answer(Outcome.FAILED, str(error))
-        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-            return Answer(Outcome.FAILED, shown(error))
-
-
-def _answer(answer: httpx.Response) -> Answer:
-    if answer.is_success:
-        return Answer(Outcome.DELIVERED)
-    outcome = Outcome.GONE if answer.status_code == httpx.codes.GONE else Outcome.FAILED
-    asked = answer.headers.get("retry-after", "")
-    wait = float(asked) if asked.isdecimal() and len(asked) < 10 else 0.0
-    return Answer(outcome, f"answered {answer.status_code}", min(wait, MAX_RETRY_AFTER))
 
 
 def try_receiver(redis: RedisClient, sender: Sender, search: SavedSearch) -> Answer:
@@ -415,7 +272,3 @@ def _seconds(moment: str) -> float:
 
 def _new_id() -> str:
     return f"msg_{uuid4().hex}"
-
-
-def _invalid(message: str) -> ConfigError:
-    return ConfigError(message, reason=Reason.BAD_ARGUMENT)
