@@ -7,13 +7,10 @@ import importlib
 import sys
 
 from commands import names_role
-from weavloader.shutdown import end_on_signal, skip_finalization
+from weavloader.shutdown import end_on_signal
 
-if __name__ == "__main__":
-    if names_role(sys.argv[1:]):
-        end_on_signal()  # before the imports below, which take a second
-    else:
-        skip_finalization()
+if __name__ == "__main__" and names_role(sys.argv[1:]):
+    end_on_signal()  # before the imports below, which take a second
 
 from commands.cli import cli, run
 

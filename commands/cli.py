@@ -19,7 +19,6 @@ from weavloader import __version__
 from weavloader.errors import ConfigError, Reason, WeavloaderError
 from weavloader.logs import configure_logging, mask, printable
 from weavloader.settings import Settings, get_settings, publish_to_environment
-from weavloader.shutdown import exit_with
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 DEFAULT_ROLE = "stream"
@@ -189,7 +188,7 @@ def run(program: click.Command) -> NoReturn:
         sys.stdout.flush()
     except BrokenPipeError:
         drop_output()
-    exit_with(code if isinstance(code, int) else 0 if code is None else FAILED)
+    sys.exit(code)
 
 
 def _report(error: Exception, code: int) -> int:

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Thread
-from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # A role has this long to end in its own way, of the 3 s that are promised.
@@ -29,7 +28,6 @@ _MOST_NUMBERS = 4096
 _inbox: socket.socket | None = None
 _outbox: socket.socket | None = None
 _is_busy: Callable[[], bool] = bool
-_exit_code: int | None = None
 
 
 def end_on_signal() -> None:
@@ -52,22 +50,6 @@ def end_on_signal() -> None:
     atexit.register(_end_with_success)
     for number in SIGNALS:
         signal.signal(number, _end)
-
-
-def skip_finalization() -> None:
-    """From now on a program that calls :func:`exit_with` skips the interpreter's finalization.
-
-    It may hang: Python then ends daemon threads by force, and gRPC's hold locks that the main
-    thread waits for. What is registered with ``atexit`` after this call is still run.
-    """
-    atexit.register(lambda: None if _exit_code is None else _leave(_exit_code))
-
-
-def exit_with(code: int) -> NoReturn:
-    """End the program as ``sys.exit`` does."""
-    global _exit_code
-    _exit_code = code
-    sys.exit(code)
 
 
 def finish_first(is_busy: Callable[[], bool]) -> None:
@@ -97,14 +79,10 @@ def _end_in_time(inbox: socket.socket) -> None:
 def _end_with_success() -> None:
     """A role that was asked to end has not failed, whatever broke on the way out."""
     if _inbox is not None and _is_asked(_inbox):
-        _leave(0)
-
-
-def _leave(code: int) -> None:
-    with suppress(OSError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(0)
 
 
 def _is_asked(inbox: socket.socket) -> bool:
