@@ -1,5 +1,7 @@
 """Fixtures that tests of several kinds share: real servers on free ports; and when they skip."""
 
+import signal
+
 from tests.support.job_system_fixture import job_system
 from tests.support.log_fixture import own_log
 from tests.support.missing_parts import pytest_fixture_setup, pytest_pyfunc_call
@@ -21,3 +23,9 @@ __all__ = [
     "weaviate_server",
     "weaviate_settings",
 ]
+
+
+def pytest_configure() -> None:
+    """Undo what a shell does to its background jobs: what tests start would ignore Ctrl-C too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
