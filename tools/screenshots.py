@@ -50,6 +50,7 @@ SHOTS = (
     Shot("search-phone", "/?q=night", PHONE, is_dark=True),
     Shot("image", "/?q=snow+on+a+ridge&vsn=W07A", DESKTOP, click="a.view"),
     Shot("nodes", "/nodes", DESKTOP),
+    Shot("saved", "/saved/new?q=snow+on+a+ridge", DESKTOP),
     Shot("now", "/now", DESKTOP),
     Shot("now-phone", "/now", PHONE, is_dark=True),
     Shot("dead-letters", "/dead-letters", DESKTOP),
