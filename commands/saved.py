@@ -26,13 +26,13 @@ from commands.cli import (
     write_lines,
     write_separated,
 )
+from commands.search import place_options
 from weavloader.errors import TransientError
 from weavloader.logs import printable
 from weavloader.saved.searches import INTERVAL, SavedSearch, SavedSearches, no_search
-from weavloader.search import EMBEDDING_TIMEOUT, WITHIN_KM
+from weavloader.search import EMBEDDING_TIMEOUT
 from weavloader.settings import get_settings
 from weavloader.store.base import DEFAULT_ALPHA
-from weavloader.store.validation import MAX_DISTANCE_KM
 from weavloader.times import parse_duration, readable
 
 if TYPE_CHECKING:
@@ -91,14 +91,7 @@ def list_searches(given_format: Format | None, as_json: bool) -> None:
     "--like", multiple=True, metavar="ID", help="An image to find similar ones of; may be repeated."
 )
 @filter_options
-@click.option("--near", help='Only images near this point: "41.88, -87.63".')
-@click.option(
-    "--within",
-    type=click.FloatRange(0.1, MAX_DISTANCE_KM),
-    default=WITHIN_KM,
-    show_default=True,
-    help="Distance from --near in kilometres.",
-)
+@place_options
 @click.option(
     "--alpha",
     type=click.FloatRange(0, 1),

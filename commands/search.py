@@ -66,6 +66,19 @@ _Column = Callable[[SearchResult], str]
 _Measured = tuple[SearchResult, dict[str, object]]
 
 
+def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--near`` and ``--within``."""
+    near = click.option("--near", help='Only images near this point: "41.88, -87.63".')
+    within = click.option(
+        "--within",
+        type=click.FloatRange(0.1, MAX_DISTANCE_KM),
+        default=WITHIN_KM,
+        show_default=True,
+        help="Distance from --near in kilometres.",
+    )
+    return near(within(function))
+
+
 @command("search")
 @click.argument("text", required=False, default="")
 @click.option(
@@ -74,14 +87,7 @@ _Measured = tuple[SearchResult, dict[str, object]]
     help="Find images similar to the one whose id is or begins with ID, instead of TEXT.",
 )
 @filter_options
-@click.option("--near", help='Only images near this point: "41.88, -87.63".')
-@click.option(
-    "--within",
-    type=click.FloatRange(0.1, MAX_DISTANCE_KM),
-    default=WITHIN_KM,
-    show_default=True,
-    help="Distance from --near in kilometres.",
-)
+@place_options
 @click.option(
     "--limit",
     type=click.IntRange(1),
