@@ -79,7 +79,8 @@ class Recovery(bootsteps.StartStopStep):
     def _restore_orphans(self, consumer: Any) -> None:
         """Restore what this worker received and no longer knows of, after a lost connection."""
         channel = consumer.task_consumer.channel
-        known = set(channel.qos._delivered) | {
+        # Settled ones leave kombu's table with the next message.
+        known = set(channel.qos._delivered) - channel.qos._dirty | {
             request.message.delivery_tag for request in list(state.requests.values())
         }
         unknown = set(held_by(channel, self._me)) - known

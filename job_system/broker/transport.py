@@ -16,6 +16,7 @@ import base64
 import json
 import logging
 import uuid
+from collections.abc import Callable
 from queue import Empty
 from time import monotonic, time
 from typing import Any
@@ -77,22 +78,36 @@ class QoS(kombu_redis.QoS):
             super().append(message, delivery_tag)  # type: ignore[no-untyped-call]
 
     def ack(self, delivery_tag: str) -> None:
-        """Acknowledge a message, once more where the connection turns out to be dropped.
-
-        Celery only logs that it could not. The message would count as held for good, and a worker
-        of one process receive nothing until its watchdog ends it.
-        """
-        try:
-            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
-        except self.channel.connection_errors:
-            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+        """Acknowledge a message."""
+        self._settle(super().ack, delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Give a message back, which the worker has outlived."""
+        """Reject a message, or give it back, which the worker has outlived."""
         if requeue:
-            with self.channel.conn_or_acquire() as client:
-                client.delete(redis_keys.receipts(delivery_tag))
-        super().reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
+            self._settle(self._give_back, delivery_tag)
+        else:
+            self._settle(super().reject, delivery_tag)
+
+    def _give_back(self, delivery_tag: str) -> None:
+        with self.channel.conn_or_acquire() as client:
+            client.delete(redis_keys.receipts(delivery_tag))
+        super().reject(delivery_tag, requeue=True)  # type: ignore[no-untyped-call]
+
+    def _settle(self, settle: Callable[[str], None], delivery_tag: str) -> None:
+        """Settle a message, once more where the connection turns out to be dropped.
+
+        Celery only logs that it could not. What counted as held then would stay so for as long as
+        the worker lives, so it is forgotten: the worker finds it among what it has received and
+        does not know of, and puts it back on its queue: see :class:`~.bootsteps.Recovery`.
+        """
+        try:
+            try:
+                settle(delivery_tag)
+            except self.channel.connection_errors:
+                settle(delivery_tag)
+        except self.channel.connection_errors:
+            super(kombu_redis.QoS, self).ack(delivery_tag)  # type: ignore[no-untyped-call]
+            raise
 
 
 class RecordingChannel:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,10 +19,12 @@ from celery import Celery
 from celery.exceptions import Retry
 from celery.worker import state as worker_state
 from prometheus_client import Metric
+from redis.exceptions import ConnectionError
 
 from demo.servers.waiting import wait_until
 from job_system import dependencies
 from job_system.broker import transport
+from job_system.broker.bootsteps import Recovery
 from job_system.broker.delayed import MIN_SECONDS, return_due
 from job_system.broker.message_validation import MAX_BYTES
 from job_system.broker.worker_registry import (
@@ -366,6 +369,36 @@ def test_what_a_worker_held_is_restored_once_next_in_line(receiver: Receiver, re
     assert not redis.hlen(UNACKED) and not redis.zcard(INDEX)
     waiting = [json.loads(raw)["headers"]["id"] for raw in redis.lrange("image_processing", 0, -1)]
     assert waiting == [job(2).id, job(1).id]  # the right end is next
+
+
+@pytest.mark.parametrize(
+    "settle", [lambda message: message.ack(), lambda message: message.reject(requeue=True)]
+)
+def test_a_message_that_cannot_be_settled_goes_back_to_its_queue_while_its_worker_lives(
+    receiver: Receiver,
+    job_system: Celery,
+    redis: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    settle: Callable[[Any], None],
+) -> None:
+    publish([job(1)])
+    message = receiver.receive()
+
+    def refuse(client: Any = None) -> Any:
+        raise ConnectionError("Redis cannot serve: BUSY")
+
+    with monkeypatch.context() as busy:
+        busy.setattr(receiver.channel, "conn_or_acquire", refuse)
+        with pytest.raises(ConnectionError):
+            settle(message)
+    consumer = SimpleNamespace(
+        app=job_system, task_consumer=SimpleNamespace(channel=receiver.channel)
+    )
+    recovery = Recovery(consumer)
+    recovery._restore_orphans(consumer)
+    assert redis.hlen(UNACKED) == 1  # it may be on its way
+    recovery._restore_orphans(consumer)
+    assert not redis.hlen(UNACKED) and redis.llen(redis_keys.IMAGE_QUEUE) == 1
 
 
 def test_a_channel_knows_the_tags_of_what_it_received(receiver: Receiver) -> None:
