@@ -148,7 +148,6 @@ def add(name: str, text: str, like: tuple[str, ...], **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
 def show(name: str, as_json: bool) -> None:
     """Show a saved search, its deliveries, and how the last images would have fitted it."""
-    settings = begin_tool("saved")
     from client import open_store
     from weavloader.saved.matching import calibrate
 
@@ -162,7 +161,7 @@ def show(name: str, as_json: bool) -> None:
         if key != "state" and value not in ("", {}, (), None):
             say(f"{key:12} {_text(value)}")
     _tell_state(shown["state"])
-    with closing(open_store(settings)) as store:
+    with closing(open_store(get_settings())) as store:
         _tell(search, calibrate(search, store), bars=True)
 
 
@@ -183,7 +182,6 @@ def test(name: str) -> None:
 
     Once one arrives, what waits is sent too.
     """
-    settings = begin_tool("saved")
     from client import connect_receivers
     from weavloader.saved.deliveries import try_receiver
     from weavloader.saved.webhooks import Outcome
@@ -192,7 +190,7 @@ def test(name: str) -> None:
         search = SavedSearches(redis).get(name)
         if not search.webhook:
             raise click.UsageError(f"{name} has no webhook")
-        answer = try_receiver(redis, connect_receivers(settings), search)
+        answer = try_receiver(redis, connect_receivers(get_settings()), search)
     if answer.outcome is not Outcome.DELIVERED:
         say(f"weavloader: {search.webhook}: {answer.detail}", err=True)
         raise click.exceptions.Exit(FAILED)

@@ -35,6 +35,7 @@ from weavloader.logs import printable
 from weavloader.search import WITHIN_KM
 from weavloader.settings import get_settings
 from weavloader.store.base import (
+    DEFAULT_ALPHA,
     KEYWORD_PROPERTIES,
     Filters,
     Fusion,
@@ -102,7 +103,7 @@ def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--alpha",
     type=click.FloatRange(0, 1),
-    default=0.4,
+    default=DEFAULT_ALPHA,
     show_default=True,
     help="Weight of vector search, 0 to 1; the rest is keyword search.",
 )
@@ -221,13 +222,8 @@ def _vector(store: Store, text: str, name: str, options: dict[str, Any]) -> Vect
 
 def _searched(store: Store) -> str:
     """The first of EMBEDDING_MODELS that all images have; a line says of how many it is missing."""
-    names = get_settings().embedding_models
-    try:
-        counts = store.count_vectors(names)
-    except ConfigError:  # a collection that is not migrated yet
-        return names[0]
-    name = counts.searched(names)
-    if notice := searching.missing_notice(counts, name):
+    name, notice = searching.searched_by(store, get_settings().embedding_models)
+    if notice:
         say(f"weavloader: {notice}", err=True)
     return name
 

@@ -64,6 +64,23 @@ def search(
     return store.search(query)
 
 
+def searched_by(store: Store, names: Sequence[str]) -> tuple[str, str]:
+    """The first kind of vector that no stored image lacks, and what a person should know of it.
+
+    Args:
+        names: ``EMBEDDING_MODELS``.
+
+    Raises:
+        TransientError: The store is out of reach.
+    """
+    try:
+        counts = store.count_vectors(names)
+    except ConfigError:  # a collection that is not migrated yet
+        return names[0], ""
+    name = counts.searched(names)
+    return name, missing_notice(counts, name)
+
+
 def missing_notice(counts: VectorCounts, name: str) -> str:
     """What a person should know of a search by a vector that some images lack."""
     missing = counts.missing(name)

@@ -139,10 +139,7 @@ def _stored(store: Store, object_id: str) -> ImageObject:
 
 def _vector_name(store: Store, images: Sequence[ImageObject], names: Sequence[str]) -> str:
     """The first kind of vector that all stored images have, or all of these."""
-    try:
-        first = store.count_vectors(names).searched(names)
-    except ConfigError:  # a collection that is not migrated yet
-        first = names[0]
+    first, _ = searching.searched_by(store, names)
     for name in (first, *names):
         if all(name in image.vectors for image in images):
             return name

@@ -18,11 +18,12 @@ from weavloader.redis_connection import RedisClient
 from weavloader.saved.matches import keep, matched
 from weavloader.saved.matching import Embedders, NotComparable, prepared
 from weavloader.saved.searches import SavedSearch, SavedSearches
+from weavloader.search import searched_by
 from weavloader.store.base import ImageObject, Store
 
 BATCH = 200  # images compared in a round
 # An image that was never stored, such as one that the store refuses.
-MAX_UNSTORED_SECONDS = 86400.0
+MAX_UNSCORED_SECONDS = 86400.0
 
 logger = logging.getLogger(__name__)
 
@@ -60,10 +61,7 @@ class Upkeep:
     def _vector_name(self, searches: Sequence[SavedSearch]) -> str:
         if not any(search.is_visual for search in searches):
             return ""
-        try:
-            return self.store.count_vectors(self.names).searched(self.names)
-        except ConfigError:  # a collection that is not migrated yet
-            return self.names[0]
+        return searched_by(self.store, self.names)[0]
 
     def _current(self, search: SavedSearch, wanted: str) -> SavedSearch:
         """The search with the vector that images are searched by."""
@@ -88,7 +86,7 @@ class Upkeep:
         image = self.store.get(image_id)
         if image is None:
             noted = self.redis.zscore(redis_keys.SAVED_UNSCORED, image_id) or 0.0
-            if self.clock() - noted > MAX_UNSTORED_SECONDS:
+            if self.clock() - noted > MAX_UNSCORED_SECONDS:
                 self.redis.zrem(redis_keys.SAVED_UNSCORED, image_id)
             return 0
         new, is_whole = 0, True
