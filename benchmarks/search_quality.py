@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -32,7 +31,7 @@ from commands.cli import run, say
 from commands.console import progress_bar
 from demo.judged_images import DRAWN_IMAGES, JudgedImages, draw_judged_images, read_judged_images
 from demo.search_quality import Figures, markdown, measure, summarise_results, ways
-from demo.servers.ports import HOST, free_ports
+from demo.servers.ports import HOST, free_ports, is_free
 from demo.servers.preview_server import running_preview_server
 from demo.servers.processes import end_with_parent, stop
 from demo.servers.redis import running_redis
@@ -182,20 +181,11 @@ def _address(folder: Path) -> tuple[int, str]:
     """
     path = folder / "address.json"
     if not path.exists():
-        address = {"port": _free_port(), "name": secrets.token_hex(4)}
+        port = _PORT if is_free(_PORT) else free_ports(1)[0]
+        address = {"port": port, "name": secrets.token_hex(4)}
         path.write_text(json.dumps(address))
     kept = json.loads(path.read_text())
     return int(kept["port"]), str(kept["name"])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
-        try:
-            probe.bind((HOST, _PORT))
-        except OSError:
-            return free_ports(1)[0]
-    return _PORT
 
 
 def _drop_collection(settings: Settings) -> None:

@@ -29,7 +29,13 @@ from commands.cli import (
 from commands.search import place_options
 from weavloader.errors import TransientError
 from weavloader.logs import printable
-from weavloader.saved.searches import INTERVAL, SavedSearch, SavedSearches, no_search
+from weavloader.saved.searches import (
+    INTERVAL,
+    DeliveryOutcome,
+    SavedSearch,
+    SavedSearches,
+    no_search,
+)
 from weavloader.search import EMBEDDING_TIMEOUT
 from weavloader.settings import get_settings
 from weavloader.store.base import DEFAULT_ALPHA
@@ -184,14 +190,13 @@ def test(name: str) -> None:
     """
     from client import connect_receivers
     from weavloader.saved.deliveries import try_receiver
-    from weavloader.saved.webhooks import Outcome
 
     with _redis() as redis:
         search = SavedSearches(redis).get(name)
         if not search.webhook:
             raise click.UsageError(f"{name} has no webhook")
         answer = try_receiver(redis, connect_receivers(get_settings()), search)
-    if answer.outcome is not Outcome.DELIVERED:
+    if answer.outcome is not DeliveryOutcome.DELIVERED:
         say(f"weavloader: {search.webhook}: {answer.detail}", err=True)
         raise click.exceptions.Exit(FAILED)
     say(f"{search.webhook} took the delivery")

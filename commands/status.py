@@ -63,7 +63,7 @@ def _monitor(settings: Settings) -> Iterator[Monitor]:
 
 def _states(monitor: Monitor) -> Iterator[dict[str, Any]]:
     """The state from the second snapshot on, without end."""
-    from web.snapshot import status_of
+    from web.now import status_of
 
     last = None
     while True:

@@ -18,9 +18,8 @@ from metrics import metrics
 from weavloader.errors import TransientError
 from weavloader.redis_connection import RedisClient
 from weavloader.saved.deliveries import Deliveries
-from weavloader.saved.searches import SavedSearches
+from weavloader.saved.searches import DeliveryOutcome, SavedSearches
 from weavloader.saved.upkeep import Upkeep
-from weavloader.saved.webhooks import Outcome
 from weavloader.search import EMBEDDING_TIMEOUT
 from weavloader.settings import Settings, get_settings
 
@@ -44,7 +43,7 @@ def deliver_matches() -> int:
         return 0
     for outcome, amount in outcomes.items():
         metrics.count_delivery(outcome, amount)
-    return outcomes[Outcome.DELIVERED]
+    return outcomes[DeliveryOutcome.DELIVERED]
 
 
 def _update(redis: RedisClient, settings: Settings) -> None:

@@ -9,7 +9,21 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from metrics.labels import (
+    ARRIVALS,
+    GUARDED_SERVERS,
+    LET_GO,
+    ORIGIN,
+    OUTCOMES,
+    RESTORED_FROM,
+    SCOPES,
+    STORE_OPERATIONS,
+    TASKS,
+    TRIMMED_FOR,
+    BoundedLabels,
+)
 from weavloader import redis_keys
+from weavloader.saved.searches import DeliveryOutcome
 
 PREFIX = "weavloader_"
 # CLIP on a GPU answers in tens of milliseconds; a caption on a busy GPU takes tens of seconds,
@@ -28,65 +42,8 @@ SEARCHABLE_BUCKETS = (
 )
 STAGE_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
-TASKS = (
-    "monitor_data_stream",
-    "process_image_task",
-    "handle_dlq",
-    "archive_failed_tasks",
-    "reprocess_dlq_tasks",
-    "process_dlq_message",
-    "process_dlq_tasks",
-    "cleanup_failed_tasks",
-    "health_check",
-    "audit_images",
-    "ask_for_late_files",
-    "deliver_matches",
-    "apply_retention",
-)
-# Whose image it is; such labels come from outside and are bounded.
-ORIGIN = ("node_id", "job", "task", "camera")
-OUTCOMES = ("stored", "already_stored", "reprocessed", "gone", "expired", "deleted", "dead")
-# How an image came: at once; later than an hour after its capture, since its node was offline;
-# or on the low-priority queue.
-ARRIVALS = ("live", "late", "low")
 Arrival = Literal["live", "late", "low"]
-STORE_OPERATIONS = ("exists", "upsert")
-RESTORED_FROM = ("dead_worker", "orphan")
-SCOPES = ("node", "all")
-LET_GO = ("image", "picture")
-GUARDED_SERVERS = ("flower", "web")
-DELIVERY_OUTCOMES = ("delivered", "failed", "gone")
-TRIMMED_FOR = ("repeated", "cut_off")
-# Nodes, jobs and cameras are named by the stream.
-MAX_ORIGINS = 2000
-MAX_LABEL_LENGTH = 64
-OTHER = "other"
 TaskStatus = Literal["success", "failure"]
-
-
-class BoundedLabels:
-    """Admits a fixed number of label sets; a client library never forgets one it has seen.
-
-    Nodes, jobs and cameras are named by the stream, so without a bound a fleet of thousands,
-    or one node inventing names, would make each scrape larger for ever.
-
-    Args:
-        most: How many distinct label sets are kept apart in this process.
-    """
-
-    def __init__(self, most: int = MAX_ORIGINS) -> None:
-        self._most = most
-        self._seen: set[tuple[str, ...]] = set()
-
-    def within_bound(self, *values: str) -> tuple[str, ...]:
-        """The values, shortened; or ``other`` for each once the bound is reached."""
-        labels = tuple(value[:MAX_LABEL_LENGTH] for value in values)
-        if labels in self._seen:
-            return labels
-        if len(self._seen) >= self._most:
-            return (OTHER,) * len(values)
-        self._seen.add(labels)
-        return labels
 
 
 class _Families:
@@ -237,9 +194,7 @@ class _Families:
             SEARCHABLE_BUCKETS,
         )
         self.matches = self._counter(
-            "saved_matches_total",
-            "Images that matched a saved search, for each that they matched",
-            (),
+            "saved_matches_total", "Images that matched a saved search, for each they matched", ()
         )
         self.deliveries = self._counter(
             "saved_deliveries_total", "Deliveries of matches to receivers, by outcome", ("outcome",)
@@ -309,7 +264,7 @@ class Metrics:
             (self._families.wrong_passwords, GUARDED_SERVERS),
             (self._families.reprocessed, ("submitted",)),
             (self._families.trimmed, TRIMMED_FOR),
-            (self._families.deliveries, DELIVERY_OUTCOMES),
+            (self._families.deliveries, DeliveryOutcome),
             (self._families.let_go, LET_GO),
             (self._families.let_go_bytes, LET_GO),
         )
@@ -426,8 +381,8 @@ class Metrics:
         """Count matches of saved searches."""
         self._families.matches.inc(amount)
 
-    def count_delivery(self, outcome: str, amount: int) -> None:
-        """Count deliveries to receivers: one of :data:`DELIVERY_OUTCOMES`."""
+    def count_delivery(self, outcome: DeliveryOutcome, amount: int) -> None:
+        """Count deliveries to receivers."""
         self._families.deliveries.labels(outcome).inc(amount)
 
     def count_let_go(self, what: str, amount: int, size: int) -> None:

@@ -18,7 +18,8 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from metrics.metrics import ORIGIN, PREFIX, BoundedLabels
+from metrics.labels import ORIGIN, BoundedLabels
+from metrics.metrics import PREFIX
 from metrics.value_files import ForgivingDict, ReservedDict
 from weavloader.errors import ConfigError, Reason
 from weavloader.settings import publish_to_environment

@@ -21,9 +21,10 @@ from weavloader.settings import Settings
 from weavloader.store.base import SearchResult
 from weavloader.tables import row
 from web.image_service import DENSE_SIDE, THUMBNAIL_SIDE, ImageService
+from web.now import status_of
 from web.query import ARGUMENTS, parse_strictly
 from web.search_service import SearchService
-from web.snapshot import Monitor, status_of
+from web.snapshot import Monitor
 from web.view_models import image_json
 
 INSTRUCTIONS = """Images of the SAGE sensor network: cameras on nodes all over the United States, \

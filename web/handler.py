@@ -33,7 +33,7 @@ from web.image_service import ImageService
 from web.search_service import SearchService
 
 if TYPE_CHECKING:
-    from web.snapshot import Monitor  # which has a page of its own
+    from web.snapshot import Monitor
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -29,12 +29,13 @@ from web.handler import Access, AppContext, MissingPage, PageHandler, StaticFile
 from web.image_service import ImageService
 from web.images import ImageApi, ImagePage, Original, Picture, Thumbnail
 from web.nodes import NodesApi, NodesPage
+from web.now import NowPage, StatusApi
 from web.openapi import OpenApi, describe
 from web.runbook import RunbookPage
 from web.saved import NewSavedSearchPage, SavedSearchesApi, SavedSearchesPage, SavedSearchPage
 from web.search import PictureSearch, SearchApi, SearchPage
 from web.search_service import SearchService
-from web.snapshot import Monitor, NowPage, StatusApi
+from web.snapshot import Monitor
 from web.tables import CsvFile, JsonLinesFile, ParquetFile, ZipFileOfOriginals
 
 HERE = Path(__file__).parent

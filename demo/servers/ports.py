@@ -22,13 +22,15 @@ def free_ports(amount: int) -> list[int]:
     for port in tried:
         if len(found) == amount:
             return found
-        if _is_free(port):
+        if is_free(port):
             found.append(port)
     raise TransientError(f"{amount} free ports were not found", reason=Reason.NO_PORTS)
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether a server could listen on a port of loopback at this moment."""
     with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
         try:
             probe.bind((HOST, port))
         except OSError:

@@ -9,7 +9,7 @@ from job_system.app import celery_app
 from job_system.celery_config import RETENTION_SECONDS, TASKS
 from job_system.dependencies import store
 from metrics import metrics
-from metrics.metrics import LET_GO
+from metrics.labels import LET_GO
 from weavloader.errors import TransientError
 from weavloader.retention import Retention, RetentionReport
 from weavloader.settings import get_settings

@@ -36,12 +36,13 @@ from weavloader.saved.matches import Matcher, keep, matched
 from weavloader.saved.matching import MIN_SAMPLE, Calibration, calibrate, prepared, score
 from weavloader.saved.searches import (
     MAX_SEARCHES,
+    DeliveryOutcome,
     SavedSearch,
     SavedSearches,
     with_vector,
 )
 from weavloader.saved.upkeep import Upkeep
-from weavloader.saved.webhooks import Outcome, Receivers, Sender, new_secret, signature
+from weavloader.saved.webhooks import Receivers, Sender, new_secret, signature
 from weavloader.settings import load_settings
 from weavloader.store import connect_store
 from weavloader.store.base import ImageObject, Store, Vector
@@ -346,7 +347,7 @@ def test_matches_are_gathered_signed_and_sent_once(
     matcher = Matcher(redis)
     for n in range(3):
         matcher.note(snowy(n))
-    assert sent.send_due() == {Outcome.DELIVERED: 1}
+    assert sent.send_due() == {DeliveryOutcome.DELIVERED: 1}
     assert sent.send_due() == {}
     (body,) = receiver.deliveries.values()
     assert body["type"] == "search.matched" and body["data"]["search"] == "snow"
@@ -373,7 +374,7 @@ def test_a_receiver_hears_at_most_once_in_an_interval(
     clock.now += 599
     assert sent.send_due() == {}
     clock.now += 1
-    assert sent.send_due() == {Outcome.DELIVERED: 1} and len(receiver.images) == 2
+    assert sent.send_due() == {DeliveryOutcome.DELIVERED: 1} and len(receiver.images) == 2
 
 
 def test_a_receiver_that_is_away_gets_everything_once_it_is_back(
@@ -419,7 +420,7 @@ def test_a_sender_killed_after_the_answer_sends_the_same_again(
         sent.send_due()
     first = dict(receiver.deliveries)
     matcher.note(snowy(2))
-    assert sent.send_due() == {Outcome.DELIVERED: 1}
+    assert sent.send_due() == {DeliveryOutcome.DELIVERED: 1}
     # By its id the receiver knows the repeat, whose body is the same.
     assert receiver.ids[0] == receiver.ids[1] and receiver.deliveries == first
 
@@ -432,12 +433,12 @@ def test_a_receiver_that_is_gone_hears_nothing_before_a_test_succeeds(
     matcher = Matcher(redis)
     matcher.note(snowy(1))
     receiver.status = 410
-    assert sent.send_due() == {Outcome.GONE: 1}
+    assert sent.send_due() == {DeliveryOutcome.GONE: 1}
     clock.now += 86400
     assert sent.send_due() == {} and State.read(redis, "snow").is_gone
     receiver.status = 200
-    assert try_receiver(redis, sent._sender, search).outcome is Outcome.DELIVERED
-    assert sent.send_due() == {Outcome.DELIVERED: 1}
+    assert try_receiver(redis, sent._sender, search).outcome is DeliveryOutcome.DELIVERED
+    assert sent.send_due() == {DeliveryOutcome.DELIVERED: 1}
     assert [body["type"] for body in receiver.deliveries.values()] == [
         "search.test",
         "search.matched",
@@ -462,11 +463,11 @@ def test_a_slow_receiver_and_a_redirect_are_failures(
     SavedSearches(redis).add(a_search(receiver))
     Matcher(redis).note(snowy(1))
     receiver.status, receiver.headers = 302, {"Location": f"{receiver.server.url}/elsewhere"}
-    assert sent.send_due() == {Outcome.FAILED: 1} and len(receiver.server.requests) == 1
+    assert sent.send_due() == {DeliveryOutcome.FAILED: 1} and len(receiver.server.requests) == 1
     monkeypatch.setattr(webhooks, "ANSWER_SECONDS", 0.2)
     receiver.server.answer = lambda request: time.sleep(0.6) or receiver.take(request)  # type: ignore[func-returns-value]
     clock.now += 3600
-    assert sent.send_due() == {Outcome.FAILED: 1}
+    assert sent.send_due() == {DeliveryOutcome.FAILED: 1}
     assert "Timeout" in State.read(redis, "snow").error
 
 
@@ -476,7 +477,7 @@ def test_the_body_of_an_answer_is_not_read(
     SavedSearches(redis).add(a_search(receiver))
     Matcher(redis).note(snowy(1))
     receiver.headers = {"Content-Length": str(10**12)}
-    assert sent.send_due() == {Outcome.DELIVERED: 1}
+    assert sent.send_due() == {DeliveryOutcome.DELIVERED: 1}
 
 
 def test_a_match_waits_for_its_image_to_be_stored(
@@ -574,7 +575,7 @@ def test_a_public_name_of_a_private_address_is_not_connected_to(receiver: Receiv
         address = [(2, 1, 6, "", ("127.0.0.1", 443))]
         patch.setattr("socket.getaddrinfo", lambda *_, **__: address)
         answer = Sender(http, Receivers([])).send(search, "msg_1", b"{}")
-    assert answer.outcome is Outcome.FAILED and "not public" in answer.detail
+    assert answer.outcome is DeliveryOutcome.FAILED and "not public" in answer.detail
     assert not receiver.ids
 
 

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, values
 from prometheus_client.exposition import generate_latest
 
 from metrics import metrics as module_level
-from metrics.metrics import (
+from metrics.labels import (
     ARRIVALS,
     MAX_LABEL_LENGTH,
     ORIGIN,
@@ -20,10 +20,11 @@ from metrics.metrics import (
     TASKS,
     TRIMMED_FOR,
     BoundedLabels,
-    Metrics,
 )
+from metrics.metrics import Metrics
 from weavloader import redis_keys
 from weavloader.errors import Reason
+from weavloader.saved.searches import DeliveryOutcome
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 PROMISED = {
@@ -123,6 +124,8 @@ def test_series_known_beforehand_start_at_zero(
         assert value(registry, "tasks_processed_total", task=name) == 0
     for outcome in OUTCOMES:
         assert value(registry, "images_total", outcome=outcome) == 0
+    for ended in DeliveryOutcome:
+        assert value(registry, "saved_deliveries_total", outcome=ended) == 0
     for cause in RESTORED_FROM:
         assert value(registry, "tasks_restored_total", cause=cause) == 0
     for cause in TRIMMED_FOR:
@@ -213,5 +216,5 @@ def _use_everything(counted: Metrics) -> None:
     counted.count_restored("orphan", 1)
     counted.count_trimmed("repeated")
     counted.count_matches(2)
-    counted.count_delivery("delivered", 1)
+    counted.count_delivery(DeliveryOutcome.DELIVERED, 1)
     counted.count_let_go("image", 3, 500)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from metrics.metrics import MAX_ORIGINS
+from metrics.labels import MAX_ORIGINS
 from metrics.multiprocess import SharedMetrics, forget_process, share_values
 from weavloader.errors import ConfigError
 

@@ -21,8 +21,8 @@ from uuid import uuid4
 from weavloader import redis_keys
 from weavloader.errors import TransientError
 from weavloader.redis_connection import RedisClient
-from weavloader.saved.searches import SavedSearch, SavedSearches
-from weavloader.saved.webhooks import Answer, Outcome, Sender
+from weavloader.saved.searches import DeliveryOutcome, SavedSearch, SavedSearches
+from weavloader.saved.webhooks import Answer, Sender
 from weavloader.times import parse_timestamp, rfc3339, utc_now
 
 MAX_IMAGES = 200  # in one delivery
@@ -103,7 +103,7 @@ def try_receiver(redis: RedisClient, sender: Sender, search: SavedSearch) -> Ans
     """
     body = _body(_TEST, rfc3339(utc_now()), {"search": search.name})
     answer = sender.send(search, _new_id(), body)
-    if answer.outcome is Outcome.DELIVERED:
+    if answer.outcome is DeliveryOutcome.DELIVERED:
         resume(redis, search)
     return answer
 
@@ -141,7 +141,7 @@ class Deliveries:
         self._page = page
         self._clock = clock
 
-    def send_due(self) -> Counter[Outcome]:
+    def send_due(self) -> Counter[DeliveryOutcome]:
         """Send what is due; how each delivery ended. Nothing while another process does.
 
         Raises:
@@ -159,7 +159,7 @@ class Deliveries:
         finally:
             self._redis.delete(redis_keys.SAVED_ROUND)
 
-    def _send(self, search: SavedSearch, until: float) -> Outcome | None:
+    def _send(self, search: SavedSearch, until: float) -> DeliveryOutcome | None:
         if not search.webhook or time.monotonic() > until:
             return None
         state = State.read(self._redis, search.name)
@@ -174,7 +174,7 @@ class Deliveries:
             return None
         told = json.loads(delivery)
         answer = self._sender.send(search, told["id"], told["body"].encode())
-        if answer.outcome is Outcome.DELIVERED:
+        if answer.outcome is DeliveryOutcome.DELIVERED:
             self._note_delivered(search, told["count"])
         else:
             self._note_failed(search, state, answer)
@@ -241,7 +241,7 @@ class Deliveries:
             attempts, _ = pipe.execute()
         pause = max(PAUSES[min(attempts, len(PAUSES)) - 1], answer.retry_after)
         fields: dict[str, float] = {"next_at": now + pause}
-        if answer.outcome is Outcome.GONE:
+        if answer.outcome is DeliveryOutcome.GONE:
             fields["is_gone"] = 1
         for name, value in fields.items():
             self._redis.hset(key, name, str(value))

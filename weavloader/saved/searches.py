@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from enum import StrEnum
 from math import isfinite
 from typing import Any, Self
 from uuid import uuid4
@@ -36,6 +37,14 @@ _UNREADABLE = (
 )
 logger = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class DeliveryOutcome(StrEnum):
+    """How a delivery to the receiver of a saved search ended."""
+
+    DELIVERED = "delivered"
+    FAILED = "failed"  # it is sent again
+    GONE = "gone"  # 410: nothing is sent before a test succeeds
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,28 +12,19 @@ import secrets
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
-from enum import StrEnum
 
 import httpx
 
 from weavloader.errors import ConfigError, PermanentError, Reason
 from weavloader.http_client import exchange, is_public, shown
 from weavloader.images.download import listed_origin, origin_of
-from weavloader.saved.searches import SavedSearch
+from weavloader.saved.searches import DeliveryOutcome, SavedSearch
 
 ANSWER_SECONDS = 15.0
 MAX_RETRY_AFTER = 86400.0
 MAX_URL = 2000
 SECRET_PREFIX = "whsec_"  # noqa: S105 - how a secret begins
 _SECRET_BYTES = 32
-
-
-class Outcome(StrEnum):
-    """How a delivery ended."""
-
-    DELIVERED = "delivered"
-    FAILED = "failed"  # it is sent again
-    GONE = "gone"  # 410: nothing is sent before a test succeeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +36,7 @@ class Answer:
         retry_after: Seconds that the receiver asks for.
     """
 
-    outcome: Outcome
+    outcome: DeliveryOutcome
     detail: str = ""
     retry_after: float = 0.0
 
@@ -144,15 +135,16 @@ class Sender:
             ) as answer:
                 return _answer(answer)
         except (ConfigError, PermanentError) as error:
-            return Answer(Outcome.FAILED, str(error))
+            return Answer(DeliveryOutcome.FAILED, str(error))
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-            return Answer(Outcome.FAILED, shown(error))
+            return Answer(DeliveryOutcome.FAILED, shown(error))
 
 
 def _answer(answer: httpx.Response) -> Answer:
     if answer.is_success:
-        return Answer(Outcome.DELIVERED)
-    outcome = Outcome.GONE if answer.status_code == httpx.codes.GONE else Outcome.FAILED
+        return Answer(DeliveryOutcome.DELIVERED)
+    is_gone = answer.status_code == httpx.codes.GONE
+    outcome = DeliveryOutcome.GONE if is_gone else DeliveryOutcome.FAILED
     asked = answer.headers.get("retry-after", "")
     wait = float(asked) if asked.isdecimal() and len(asked) < 10 else 0.0
     return Answer(outcome, f"answered {answer.status_code}", min(wait, MAX_RETRY_AFTER))
