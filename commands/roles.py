@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 from threading import Event
+from typing import NoReturn
 
 import click
 
@@ -41,18 +42,14 @@ def _worker(role: str) -> click.Command:
     )
     def run(concurrency: int) -> None:
         settings = begin(role)
-        from job_system import celery_app
-
         _require_known_models(settings)
-        celery_app.worker_main(
-            [
-                "worker",
-                f"--loglevel={settings.log_level}",
-                f"--queues={queue}",
-                f"--concurrency={concurrency}",
-                "-n",
-                f"{role}@%h",
-            ]
+        _run_celery(
+            "worker",
+            f"--loglevel={settings.log_level}",
+            f"--queues={queue}",
+            f"--concurrency={concurrency}",
+            "-n",
+            f"{role}@%h",
         )
 
     run.help = f"Run a Celery worker for the queue {queue}."
@@ -67,9 +64,7 @@ for _role in WORKERS:
 def scheduler() -> None:
     """Run Celery beat; of several schedulers, one is active."""
     settings = begin("scheduler")
-    from job_system import celery_app
-
-    celery_app.start(["beat", f"--loglevel={settings.log_level}"])
+    _run_celery("beat", f"--loglevel={settings.log_level}")
 
 
 @command("metrics")
@@ -85,10 +80,8 @@ def metrics_server() -> None:
 def flower() -> None:
     """Run Flower on FLOWER_PORT."""
     begin("flower")
-    from job_system import celery_app
-
     config = Path(__file__).parents[1] / "job_system" / "flower_config.py"
-    celery_app.start(["flower", f"--conf={config}"])
+    _run_celery("flower", f"--conf={config}")
 
 
 @command("web")
@@ -99,6 +92,17 @@ def web() -> None:
 
     _require_known_models(settings)
     serve(settings)
+
+
+def _run_celery(*words: str) -> NoReturn:
+    # As `Celery.start` does, which returns instead of exiting with the code of what failed.
+    from celery.bin.celery import celery as program
+
+    from job_system import celery_app
+
+    program.params[0].default = celery_app
+    code = program.main(args=list(words), standalone_mode=False)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _require_known_models(settings: Settings) -> None:

@@ -16,7 +16,9 @@ from itertools import islice
 
 import httpx
 from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import ConnectionError as ConnectionLost
+from redis.exceptions import TimeoutError as RedisTimeout
 
 from job_system.app import celery_app
 from metrics.health import builtin_probes
@@ -34,6 +36,7 @@ CAPTIONER_TIMEOUT = 10.0
 ROLE_TIMEOUT = 3.0
 # A poll may take a minute, and on an idle stream the next one comes two minutes later.
 MAX_MISSED_POLLS = 3
+_KEY_OF_CELERY = "_kombu.binding.celery.pidbox"
 
 Check = Callable[[Settings], str]
 """Returns a detail such as a version when all is well, or raises why it is not."""
@@ -80,8 +83,26 @@ def role_checks(role: str, settings: Settings) -> dict[str, Check]:
 
 
 def _redis(settings: Settings) -> str:
-    with closing(connect_redis(settings)) as redis:
-        return f"version {redis.info('server')['redis_version']}"
+    try:
+        with closing(connect_redis(settings)) as redis:
+            about = {**redis.info("server"), **redis.info("memory"), **redis.info("persistence")}
+            redis.exists(*redis_keys.QUEUES, redis_keys.dead_letter("check"), _KEY_OF_CELERY)
+    except AuthenticationError as error:
+        text = f"not let in by USER:PASSWORD of CELERY_BROKER_URL: {error}"
+        raise ConfigError(text, reason=Reason.BAD_SETTING) from error
+    except NoPermissionError as error:
+        text = f"its user needs ~* &* +@all, since Celery names keys of its own: {error}"
+        raise ConfigError(text, reason=Reason.BAD_SETTING) from error
+    except (ConnectionLost, RedisTimeout) as error:
+        scheme = settings.celery_broker_url.get_secret_value().partition(":")[0]
+        text = f"{error} (by {scheme}://; TLS needs rediss://)"
+        raise TransientError(text, reason=Reason.REDIS_UNREACHABLE) from error
+    policy = about["maxmemory_policy"]
+    if about["maxmemory"] and policy != "noeviction":
+        text = f"with maxmemory-policy {policy} it deletes tasks or dead letters: set noeviction"
+        raise ConfigError(text, reason=Reason.BAD_SETTING)
+    kept = "" if about["aof_enabled"] else "; a restart loses tasks, since appendonly is off"
+    return f"version {about['redis_version']}{kept}"
 
 
 def _triton(settings: Settings) -> str:

@@ -12,9 +12,11 @@ import pytest
 
 from demo.servers.ports import HOST, free_ports
 from demo.servers.waiting import wait_until
+from job_system.checks import CheckResult, dependency_checks, run_checks
 from tests.support.metrics_endpoint import ROOT, metrics_server, running
 from tests.support.redis_fixture import StoppableRedis
 from weavloader import redis_keys
+from weavloader.settings import load_settings
 
 
 @pytest.fixture
@@ -126,3 +128,46 @@ def test_the_active_scheduler_is_named_by_its_check_and_by_health(
             assert server.get("/health").json()["scheduler"] == name
         wait_until(lambda: not is_well("scheduler", environment), "word that it ended", 60)
         assert server.get("/health").json()["scheduler"] is None
+
+
+def redis_checked(url: str) -> CheckResult:
+    """What ``python main.py check`` says of the Redis at a URL."""
+    settings = load_settings(celery_broker_url=url)
+    (result,) = run_checks({"redis": dependency_checks(settings)["redis"]}, settings)
+    return result
+
+
+def test_a_redis_that_evicts_or_does_not_keep_what_is_queued_is_told(
+    own_redis: StoppableRedis,
+) -> None:
+    with own_redis.client() as redis:
+        redis.config_set("appendonly", "no")
+        told = redis_checked(own_redis.url)
+        assert told.ok and "appendonly is off" in told.detail
+        redis.config_set("maxmemory", "1gb")
+        redis.config_set("appendonly", "yes")
+        told = redis_checked(own_redis.url)
+        assert told.ok and told.detail.startswith("version ") and ";" not in told.detail
+        redis.config_set("maxmemory-policy", "volatile-lru")
+        told = redis_checked(own_redis.url)
+        assert not told.ok and "set noeviction" in told.detail
+
+
+def test_a_redis_that_does_not_let_in_or_lacks_rights_is_told(
+    own_redis: StoppableRedis, environment: dict[str, str]
+) -> None:
+    with own_redis.client() as redis:
+        redis.execute_command("ACL", "SETUSER", "w", "on", ">pw", "~weavloader:*", "+@all")
+        assert "not let in" in redis_checked(own_redis.url.replace("//", "//w:no@")).detail
+        url = own_redis.url.replace("//", "//w:pw@")
+        told = redis_checked(url)
+        assert not told.ok and "its user needs" in told.detail
+        environment |= {"CELERY_BROKER_URL": url, "CELERY_RESULT_BACKEND": url}
+        worker = [sys.executable, "main.py", "cleaner", "--concurrency", "1"]
+        done = subprocess.run(
+            worker, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, timeout=120
+        )
+        assert done.returncode == 1, done.stderr
+        assert b"NoPermissionError" in done.stderr + done.stdout
+        redis.config_set("requirepass", "secret")
+    assert "not let in" in redis_checked(own_redis.url).detail
