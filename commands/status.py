@@ -14,6 +14,7 @@ import click
 from commands.cli import begin_tool, command, say
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from weavloader.settings import Settings
@@ -84,25 +85,29 @@ def _watch(first: dict[str, Any], states: Iterator[dict[str, Any]], as_json: boo
 
     from commands.console import Output
 
-    with Live(_table(first), console=Output(), auto_refresh=False) as live:
+    console = Output()
+    with Live(_table(first, console), console=console, auto_refresh=False) as live:
         for state in states:
-            live.update(_table(state), refresh=True)
+            live.update(_table(state, console), refresh=True)
 
 
 def _print(state: Mapping[str, Any]) -> None:
     from commands.console import Output
 
-    Output().print(_table(state))
+    console = Output()
+    console.print(_table(state, console))
 
 
-def _table(state: Mapping[str, Any]) -> Table:
+def _table(state: Mapping[str, Any], console: Console) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    from commands.console import UNLIMITED
     from weavloader.logs import mask, printable
 
-    # A column with a ratio gives way to the other, which would be cut too.
-    table = Table.grid(padding=(0, 2), expand=True)
+    # A column with a ratio gives way to the other, which would be cut too. It is as wide as the
+    # output, so in a file every line would be.
+    table = Table.grid(padding=(0, 2), expand=console.width < UNLIMITED)
     table.add_column(no_wrap=True, width=NAME_WIDTH)
     table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
     for name, error in state["components"].items():

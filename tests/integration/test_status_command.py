@@ -79,9 +79,11 @@ def test_json_is_what_the_pages_give(environment: dict[str, str]) -> None:
 def test_a_component_that_is_away_is_named_and_the_exit_code_is_1(
     environment: dict[str, str],
 ) -> None:
+    del environment["COLUMNS"]  # as where it is written to a file
     done = run({**environment, "CELERY_BROKER_URL": "redis://127.0.0.1:1/0"})
     assert (done.returncode, done.stderr) == (1, "")
     assert "Redis:" in done.stdout and "images stored" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) < 500
 
 
 def test_watch_goes_on_until_ctrl_c(environment: dict[str, str]) -> None:
