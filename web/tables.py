@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar, cast
@@ -30,7 +31,11 @@ from web.query import ARGUMENTS, PageQuery, parse_strictly
 from web.view_models import download_name
 
 MAX_UNDER_WAY = 2  # each takes a thread of the pages again and again
-SEND_SECONDS = 60  # for one batch; then the receiver is taken to be gone
+# A slow reader must not hold up the next one: it is closed once it has taken less than this for so
+# long. 16 kB/s is a poor telephone line.
+MIN_BYTES_PER_SECOND = 16_000
+PATIENCE = 30.0
+_PIECE = 1 << 16  # whose end is waited for, so that the reader is seen to move
 NOTICE_HEADER = "Weavloader-Notice"
 LIST_COLUMNS = (
     "file",
@@ -96,10 +101,10 @@ class ResultsFile(PageHandler, ABC):
         connection, so that nobody takes a part of a file for the whole."""
         part = await self.on_thread(_following, parts)
         self._describe()
+        reader = _Reader(self)
         try:
             while part:
-                self.write(part)
-                await asyncio.wait_for(self.flush(), SEND_SECONDS)
+                await reader.take(part)
                 part = await self.on_thread(_following, parts)
         except (WeavloaderError, TimeoutError, StreamClosedError) as error:
             logger.warning("%s broke off: %s", self.request.path, error or type(error).__name__)
@@ -112,6 +117,37 @@ class ResultsFile(PageHandler, ABC):
         self.set_header("Content-Type", self.content_type)
         name = f"weavloader-search.{self.suffix}"
         self.set_header("Content-Disposition", f'attachment; filename="{name}"')
+
+
+class _Reader:
+    """Whoever a file is sent to, as long as they take it fast enough.
+
+    They have :data:`PATIENCE` seconds of delay to spend. What they take in less time than
+    :data:`MIN_BYTES_PER_SECOND` asks for gives them back some.
+    """
+
+    def __init__(self, handler: PageHandler) -> None:
+        self._handler = handler
+        self._patience = PATIENCE
+
+    async def take(self, part: bytes) -> None:
+        """Send a part.
+
+        Raises:
+            TimeoutError: They are too slow.
+            StreamClosedError: They are gone.
+        """
+        for start in range(0, len(part), _PIECE):
+            piece = part[start : start + _PIECE]
+            allowed = self._patience + len(piece) / MIN_BYTES_PER_SECOND
+            began = time.monotonic()
+            self._handler.write(piece)
+            try:
+                await asyncio.wait_for(self._handler.flush(), allowed)
+            except TimeoutError:
+                text = f"the reader took less than {MIN_BYTES_PER_SECOND} bytes per second"
+                raise TimeoutError(text) from None
+            self._patience = min(PATIENCE, allowed - (time.monotonic() - began))
 
 
 class CsvFile(ResultsFile):

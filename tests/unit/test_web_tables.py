@@ -7,9 +7,12 @@ import hashlib
 import io
 import json
 import re
+import socket
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from html import unescape
+from itertools import repeat
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -17,6 +20,7 @@ import httpx
 import pytest
 from pyarrow import parquet
 
+from demo.servers.waiting import wait_until
 from tests.support.pages import NOW, SNOW, STREET, an_image, keep, png, served
 from weavloader.errors import ConfigError, PermanentError, Reason, TransientError
 from weavloader.geo import Location
@@ -193,6 +197,54 @@ def test_files_are_made_a_few_at_a_time(
 ) -> None:
     monkeypatch.setattr(tables.ResultsFile, "_under_way", tables.MAX_UNDER_WAY)
     assert site.get("/api/search.csv").status_code == 503
+
+
+def slow_reader(url: httpx.URL) -> socket.socket:
+    """A connection on which a file was asked for, and whose buffers hold little."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect((url.host, url.port))
+    host = f"{url.host}:{url.port}"
+    connection.sendall(f"GET /api/search.csv HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    return connection
+
+
+def test_a_reader_that_takes_too_little_makes_room_for_others(
+    site: httpx.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def much(*_: object) -> Iterator[bytes]:
+        yield from repeat(bytes(100_000), 10_000)
+
+    monkeypatch.setattr(tables, "MIN_BYTES_PER_SECOND", 10_000_000)
+    monkeypatch.setattr(tables, "PATIENCE", 0.2)
+    monkeypatch.setattr(tables.CsvFile, "parts", much)
+    with slow_reader(site.base_url) as one, slow_reader(site.base_url) as other:
+
+        def take_a_little() -> bool:
+            for connection in (one, other):
+                with suppress(ConnectionError):  # it is closed
+                    connection.recv(1000)
+            return tables.ResultsFile._under_way == 0
+
+        wait_until(lambda: tables.ResultsFile._under_way == 2, "both")
+        assert site.get("/api/search.jsonl").status_code == 503
+        wait_until(take_a_little, "room")
+    assert site.get("/api/search.jsonl").status_code == 200
+    assert "the reader took less than" in caplog.text
+
+
+def test_a_reader_that_pauses_gets_the_whole_file(
+    site: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = bytes(20_000_000)  # more than the buffers between both hold
+
+    def pieces(*_: object) -> Iterator[bytes]:
+        yield from (whole[n : n + 5_000_000] for n in range(0, len(whole), 5_000_000))
+
+    monkeypatch.setattr(tables.CsvFile, "parts", pieces)
+    with site.stream("GET", "/api/search.csv") as answer:
+        time.sleep(0.3)
+        assert answer.read() == whole
 
 
 def test_headers_alone_cost_no_search(site: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
