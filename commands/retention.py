@@ -29,11 +29,16 @@ def retention(is_applied: bool) -> None:
     settings = begin_tool("retention")
     from client import open_store
     from commands.console import progress_bar
-    from weavloader.retention import Retention, RetentionReport
-    from weavloader.times import utc_now
+    from weavloader.retention import Retention, RetentionReport, trusted_now
+    from weavloader.times import rfc3339, utc_now
 
     say(f"KEEP_IMAGES={settings.keep_images.text} KEEP_OBJECTS={settings.keep_objects.text}")
     with closing(open_store(settings)) as store:
+        if is_applied:
+            store.prepare()
+        clock = utc_now()
+        if (now := trusted_now(store, clock)) < clock:
+            say(f"No image is new: ages count to {rfc3339(now, 'seconds')}")
         work = Retention(store, settings.keep_images, settings.keep_objects)
         with progress_bar("retention", total=max(1, store.count())) as advance:
 
@@ -42,11 +47,10 @@ def retention(is_applied: bool) -> None:
                 advance(count, f"{count:,} {'gone' if is_applied else 'due'}")
 
             if is_applied:
-                store.prepare()
-                report = work.run(utc_now(), math.inf, tell)
+                report = work.run(now, math.inf, tell)
             else:
                 report = RetentionReport()
-                for due in work.due(utc_now()):
+                for due in work.due(now):
                     report.add(due, due.held)
                     tell(report)
     _print(report, "gone" if is_applied else "due")

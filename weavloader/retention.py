@@ -31,6 +31,7 @@ MAX_DELETED = 1_000_000
 _REDIS_BATCH = 1000
 # After each step it pauses for as long as the step took, so that others have half of the store.
 _MAX_PAUSE = 2.0
+_TRUSTED_AHEAD = timedelta(days=1)
 What = Literal["image", "picture"]
 
 logger = logging.getLogger(__name__)
@@ -154,6 +155,22 @@ class RetentionReport:
         """How many of a kind, and bytes of their pictures."""
         groups = [group for group in self.counts if group[0] == what]
         return sum(self.counts[each] for each in groups), sum(self.bytes[each] for each in groups)
+
+
+def trusted_now(store: Store, now: datetime) -> datetime:
+    """The time that ages count to: now, but at most a day after the newest image of the store.
+
+    A clock that is far ahead must not delete all.
+
+    Raises:
+        TransientError: The store failed.
+    """
+    newest = next(iter(store.newest(Filters(), 1)), None)
+    if newest is None or newest.captured_at is None:
+        return now
+    if (latest := newest.captured_at + _TRUSTED_AHEAD) < now:
+        logger.warning("no image is newer than %s: ages count to a day later", newest.captured_at)
+    return min(now, latest)
 
 
 class Retention:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from datetime import datetime, timedelta
 
 from job_system.app import celery_app
 from job_system.celery_config import RETENTION_SECONDS, TASKS
@@ -11,13 +10,11 @@ from job_system.dependencies import store
 from metrics import metrics
 from metrics.labels import LET_GO
 from weavloader.errors import TransientError
-from weavloader.retention import Retention, RetentionReport
+from weavloader.retention import Retention, RetentionReport, trusted_now
 from weavloader.settings import get_settings
-from weavloader.store.base import Filters, Store
 from weavloader.times import utc_now
 
 logger = logging.getLogger(__name__)
-_TRUSTED_AHEAD = timedelta(days=1)
 
 
 @celery_app.task(name=TASKS + "apply_retention")
@@ -40,7 +37,7 @@ def apply_retention() -> None:
 
     retention = Retention(store(), settings.keep_images, settings.keep_objects)
     try:
-        report = retention.run(_now(store()), RETENTION_SECONDS, count)
+        report = retention.run(trusted_now(store(), utc_now()), RETENTION_SECONDS, count)
     except TransientError as error:
         metrics.count_error("cleaner", error.reason)
         logger.warning("retention failed, the next run goes on: %s", error)
@@ -48,14 +45,3 @@ def apply_retention() -> None:
     told = (*report.total("image"), *report.total("picture"))
     rest = "" if report.is_complete else "; the next run goes on"
     logger.info("retention: %d images (%d bytes), %d pictures (%d bytes)%s", *told, rest)
-
-
-def _now(images: Store) -> datetime:
-    """The time, but at most a day after the newest image: a wrong clock must not delete all."""
-    now = utc_now()
-    newest = next(iter(images.newest(Filters(), 1)), None)
-    if newest is None or newest.captured_at is None:
-        return now
-    if (latest := newest.captured_at + _TRUSTED_AHEAD) < now:
-        logger.warning("no image is newer than %s: ages count to a day later", newest.captured_at)
-    return min(now, latest)

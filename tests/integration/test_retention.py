@@ -55,17 +55,23 @@ def left() -> int:
         return store.count()
 
 
+def store_a_new_image() -> None:
+    with closing(connect_store(load_settings())) as store:
+        store.upsert([an_image("new", captured_at=utc_now())])
+
+
 def test_the_command_shows_what_is_due_and_changes_nothing_before_it_is_told_to(
-    stored: dict[str, str], run_command: Run, monkeypatch: pytest.MonkeyPatch
+    stored: dict[str, str], run_command: Run
 ) -> None:
+    store_a_new_image()
     code, said, _ = run_command("retention")
-    assert code == 0 and left() == 6
+    assert code == 0 and left() == 7
     rows = [line.split() for line in said.splitlines()]
     assert ["W021", "image", "older", "than", "25d", "1", "0.0"] in rows
     assert ["W022", "picture", "older", "than", "15d", "1", "0.0"] in rows
     assert "2 images due, with pictures of 0.0 MB" in said
     code, said, _ = run_command("retention", "--apply")
-    assert code == 0 and left() == 4
+    assert code == 0 and left() == 5
     assert "2 images gone" in said and "1 pictures alone gone" in said
     code, said, _ = run_command("retention")
     assert (code, said.splitlines()[-1]) == (0, "nothing is due")
@@ -87,22 +93,37 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
 def test_the_task_lets_go_what_is_due_and_counts_it(
     stored: dict[str, str], counted: dict[str, tuple[int, int]]
 ) -> None:
-    with closing(connect_store(load_settings())) as store:
-        store.upsert([an_image("new", captured_at=utc_now())])
+    store_a_new_image()
     apply_retention()
     size = len(an_image().image)
     assert counted == {"image": (2, 2 * size), "picture": (1, size)}
     assert left() == 5
 
 
-def test_the_task_of_a_clock_that_is_years_ahead_deletes_nothing_early(
-    stored: dict[str, str], counted: dict[str, tuple[int, int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def years_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that is years ahead, whoever asks for it."""
     ahead = utc_now() + timedelta(days=1000)
-    monkeypatch.setattr("job_system.tasks.retention.utc_now", lambda: ahead)
+    for module in ("weavloader.times", "job_system.tasks.retention"):
+        monkeypatch.setattr(f"{module}.utc_now", lambda: ahead)
+
+
+# To a day after the newest image, which is 10 days old, none of 30 days is older than 25.
+def test_the_task_of_a_clock_that_is_years_ahead_deletes_nothing_early(
+    stored: dict[str, str], counted: dict[str, tuple[int, int]], years_ahead: None
+) -> None:
     apply_retention()
-    # To a day after the newest image, which is 10 days old, none of 30 days is older than 25.
     assert left() == 6 and counted["image"] == (0, 0)
+
+
+def test_the_command_of_a_clock_that_is_years_ahead_deletes_nothing_early(
+    stored: dict[str, str], run_command: Run, years_ahead: None
+) -> None:
+    for options in ((), ("--apply",)):
+        code, said, _ = run_command("retention", *options)
+        assert code == 0 and left() == 6
+        assert f"0 images {'gone' if options else 'due'}" in said
+        assert "No image is new: ages count to" in said
 
 
 def test_images_are_deleted_by_id_or_filter_once_a_person_agrees(
