@@ -24,6 +24,7 @@ from weavloader.redis_connection import RedisClient, StreamLock
 # Within the soft time limit of a task, with room for the image itself after the wait.
 MAX_WAIT_SECONDS = 240.0
 PROBE_SECONDS = 2.0
+_PAUSES = 8
 
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class CircuitBreaker:
                         raise
                     if tried:
                         # Another image tries next: this one may be at fault itself.
-                        self._sleep(PROBE_SECONDS)
+                        self._pause()
                         raise _still_open(circuit) from error
                 finally:
                     self._circuits.passed(stages.passed)
@@ -101,12 +102,18 @@ class CircuitBreaker:
                     yield circuits
                     return
                 if is_alone:
-                    self._sleep(PROBE_SECONDS)
+                    self._pause()
             if self._is_stopping() or time.monotonic() - began > MAX_WAIT_SECONDS:
                 raise _still_open(circuits[0])
             if not is_alone:
-                self._sleep(PROBE_SECONDS)
+                self._pause()
         yield []
+
+    def _pause(self) -> None:
+        """Wait before the next image tries, and no longer than the worker goes on."""
+        for _ in range(_PAUSES):
+            if not self._is_stopping():
+                self._sleep(PROBE_SECONDS / _PAUSES)
 
     def _opened_by(
         self, error: WeavloaderError, stage: str, image_id: str, tried: list[Circuit]

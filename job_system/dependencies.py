@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from client import connect_openai, connect_sage, connect_triton, open_store
 from job_system.circuit_breaker import CircuitBreaker
-from job_system.worker_process import is_stopping
+from job_system.worker_process import is_stopping, model_call
 from metrics import metrics
 from processing import Pipeline
 from weavloader.circuits import Circuits
@@ -107,9 +107,9 @@ def pipeline() -> Pipeline:
         let_go=let_go(),
         store_images=settings.store_images,
         keep_images=settings.keep_images,
-        caption=_captioner(settings),
+        caption=model_call(_captioner(settings)),
         embed={
-            name: partial(embedder(name), triton, timeout=settings.triton_timeout)
+            name: model_call(partial(embedder(name), triton, timeout=settings.triton_timeout))
             for name in settings.embedding_models
         },
         cache=InferenceCache(

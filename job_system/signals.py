@@ -18,14 +18,24 @@ from redis.exceptions import RedisError
 from job_system.app import lane_of, queued_at
 from job_system.broker.worker_registry import new_worker_id, transport_options
 from job_system.dependencies import dead_letters
-from job_system.worker_process import keep_freed_buffers, share_stop_flag, start_watchdog, stop
+from job_system.worker_process import (
+    Lookout,
+    give_back,
+    keep_freed_buffers,
+    note_model_call,
+    share_memory,
+    start_watchdog,
+    stop,
+    waits_for_model,
+)
 from metrics import metrics
+from metrics.health import PROBE_TIMEOUT, Probe, builtin_probes
 from metrics.workers import role_of
 from weavloader import redis_keys, traces
 from weavloader.errors import WeavloaderError
 from weavloader.images.job import image_id_in
 from weavloader.logs import configure_logging
-from weavloader.redis_connection import suspicious
+from weavloader.redis_connection import connect_redis, suspicious
 from weavloader.settings import get_settings
 from weavloader.shutdown import finish_first
 
@@ -38,10 +48,12 @@ class _Process:
 
     Attributes:
         role: The role whose process this is; Celery names only workers.
+        worker_id: The worker's in the registry.
         started: When each running task began, monotonic seconds, by task id.
     """
 
     role: str = "scheduler"
+    worker_id: str = ""
     started: dict[str, float] = field(default_factory=dict)
 
 
@@ -51,7 +63,8 @@ _process = _Process()
 @signals.celeryd_init.connect
 def _name_worker(sender: str = "", conf: Any = None, **_: Any) -> None:
     _process.role = sender.partition("@")[0]
-    own_keys = transport_options(new_worker_id(sender))
+    _process.worker_id = new_worker_id(sender)
+    own_keys = transport_options(_process.worker_id)
     conf.broker_transport_options = {**conf.broker_transport_options, **own_keys}
 
 
@@ -96,9 +109,21 @@ def _import_before_fork(sender: Any = None, **_: Any) -> None:
         importlib.import_module("inference")
         keep_freed_buffers()
     traces.prepare()
-    share_stop_flag()
+    share_memory()
     gc.freeze()
-    finish_first(lambda: bool(worker_state.active_requests))
+    lookout = Lookout(waits_for_model, _probes_of_models)
+    finish_first(lookout.has_news, lambda: give_back(sender, _process.worker_id))
+
+
+def _probes_of_models() -> list[Probe]:
+    settings = get_settings()
+    probes = builtin_probes(settings, connect_redis(settings, timeout=PROBE_TIMEOUT))
+    return [probes[name] for name in ("redis", "triton", "captioner") if name in probes]
+
+
+@signals.worker_process_init.connect
+def _begin_process(**_: Any) -> None:
+    note_model_call(False)  # one that was killed may have had the same index
 
 
 @signals.worker_init.connect

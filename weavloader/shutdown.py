@@ -19,22 +19,25 @@ from contextlib import suppress
 from threading import Thread
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# A role has this long to end in its own way, of the 3 s that are promised.
+# A role has this long to end in its own way, of the 3 s that are promised; then what it gives
+# back has this long.
 GRACE_SECONDS = 2.0
+GIVE_BACK_SECONDS = 0.6
 _LOOK_SECONDS = 0.1
 _MOST_NUMBERS = 4096
 
 # What the interpreter writes the numbers of signals to; those of SIGNALS stay in it.
 _inbox: socket.socket | None = None
 _outbox: socket.socket | None = None
-_is_busy: Callable[[], bool] = bool
+_is_getting_on: Callable[[], bool] = bool
+_give_back: Callable[[], object] = bool
 
 
 def end_on_signal() -> None:
     """From now on SIGINT and SIGTERM end this process with exit code 0.
 
     Until the role has a handler of its own they end it at once; with one, they end it at the
-    latest :data:`GRACE_SECONDS` after the signal, or after :func:`finish_first` allows it.
+    latest :data:`GRACE_SECONDS` after the signal, unless :func:`finish_first` allows more.
     Call it from the main thread; further calls do nothing.
     """
     global _inbox, _outbox
@@ -52,10 +55,16 @@ def end_on_signal() -> None:
         signal.signal(number, _end)
 
 
-def finish_first(is_busy: Callable[[], bool]) -> None:
-    """Let the process go on after a signal for as long as ``is_busy`` says so."""
-    global _is_busy
-    _is_busy = is_busy
+def finish_first(is_getting_on: Callable[[], bool], give_back: Callable[[], object]) -> None:
+    """Let the process go on after a signal while its work is getting on.
+
+    Args:
+        is_getting_on: Whether there is news of the work, since it was asked last; never waits.
+        give_back: Called when there was none for :data:`GRACE_SECONDS`, before the process is
+            ended; it may take :data:`GIVE_BACK_SECONDS`.
+    """
+    global _is_getting_on, _give_back
+    _is_getting_on, _give_back = is_getting_on, give_back
 
 
 def _end(*_: object) -> None:
@@ -70,9 +79,14 @@ def _end(*_: object) -> None:
 def _end_in_time(inbox: socket.socket) -> None:
     while not {*(numbers := inbox.recv(_MOST_NUMBERS, socket.MSG_PEEK))} & {*SIGNALS}:
         inbox.recv(len(numbers))
-    while _is_busy():
+    end = time.monotonic() + GRACE_SECONDS
+    while time.monotonic() < end:
         time.sleep(_LOOK_SECONDS)
-    time.sleep(GRACE_SECONDS)
+        if _is_getting_on():
+            end = time.monotonic() + GRACE_SECONDS
+    last = Thread(target=_give_back, name="give back", daemon=True)
+    last.start()
+    last.join(GIVE_BACK_SECONDS)
     os._exit(0)
 
 

@@ -30,10 +30,8 @@ FaultAction = Callable[[System], None]
 LONG = 45.0
 # Of twenty images of a forbidden node: each of six processes may have asked before one knows.
 MAX_REFUSALS = 8
-# A role has 3 s, and a worker the time of its task besides; and much more on a busy machine.
-QUIET_SECONDS = {
-    role: 3.0 if role in ("scheduler", "stream", "metrics") else 10.0 for role in ROLES
-}
+# Which every role has, in the time of a quiet machine.
+QUIET_SECONDS = 3.0
 END_SECONDS = 60.0
 # What Celery says of an error that ends its worker.
 WORKER_ENDED = "Unrecoverable error"
@@ -391,7 +389,7 @@ def end_all_without_redis(system: System) -> None:
     late = {
         role: ended.get(role)
         for role in ROLES
-        if role not in ended or ended[role].code or ended[role].seconds > QUIET_SECONDS[role]
+        if role not in ended or ended[role].code or ended[role].seconds > QUIET_SECONDS
     }
     system.restart([role for role in ROLES if role not in ended])
     assert not late, f"roles did not end in time: {late}"

@@ -6,10 +6,11 @@ import itertools
 import json
 import multiprocessing
 import os
+import signal
 import time
 from contextlib import closing
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Thread, Timer
 
 import apsw
 import numpy as np
@@ -269,6 +270,24 @@ class TestEmbeddedStore(RankingContract):
         hasty.upsert([an_image()])
         hasty.close()
         assert image_files(settings) == {an_image().id}
+
+    def test_who_waits_for_a_lock_hears_signals(self, store: Store, settings: Settings) -> None:
+        def asked_to_end(*_: object) -> None:
+            raise SystemExit
+
+        before = signal.signal(signal.SIGUSR2, asked_to_end)
+        asking = Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGUSR2))
+        try:
+            with database(settings) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                asking.start()
+                with pytest.raises(SystemExit):
+                    store.upsert([an_image()])
+        finally:
+            asking.join()
+            signal.signal(signal.SIGUSR2, before)
+        store.upsert([an_image()])
+        assert store.count() == 1
 
     def test_a_full_disk_is_transient_and_leaves_nothing_half_written(
         self, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch

@@ -74,7 +74,8 @@ class Site:
 
     def _sleep(self, seconds: float) -> None:
         self.slept += seconds
-        self.after()
+        if self.slept % circuit_breaker.PROBE_SECONDS == 0:
+            self.after()
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ def redis() -> Any:
     return fakeredis.FakeRedis()
 
 
-def fail(redis: Any, error: Exception) -> None:
+def fail(redis: Any, error: BaseException) -> None:
     with pytest.raises(type(error)), InferenceCache(redis, "a").inference_of("i") as inference:
         inference.caption = "a field"
         inference.vectors.update(clip=CLIP, colbert=COLBERT)
@@ -32,8 +32,11 @@ def fail(redis: Any, error: Exception) -> None:
         raise error
 
 
-def test_what_a_transient_failure_left_is_recalled(redis: Any) -> None:
-    fail(redis, TransientError("the store is down", reason=Reason.STORE_FAILED))
+@pytest.mark.parametrize(
+    "error", [TransientError("the store is down", reason=Reason.STORE_FAILED), SystemExit()]
+)
+def test_what_a_failure_left_that_may_pass_is_recalled(redis: Any, error: BaseException) -> None:
+    fail(redis, error)
     with InferenceCache(redis, "a").inference_of("i") as inference:
         assert inference.caption == "a field"
         np.testing.assert_array_equal(inference.vectors["clip"], CLIP)

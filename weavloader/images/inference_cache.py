@@ -76,7 +76,7 @@ class InferenceCache:
             yield inference
         except PermanentError:
             raise
-        except Exception:
+        except BaseException:  # a worker that ends interrupts its processes by SystemExit
             if inference:
                 self._keep(image_id, inference)
             raise

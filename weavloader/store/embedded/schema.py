@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -32,6 +33,7 @@ SCHEMA_VERSION = 5
 _PAGES_BEFORE_CHECKPOINT = 1000  # 4 MB, SQLite's default
 _PAGES_BEFORE_WAITING = 16_000  # 64 MB: from here on a checkpoint waits for readers
 _CHECKPOINT_WAIT_MS = 500
+_MAX_LOCK_PAUSE = 0.05
 _WORDS = f"""
 CREATE VIRTUAL TABLE words USING fts5(
     {", ".join(KEYWORD_PROPERTIES)}, content='', contentless_delete=1,
@@ -155,7 +157,7 @@ def open_database(path: Path, busy_seconds: float) -> apsw.Connection:
     connection = apsw.Connection(str(path))
     busy_ms = int(busy_seconds * 1000)
     try:
-        connection.set_busy_timeout(busy_ms)
+        _wait_for_locks(connection, busy_ms)
         _load_vectors(connection)
         if path.stat().st_size == 0:  # later it is without effect, and waits for writers
             connection.execute(_SHRINKABLE)
@@ -297,13 +299,32 @@ def checkpoint(connection: apsw.Connection, mode: int, busy_ms: int, name: str =
     Args:
         busy_ms: The connection's timeout, which is set again.
     """
-    connection.set_busy_timeout(_CHECKPOINT_WAIT_MS)
+    _wait_for_locks(connection, _CHECKPOINT_WAIT_MS)
     try:
         connection.wal_checkpoint(name, mode)
     except apsw.BusyError:
         logger.debug("checkpoint blocked by a reader or writer")
     finally:
-        connection.set_busy_timeout(busy_ms)
+        _wait_for_locks(connection, busy_ms)
+
+
+def _wait_for_locks(connection: apsw.Connection, milliseconds: int) -> None:
+    """Let a connection wait so long for others, and hear signals meanwhile.
+
+    SQLite's own wait hears none: a process that is asked to end would have to be killed, with
+    what it has in hand.
+    """
+    end = 0.0
+
+    def wait(waits: int) -> bool:
+        nonlocal end
+        now = time.monotonic()
+        if not waits:
+            end = now + milliseconds / 1000
+        time.sleep(min(0.001 * 2 ** min(waits, 10), _MAX_LOCK_PAUSE, max(0.0, end - now)))
+        return now < end
+
+    connection.set_busy_handler(wait)
 
 
 def report(path: Path) -> SchemaReport:
