@@ -1,4 +1,4 @@
-"""What a search can be narrowed to: counts of names and months, and a histogram over time."""
+"""What a search can be narrowed to: counts of names and months, and histograms of times."""
 
 from __future__ import annotations
 
@@ -145,6 +145,14 @@ def histogram(tally: Tally, query: PageQuery) -> Histogram | None:
         for index, start in enumerate(starts)
     ]
     return Histogram(unit, bars, len(bars) * BAR_WIDTH, most)
+
+
+def hours_of_day(tally: Tally) -> dict[str, int]:
+    """The hits by the hour of the day (UTC) at which they were captured, ``00`` to ``23``."""
+    counts = Counter[int]()
+    for hour, count in tally.hours.items():
+        counts[hour % 24] += count
+    return {f"{hour:02}": counts[hour] for hour in range(24)}
 
 
 def _moment(hour: int) -> datetime:

@@ -177,7 +177,9 @@ SCHEMAS: Mapping[str, Schema] = {
         total=_or_null(_COUNT),
         weaker=_COUNT,
         results=_list(_ref("Result")),
-        counts=_or_null(_object(**dict.fromkeys(FACET_PROPERTIES, _COUNTS), times=_COUNTS)),
+        counts=_or_null(
+            _object(**dict.fromkeys(FACET_PROPERTIES, _COUNTS), times=_COUNTS, hours_of_day=_COUNTS)
+        ),
         next=_ADDRESS_OR_NULL,
     ),
     "Image": _object(

@@ -18,7 +18,7 @@ from weavloader.store.base import SearchResult
 from weavloader.store.tally import Tally
 from weavloader.times import rfc3339, utc_now
 from web.arguments import invalid
-from web.facets import facets, histogram
+from web.facets import facets, histogram, hours_of_day
 from web.handler import AppContext, PageHandler, is_same_origin
 from web.query import ARGUMENTS, PageQuery, as_given, parse_query, parse_strictly
 from web.results import SearchPageResult
@@ -68,6 +68,7 @@ class ResultsPage(PageHandler):
             is_date=lambda value: not value or re.fullmatch(r"\d{4}-\d\d-\d\d", value),
             facets=facets(tally, query) if tally else [],
             histogram=histogram(tally, query) if tally else None,
+            hours_of_day=hours_of_day(tally) if tally else {},
             references=references,
             error=error,
         )
@@ -317,4 +318,5 @@ def _counts(tally: Tally, query: PageQuery) -> dict[str, Any]:
     return {
         **tally.names,
         "times": {rfc3339(bar.start): bar.count for bar in drawn.bars} if drawn else {},
+        "hours_of_day": hours_of_day(tally),
     }

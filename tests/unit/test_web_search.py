@@ -23,7 +23,7 @@ from weavloader.store.base import ImageObject, SearchQuery, SearchResult
 from weavloader.store.tally import Tally
 from web import search_service
 from web.captions import Block, Caption, blocks, examples
-from web.facets import facets, histogram
+from web.facets import facets, histogram, hours_of_day
 from web.image_service import ImageService
 from web.query import PageQuery, with_times
 from web.results import Counting, fold
@@ -136,6 +136,8 @@ def test_bars_of_the_histogram_lead_to_as_many_images_as_they_say(site: httpx.Cl
     assert sum(int(count) for *_, count in bars) == 30
     for address, _, count in bars[:5]:
         assert f"{count} image" in site.get(unescape(address)).text
+    hours = re.findall(r"<title>(\d\d):00 to \1:59 UTC: (\d+)</title>", page)
+    assert sum(int(count) for _, count in hours) == 30
 
 
 def test_the_api_tells_the_counts(site: httpx.Client) -> None:
@@ -145,6 +147,7 @@ def test_the_api_tells_the_counts(site: httpx.Client) -> None:
     assert isinstance(counts, dict)
     assert counts["vsn"] == {"W001": 10, "W011": 10}
     assert sum(counts["times"].values()) == 20
+    assert len(counts["hours_of_day"]) == 24 and sum(counts["hours_of_day"].values()) == 20
 
 
 def test_weak_matches_are_shown_when_they_are_asked_for(site: httpx.Client) -> None:
@@ -358,6 +361,13 @@ def test_bars_are_hours_days_months_or_years() -> None:
         assert drawn is not None and drawn.unit == unit
         assert sum(bar.count for bar in drawn.bars) == 2
     assert histogram(Tally(0, {}, {}), PageQuery()) is None
+
+
+def test_hours_of_the_day_are_counted_over_all_days() -> None:
+    # 480,000 hours after 1970 began a day; hour -1 is the last of 1969.
+    counts = hours_of_day(Tally(9, {}, {480_000: 2, 480_024: 3, 480_023: 1, -1: 3}))
+    assert [*counts] == [f"{hour:02}" for hour in range(24)]
+    assert {hour: count for hour, count in counts.items() if count} == {"00": 5, "23": 4}
 
 
 def test_a_facet_that_narrows_nothing_is_left_away() -> None:
