@@ -32,10 +32,11 @@ from .backend import (
 from .batching import InputError
 from .next_token import unsupported
 from .settings import Settings
-from .slots import SlotDecoder
+from .slots import SlotDecoder, is_out_of_memory
 from .weights import load_model, load_processor, picture_inputs, special_tokens, stripper, to_model
 
-_PADDED_TO = 64
+_PADDED_TO = 16
+"""Tokens: attention copies a mask whose rows are not aligned, and more of them cost time."""
 _TEMPLATE_TOKENS = 64
 """More than a chat template adds to a prompt and an image."""
 _USUAL_TOKENS = 450
@@ -229,7 +230,7 @@ class AnswerSlots:
         """Answer questions of the shapes that make kernels for all: few, more of them, one."""
         began = time.monotonic()
         picture = np.zeros((64, 64, 3), np.uint8)
-        for rows, words in ((2, 1), (3, _PADDED_TO), (1, 1)):
+        for rows, words in ((2, 1), (3, 64), (1, 1)):
             slots = range(min(rows, self.slots))
             question = self._owner.question(picture, "a " * words, limit=2)
             if self.fits(question):
@@ -260,7 +261,6 @@ class AnswerSlots:
 
     def start(self, slots: Sequence[int], items: Sequence[Question]) -> None:
         """Read the questions into free slots."""
-        # To few different lengths: a GPU plans for each that it meets.
         inputs = self._owner.inputs(items, padding_side="right", pad_to_multiple_of=_PADDED_TO)
         self._slots.start(slots, inputs, [item.limit for item in items])
 
@@ -282,7 +282,7 @@ class AnswerSlots:
 
     def is_out_of_memory(self, error: Exception) -> bool:
         """Whether ``error`` is that of a full GPU."""
-        return isinstance(error, torch.OutOfMemoryError)
+        return is_out_of_memory(error)
 
     def shrink(self) -> bool:
         """Halve the slots, forgetting all answers; ``False`` if there is only one."""

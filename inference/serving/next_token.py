@@ -47,6 +47,8 @@ class GreedyRules:
         self._min_new = config.min_new_tokens or 0
         self._penalty = config.repetition_penalty or 1.0
         self._seen: torch.Tensor | None = None
+        # A graph cannot copy a value of Python's.
+        self._true = torch.ones((), dtype=torch.bool, device=device)
 
     def allocate(self, slots: int) -> None:
         """Memory for the tokens that each slot has seen, if seeing one again has a penalty."""
@@ -59,15 +61,16 @@ class GreedyRules:
         if self._seen is None:
             return
         ids, given = inputs["input_ids"], inputs["attention_mask"].bool()
-        self._seen[slot] = False
+        self._seen.index_fill_(0, slot, False)
         # A pad on the right stands for the last token: no other is marked for it.
         last = ids.gather(1, given.sum(1, keepdim=True) - 1)
-        self._seen[slot[:, None], torch.where(given, ids, last)] = True
+        self._seen.index_put_((slot[:, None], torch.where(given, ids, last)), self._true)
 
     def best(self, logits: torch.Tensor, slot: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
         """The next token of each row of ``logits``, the ``count``-th of its answer."""
-        scores = logits.float()
+        scores = logits
         if self._seen is not None:
+            scores = scores.float()
             penalised = torch.where(scores < 0, scores * self._penalty, scores / self._penalty)
             scores = torch.where(self._seen[slot], penalised, scores)
         if self._suppressed is not None:
@@ -77,7 +80,7 @@ class GreedyRules:
             scores = scores.masked_fill(too_early, -torch.inf)
         token = scores.argmax(-1)
         if self._seen is not None:
-            self._seen[slot, token] = True
+            self._seen.index_put_((slot, token), self._true)
         return token
 
     def _marked(self, tokens: Sequence[int]) -> torch.Tensor:

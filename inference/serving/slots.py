@@ -33,6 +33,21 @@ _ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBac
 logger = logging.getLogger(__name__)
 
 
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether ``error``, or one that it arose from, is that of a full GPU.
+
+    PyTorch has a class for those of its own memory; those of CUDA and its libraries are told by
+    their words alone, and may hide behind that of the capture they broke off.
+    """
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError) or any(
+            words in str(error) for words in ("out of memory", "ALLOC_FAILED")
+        ):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 class _Layers:
     """The cache as the model's attention sees it in one step: some slots, up to some length."""
 
@@ -127,24 +142,25 @@ class SlotDecoder:
         self, slots: Sequence[int], inputs: Mapping[str, torch.Tensor], limits: Sequence[int]
     ) -> None:
         lengths = inputs["attention_mask"].sum(1)
-        # Read before the rest, which the GPU then goes on with after the return.
+        # Read and copied before the rest, which the GPU then goes on with after the return.
         for each, length in zip(slots, lengths.tolist(), strict=True):
             self._reached[each] = length
+        slot = torch.tensor(list(slots), device=self._device)
+        limit = torch.tensor(list(limits), device=self._device)
         cache = DynamicCache()
         states = self._model.model(**inputs, cache=cache, use_cache=True).last_hidden_state
         row = torch.arange(len(slots), device=self._device)
         ends = states[row, lengths - 1]
-        slot = torch.tensor(list(slots), device=self._device)
         wide = states.shape[1]
         for layer, held in enumerate(cache.layers):
             self._memory[layer, 0, slot, :, :wide] = held.keys
             self._memory[layer, 1, slot, :, :wide] = held.values
         self._rules.begin(slot, inputs)
-        self._count[slot] = 0
-        self._limit[slot] = torch.tensor(list(limits), device=self._device)
+        self._count.index_fill_(0, slot, 0)
+        self._limit[slot] = limit
         self._position[slot] = lengths - 1
         self._offset[slot] = self._offsets(len(slots))
-        self._running[slot] = True
+        self._running.index_fill_(0, slot, True)
         self._write(self._model.lm_head(ends), slot)
 
     @torch.inference_mode()
@@ -173,7 +189,7 @@ class SlotDecoder:
 
     def stop(self, slot: int) -> None:
         """End the answer in ``slot``: nobody waits for it."""
-        self._running[slot] = False
+        self._running[slot].fill_(False)
 
     def tokens(self, slots: Sequence[int]) -> list[list[int]]:
         """What was written into ``slots``."""
@@ -211,17 +227,11 @@ class SlotDecoder:
 
     def _allocate(self, slots: int) -> None:
         """Memory for ``slots``, or for half of them as often as that is too much."""
-        while True:
-            try:
-                self._take(slots)
-                self._capture()
-                break
-            except torch.OutOfMemoryError:
-                self._free()
-                if slots == 1:
-                    raise
-                logger.warning("out of memory with %d slots: trying %d", slots, slots // 2)
-                slots //= 2
+        while not self._fits(slots):
+            # Here, where the error and with it the frames that hold memory are gone.
+            self._free()
+            logger.warning("out of memory with %d slots: trying %d", slots, slots // 2)
+            slots //= 2
         logger.info(
             "%d slots of %d tokens, %.2f GB in %s on %s",
             slots,
@@ -230,6 +240,17 @@ class SlotDecoder:
             str(self._model.dtype).removeprefix("torch."),
             self._device,
         )
+
+    def _fits(self, slots: int) -> bool:
+        """Take memory for ``slots``; ``False`` if that is too much, and fewer are possible."""
+        try:
+            self._take(slots)
+            self._capture()
+        except RuntimeError as error:
+            if slots == 1 or not is_out_of_memory(error):
+                raise
+            return False
+        return True
 
     def _take(self, slots: int) -> None:
         text = self._text
@@ -318,14 +339,21 @@ class SlotDecoder:
         self._write(self._model.lm_head(states[:, -1]), slot)
 
     def _masks(self, position: torch.Tensor, length: int) -> dict[str, torch.Tensor]:
-        """For each kind of layer, which places the newest token of each row attends to."""
-        place = self._place[None, :length]
-        seen = place <= position[:, None]
-        masks = {"full_attention": seen[:, None, None]}
+        """For each kind of layer, what is added to the scores of the newest token of each row.
+
+        Not true and false, which attention would convert anew in each layer.
+        """
+        place, newest = self._place[None, :length], position[:, None]
+        unseen = place > newest
+        masks = {"full_attention": self._added(unseen)}
         if "sliding_attention" in self._layer_types:
-            near = seen & (place > position[:, None] - self._text.sliding_window)
-            masks["sliding_attention"] = near[:, None, None]
+            far = place <= newest - self._text.sliding_window
+            masks["sliding_attention"] = self._added(unseen | far)
         return masks
+
+    def _added(self, unseen: torch.Tensor) -> torch.Tensor:
+        nothing = torch.zeros_like(unseen, dtype=self._model.dtype)
+        return nothing.masked_fill_(unseen, -torch.inf)[:, None, None]
 
     def _write(self, logits: torch.Tensor, slot: torch.Tensor) -> None:
         """The best token of each row into its slot, unless the answer there has ended."""
