@@ -127,8 +127,7 @@ def process_image(job: ImageJob, pipeline: Pipeline, stages: Stages) -> Outcome:
         # Before it is stored: were this process killed in between, its message would find the
         # image stored, and nothing would compare it.
         pipeline.match(image)
-        with stages.timed("store"), _store_operation("upsert"):
-            pipeline.store.upsert([image])
+        _store(image, inference, pipeline, stages)
     return _unless_deleted(Outcome.STORED, job, pipeline)
 
 
@@ -143,6 +142,17 @@ def _kept(data: bytes, job: ImageJob, node: Node, pipeline: Pipeline, stages: St
         return data
     with stages.timed("reduce"):
         return reduced(data, pipeline.limits.pixels, pipeline.limits.bytes)
+
+
+def _store(image: ImageObject, inference: Inference, pipeline: Pipeline, stages: Stages) -> None:
+    """Write an object; forget vectors of another model than those in the store are of."""
+    try:
+        with stages.timed("store"), _store_operation("upsert"):
+            pipeline.store.upsert([image])
+    except TransientError as error:
+        if error.reason is Reason.WRONG_DIMENSION:
+            inference.clear()  # or the model that is served next would not be asked
+        raise
 
 
 def _unless_deleted(outcome: Outcome, job: ImageJob, pipeline: Pipeline) -> Outcome:
@@ -216,8 +226,7 @@ def _replace(
             picture = pipeline.downloader.fetch(job.url, node)
     with pipeline.cache.inference_of(f"{job.id}:{rework.since.isoformat()}") as inference:
         infer_again(replace(stored, image=picture), parts, inference, pipeline, stages)
-        with stages.timed("store"), _store_operation("upsert"):
-            pipeline.store.upsert([_reprocessed(stored, inference, parts)])
+        _store(_reprocessed(stored, inference, parts), inference, pipeline, stages)
 
 
 def infer_again(

@@ -246,8 +246,8 @@ class Reason(StrEnum):
     BAD_VECTOR = "bad_vector", _PERMANENT, Component.STORE, _REPORT
     BAD_QUERY = "bad_query", _PERMANENT, Component.STORE, "correct the search"
     WRONG_DIMENSION = (
-        "wrong_dimension", _PERMANENT, Component.STORE,
-        "serve the embedding model that the stored vectors were made with, then retry",
+        "wrong_dimension", _TRANSIENT, Component.STORE,
+        "serve the embedding model that the stored vectors were made with; images wait",
     )  # fmt: skip
     STORE_PATH = "store_path", _CONFIG, Component.STORE, "correct EMBEDDED_STORE_PATH"
     STORE_SCHEMA = "store_schema", _CONFIG, Component.STORE, "`python main.py schema check`"

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from datetime import timedelta
 from itertools import chain, repeat
+from typing import Any
 
+import grpc  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
 from demo.servers.waiting import wait_until
@@ -26,6 +28,7 @@ from weavloader.store.base import Filters, Store
 from weavloader.store.weaviate import objects, removal
 from weavloader.store.weaviate.client import GeoCoordinate, connect
 
+_Code = grpc.StatusCode
 BAD_TEXT = "invalid text property 'vsn' on class 'Test': not a string, but float64"
 
 
@@ -115,6 +118,36 @@ class TestFaults:
             server.start()
         wait_until(lambda: not fails(lambda: store.upsert([an_image("2")])), "the server again")
         assert store.count() == 2
+
+    @pytest.mark.parametrize("code", [_Code.UNIMPLEMENTED, _Code.RESOURCE_EXHAUSTED])
+    def test_a_call_that_is_not_served_is_no_fault_of_an_image(
+        self, store: Store, server: StandIn, code: Any
+    ) -> None:
+        server.faults.fails_with = code
+        calls: tuple[Callable[[], object], ...] = (
+            lambda: store.existing(["1"]),
+            lambda: store.upsert([an_image("1")]),
+            lambda: store.get(image_id("1")),
+            lambda: store.delete([image_id("1")]),
+            lambda: store.unsearchable(["1"]),
+        )
+        for call in calls:
+            with pytest.raises(TransientError):
+                call()
+        server.heal()
+        store.upsert([an_image("1")])
+        assert store.existing(["1"]) == {"1"}
+
+    @pytest.mark.parametrize("status", [301, 400, 404, 405, 429, 500, 503])
+    def test_a_proxy_in_the_place_of_the_server_is_no_fault_of_an_image(
+        self, settings: Settings, server: StandIn, status: int
+    ) -> None:
+        with closing(connect_store(settings)) as store:
+            server.faults.status = status
+            assert reason(lambda: store.existing(["1"])) == (TransientError, "store_failed")
+            server.heal()
+            store.prepare()
+            assert store.existing(["1"]) == set()
 
     @pytest.mark.parametrize("garbage", [b"{", b"\xff", b"[]", b"\x0a\x7f"])
     def test_an_answer_that_cannot_be_read_is_an_error_of_ours(

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.search_contract import SearchContract
 from tests.support.store_contract import EAST, NORTH, an_image, found
-from weavloader.errors import ConfigError, PermanentError
+from weavloader.errors import ConfigError, PermanentError, TransientError
 from weavloader.images.job import image_id
 from weavloader.search import like
 from weavloader.store.base import (
@@ -226,7 +226,7 @@ class RankingContract(SearchContract):
 
     def test_tokens_of_another_dimension_are_refused(self, store: Store) -> None:
         store.upsert([captioned("1", "one", vectors={"colbert": tokens(1)})])
-        with pytest.raises(PermanentError):
+        with pytest.raises(TransientError):
             searched(store, "", tokens(1)[:, :64], vector_name="colbert")
 
     def test_like_finds_similar_images_without_the_image_itself(self, store: Store) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -11,7 +11,7 @@ import pytest
 from more_itertools import flatten
 
 from tests.support.processes import in_processes
-from weavloader.errors import ConfigError, PermanentError, WeavloaderError
+from weavloader.errors import ConfigError, PermanentError, TransientError, WeavloaderError
 from weavloader.geo import Area, Location
 from weavloader.images.job import image_id
 from weavloader.provenance import Provenance
@@ -388,15 +388,20 @@ class StoreContract:
             store.upsert([an_image("fine"), refused])
         assert store.count() == 0
 
-    def test_a_vector_of_another_dimension_is_refused(self, store: Store) -> None:
+    def test_a_vector_of_another_dimension_is_refused_and_no_fault_of_the_image(
+        self, store: Store
+    ) -> None:
         store.upsert([an_image("1")])
-        longer = np.ones(4, np.float32)
-        with pytest.raises(PermanentError):
-            store.upsert([an_image("2", vectors={"clip": longer})])
-        with pytest.raises(PermanentError):
-            store.upsert([an_image("1"), an_image("2", vectors={"clip": longer}), an_image("3")])
-        with pytest.raises(PermanentError):
-            found(store, "fox", longer)
+        longer = an_image("2", vectors={"clip": np.ones(4, np.float32)})
+        calls: tuple[Callable[[], object], ...] = (
+            lambda: store.upsert([longer]),
+            lambda: store.upsert([an_image("1"), longer, an_image("3")]),
+            lambda: found(store, "fox", longer.vectors["clip"]),
+        )
+        for call in calls:
+            with pytest.raises(TransientError) as caught:
+                call()
+            assert caught.value.reason == "wrong_dimension"
         assert store.existing(["1", "2"]) == {"1"}
 
     @pytest.mark.parametrize(

@@ -285,6 +285,20 @@ def test_after_a_stage_that_failed_the_next_try_stores_the_image(world: World, s
     assert world.done.count("caption") == 1 + (stage == "caption"), "no model is asked twice"
 
 
+def test_vectors_of_a_wrong_model_are_not_kept_for_when_the_right_one_is_served(
+    world: World,
+) -> None:
+    """Nor those that were kept before, while the store was down."""
+    for reason in (Reason.STORE_UNREACHABLE, Reason.WRONG_DIMENSION):
+        world.faults = {"upsert": TransientError("no", reason=reason)}
+        with pytest.raises(TransientError):
+            process_image(JOB, world.pipeline(), Stages())
+    assert world.done.count("clip") == 1
+    world.faults = {}
+    run(world)
+    assert world.done.count("clip") == 2
+
+
 @pytest.mark.parametrize("file", [b"<html>", drawn()[:40]], ids=["a page", "truncated"])
 def test_what_is_no_picture_reaches_no_model(world: World, file: bytes) -> None:
     world.file = file

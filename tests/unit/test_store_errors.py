@@ -61,11 +61,16 @@ OF_WEAVIATE = {
     "WeaviateUnsupportedFeatureError": REJECTED,
 }
 OF_STATUS = {
-    400: REJECTED,
+    301: FAILED,
+    400: FAILED,
     401: AUTH,
     403: AUTH,
-    404: REJECTED,
+    404: FAILED,
+    405: FAILED,
     408: FAILED,
+    409: FAILED,
+    413: FAILED,
+    421: FAILED,
     422: REJECTED,
     429: FAILED,
     500: FAILED,
@@ -86,7 +91,6 @@ OF_GRPC = {
     "PERMISSION_DENIED": AUTH,
     "INVALID_ARGUMENT": REJECTED,
     "OUT_OF_RANGE": REJECTED,
-    "UNIMPLEMENTED": REJECTED,
 }  # all others are FAILED
 # Faults of the object, or of Weavloader itself.
 REJECTED_BY_SQLITE = {

@@ -68,7 +68,8 @@ class InferenceCache:
         """What is known of an image, to be completed inside.
 
         It is kept when the block fails in a way that may pass, and forgotten when it ends
-        well. A cache that cannot be reached costs a model call, never the image.
+        well or is cleared inside. A cache that cannot be reached costs a model call, never the
+        image.
         """
         inference = self._recall(image_id)
         recalled = bool(inference)
@@ -79,6 +80,8 @@ class InferenceCache:
         except BaseException:  # a worker that ends interrupts its processes by SystemExit
             if inference:
                 self._keep(image_id, inference)
+            elif recalled:
+                self._forget(image_id)
             raise
         if recalled:
             self._forget(image_id)

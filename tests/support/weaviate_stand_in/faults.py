@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import grpc  # type: ignore[import-untyped,unused-ignore]
+
 from tests.support.weaviate_stand_in.schema import Schema
 
 
@@ -21,6 +23,8 @@ class Faults:
 
     Attributes:
         unavailable: The server answers, and says that it cannot serve: 503, ``UNAVAILABLE``.
+        fails_with: The status of every call over gRPC.
+        status: That of every answer over REST, without a body, as a proxy gives it.
         broken_off: So many batches are stored without index entries, and the call ends with
             ``UNAVAILABLE``, as when the server is killed.
         seconds: How long it waits before each answer over gRPC.
@@ -33,6 +37,8 @@ class Faults:
     """
 
     unavailable: bool = False
+    fails_with: grpc.StatusCode = grpc.StatusCode.OK
+    status: int = 0
     broken_off: int = 0
     seconds: float = 0.0
     key_expired: bool = False

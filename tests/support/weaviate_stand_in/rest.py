@@ -51,6 +51,8 @@ def _answer(state: State, method: str, path: str, body: Any, key: str) -> Answer
         state.calls.append(f"{method} {path}")
         if state.faults.unavailable:
             return HTTPStatus.SERVICE_UNAVAILABLE, None
+        if state.faults.status:
+            return HTTPStatus(state.faults.status), None
         if not state.lets_in(key):
             return HTTPStatus.UNAUTHORIZED, {
                 "code": 401,

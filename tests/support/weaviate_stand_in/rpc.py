@@ -100,6 +100,8 @@ class Service(weaviate_pb2_grpc.WeaviateServicer):
         faults = self._state.faults
         if faults.unavailable:
             _fail(context, _Code.UNAVAILABLE, "no upstream is healthy")
+        if faults.fails_with is not _Code.OK:
+            _fail(context, faults.fails_with, "out of luck")
         sent = dict(context.invocation_metadata()).get("authorization", "")
         if not self._state.lets_in(sent.removeprefix("Bearer ")):
             _fail(context, _Code.UNAUTHENTICATED, "unauthorized: invalid api key")

@@ -18,7 +18,7 @@ import apsw
 import numpy as np
 
 from weavloader import provenance
-from weavloader.errors import PermanentError, Reason
+from weavloader.errors import Reason, TransientError
 from weavloader.geo import Location
 from weavloader.store.base import (
     FILTER_PROPERTIES,
@@ -59,7 +59,7 @@ def write_rows(connection: apsw.Connection, item: ImageObject) -> None:
     """Replace all rows of an object; call it inside a transaction.
 
     Raises:
-        PermanentError: A vector's dimension differs from the store's.
+        TransientError: A vector's dimension differs from the store's.
     """
     number = fetch(connection, _UPSERT, _values(item))[0][0]
     texts = (item.text[name] for name in KEYWORD_PROPERTIES)
@@ -242,7 +242,7 @@ def _index_vector(
         create_vector_index(connection, name, len(vector))
     elif dimension != len(vector):
         message = f"{name} has {dimension} dimensions in this store, not {len(vector)}"
-        raise PermanentError(message, reason=Reason.WRONG_DIMENSION)
+        raise TransientError(message, reason=Reason.WRONG_DIMENSION)
     _put_vector(connection, number, name, vector.astype("<f4").tobytes())
 
 

@@ -53,7 +53,7 @@ def hybrid(connection: apsw.Connection, query: SearchQuery) -> list[SearchResult
 
     Raises:
         ConfigError: ``rerank`` is set.
-        PermanentError: The vector's dimension differs from the store's.
+        TransientError: The vector's dimension differs from the store's.
     """
     if query.rerank:
         message = "the embedded store has no reranker: search without reranking, or use Weaviate"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import apsw
 import numpy as np
 
-from weavloader.errors import PermanentError, Reason
+from weavloader.errors import Reason, TransientError
 from weavloader.store.base import SearchQuery, Vector
 from weavloader.store.embedded.schema import fetch, vector_dimension
 
@@ -38,7 +38,7 @@ def vector_scores(
         where: Which images are compared; ``None`` for all.
 
     Raises:
-        PermanentError: The vector's dimension differs from the store's.
+        TransientError: The vector's dimension differs from the store's.
     """
     if query.vector is None:
         return {}
@@ -173,4 +173,4 @@ def _unit_rows(vectors: Vector) -> Vector:
 def _check_dimension(name: str, stored: int, given: int) -> None:
     if stored != given:
         message = f"{name} has {stored} dimensions in this store, not {given}"
-        raise PermanentError(message, reason=Reason.WRONG_DIMENSION)
+        raise TransientError(message, reason=Reason.WRONG_DIMENSION)

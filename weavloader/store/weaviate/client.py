@@ -114,7 +114,8 @@ _UNREADABLE = (
 )
 _UNREACHABLE_CODES = {_Code.UNAVAILABLE, _Code.DEADLINE_EXCEEDED}
 _AUTH_CODES = {_Code.UNAUTHENTICATED, _Code.PERMISSION_DENIED}
-_REJECTED_CODES = {_Code.INVALID_ARGUMENT, _Code.OUT_OF_RANGE, _Code.UNIMPLEMENTED}
+# Not UNIMPLEMENTED, which gRPC makes of a proxy's 404.
+_REJECTED_CODES = {_Code.INVALID_ARGUMENT, _Code.OUT_OF_RANGE}
 # The server reports most failures as UNKNOWN, so only their text tells them apart. Unrecognized
 # ones are transient: a needless retry costs less than a discarded image.
 _SCHEMA_TEXT = re.compile(
@@ -123,10 +124,8 @@ _SCHEMA_TEXT = re.compile(
     r"|without multiple named vectors|does not have single vector index|on multivector index"
 )
 _NO_RERANKER_TEXT = "unknown capability: rerank"
-_REJECTED_TEXT = re.compile(
-    r"vector dimensions do not match|vector lengths don't match|invalid [\w\[\]]+ property"
-    r"|larger than max"
-)
+_REJECTED_TEXT = re.compile(r"invalid [\w\[\]]+ property|larger than max")
+_DIMENSION_TEXT = re.compile(r"vector dimensions do not match|vector lengths don't match")
 
 _WRITING = "Batch objects"  # how the client names the call
 
@@ -237,18 +236,18 @@ def from_text(text: str) -> WeavloaderError:
         )
     if _REJECTED_TEXT.search(text):
         return PermanentError(message, reason=Reason.STORE_REFUSED)
+    if _DIMENSION_TEXT.search(text):
+        return TransientError(message, reason=Reason.WRONG_DIMENSION)
     return TransientError(message, reason=Reason.STORE_FAILED)
 
 
 def _by_status(status: int, text: str) -> WeavloaderError:
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return _auth(text)
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in (
-        HTTPStatus.TOO_MANY_REQUESTS,
-        HTTPStatus.REQUEST_TIMEOUT,
-    ):
-        return TransientError(f"Weaviate: {text}", reason=Reason.STORE_FAILED)
-    return PermanentError(f"Weaviate: {text}", reason=Reason.STORE_REFUSED)
+    if status == HTTPStatus.UNPROCESSABLE_ENTITY:
+        return PermanentError(f"Weaviate: {text}", reason=Reason.STORE_REFUSED)
+    # Any other may come from a proxy, also 404 and 400, and says nothing of the values.
+    return TransientError(f"Weaviate: {text}", reason=Reason.STORE_FAILED)
 
 
 def _auth(text: str) -> TransientError:

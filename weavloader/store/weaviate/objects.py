@@ -312,7 +312,7 @@ def _written(collection: Collection, batch: Sequence[Written]) -> Rejected:
     """Insert a batch; the errors by object id that remain after all retries."""
     rejected = _insert(collection, batch) if batch else {}
     for pause in _PAUSES:
-        again = [each for each in batch if isinstance(rejected.get(str(each.uuid)), TransientError)]
+        again = [each for each in batch if _may_pass_soon(rejected.get(str(each.uuid)))]
         if not again:
             break
         time.sleep(pause)
@@ -320,6 +320,10 @@ def _written(collection: Collection, batch: Sequence[Written]) -> Rejected:
             del rejected[str(each.uuid)]
         rejected |= _insert(collection, again)
     return rejected
+
+
+def _may_pass_soon(error: WeavloaderError | None) -> bool:
+    return isinstance(error, TransientError) and error.reason is not Reason.WRONG_DIMENSION
 
 
 def _insert(collection: Collection, batch: Sequence[Written]) -> Rejected:
