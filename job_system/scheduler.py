@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from datetime import timedelta
 from typing import Any
 
 from redbeat.schedulers import RedBeatScheduler, get_redis
@@ -14,6 +15,8 @@ from weavloader import redis_keys
 from weavloader.redis_connection import suspicious
 
 _PAUSE_SECONDS = 1.0
+# So far the clocks of hosts may differ.
+_SAME_CLOCK = timedelta(minutes=1)
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +32,7 @@ class Scheduler(RedBeatScheduler):
     def tick(self, *args: Any, **options: Any) -> float:
         """Publish what is due; seconds until the next tick, which comes soon without Redis."""
         try:
+            self._run_again_from_now()
             wait: float = super().tick(*args, **options)  # raises once another one holds the lock
             name = f"scheduler@{socket.gethostname()}"
             get_redis(self.app).set(redis_keys.ACTIVE_SCHEDULER, name, ex=int(self.lock_timeout))
@@ -36,3 +40,19 @@ class Scheduler(RedBeatScheduler):
             logger.warning("Redis is unavailable, trying again: %s", error)
             return _PAUSE_SECONDS
         return wait
+
+    def _run_again_from_now(self) -> None:
+        """Plan anew what a scheduler whose clock was ahead says it ran in the future.
+
+        It would not run again until then, which may be in hours or days.
+        """
+        client, latest = get_redis(self.app), self.app.now() + _SAME_CLOCK
+        schedule = self.app.redbeat_conf.schedule_key
+        for key in client.zrangebyscore(schedule, latest.timestamp(), "+inf"):
+            try:
+                entry = self.Entry.from_key(key, app=self.app)
+            except KeyError:  # redbeat removes it
+                continue
+            if entry.last_run_at is not None and entry.last_run_at > latest:
+                logger.warning("%s ran at %s, in the future: planned anew", key, entry.last_run_at)
+                entry.reschedule()

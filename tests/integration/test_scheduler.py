@@ -9,12 +9,16 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import redis
+from celery import Celery
+from celery.schedules import crontab
 
 from demo.servers.waiting import wait_until
+from job_system.scheduler import Scheduler
 from weavloader import redis_keys
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +56,34 @@ def scheduler(url: str, every: float = 1.0) -> Iterator[subprocess.Popen[bytes]]
 
 def fired(client: redis.Redis) -> int:
     return int(str(client.llen("cleanup")))
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=10), timedelta(hours=6), timedelta(days=400)])
+def test_what_a_clock_that_was_ahead_has_run_is_not_put_off_until_then(
+    redis_url: str, ahead: timedelta
+) -> None:
+    app = Celery(broker=redis_url)
+    app.conf.update(
+        redbeat_redis_url=redis_url,
+        beat_schedule={
+            name: {"task": name, "schedule": crontab()} for name in ("minutely", "punctual")
+        },
+    )
+    planned = Scheduler(app)
+    planned.lock_key = None  # it is of beat's
+    entries = {
+        name: planned.Entry.from_key(planned.Entry.generate_key(app, name), app=app)
+        for name in app.conf.beat_schedule
+    }
+    entries["minutely"].reschedule(app.now() + ahead)
+    entries["punctual"].reschedule(app.now())
+    before = {name: entry.score for name, entry in entries.items()}
+    planned.tick()
+    with redis.Redis.from_url(redis_url) as client:
+        names = {name: entry.key for name, entry in entries.items()}
+        after = {name: client.zscore("redbeat::schedule", key) for name, key in names.items()}
+    assert after["minutely"] <= time.time() + 60 < before["minutely"]
+    assert after["punctual"] in (before["punctual"], before["punctual"] + 60)
 
 
 @pytest.mark.slow
