@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from shutil import rmtree
 
 import click
 from rich.console import Console
@@ -38,7 +38,9 @@ _POLL_SECONDS = 0.5
 def chaos(quick: bool, only: Sequence[str], prove: bool, out: Path | None) -> None:
     """Injects faults into a running system, and checks the outcome of every image."""
     console = Console(width=160)
-    chosen = [each for each in SCENARIOS if _is_chosen(each.name, only) and _is_possible(each)]
+    chosen = [
+        each for each in SCENARIOS if _is_chosen(each.name, only) and _is_possible(each, console)
+    ]
     rows = (
         _prove(console, only)
         if prove
@@ -53,8 +55,16 @@ def _is_chosen(name: str, only: Sequence[str]) -> bool:
     return not only or any(text in name for text in only)
 
 
-def _is_possible(scenario: Scenario) -> bool:
-    return os.geteuid() == 0 or not scenario.needs_root
+def _is_possible(scenario: Scenario, console: Console) -> bool:
+    """Whether this machine has what a scenario needs; says what it lacks."""
+    lacks = ""
+    if scenario.needs_root and os.geteuid() != 0:
+        lacks = "root"
+    if scenario.on_weaviate and shutil.which("weaviate") is None:
+        lacks = "a weaviate binary on PATH"
+    if lacks:
+        console.print(f"SKIPPED: {scenario.name}: it needs {lacks}", markup=False)
+    return not lacks
 
 
 def _write(rows: Rows, out: Path) -> list[bool]:
@@ -86,7 +96,7 @@ def _prove(console: Console, only: Sequence[str]) -> Rows:
     """Take out one safeguard after another: a row passes when the suite sees it missing."""
     faults = {scenario.name: scenario for scenario in SCENARIOS}
     for name, safeguard in SAFEGUARDS.items():
-        if not _is_chosen(name, only) or not _is_possible(faults[safeguard.fault]):
+        if not _is_chosen(name, only) or not _is_possible(faults[safeguard.fault], console):
             continue
         console.print(f"without {name}: {safeguard.fault} …", markup=False)
         with _running(console, without=name) as system:
@@ -110,11 +120,16 @@ def _running(console: Console, without: str | None = None) -> Iterator[System]:
     if system.keeps_logs:
         console.print(f"Logs are left in {folder / 'log'}.")
     else:
-        rmtree(folder)
+        shutil.rmtree(folder)
 
 
 def _play(system: System, scenario: Scenario) -> tuple[Row, list[str]]:
-    """Go through a scenario; its row, and what is wrong with it."""
+    """Go through a scenario on its store; its row, and what is wrong with it."""
+    with system.on_weaviate() if scenario.on_weaviate else nullcontext():
+        return _played(system, scenario)
+
+
+def _played(system: System, scenario: Scenario) -> tuple[Row, list[str]]:
     name = scenario.name.replace(" ", "-").replace(",", "")
     published = scenario.images(system.replay.host, name, SEED)
     checker = OutcomeChecker(system, published)

@@ -191,6 +191,13 @@ def _week_of_audit() -> None:
     publish_to_environment("AUDIT_WINDOW", "24h")
 
 
+def _repair() -> None:
+    """Let the audit find every stored image searchable."""
+    from weavloader.store.weaviate.store import WeaviateStore
+
+    WeaviateStore.unsearchable = lambda self, links: {}  # type: ignore[method-assign]
+
+
 def _look_ups() -> None:
     import client
 
@@ -301,6 +308,9 @@ SAFEGUARDS = {
         _deadlines, "storage sends a byte a second", "missing"
     ),
     "audit of a week": Safeguard(_week_of_audit, "images uploaded three days late", "missing"),
+    "repair of unsearchable images": Safeguard(
+        _repair, "kill -9 of Weaviate, twice", "images that a search finds"
+    ),
     "look-ups of Triton's name": Safeguard(
         _look_ups, "a Triton is added", "work for the added Triton"
     ),

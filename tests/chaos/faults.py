@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from threading import Thread
 from typing import Any
 from uuid import UUID
@@ -17,12 +18,14 @@ from demo.sage_replay.faults import STORAGE, Fault
 from demo.servers.ports import HOST
 from tests.chaos import bad_images
 from tests.chaos.dataset import EXCLUDED_VSN, FORBIDDEN_VSN
+from tests.chaos.real_weaviate import searchable_links, stored_links
 from tests.chaos.role import HASTY, TRITONS
 from tests.chaos.system import PROCESSORS, ROLES, System, pause
 from tests.support.firewall import firewall
 from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetters
 from weavloader.images.job import image_id
+from weavloader.settings import Settings
 from weavloader.stream.audit import waiting_for_retry
 
 FaultAction = Callable[[System], None]
@@ -248,6 +251,32 @@ def lock_store(seconds: float) -> FaultAction:
     return bring_about
 
 
+def kill_weaviate(system: System) -> None:
+    """Kill Weaviate while images are written, twice; the audit is to repair what it forgot.
+
+    It forgets the last entries of its index, those of confirmed objects too.
+    """
+    assert system.weaviate is not None
+    settings = system.settings()
+    for _ in range(2):
+        before = stored_links(settings).total()
+        system.wait_until(partial(_holds_more, settings, before + 5), "images that are stored")
+        system.weaviate.kill()
+        pause(5)
+        system.weaviate.start()
+    wait_until_done(system, 120)
+    _send_task("audit_images")
+    system.wait_until(
+        lambda: searchable_links(settings) == stored_links(settings).keys(),
+        "images that a search finds",
+        60,
+    )
+
+
+def _holds_more(settings: Settings, than: int) -> bool:
+    return stored_links(settings).total() > than
+
+
 def refuse_downloads(status: int) -> FaultAction:
     """Let storage answer nothing but an error until retries are long spent."""
 
@@ -291,10 +320,8 @@ def run_task(name: str) -> FaultAction:
     """Run a task of the schedule when all images are listed."""
 
     def bring_about(system: System) -> None:
-        from job_system import celery_app
-
         pause(5)
-        celery_app.send_task(f"job_system.tasks.{name}")
+        _send_task(name)
 
     return bring_about
 
@@ -393,6 +420,12 @@ def end_all_without_redis(system: System) -> None:
     }
     system.restart([role for role in ROLES if role not in ended])
     assert not late, f"roles did not end in time: {late}"
+
+
+def _send_task(name: str) -> None:
+    from job_system import celery_app
+
+    celery_app.send_task(f"job_system.tasks.{name}")
 
 
 def wait_until_done(system: System, seconds: float) -> None:

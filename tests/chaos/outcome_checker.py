@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tests.chaos.dataset import Published
 from tests.chaos.models import CAPTION, MODELS
+from tests.chaos.real_weaviate import stored_links
 from tests.chaos.system import System
 from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetters
@@ -100,6 +101,8 @@ class OutcomeChecker:
 
     def _objects(self) -> Counter[str]:
         """How many objects the store holds of each link; read past the store's own code."""
+        if self._system.weaviate is not None:
+            return stored_links(self._system.settings())
         with closing(sqlite3.connect(self._system.store_path / "store.sqlite3")) as database:
             rows = database.execute("SELECT json_extract(text, '$.link') FROM images")
             return Counter(link for (link,) in rows)

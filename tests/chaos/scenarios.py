@@ -37,6 +37,7 @@ class Scenario:
         foreign_messages: How many dead letters come from foreign messages.
         arrives_after: Seconds until storage has the files.
         needs_root: Only root can bring it about.
+        on_weaviate: The store is a real Weaviate; it is skipped where there is none.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Scenario:
     foreign_messages: int = 0
     arrives_after: float = 0.0
     needs_root: bool = False
+    on_weaviate: bool = False
 
     def violations(self, outcomes: Outcomes) -> list[str]:
         """What was lost, doubled, of a wrong outcome or done twice; empty on success."""
@@ -112,6 +114,7 @@ SCENARIOS = (
     Scenario("store refuses every second image for 6 s", faults.refuse_half, max_calls=1.0),
     Scenario("store locked for 8 s", faults.lock_store(8)),
     Scenario("store read-only for 45 s", faults.lock_store(faults.LONG), max_calls=1.0),
+    Scenario("kill -9 of Weaviate, twice", faults.kill_weaviate, seconds=20.0, on_weaviate=True),
     Scenario("SAGE answers 500", faults.disturb("status", DATA, 3, status=500)),
     Scenario("SAGE answers 401", faults.disturb("status", DATA, 3, status=401)),
     Scenario("SAGE sends garbage", faults.disturb("garbage_line", DATA, 3)),

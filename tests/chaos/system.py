@@ -26,6 +26,7 @@ from demo.servers.ports import HOST, free_ports
 from demo.servers.processes import adopt_orphans, descendants, end_with_parent
 from demo.servers.redis import command, find_server
 from demo.servers.waiting import wait_until
+from demo.servers.weaviate import LocalWeaviate, started
 from tests.chaos.dataset import EXCLUDED_VSN
 from tests.chaos.models import FaultyModels
 from tests.support.firewall import Firewall, firewall
@@ -62,6 +63,7 @@ class System:
 
     Attributes:
         keeps_logs: Something went wrong, so a person will want to read them.
+        weaviate: Where the roles store images, instead of the embedded store.
     """
 
     keeps_logs = False
@@ -78,6 +80,7 @@ class System:
         self._way_to_redis = self._redis_port
         self._redis_folder = folder / "redis"
         self._redis_process: subprocess.Popen[bytes] | None = None
+        self.weaviate: LocalWeaviate | None = None
         self._roles: dict[str, subprocess.Popen[bytes]] = {}
         self._rest = ExitStack()
         for name in ("redis", "log", "metrics"):
@@ -97,7 +100,11 @@ class System:
             "TRITON_HOST": HOST,
             "TRITON_PORT": str(self.models.server.ports.grpc),
             "PREVIEW_MODELS": "true",
-            "VECTOR_STORE": "embedded",
+            "VECTOR_STORE": "weaviate" if self.weaviate else "embedded",
+            **{
+                name.upper(): str(value)
+                for name, value in (self.weaviate.settings if self.weaviate else {}).items()
+            },
             "EMBEDDED_STORE_PATH": str(self.store_path),
             "PROMETHEUS_MULTIPROC_DIR": str(self.folder / "metrics"),
             "METRICS_ADDRESS": HOST,
@@ -184,6 +191,17 @@ class System:
             finally:
                 self._way_to_redis = self._redis_port
                 self.restart(ROLES)
+
+    @contextmanager
+    def on_weaviate(self) -> Iterator[None]:
+        """Let all roles store images in a real Weaviate inside."""
+        folder = self.folder / "weaviate"
+        folder.mkdir()
+        with started(folder) as self.weaviate:
+            self.restart(ROLES)
+            yield
+        self.weaviate = None
+        self.restart(ROLES)
 
     @contextmanager
     def full_metrics_folder(self) -> Iterator[None]:
