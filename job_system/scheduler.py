@@ -42,7 +42,7 @@ class Scheduler(RedBeatScheduler):
         return wait
 
     def _run_again_from_now(self) -> None:
-        """Plan anew what a scheduler whose clock was ahead says it ran in the future.
+        """Plan again what a scheduler whose clock was ahead says it ran in the future.
 
         It would not run again until then, which may be in hours or days.
         """
@@ -54,5 +54,5 @@ class Scheduler(RedBeatScheduler):
             except KeyError:  # redbeat removes it
                 continue
             if entry.last_run_at is not None and entry.last_run_at > latest:
-                logger.warning("%s ran at %s, in the future: planned anew", key, entry.last_run_at)
+                logger.warning("%s ran at %s, in the future: planned again", key, entry.last_run_at)
                 entry.reschedule()
