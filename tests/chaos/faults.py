@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -19,7 +20,7 @@ from demo.servers.ports import HOST
 from tests.chaos import bad_images
 from tests.chaos.dataset import EXCLUDED_VSN, FORBIDDEN_VSN
 from tests.chaos.real_weaviate import searchable_links, stored_links
-from tests.chaos.role import HASTY, TRITONS
+from tests.chaos.role import HASTY, NAMES, RECYCLED, TRITONS
 from tests.chaos.system import PROCESSORS, ROLES, System, pause
 from tests.support.firewall import firewall
 from weavloader import redis_keys
@@ -207,6 +208,44 @@ def let_models(mode: str, seconds: float = 6) -> FaultAction:
         system.models.behave("ok")
 
     return bring_about
+
+
+def lose_names(system: System) -> None:
+    """Let nothing be looked up, twice for 25 s, while Redis restarts and new processes begin."""
+    away = system.folder / "names"
+    system.restart(ROLES, f"{NAMES}{away}")
+    try:
+        for number in (socket.EAI_AGAIN, socket.EAI_NONAME):
+            wait_for_answers(system, 3)
+            written = away.with_suffix(".new")
+            written.write_text(str(int(number)))
+            written.rename(away)
+            system.stop_redis(signal.SIGTERM)
+            system.start_redis()
+            for role in PROCESSORS:
+                system.kill_a_child(role)
+            pause(25)
+            away.unlink()
+        wait_until_done(system, 60)
+    finally:
+        system.restart(ROLES)
+
+
+def recycle_in_outages(system: System) -> None:
+    """Run each task in a new process, while Triton and then the store are away for 15 s."""
+    system.restart(PROCESSORS, RECYCLED)
+    try:
+        for stop, start in (
+            (system.models.server.stop, system.models.server.start),
+            (system.break_store, system.mend_store),
+        ):
+            wait_for_answers(system, 3)
+            stop()
+            pause(15)
+            start()
+        wait_until_done(system, 90)
+    finally:
+        system.restart(PROCESSORS)
 
 
 def take_store_away(seconds: float) -> FaultAction:

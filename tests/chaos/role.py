@@ -4,7 +4,9 @@ The real program, with three pictures added: one that kills the process that dec
 takes for ever, and one that takes for ever and hears no signal, as code in C. To prove that the
 suite sees what it looks for, one safeguard can be taken out. A message with the word of
 :data:`FATAL` ends the worker that receives it. Options: ``--hasty`` has short time limits,
-``--few-files`` may open 1,024, and for ``--tritons=FILE`` Triton is at the addresses in a file.
+``--few-files`` may open 1,024, for ``--tritons=FILE`` Triton is at the addresses in a file, with
+``--names=FILE`` nothing is looked up while that file is there, and ``--recycled`` runs each task in
+a new process.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -27,6 +30,8 @@ FATAL = "fatal-message"
 HASTY = "--hasty"
 FEW_FILES = "--few-files"
 TRITONS = "--tritons="
+NAMES = "--names="
+RECYCLED = "--recycled"
 # Instead of a minute.
 LOOK_UP_SECONDS = 5.0
 _FOR_EVER = 3600
@@ -95,6 +100,24 @@ def _find_tritons(path: str) -> None:
     vars(grpc)["insecure_channel"] = channel
 
 
+def _fail_look_ups(path: str) -> None:
+    """Let every look-up of a host fail while a file is there, with the number in it."""
+    look_up = socket.getaddrinfo
+
+    def failing(*asked: Any, **options: Any) -> Any:
+        if Path(path).exists():
+            raise socket.gaierror(int(Path(path).read_text()), "the name server is away")
+        return look_up(*asked, **options)
+
+    vars(socket)["getaddrinfo"] = failing
+
+
+def _recycle_processes() -> None:
+    from job_system import celery_app
+
+    celery_app.conf.worker_max_tasks_per_child = 1
+
+
 def main() -> None:
     """Run the role of the command line."""
     _odd_pictures()
@@ -105,6 +128,10 @@ def main() -> None:
             _limit_time(6, 10)
         if option == FEW_FILES:
             _allow_few_files()
+        if option == RECYCLED:
+            _recycle_processes()
+        if option.startswith(NAMES):
+            _fail_look_ups(option.removeprefix(NAMES))
         if option.startswith(TRITONS):
             _find_tritons(option.removeprefix(TRITONS))
     if sys.argv[1] == "--without":
