@@ -100,7 +100,11 @@ SCENARIOS = (
     Scenario("every second inference fails for 45 s", faults.let_models("half", faults.LONG)),
     Scenario("a Triton is added", faults.add_a_triton, seconds=40.0),
     Scenario("no name resolves, twice for 25 s", faults.lose_names, seconds=60.0),
-    Scenario("new processes in two outages", faults.recycle_in_outages, seconds=40.0),
+    Scenario(
+        "new processes while Triton, then the store is down",
+        faults.recycle_in_outages,
+        seconds=40.0,
+    ),
     Scenario("models slow", faults.let_models("slow")),
     Scenario("models fail", faults.let_models("error")),
     Scenario("models return errors as answers", faults.let_models("error_text"), is_quick=True),
