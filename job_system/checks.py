@@ -136,6 +136,10 @@ def _store(settings: Settings) -> str:
     from client import open_store
 
     with closing(open_store(settings)) as store:
+        schema = store.schema()
+        if schema.fields and schema.missing:  # left as it is, for roles of the version that made it
+            lacks = f"{schema.name} lacks {', '.join(schema.missing)}"
+            return f"{lacks}: `python main.py schema migrate` adds it, as the first role does"
         store.prepare()
         return f"{settings.vector_store} with {store.count()} images"
 

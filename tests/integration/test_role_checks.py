@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -130,11 +131,15 @@ def test_the_active_scheduler_is_named_by_its_check_and_by_health(
         assert server.get("/health").json()["scheduler"] is None
 
 
-def redis_checked(url: str) -> CheckResult:
-    """What ``python main.py check`` says of the Redis at a URL."""
-    settings = load_settings(celery_broker_url=url)
-    (result,) = run_checks({"redis": dependency_checks(settings)["redis"]}, settings)
+def checked(name: str, **settings: object) -> CheckResult:
+    """What ``python main.py check`` says of one dependency."""
+    given = load_settings(**settings)
+    (result,) = run_checks({name: dependency_checks(given)[name]}, given)
     return result
+
+
+def redis_checked(url: str) -> CheckResult:
+    return checked("redis", celery_broker_url=url)
 
 
 def test_a_redis_that_evicts_or_does_not_keep_what_is_queued_is_told(
@@ -171,3 +176,16 @@ def test_a_redis_that_does_not_let_in_or_lacks_rights_is_told(
         assert b"NoPermissionError" in done.stderr + done.stdout
         redis.config_set("requirepass", "secret")
     assert "not let in" in redis_checked(own_redis.url).detail
+
+
+def test_a_store_of_an_earlier_version_is_told_and_left_as_it_is(tmp_path: Path) -> None:
+    chosen = {"vector_store": "embedded", "embedded_store_path": str(tmp_path / "store")}
+    assert checked("store", **chosen) == CheckResult("store", True, "embedded with 0 images")
+    connection = sqlite3.connect(tmp_path / "store" / "store.sqlite3")
+    connection.executescript(
+        "DROP TABLE leftover_files; DROP INDEX images_with_picture; PRAGMA user_version = 4"
+    )
+    told = checked("store", **chosen)
+    assert told.ok and "`python main.py schema migrate` adds it" in told.detail
+    assert connection.execute("PRAGMA user_version").fetchall() == [(4,)]
+    connection.close()
