@@ -230,6 +230,26 @@ def test_an_image_that_is_stored_while_it_is_looked_for_is_not_missing(scene: Sc
     assert len(scene.slept) == 1
 
 
+@pytest.mark.parametrize("question", [2, 3])
+def test_an_image_that_comes_between_the_last_questions_is_not_missing(
+    scene: Scene, question: int
+) -> None:
+    """Stored once the store has answered that it is not, or received once the queue is read."""
+    (job,) = scene.images(1, age=30)
+    asked = 0
+
+    def move() -> None:
+        nonlocal asked
+        asked += 1
+        if asked == question:
+            scene.taken([job])
+            if question == 2:
+                scene.shelf.links.add(job.url)
+
+    scene.shelf.on_question = move
+    assert scene.counts() == {"stored" if question == 2 else "not_yet_queued": 1}
+
+
 def test_an_image_that_dies_or_is_queued_while_it_is_looked_for_is_not_missing(
     scene: Scene,
 ) -> None:

@@ -2,7 +2,8 @@
 
 It reads the stream again and asks in batches which images are stored, which of them a search may
 miss, then which have a dead letter. The few that are left are looked up on the queue and among the
-messages that workers hold, and again everywhere after a pause, since an image may move meanwhile.
+messages that workers hold, and again everywhere after a pause, since an image may move meanwhile;
+in the store once more at the end, since what was in flight may be stored by then.
 """
 
 from __future__ import annotations
@@ -153,8 +154,11 @@ class Audit:
             job for batch in chunked(left, BATCH) for job in self._unresolved(batch, report)
         ]
         is_late = self._lateness(report.at)
+        # In the order that an image takes: received, in flight, stored; so none passes unseen.
+        received = self._received(unresolved)
         for batch in chunked(self._not_in_flight(unresolved, report), BATCH):
-            for job, state in self._state_of_unfound(batch, is_late):
+            unfound = self._unresolved(batch, report)
+            for job, state in self._state_of_unfound(unfound, received, is_late):
                 report.counts[state] += 1
                 if state is State.MISSING and len(report.missing) < MAX_MISSING:
                     report.missing.append(job)
@@ -169,16 +173,23 @@ class Audit:
                 left.append(job)
         return left
 
+    def _received(self, jobs: Sequence[ImageJob]) -> set[str]:
+        """Ids of the images that a poll has received."""
+        received: set[str] = set()
+        for batch in chunked(jobs, BATCH):
+            seen = self._redis.zmscore(redis_keys.SEEN, list(map(seen_key, batch)))
+            received |= {job.id for job, at in zip(batch, seen, strict=True) if at is not None}
+        return received
+
     def _state_of_unfound(
-        self, jobs: Sequence[ImageJob], is_late: Callable[[ImageJob], bool]
+        self, jobs: Sequence[ImageJob], received: set[str], is_late: Callable[[ImageJob], bool]
     ) -> Iterable[tuple[ImageJob, State]]:
         """The state of images that were found nowhere."""
         discarded = self._reader.dead_letters.discarded_at([job.id for job in jobs])
-        seen = self._redis.zmscore(redis_keys.SEEN, list(map(seen_key, jobs)))
-        for job, seen_at in zip(jobs, seen, strict=True):
+        for job in jobs:
             if job.id in discarded:
                 yield job, State.DISCARDED
-            elif seen_at is None and not is_late(job):
+            elif job.id not in received and not is_late(job):
                 yield job, State.NOT_YET_QUEUED
             else:
                 yield job, State.MISSING
