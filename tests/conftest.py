@@ -4,7 +4,11 @@ import signal
 
 from tests.support.job_system_fixture import job_system
 from tests.support.log_fixture import own_log
-from tests.support.missing_parts import pytest_fixture_setup, pytest_pyfunc_call
+from tests.support.missing_parts import (
+    pytest_fixture_setup,
+    pytest_pyfunc_call,
+    pytest_terminal_summary,
+)
 from tests.support.redis_fixture import own_redis, redis_of_bytes, redis_server, redis_url
 from tests.support.triton_fixture import triton, triton_client
 from tests.support.weaviate_fixture import weaviate_server, weaviate_settings
@@ -15,6 +19,7 @@ __all__ = [
     "own_redis",
     "pytest_fixture_setup",
     "pytest_pyfunc_call",
+    "pytest_terminal_summary",
     "redis_of_bytes",
     "redis_server",
     "redis_url",

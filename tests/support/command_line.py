@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -14,7 +14,9 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Run]:
     """Runs a command; gives its exit code and what it wrote to both outputs."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -27,4 +29,5 @@ def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
         assert isinstance(code, int)
         return code, *capsys.readouterr()
 
-    return run
+    yield run
+    get_settings.cache_clear()  # what it read of this test's environment

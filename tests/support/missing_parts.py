@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Generator
 from typing import NoReturn
 
@@ -42,3 +43,13 @@ def pytest_fixture_setup() -> Generator[None, object, object]:
 def pytest_pyfunc_call() -> Generator[None, object, object]:
     """Skip a test that starts such a server itself."""
     return (yield from _skip_without_server())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say once for each part that is missing how many tests were skipped for it."""
+    reports = terminalreporter.getreports("skipped")
+    reasons = Counter(
+        report.longrepr[2] for report in reports if isinstance(report.longrepr, tuple)
+    )
+    for reason, amount in reasons.most_common():
+        terminalreporter.write_line(f"SKIPPED {amount}: {reason.removeprefix('Skipped: ')}")

@@ -16,8 +16,11 @@ from commands import names_role, normalize_args
 from commands.cli import ROLES, cli, say, write_json_lines
 from commands.console import progress_bar
 from tests.support import commands_page
+from tests.support.command_line import Run, run_command
 from weavloader import __version__
 from weavloader.settings import load_settings
+
+__all__ = ["run_command"]
 
 ROOT = Path(__file__).parents[2]
 REAL = commands_page.real()
@@ -86,13 +89,18 @@ def test_every_command_that_a_document_tells_people_to_run_exists(page: Path) ->
     ],
 )
 def test_bad_input_is_one_line_that_names_it_and_exit_code_2(
-    arguments: list[str], named: str, tmp_path: Path
+    arguments: list[str],
+    named: str,
+    tmp_path: Path,
+    run_command: Run,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    done = run(arguments, VECTOR_STORE="embedded", EMBEDDED_STORE_PATH=str(tmp_path))
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1
-    assert named in done.stderr
+    monkeypatch.setenv("VECTOR_STORE", "embedded")
+    monkeypatch.setenv("EMBEDDED_STORE_PATH", str(tmp_path))
+    code, output, error = run_command(*arguments)
+    assert (code, output) == (2, "")
+    assert len(error.splitlines()) == 1
+    assert named in error
 
 
 @pytest.mark.parametrize("role", ["stream", "processor", "scheduler", "flower", "metrics", "web"])
@@ -109,12 +117,13 @@ def test_a_bad_setting_ends_any_role_with_one_line_and_exit_code_2(role: str) ->
 @pytest.mark.parametrize("url", ["nonsense", "amqp://guest:secret@rabbit//", "redis://h:port/0"])
 @pytest.mark.parametrize("command", ["stream", "processor", "scheduler", "dlq list"])
 def test_another_broker_than_redis_is_refused_in_one_line(
-    name: str, url: str, command: str
+    name: str, url: str, command: str, run_command: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = run(command.split(), **{name: url})
-    assert done.returncode == 2
-    assert done.stderr == (
-        f"weavloader: {name}: expected redis://HOST:PORT/DB, rediss://… or sentinel://…\n"
+    monkeypatch.setenv(name, url)
+    code, _, error = run_command(*command.split())
+    assert (code, error) == (
+        2,
+        f"weavloader: {name}: expected redis://HOST:PORT/DB, rediss://… or sentinel://…\n",
     )
 
 

@@ -13,7 +13,7 @@ from tests.support.missing_parts import skip_without
 ROOT = Path(__file__).parents[2]
 TEST = """
 import pytest
-from tests.support.missing_parts import pytest_fixture_setup, pytest_pyfunc_call
+from tests.support.missing_parts import *
 from weavloader.errors import ConfigError, Reason
 
 @pytest.fixture
@@ -47,6 +47,7 @@ def test_elsewhere_and_for_a_part_of_the_distribution_it_is_a_skip(
     ("ci", "reason", "outcome"),
     [
         ("", "INSTALL_FAILED", "2 skipped"),
+        ("", "INSTALL_FAILED", "SKIPPED 2: no server\n"),
         ("1", "INSTALL_FAILED", "1 failed, 1 error"),
         ("", "SERVER_DIED", "1 failed, 1 error"),
     ],
