@@ -268,12 +268,12 @@ def _master(url: str, name: str, options: Mapping[str, Any]) -> Redis:
 
 
 class StreamLock:
-    """One process's hold on the stream.
+    """One process's hold on the stream, or on something else that is renewed alike.
 
     Args:
         redis: A client that threads may share.
         seconds: How long the lock outlives a process that holds it.
-        key: Of another lock that is renewed alike.
+        key: Of another lock.
     """
 
     def __init__(
@@ -284,6 +284,7 @@ class StreamLock:
     ) -> None:
         # The token must be known to the thread that renews it.
         self._lock = Lock(redis, key, timeout=seconds, thread_local=False)
+        self._key = key
         self._pause = seconds / _RENEWALS_IN_TIME
 
     @contextmanager
@@ -293,7 +294,7 @@ class StreamLock:
             yield False
             return
         done = Event()
-        renewal = Thread(target=self._renew, args=(done,), name="stream-lock", daemon=True)
+        renewal = Thread(target=self._renew, args=(done,), name=self._key, daemon=True)
         renewal.start()
         try:
             yield True
@@ -317,11 +318,11 @@ class StreamLock:
             except LockError:
                 return  # another one may poll by now; this poll finds out when it asks
             except RedisError as error:
-                logger.warning("stream lock not renewed: %s", type(error).__name__)
+                logger.warning("lock %s not renewed: %s", self._key, type(error).__name__)
 
     def _release(self) -> None:
         try:
             self._lock.release()
         except LockError as error:
-            # What a second poll published too is stored once.
-            logger.warning("stream lock lost: %s", error)
+            # What a second holder did too is harmless: images and deliveries have ids.
+            logger.warning("lock %s lost: %s", self._key, error)

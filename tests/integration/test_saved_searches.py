@@ -42,7 +42,7 @@ from weavloader.saved.searches import (
     with_vector,
 )
 from weavloader.saved.upkeep import Upkeep
-from weavloader.saved.webhooks import Receivers, Sender, new_secret, signature
+from weavloader.saved.webhooks import Answer, Receivers, Sender, new_secret, signature
 from weavloader.settings import load_settings
 from weavloader.store import connect_store
 from weavloader.store.base import ImageObject, Store, Vector
@@ -338,6 +338,23 @@ def test_what_waits_is_bounded_oldest_first_and_counted(
 
 
 # Deliveries
+
+
+def test_a_round_that_is_killed_holds_up_the_next_for_some_seconds(
+    redis: Any, receiver: Receiver, sent: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SavedSearches(redis).add(a_search(receiver))
+    Matcher(redis).note(snowy(1))
+    left: list[float] = []
+
+    def send(*_: object) -> Answer:
+        left.append(redis.pttl(redis_keys.SAVED_ROUND) / 1000)
+        assert sent.send_due() == {}
+        return Answer(DeliveryOutcome.DELIVERED)
+
+    monkeypatch.setattr(sent._sender, "send", send)
+    assert sent.send_due() == {DeliveryOutcome.DELIVERED: 1}
+    assert 0 < left[0] <= 15 and not redis.exists(redis_keys.SAVED_ROUND)
 
 
 def test_matches_are_gathered_signed_and_sent_once(

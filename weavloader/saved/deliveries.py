@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from weavloader import redis_keys
 from weavloader.errors import TransientError
-from weavloader.redis_connection import RedisClient
+from weavloader.redis_connection import RedisClient, StreamLock
 from weavloader.saved.searches import DeliveryOutcome, SavedSearch, SavedSearches
 from weavloader.saved.webhooks import Answer, Sender
 from weavloader.times import parse_timestamp, rfc3339, utc_now
@@ -33,7 +33,6 @@ UNSTORED_PAUSE = 60.0
 MAX_UNSTORED_SECONDS = 7 * 86400.0
 _THREADS = 4
 _ROUND_SECONDS = 120.0  # no delivery is begun later in a round
-_LOCK_SECONDS = 300
 _TEST, _MATCHED = "search.test", "search.matched"
 
 logger = logging.getLogger(__name__)
@@ -147,17 +146,16 @@ class Deliveries:
         Raises:
             RedisError: Redis is unavailable.
         """
-        if not self._redis.set(redis_keys.SAVED_ROUND, b"1", nx=True, ex=_LOCK_SECONDS):
-            return Counter()
-        try:
+        # It is renewed, so that it does not outlive for long a process that is killed meanwhile.
+        with StreamLock(self._redis, key=redis_keys.SAVED_ROUND).held(wait=0) as is_alone:
+            if not is_alone:
+                return Counter()
             searches = SavedSearches(self._redis).all()
             until = time.monotonic() + _ROUND_SECONDS
             with ThreadPoolExecutor(_THREADS) as threads:
                 found = list(threads.map(lambda each: self._send(each, until), searches))
             self._note(searches)
             return Counter(outcome for outcome in found if outcome is not None)
-        finally:
-            self._redis.delete(redis_keys.SAVED_ROUND)
 
     def _send(self, search: SavedSearch, until: float) -> DeliveryOutcome | None:
         if not search.webhook or time.monotonic() > until:
