@@ -169,6 +169,17 @@ def test_other_segments_cost_no_picture(extra: bytes) -> None:
     assert jpeg.parse(data).file() == WHOLE
 
 
+@pytest.mark.parametrize("behind", [b"", b"\0", b"\xd0", END], ids=["end", "0", "restart", "mark"])
+def test_a_long_run_of_one_byte_is_read_once(behind: bytes) -> None:
+    """Read again from each of its bytes, this one would take hours."""
+    scan = WHOLE.removesuffix(END)
+    run = b"\xff" * 1_000_000
+    found = jpeg.parse(scan + run + behind)
+    assert found.has_end == (behind == END)
+    kept = run + behind if behind in (b"\0", b"\xd0") else b""
+    assert found.file() == scan + kept + END
+
+
 def test_a_picture_of_two_pictures_is_its_first() -> None:
     data = file_of(SCENE, "MPO", save_all=True, append_images=[halves()])
     assert is_near(seen(data)[0, 0], reference(data)[0, 0], 1)
