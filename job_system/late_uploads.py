@@ -33,7 +33,7 @@ from weavloader import redis_keys
 from weavloader.errors import TransientError
 from weavloader.images.download import Downloader
 from weavloader.images.job import ImageJob
-from weavloader.redis_connection import RedisClient
+from weavloader.redis_connection import RedisClient, shared_now
 from weavloader.settings import get_settings
 from weavloader.stream.sage_api import seen_key
 
@@ -80,7 +80,7 @@ def defer(redis: RedisClient, task: Task, job: ImageJob) -> float | None:
         RedisError: Redis failed; nothing was sent.
         OperationalError: The broker failed; nothing was sent.
     """
-    now, window = time.time(), get_settings().late_upload_window
+    now, window = shared_now(redis), get_settings().late_upload_window
     with redis.pipeline() as pipe:
         pipe.hget(redis_keys.LATE_FILES, job.id)
         pipe.zscore(redis_keys.SEEN, seen_key(job))
@@ -120,7 +120,7 @@ def ask_for_late_files() -> int:
         # Of rounds that were sent twice, one asks.
         if redis.set(redis_keys.LATE_ROUND, b"1", nx=True, ex=ROUND_SECONDS - 1):
             redis.delete(redis_keys.LATE_NEXT_ROUND)
-            arrived = ask(redis, _storage(), time.time())
+            arrived = ask(redis, _storage(), shared_now(redis))
         if redis.zcard(redis_keys.LATE_UPLOADS):
             _send_round(redis)
     except (RedisError, OperationalError) as outage:

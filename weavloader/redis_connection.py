@@ -138,6 +138,11 @@ def _suspicious(kind: type[Any]) -> type[Any]:
     return type(kind.__name__, (SuspiciousConnection, kind), {})
 
 
+_CLOCK_SECONDS = 60.0
+# Unix seconds by the clock of Redis, and the monotonic ones at which it was asked.
+_clock: tuple[float, float] | None = None
+
+
 class RedisClient(Protocol):
     """A :class:`redis.Redis` that answers in bytes, as far as this project uses it.
 
@@ -146,6 +151,7 @@ class RedisClient(Protocol):
     """
 
     def ping(self) -> bool: ...
+    def time(self) -> tuple[int, int]: ...
     def close(self) -> None: ...
     def info(self, section: str) -> dict[str, Any]: ...
     def __enter__(self) -> Self: ...
@@ -198,6 +204,22 @@ class RedisClient(Protocol):
     def zscan_iter(self, name: str, count: int | None = None) -> Iterator[tuple[bytes, float]]: ...
     def zrem(self, name: str, *values: _Name) -> int: ...
     def zremrangebyscore(self, name: str, min: float | str, max: float | str) -> int: ...
+
+
+def shared_now(redis: RedisClient) -> float:
+    """Unix seconds by the clock of Redis: one for all hosts, of which some clock may be wrong.
+
+    It is asked once a minute; in between monotonic seconds count, which no step of a clock changes.
+
+    Raises:
+        RedisError: Redis did not answer.
+    """
+    global _clock
+    now = time.monotonic()
+    if _clock is None or now - _clock[1] > _CLOCK_SECONDS:
+        seconds, microseconds = redis.time()
+        _clock = (seconds + microseconds / 1e6, now)
+    return _clock[0] + now - _clock[1]
 
 
 @dataclass(frozen=True, slots=True)

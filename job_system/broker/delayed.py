@@ -15,7 +15,7 @@ from typing import Any
 
 from job_system.broker.message_validation import TaskMessage
 from weavloader import redis_keys
-from weavloader.redis_connection import RedisClient
+from weavloader.redis_connection import RedisClient, shared_now
 
 # What is due so soon is not worth the way; workers look for what is due every three seconds.
 MIN_SECONDS = 2.0
@@ -46,11 +46,22 @@ end
 _LOW_SUFFIX = redis_keys.IMAGE_QUEUE_LOW.removeprefix(redis_keys.IMAGE_QUEUE)
 
 
-def due_later(task: TaskMessage) -> float | None:
-    """When a task is due, Unix seconds; ``None`` if it is now or in a moment."""
-    if task.eta is None or task.eta.timestamp() <= time.time() + MIN_SECONDS:
+def due_later(task: TaskMessage, now: float) -> float | None:
+    """When a task is due, Unix seconds; ``None`` if it is now or in a moment.
+
+    What is due in a moment is due by the clock of this host from then on, by which Celery waits.
+
+    Args:
+        now: As :func:`weavloader.redis_connection.shared_now`.
+    """
+    if task.eta is None:
         return None
-    return task.eta.timestamp()
+    due = task.eta.timestamp()
+    if due > now + MIN_SECONDS:
+        return due
+    here = datetime.fromtimestamp(time.time() + max(0.0, due - now), UTC)
+    task.message["headers"]["eta"] = here.isoformat()
+    return None
 
 
 def delay(pipe: Any, task: TaskMessage, due: float) -> None:
@@ -67,7 +78,7 @@ def hasten(redis: RedisClient, image_id: str, due: float) -> None:
 
     Nothing happens where it does not wait any more, or not yet.
     """
-    replace, now = redis.register_script(_REPLACE), time.time()
+    replace, now = redis.register_script(_REPLACE), shared_now(redis)
     for text in redis.zrange(redis_keys.DELAYED, due, due, byscore=True):
         message = json.loads(text)
         if message["headers"]["id"] != image_id:
@@ -82,7 +93,7 @@ def return_due(redis: RedisClient) -> int:
     move = redis.register_script(_RETURN_DUE)
     returned, more = 0, True
     while more:
-        given = (time.time(), _BATCH, redis_keys.LOW_PRIORITY, _LOW_SUFFIX)
+        given = (shared_now(redis), _BATCH, redis_keys.LOW_PRIORITY, _LOW_SUFFIX)
         moved = int(move(keys=[redis_keys.DELAYED], args=given))
         returned, more = returned + moved, moved == _BATCH
     return returned

@@ -30,7 +30,7 @@ from metrics import metrics
 from weavloader import redis_keys
 from weavloader.dlq.queue import FailedTask
 from weavloader.errors import PermanentError, Reason
-from weavloader.redis_connection import suspicious
+from weavloader.redis_connection import shared_now, suspicious
 
 _SHOWN_BYTES = 2000
 # A message that was received so often without a sign of life after it ends its worker.
@@ -204,7 +204,7 @@ class RecordingChannel:
             self._forget(raw)
             raise Empty from error
         survivors.append(task.tag)
-        due = due_later(task)
+        due = self._due_later(task)
         if receipts > MAX_RECEIPTS:
             _dead_letter_deadly(task)
             self._forget(raw)
@@ -216,6 +216,12 @@ class RecordingChannel:
             raise Empty
         self.recorded_tag = task.tag
         self.connection._deliver(task.message, queue)
+
+    def _due_later(self: Any, task: TaskMessage) -> float | None:
+        if task.eta is None:
+            return None
+        with self.conn_or_acquire() as client:
+            return due_later(task, shared_now(client))
 
     def _deliver_fanout_message(self: Any, message: Any, exchange: str) -> bool:
         """Deliver a message of remote control, or an event, if Celery can read it."""

@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -27,7 +28,7 @@ from weavloader import redis_keys, traces
 from weavloader.dlq.queue import FailedTask, describe
 from weavloader.errors import PermanentError, Reason, TransientError, WeavloaderError
 from weavloader.images.job import ImageJob, image_id_in
-from weavloader.redis_connection import RedisClient
+from weavloader.redis_connection import RedisClient, shared_now
 from weavloader.reprocessing import Rework
 from weavloader.settings import Settings, get_settings
 
@@ -212,10 +213,12 @@ def _out_of_memory(error: MemoryError) -> TransientError:
 
 def _retry(task: Task, error: Exception, stages: Stages, settings: Settings) -> NoReturn:
     delay = retry_delay(task.request.retries, settings)
+    # By a clock that all workers share: that of this host may be hours ahead.
+    due = datetime.fromtimestamp(shared_now(redis_client()) + delay, UTC)
     metrics.count_retry(task.name, traces.reason_of(error))
     outcome = f"retried in {delay:.0f} s"
     log_image(logging.WARNING, _image_id(task), outcome, stages, describe(error))
-    raise task.retry(exc=error, countdown=delay)
+    raise task.retry(exc=error, eta=due)
 
 
 def _dead_letter(task: Task, error: Exception, stages: Stages) -> None:

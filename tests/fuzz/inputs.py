@@ -193,7 +193,8 @@ def messages() -> Iterator[Attempt]:
                 assert letters.count() == 1, "a message is lost"
                 return
             _check_task(channel, task.message)
-            due_later(task)
+            due_later(task, 0.0)
+            due_later(task, 1e12)
             transport._dead_letter_deadly(task)
             assert letters.get(task.message["headers"]["id"]) is not None, "a message is lost"
 

@@ -214,9 +214,27 @@ def test_a_message_that_is_due_later_waits_in_redis_and_comes_back_when_it_is(
     assert waiting_for_retry(redis) == {uuid.UUID(job(1).id).bytes: True}
     assert return_due(redis) == 0
     publish([job(2)])
-    monkeypatch.setattr("job_system.broker.delayed.time.time", lambda: time.time_ns() / 1e9 + 61)
+    for module in ("delayed", "transport"):
+        name = f"job_system.broker.{module}.shared_now"
+        monkeypatch.setattr(name, lambda redis: time.time() + 61)
     assert return_due(redis) == 1
     assert [receiver.receive().headers["id"] for _ in "1"] == [job(1).id]  # next in line
+
+
+@pytest.mark.parametrize("hours", [-3, 3])
+def test_a_clock_that_is_wrong_makes_nothing_due_sooner_or_later(
+    receiver: Receiver, redis: Any, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + hours * 3600)
+    publish([job(1)])
+    change(redis, eta=datetime.fromtimestamp(now() + 60, UTC).isoformat())
+    receiver.receive_nothing()
+    assert return_due(redis) == 0 and redis.zcard(redis_keys.DELAYED) == 1
+    publish([job(2)])
+    change(redis, eta=datetime.fromtimestamp(now() - 1, UTC).isoformat())
+    # Celery holds what is due later by the clock of its host.
+    assert datetime.fromisoformat(receiver.receive().headers["eta"]).timestamp() <= time.time()
 
 
 def test_what_was_queued_behind_all_live_images_comes_back_behind_them(

@@ -96,6 +96,19 @@ def test_an_image_without_its_file_is_sent_again_and_nothing_counts_as_failed(
     assert redis.zrange(redis_keys.LATE_UPLOADS, 0, -1) == [job.id.encode()]
 
 
+@pytest.mark.parametrize("hours", [-3, 3])
+def test_a_clock_that_is_wrong_does_not_make_a_young_record_old(
+    storage: Storage, redis: Any, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    now, job = time.time, image(timedelta(seconds=3))
+    monkeypatch.setattr(time, "time", lambda: now() + hours * 3600)
+    with pytest.raises(Ignore):
+        run(job)
+    (headers,) = queued(redis)
+    due = datetime.fromisoformat(headers["eta"]).timestamp() - now()
+    assert 0 < due <= late_uploads.MIN_PAUSE
+
+
 def test_one_of_the_low_lane_stays_there(storage: Storage, redis: Any) -> None:
     with pytest.raises(Ignore):
         run(image(timedelta(seconds=3)), priority=redis_keys.LOW_PRIORITY)
@@ -244,7 +257,7 @@ def test_a_round_lets_the_message_of_a_file_that_arrived_be_due(
     # What a worker does with a message that is due later.
     for raw in redis.lrange(redis_keys.IMAGE_QUEUE, 0, -1):
         message = validate_task(raw, job_system.tasks)
-        due = due_later(message)
+        due = due_later(message, time.time())
         assert due is not None and due > time.time() + 1700
         delay(redis, message, due)
     heads = HeadOnly()
@@ -254,12 +267,12 @@ def test_a_round_lets_the_message_of_a_file_that_arrived_be_due(
     assert sorted(heads.asked) == sorted(job.url for job in jobs)
     assert redis.zcard(redis_keys.DELAYED) == 2
     redis.delete(redis_keys.IMAGE_QUEUE)
-    monkeypatch.setattr(time, "time", lambda: now)
+    monkeypatch.setattr("job_system.broker.delayed.shared_now", lambda redis: now)
     assert return_due(redis) == 1
     (raw,) = redis.lrange(redis_keys.IMAGE_QUEUE, 0, -1)
     returned = validate_task(raw, job_system.tasks)
     assert returned.message["headers"]["id"] == jobs[1].id
-    assert due_later(returned) is None, "a worker does not delay it again"
+    assert due_later(returned, now) is None, "a worker does not delay it again"
     heads.asked.clear()
     assert ask(redis, heads, now + 5) == 0 and not heads.asked  # type: ignore[arg-type]
 
