@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from weavloader.geo import KM_PER_DEGREE, Location, distance_km
@@ -66,14 +67,11 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True)
-class Map:
-    """What a template draws; all coordinates in pixels of ``width`` by ``height``.
+class Ground:
+    """What lies under the places of a map; all coordinates in pixels of ``width`` by ``height``.
 
     Attributes:
         land: Outlines as SVG's ``points``, as are ``water`` and ``borders``.
-        x: Where the point itself lies, as is ``y``.
-        scale_px: How long :attr:`scale_km` is.
-        description: Where the point lies: ``36 km south-west of Chicago``.
     """
 
     width: int
@@ -82,6 +80,18 @@ class Map:
     water: list[str]
     borders: list[str]
     cities: list[Label]
+
+
+@dataclass(frozen=True, slots=True)
+class Map(Ground):
+    """What a template draws of the map around a point.
+
+    Attributes:
+        x: Where the point itself lies, as is ``y``.
+        scale_px: How long :attr:`scale_km` is.
+        description: Where the point lies: ``36 km south-west of Chicago``.
+    """
+
     x: float
     y: float
     scale_km: int
@@ -91,12 +101,8 @@ class Map:
 
 def draw_map(center: Location) -> Map:
     """The map around a point."""
-    data, view = map_data(), _View(center)
     return Map(
-        width=WIDTH,
-        height=HEIGHT,
-        **view.ground(data),
-        cities=view.labels(data.cities, [(WIDTH / 2, HEIGHT / 2)]),
+        **_View(center).ground([(WIDTH / 2, HEIGHT / 2)]),
         x=WIDTH / 2,
         y=HEIGHT / 2,
         scale_km=_SCALE_KM,
@@ -125,15 +131,9 @@ class Dot:
 
 
 @dataclass(frozen=True, slots=True)
-class DotMap:
-    """What a template draws of many places; as :class:`Map`."""
+class DotMap(Ground):
+    """What a template draws of many places."""
 
-    width: int
-    height: int
-    land: list[str]
-    water: list[str]
-    borders: list[str]
-    cities: list[Label]
     dots: list[Dot]
 
 
@@ -148,18 +148,14 @@ def draw_dots(dots: Sequence[Dot]) -> DotMap:
     )
     center = Location((min(lats) + max(lats)) / 2, (min(lons) + max(lons)) / 2)
     width = (max(lons) - min(lons)) * math.cos(math.radians(center.latitude)) * HEIGHT / WIDTH
-    data, view = (
-        map_data(),
-        _View(center, max(DEGREES_HIGH, _ROOM * (max(lats) - min(lats)), _ROOM * width)),
-    )
+    view = _View(center, max(DEGREES_HIGH, _ROOM * (max(lats) - min(lats)), _ROOM * width))
     most = max(dot.count for dot in dots)
     placed = [
         replace(dot, x=x, y=y, radius=round(_LEAST + _MOST * math.sqrt(dot.count / most), 1))
         for dot in sorted(dots, key=lambda dot: -dot.count)
         for x, y in [view.pixels(dot.location.longitude, dot.location.latitude)]
     ]
-    cities = view.labels(data.cities, [(dot.x, dot.y) for dot in placed])
-    return DotMap(WIDTH, HEIGHT, **view.ground(data), cities=cities, dots=placed)
+    return DotMap(**view.ground([(dot.x, dot.y) for dot in placed]), dots=placed)
 
 
 def local_time(moment: datetime, location: Location) -> str:
@@ -203,9 +199,15 @@ class _View:
         # Near a pole a degree of longitude has no width to speak of.
         self._across = self._down * max(math.cos(math.radians(center.latitude)), 0.05)
 
-    def ground(self, data: MapData) -> dict[str, list[str]]:
-        """Land, water and borders."""
-        return {name: self.outlines(getattr(data, name)) for name in ("land", "water", "borders")}
+    def ground(self, points: Sequence[tuple[float, float]]) -> dict[str, Any]:
+        """The fields of a :class:`Ground`, with no city over one of the points."""
+        data = map_data()
+        shapes = {name: self.outlines(getattr(data, name)) for name in ("land", "water", "borders")}
+        return {
+            "width": WIDTH,
+            "height": HEIGHT,
+            "cities": self.labels(data.cities, points),
+        } | shapes
 
     def outlines(self, shapes: Iterable[Sequence[Point]]) -> list[str]:
         """Those shapes that may be seen, as SVG's ``points``."""
