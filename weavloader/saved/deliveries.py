@@ -181,10 +181,8 @@ class Deliveries:
     def _new(self, search: SavedSearch) -> str | None:
         """A delivery of the oldest matches whose image is stored, kept in their place."""
         now = self._clock()
-        waiting, matches = (
-            redis_keys.saved_waiting(search.name),
-            redis_keys.saved_matches(search.name),
-        )
+        waiting = redis_keys.saved_waiting(search.name)
+        matches = redis_keys.saved_matches(search.name)
         due = self._redis.zrange(waiting, "-inf", now, byscore=True, offset=0, num=MAX_IMAGES)
         if not due:
             return None
@@ -238,12 +236,11 @@ class Deliveries:
             pipe.hset(key, mapping={"error": answer.detail, "away_since": state.away_since or now})
             attempts, _ = pipe.execute()
         pause = max(PAUSES[min(attempts, len(PAUSES)) - 1], answer.retry_after)
-        fields: dict[str, float] = {"next_at": now + pause}
-        if answer.outcome is DeliveryOutcome.GONE:
-            fields["is_gone"] = 1
-        for name, value in fields.items():
-            self._redis.hset(key, name, str(value))
-        then = "not sent again" if "is_gone" in fields else f"sent again in {pause:.0f} s"
+        is_gone = answer.outcome is DeliveryOutcome.GONE
+        self._redis.hset(key, "next_at", str(now + pause))
+        if is_gone:
+            self._redis.hset(key, "is_gone", "1")
+        then = "not sent again" if is_gone else f"sent again in {pause:.0f} s"
         logger.warning("delivery of saved search %s %s: %s", search.name, then, answer.detail)
 
     def _note(self, searches: Iterable[SavedSearch]) -> None:
