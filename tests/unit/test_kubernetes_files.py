@@ -158,6 +158,7 @@ def test_containers_get_only_the_secrets_that_they_need() -> None:
         "SAGE_USER": {"processor"},
         "SAGE_PASS": {"processor"},
         "OPENAI_API_KEY": {"processor"},
+        "OTEL_EXPORTER_OTLP_HEADERS": {"processor", "moderator", "cleaner"},
         "FLOWER_BASIC_AUTH": {"metrics", "flower", "web"},
         "WEAVIATE_API_KEY": {"processor", "cleaner", "web"},
         "HF_TOKEN": {"triton"},
