@@ -22,6 +22,7 @@ from time import monotonic, time
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
+from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError
 
 from job_system.broker.delayed import delay, due_later
@@ -121,6 +122,10 @@ class RecordingChannel:
     _brpop_sent_at: Any = None
 
     def _get_pool(self: Any, asynchronous: bool = False) -> Any:
+        if self.connection.client is None:
+            # Celery closes a connection twice that was lost. A channel that could not be closed the
+            # first time has messages to put back, and would end the worker by an AttributeError.
+            raise ConnectionLost("this channel's connection is closed")
         return suspicious(super()._get_pool(asynchronous))  # type: ignore[misc]
 
     def drop_suspects(self: Any) -> None:

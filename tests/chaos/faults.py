@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -21,7 +21,7 @@ from tests.chaos import bad_images
 from tests.chaos.dataset import EXCLUDED_VSN, FORBIDDEN_VSN
 from tests.chaos.real_weaviate import searchable_links, stored_links
 from tests.chaos.role import HASTY, NAMES, RECYCLED, TRITONS
-from tests.chaos.system import PROCESSORS, ROLES, System, pause
+from tests.chaos.system import PROCESSORS, ROLES, Ended, System, pause
 from tests.support.firewall import firewall
 from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetters
@@ -452,6 +452,21 @@ def end_all_without_redis(system: System) -> None:
     system.stop_redis(signal.SIGKILL)
     ended = system.end_all(END_SECONDS)
     system.start_redis()
+    _start_all_that_ended_in_time(system, ended)
+
+
+def end_all_with_frozen_triton(system: System) -> None:
+    """Ask every role to end while models compute and Triton is frozen; start all again."""
+    system.models.behave("think")
+    wait_for_answers(system, 3)
+    system.models.signal(signal.SIGSTOP)
+    ended = system.end_all(END_SECONDS)
+    system.models.signal(signal.SIGCONT)
+    system.models.behave("ok")
+    _start_all_that_ended_in_time(system, ended)
+
+
+def _start_all_that_ended_in_time(system: System, ended: Mapping[str, Ended]) -> None:
     late = {
         role: ended.get(role)
         for role in ROLES

@@ -53,6 +53,11 @@ class FaultyModels:
                 return
         raise AssertionError(f"{model} runs in no process")
 
+    def signal(self, number: int) -> None:
+        """Send Triton and its models' processes a signal: ``SIGSTOP`` freezes them."""
+        assert self.server.pid is not None
+        os.killpg(self.server.pid, number)
+
     def answers(self) -> Counter[str]:
         """How often each model answered well about each picture."""
         return Counter(self._notes.read_text().splitlines())

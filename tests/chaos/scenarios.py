@@ -94,6 +94,9 @@ SCENARIOS = (
     Scenario("Redis fails over, connections stay open", faults.fail_over_redis),
     Scenario("a firewall drops connections to Redis", faults.drop_redis_connections),
     Scenario("every role is ended without Redis", faults.end_all_without_redis, seconds=10.0),
+    Scenario(
+        "every role is ended, Triton is frozen", faults.end_all_with_frozen_triton, seconds=10.0
+    ),
     Scenario("Triton down for 60 s", faults.stop_triton(60)),
     Scenario("Triton down for 5 s", faults.stop_triton(5), is_quick=True),
     Scenario("kill -9 of a model's process", faults.kill_a_models_process),

@@ -130,6 +130,23 @@ def test_what_waits_for_messages_waits_on_a_new_connection_once_another_one_fail
             wait_until(lambda: drained(connection) and received, "the message", 20)
 
 
+def test_a_lost_connection_is_closed_as_celery_does_and_no_other_error_ends_the_worker(
+    own_redis: StoppableRedis, job_system: Celery
+) -> None:
+    queue = job_system.amqp.queues[redis_keys.CLEANUP_QUEUE]
+    connection = job_system.connection_for_read(own_redis.url)
+    channel = connection.default_channel
+    route = {"exchange": "", "routing_key": "cleanup"}
+    channel.qos.append(SimpleNamespace(_raw={}, delivery_info=route), "tag")
+    for each in (channel, connection.channel()):
+        connection.Consumer([queue], channel=each).consume()
+    assert not drained(connection) and not drained(connection), "it waits for messages"
+    own_redis.stop()
+    connection.collect()
+    # It closes the channel once more, which has a message to put back, and no way to Redis.
+    connection.close()
+
+
 def drained(connection: Any) -> bool:
     """Whether something came within a moment."""
     try:
