@@ -19,7 +19,7 @@ from processing import Stages
 from weavloader import redis_keys
 from weavloader.circuits import COMPONENTS, Circuit, Circuits
 from weavloader.errors import ConfigError, PermanentError, TransientError, WeavloaderError
-from weavloader.redis_connection import RedisClient, StreamLock
+from weavloader.redis_connection import RedisClient, RenewedLock
 
 # Within the soft time limit of a task, with room for the image itself after the wait.
 MAX_WAIT_SECONDS = 240.0
@@ -97,7 +97,7 @@ class CircuitBreaker:
         """Wait until an image may be worked on; the open circuits that it tries."""
         while circuits := self._circuits.opened():
             self._circuits.keep_open(circuits)
-            with StreamLock(self._redis, key=redis_keys.CIRCUIT_TRIAL).held(0) as is_alone:
+            with RenewedLock(self._redis, redis_keys.CIRCUIT_TRIAL).held(0) as is_alone:
                 if is_alone and not any(self._is_down(each.component) for each in circuits):
                     yield circuits
                     return

@@ -38,7 +38,6 @@ from redis.lock import Lock
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from weavloader import redis_keys
 from weavloader.settings import Settings
 
 SENTINEL_SCHEME = "sentinel://"
@@ -289,21 +288,15 @@ def _master(url: str, name: str, options: Mapping[str, Any]) -> Redis:
     return client
 
 
-class StreamLock:
-    """One process's hold on the stream, or on something else that is renewed alike.
+class RenewedLock:
+    """A lock that a process holds for as long as it needs; it is free soon after one is killed.
 
     Args:
         redis: A client that threads may share.
         seconds: How long the lock outlives a process that holds it.
-        key: Of another lock.
     """
 
-    def __init__(
-        self,
-        redis: RedisClient,
-        seconds: float = LOCK_SECONDS,
-        key: str = redis_keys.STREAM_LOCK,
-    ) -> None:
+    def __init__(self, redis: RedisClient, key: str, seconds: float = LOCK_SECONDS) -> None:
         # The token must be known to the thread that renews it.
         self._lock = Lock(redis, key, timeout=seconds, thread_local=False)
         self._key = key

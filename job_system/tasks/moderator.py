@@ -21,7 +21,7 @@ from job_system.publishing import publish
 from metrics import metrics
 from weavloader import redis_keys
 from weavloader.errors import TransientError
-from weavloader.redis_connection import StreamLock
+from weavloader.redis_connection import RenewedLock
 from weavloader.settings import Settings, get_settings
 from weavloader.stream.stream import PollReport, Stream, next_interval
 from weavloader.times import utc_now
@@ -45,7 +45,7 @@ def health_check() -> None:
     _poll("health check", Stream.reconcile, wait=HEALTH_CHECK_WAIT)
 
 
-def _stream(lock: StreamLock) -> Stream:
+def _stream(lock: RenewedLock) -> Stream:
     redis = redis_client()
     return Stream(
         settings=get_settings(),
@@ -60,7 +60,7 @@ def _stream(lock: StreamLock) -> Stream:
 
 def _poll(name: str, poll: Poll, wait: float) -> None:
     """Poll the stream, unless another process does so for longer than ``wait`` seconds."""
-    lock = StreamLock(redis_client())
+    lock = RenewedLock(redis_client(), redis_keys.STREAM_LOCK)
     with lock.held(wait) as is_held:
         if is_held:
             _poll_alone(name, poll, lock)
@@ -68,7 +68,7 @@ def _poll(name: str, poll: Poll, wait: float) -> None:
             logger.info("%s skipped: another run holds the lock", name)
 
 
-def _poll_alone(name: str, poll: Poll, lock: StreamLock) -> None:
+def _poll_alone(name: str, poll: Poll, lock: RenewedLock) -> None:
     now, report = utc_now(), PollReport()
     try:
         poll(_stream(lock), now, report)

@@ -19,26 +19,26 @@ from job_system import dependencies, publishing
 from job_system.tasks import moderator
 from weavloader import redis_keys
 from weavloader.images.job import ImageJob
-from weavloader.redis_connection import LOCK_SECONDS, StreamLock
+from weavloader.redis_connection import LOCK_SECONDS, RenewedLock
 from weavloader.settings import get_settings
 
 ROOT = Path(__file__).parents[2]
 SHORT = 2.0
 _HOLDER = """
 import sys, time, redis
-from weavloader.redis_connection import StreamLock
+from weavloader.redis_connection import RenewedLock
 client = redis.Redis.from_url(sys.argv[1])
-with StreamLock(client, 2.0).held(wait=0):
+with RenewedLock(client, "weavloader:stream:lock", 2.0).held(wait=0):
     print("held", flush=True)
     time.sleep(60)
 """
 
 
 def test_a_look_that_lasts_keeps_its_lock_and_gives_it_back(redis: Any) -> None:
-    with StreamLock(redis, SHORT).held(wait=0) as is_held:
+    with RenewedLock(redis, redis_keys.STREAM_LOCK, SHORT).held(wait=0) as is_held:
         assert is_held
         time.sleep(1.5 * SHORT)
-        with StreamLock(redis, SHORT).held(wait=0) as too:
+        with RenewedLock(redis, redis_keys.STREAM_LOCK, SHORT).held(wait=0) as too:
             assert not too
     assert not redis.exists(redis_keys.STREAM_LOCK)
 
@@ -53,17 +53,17 @@ def test_a_process_that_is_killed_leaves_the_stream_free_soon(redis: Any, redis_
         holder.kill()
         holder.wait()
     assert redis.exists(redis_keys.STREAM_LOCK)
-    with StreamLock(redis, SHORT).held(wait=10) as is_held:
+    with RenewedLock(redis, redis_keys.STREAM_LOCK, SHORT).held(wait=10) as is_held:
         assert is_held
 
 
 def test_a_moderators_lock_lasts_no_longer_than_a_dead_workers_lease(redis: Any) -> None:
-    with StreamLock(redis).held(wait=0):
+    with RenewedLock(redis, redis_keys.STREAM_LOCK).held(wait=0):
         assert 0 < redis.pttl(redis_keys.STREAM_LOCK) <= LOCK_SECONDS * 1000 <= 15_000
 
 
 def test_a_lock_that_another_took_is_neither_ours_nor_given_back(redis: Any) -> None:
-    lock = StreamLock(redis, SHORT)
+    lock = RenewedLock(redis, redis_keys.STREAM_LOCK, SHORT)
     with lock.held(wait=0):
         assert lock.is_ours()
         redis.set(redis_keys.STREAM_LOCK, "another's")

@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from weavloader import redis_keys
 from weavloader.errors import TransientError
-from weavloader.redis_connection import RedisClient, StreamLock
+from weavloader.redis_connection import RedisClient, RenewedLock
 from weavloader.saved.searches import DeliveryOutcome, SavedSearch, SavedSearches
 from weavloader.saved.webhooks import Answer, Sender
 from weavloader.times import parse_timestamp, rfc3339, utc_now
@@ -147,7 +147,7 @@ class Deliveries:
             RedisError: Redis is unavailable.
         """
         # It is renewed, so that it does not outlive for long a process that is killed meanwhile.
-        with StreamLock(self._redis, key=redis_keys.SAVED_ROUND).held(wait=0) as is_alone:
+        with RenewedLock(self._redis, redis_keys.SAVED_ROUND).held(wait=0) as is_alone:
             if not is_alone:
                 return Counter()
             searches = SavedSearches(self._redis).all()
