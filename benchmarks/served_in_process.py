@@ -54,14 +54,20 @@ from benchmarks.stand_in_for_triton import (  # noqa: E402
 
 ROUNDS = 4
 """Requests of each caller; more where there are few."""
+_TOGETHER = 0.05
+"""Seconds within which answers of one group arrive."""
 Figures = dict[str, Any]
 
 
 def callers(
     server: Server, make: Callable[[int], Request], count: int, rounds: int, seconds: float
 ) -> Figures:
-    """Figures of ``count`` callers, ``rounds`` requests each or what ``seconds`` allow."""
+    """Figures of ``count`` callers, ``rounds`` requests each or what ``seconds`` allow.
+
+    ``steady_per_s`` leaves out the time until the first answers, when all callers begin at once.
+    """
     took: list[float] = []
+    ends: list[float] = []
     failed: list[str] = []
     began = time.monotonic()
 
@@ -71,6 +77,7 @@ def callers(
                 return
             try:
                 took.append(server.ask(make(caller * rounds + number)))
+                ends.append(time.monotonic())
             except RuntimeError as error:
                 failed.append(str(error))
 
@@ -83,6 +90,9 @@ def callers(
     found: Figures = {"images_per_s": round(len(took) / whole, 3), "images": len(took)}
     if took:
         found["p50_s"] = round(statistics.median(took), 3)
+        first = min(ends) + _TOGETHER
+        if later := [end for end in ends if end > first]:
+            found["steady_per_s"] = round(len(later) / (max(later) - min(ends)), 3)
     if failed:
         found["failed"], found["error"] = len(failed), failed[0][:300]
     Log.log_info(f"{count} callers: {found}")
