@@ -78,6 +78,7 @@ def infer(
 
     Raises:
         PermanentError: The input was refused.
+        ConfigError: It was, by a model of another contract.
         TransientError: Any other failure of the server or the model.
     """
     started = time.perf_counter()
@@ -147,7 +148,11 @@ def _call(
     except InferenceServerException as error:
         if client in _served_models:
             del _served_models[client]
-        raise map_error(error, model) from error
+        refused = map_error(error, model)
+        if isinstance(refused, PermanentError):
+            # A model of another contract refuses every input: that is not the image's fault.
+            require_contracts(client, [model], timeout=_READ_SECONDS)
+        raise refused from error
     return {name: _output(result, name, model) for name in outputs}
 
 

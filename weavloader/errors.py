@@ -182,7 +182,7 @@ class Reason(StrEnum):
     BAD_EMBEDDING = "bad_embedding", _TRANSIENT, Component.TRITON, _SEE_TRITON
     BAD_INPUT = (
         "bad_input", _PERMANENT, Component.TRITON,
-        "compare the served model's contract by `python main.py check`",
+        "see the message: the model keeps its contract, and refused this image or its caption",
     )  # fmt: skip
     BAD_IMAGE = "bad_image", _PERMANENT, Component.TRITON, _REPORT
     MODEL_CONTRACT = (

@@ -9,8 +9,9 @@ import pytest
 from tritonclient.grpc import InferenceServerClient
 
 from demo.servers.triton import PREVIEW_REPOSITORY, Triton
+from inference import get_clip_embeddings
 from inference.triton import Contract, TensorType, contracts, require_contracts
-from weavloader.errors import ConfigError, TransientError
+from weavloader.errors import ConfigError, Kind, TransientError, WeavloaderError
 
 TIMEOUT = 20.0
 ROOT = Path(__file__).parents[2]
@@ -63,7 +64,7 @@ def test_the_previews_keep_them(triton_client: InferenceServerClient) -> None:
         ("dims: [ 1, 1024 ]", "dims: [ 1, 768 ]", "text_embedding is FP32 [1, 768], not"),
     ],
 )
-def test_another_contract_is_told_in_one_line(
+def test_another_contract_is_told_in_one_line_and_costs_no_image(
     old: str, new: str, said: str, tmp_path: Path
 ) -> None:
     model = tmp_path / "models" / "clip"
@@ -76,7 +77,10 @@ def test_another_contract_is_told_in_one_line(
         client = InferenceServerClient(server.url)
         with pytest.raises(ConfigError, match=re.escape(said)) as caught:
             require_contracts(client, ["clip"], timeout=TIMEOUT)
+        with pytest.raises(WeavloaderError) as refused:
+            get_clip_embeddings(client, "a road", timeout=TIMEOUT)
         client.close()
+    assert refused.value.reason.kind is not Kind.PERMANENT, "images wait"
     assert str(caught.value).startswith("clip is served with another contract: ")
     assert "\n" not in str(caught.value)
 
