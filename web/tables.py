@@ -107,7 +107,7 @@ class ResultsFile(PageHandler, ABC):
                 await reader.take(part)
                 part = await self.on_thread(_following, parts)
         except (WeavloaderError, TimeoutError, StreamClosedError) as error:
-            logger.warning("%s broke off: %s", self.request.path, error or type(error).__name__)
+            logger.warning("%s broke off: %s", self.request.path, error)
             cast(HTTP1Connection, self.request.connection).close()
 
     def _query(self) -> PageQuery:
