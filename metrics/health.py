@@ -87,7 +87,10 @@ class HealthChecks:
         running = self._running.get(name)
         if running is None or running.done():
             loop = asyncio.get_running_loop()
-            self._running[name] = loop.run_in_executor(self._pool, self._probes[name])
+            future = loop.run_in_executor(self._pool, self._probes[name])
+            # One that fails after the deadline may be asked by nobody, which asyncio would log.
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._running[name] = future
 
     def _failure(self, future: asyncio.Future[None]) -> str:
         if not future.done():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import platform
 from collections.abc import Iterator
 from concurrent import futures
@@ -116,6 +117,27 @@ def test_a_probe_that_hangs_holds_up_neither_the_others_nor_the_answer() -> None
     finally:
         checks.close()
     assert first == second == {"redis": "", "triton": "no answer within 0.1 s"}
+
+
+def test_a_probe_that_fails_after_the_deadline_leaves_no_traceback_in_the_log() -> None:
+    release, said = Event(), list[object]()
+
+    def fail_late() -> None:
+        release.wait()
+        fail()
+
+    async def ask() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+        checks = HealthChecks({"store": fail_late}, 0.05)
+        await checks.run()
+        release.set()
+        await asyncio.wait(checks._running.values())
+        checks.close()
+        del checks
+        gc.collect()
+
+    asyncio.run(ask())
+    assert not said
 
 
 def test_a_component_that_came_back_is_well_again() -> None:
