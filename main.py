@@ -4,13 +4,19 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 
 from commands import names_role
 from weavloader.shutdown import end_on_signal
 
-if __name__ == "__main__" and names_role(sys.argv[1:]):
-    end_on_signal()  # before the imports below, which take a second
+# Before the imports below, which take a second.
+if __name__ == "__main__":
+    if names_role(sys.argv[1:]):
+        end_on_signal()
+    elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Of Ctrl-C a tool shows no traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from commands.cli import cli, run
 
@@ -36,4 +42,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     main()

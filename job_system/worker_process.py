@@ -43,6 +43,8 @@ MAX_MODEL_SECONDS = 30.0
 _PROBE_PAUSE_SECONDS = 0.2
 # Of the time to give back, for processes to let go of their locks and to keep what models said.
 _RELEASE_SECONDS = 0.3
+# And for an answer of Redis.
+_ANSWER_SECONDS = 0.7
 # The first byte is set once the worker stops, another one while the process of that index waits
 # for a model.
 _shared: mmap.mmap | None = None
@@ -157,7 +159,7 @@ def give_back(worker: Any, worker_id: str) -> None:
     logger.warning("%d tasks are interrupted and put back on their queue: %s", len(requests), ids)
     _end_processes(worker.pool.info["processes"])
     attempts = [redis_keys.deliveries(r.id, r.request_dict.get("retries") or 0) for r in requests]
-    soon = {"socket_timeout": _RELEASE_SECONDS, "socket_connect_timeout": _RELEASE_SECONDS}
+    soon = {"socket_timeout": _ANSWER_SECONDS, "socket_connect_timeout": _ANSWER_SECONDS}
     try:
         with worker.app.connection_for_write(transport_options=soon) as connection:
             channel = connection.default_channel

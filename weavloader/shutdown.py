@@ -21,8 +21,8 @@ from threading import Thread
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # A role has this long to end in its own way, of the 3 s that are promised; then what it gives
 # back has this long.
-GRACE_SECONDS = 2.0
-GIVE_BACK_SECONDS = 0.6
+GRACE_SECONDS = 1.5
+GIVE_BACK_SECONDS = 1.1
 _LOOK_SECONDS = 0.1
 _MOST_NUMBERS = 4096
 

@@ -1,4 +1,4 @@
-"""What a worker of 25 November 2026 (d02cad4) left in Redis, byte for byte: taken, not lost."""
+"""What a worker of 25 November 2026 (d02cad4) left in Redis is taken, not lost."""
 
 from __future__ import annotations
 

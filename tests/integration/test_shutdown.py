@@ -205,7 +205,7 @@ def test_a_worker_interrupts_what_only_waits_and_puts_it_back_on_its_queue(
     with worker_at_work(own_redis, log, how, is_ready) as worker, own_redis.client() as redis:
         worker.send_signal(number)
         assert worker.wait(PROMISED_SECONDS) == 0, log.read_text()
-        assert redis.llen("cleanup") == 1
+        assert redis.llen("cleanup") == 1, log.read_text()
         assert not held(redis, "*receipts*"), "it counts as no attempt"
         assert not redis.get("done")
     assert "Traceback" not in log.read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -238,6 +239,23 @@ def test_without_a_command_the_first_log_line_says_what_runs() -> None:
         first = program.stderr.readline()
         program.terminate()
     assert "no command given: running the stream monitor" in first and "--help" in first
+
+
+def test_ctrl_c_while_a_tool_is_imported_shows_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("print('imports', flush=True); __import__('time').sleep(60)")
+    with subprocess.Popen(
+        [sys.executable, "main.py", "search", "snow"],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "imports\n"
+        program.send_signal(signal.SIGINT)
+        _, error = program.communicate(timeout=60)
+    assert (program.returncode, error) == (-signal.SIGINT, "")
 
 
 def test_help_needs_no_setting_to_be_right() -> None:
