@@ -156,6 +156,8 @@ def test_a_redis_that_evicts_or_does_not_keep_what_is_queued_is_told(
         redis.config_set("maxmemory-policy", "volatile-lru")
         told = redis_checked(own_redis.url)
         assert not told.ok and "set noeviction" in told.detail
+        # Until its first file is written, a Redis refuses to end.
+        wait_until(lambda: not redis.info("persistence")["aof_rewrite_in_progress"], "the file")
 
 
 def test_a_redis_that_does_not_let_in_or_lacks_rights_is_told(

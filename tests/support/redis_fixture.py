@@ -58,7 +58,7 @@ class StoppableRedis:
         """Stop it, if it runs."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(timeout=60)  # it may be rewriting its append-only file
+            self._process.wait(timeout=60)
             self._process = None
 
     @contextmanager
