@@ -23,7 +23,7 @@ from .next_token import GreedyRules
 
 _GPU_STEPS = 8
 """Steps between two looks at what has ended: a look makes the GPU wait for Python."""
-_GRAPH_ROWS = (1, 8, 32, 64, 128)
+_GRAPH_ROWS = (1, 8, 16, 32, 64, 128)
 """Numbers of slots that have a graph; also the number that there are."""
 _LENGTH_UNIT = 64
 """Lengths of graphs are multiples of it: attention kernels want aligned masks."""
