@@ -149,8 +149,8 @@ def _call(
         if client in _served_models:
             del _served_models[client]
         refused = map_error(error, model)
-        if isinstance(refused, PermanentError):
-            # A model of another contract refuses every input: that is not the image's fault.
+        if isinstance(refused, PermanentError) and error.status():
+            # A server whose model has another contract refuses every input of every image.
             require_contracts(client, [model], timeout=_READ_SECONDS)
         raise refused from error
     return {name: _output(result, name, model) for name in outputs}

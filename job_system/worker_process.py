@@ -157,6 +157,8 @@ def give_back(worker: Any, worker_id: str) -> None:
         return
     ids = ", ".join(request.id for request in requests)
     logger.warning("%d tasks are interrupted and put back on their queue: %s", len(requests), ids)
+    # It would report the processes as lost, with a traceback.
+    logging.getLogger("celery.worker.request").disabled = True
     _end_processes(worker.pool.info["processes"])
     attempts = [redis_keys.deliveries(r.id, r.request_dict.get("retries") or 0) for r in requests]
     soon = {"socket_timeout": _ANSWER_SECONDS, "socket_connect_timeout": _ANSWER_SECONDS}

@@ -68,4 +68,4 @@ def test_it_runs_alone_and_ctrl_c_ends_it(started: Mapping[str, Program], comman
     wait_until(lambda: COMMANDS[command] in program.said(), command, 120)
     assert program.ctrl_c() == 0, program.said()
     assert "Traceback" not in program.said()
-    assert not program.has_descendants()
+    wait_until(lambda: not program.has_descendants(), "the end of its children", 20)
