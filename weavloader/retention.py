@@ -12,7 +12,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from more_itertools import chunked
@@ -21,7 +21,7 @@ from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetters
 from weavloader.errors import ConfigError, Reason, TransientError
 from weavloader.images.job import ImageJob
-from weavloader.redis_connection import RedisClient
+from weavloader.redis_connection import RedisClient, shared_now
 from weavloader.store.base import Filters, Held, Store
 from weavloader.times import Ages, duration
 
@@ -77,6 +77,10 @@ class DeletedImages:
         for member, _ in self._redis.zscan_iter(redis_keys.DELETED, count=_REDIS_BATCH):
             yield str(uuid.UUID(bytes=member))
 
+    def clock(self) -> datetime:
+        """The time that all hosts share: that of one may be years ahead."""
+        return datetime.fromtimestamp(shared_now(self._redis), UTC)
+
     def count(self) -> int:
         """How many there are."""
         return int(self._redis.zcard(redis_keys.DELETED))
@@ -101,14 +105,23 @@ class LetGo:
     project_of: Callable[[str], str]
 
     def is_expired(self, job: ImageJob, now: datetime) -> bool:
-        """Whether an image is older than it may get; not where its project cannot be told now."""
+        """Whether an image is older than it may get, by this host's clock and by that of Redis.
+
+        Not where its project cannot be told now.
+
+        Raises:
+            RedisError: Redis did not answer.
+        """
         try:
-            return self.ages.passed(
-                job.captured_at, now, (job.vsn, job.node), lambda: self.project_of(job.vsn)
-            )
+            return self._is_older(job, now) and self._is_older(job, self.deleted.clock())
         except TransientError as error:
             logger.warning("the age of image %s is not known: %s", job.id, error)
             return False
+
+    def _is_older(self, job: ImageJob, now: datetime) -> bool:
+        return self.ages.passed(
+            job.captured_at, now, (job.vsn, job.node), lambda: self.project_of(job.vsn)
+        )
 
 
 @dataclass(frozen=True, slots=True)

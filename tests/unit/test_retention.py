@@ -147,6 +147,15 @@ def test_no_more_images_are_recorded_than_redis_has_room_for(
     assert deleted.count() == 2
 
 
+def test_an_image_is_too_old_only_if_the_clock_of_redis_agrees() -> None:
+    let_go = LetGo(Ages.parse("1y"), DeletedImages(cast(Any, fakeredis.FakeRedis())), str)
+    new = ImageJob("https://x/1.jpg", NOW.isoformat(), vsn="W021")
+    old = ImageJob("https://x/2.jpg", "2020-01-01T00:00:00Z", vsn="W021")
+    ahead = NOW + timedelta(days=4000)
+    assert not let_go.is_expired(new, ahead)
+    assert let_go.is_expired(old, ahead)
+
+
 def test_an_image_of_an_unknown_project_is_not_taken_for_too_old() -> None:
     def fail(_: str) -> str:
         raise TransientError("no manifest", reason=Reason.MANIFEST_UNREACHABLE)
