@@ -11,6 +11,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from client import connect_openai, connect_sage, connect_triton, open_store
+from job_system.celery_config import retry_delay
 from job_system.circuit_breaker import CircuitBreaker
 from job_system.worker_process import is_stopping, model_call
 from metrics import metrics
@@ -133,7 +134,9 @@ def circuit_breaker() -> CircuitBreaker:
     probes = {"triton": _probe_triton, "store": _probe_store}
     if settings.caption_model == OPENAI:
         probes["captioner"] = _probe_captioner
-    return CircuitBreaker(Circuits(redis, settings.circuit_failures), redis, probes, is_stopping)
+    retry_seconds = sum(retry_delay(number, settings) for number in range(settings.max_retries))
+    circuits = Circuits(redis, settings.circuit_failures, retry_seconds)
+    return CircuitBreaker(circuits, redis, probes, is_stopping)
 
 
 def downloader(settings: Settings) -> Downloader:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 
 from weavloader import redis_keys
 from weavloader.errors import Component, Reason, find_reason
-from weavloader.redis_connection import RedisClient
+from weavloader.redis_connection import RedisClient, shared_now
 from weavloader.times import duration
 
 # The stages at which a dependency can fail; decoding has none.
@@ -29,9 +29,12 @@ COMPONENTS = (
 _OPEN_SECONDS = 700
 # Retries of an image are some minutes apart.
 _ROW_SECONDS = 3600
-_LATELY_SECONDS = 1800
 # Below it, a fault that comes and goes lets an image through its four attempts.
 _SHARE = 0.1
+# Half the time that the retries of an image take is a span. The share is that of the last three,
+# which a fault has filled by then however many images passed before it, or that of the last eight,
+# where images are few.
+_SPANS = (3, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +90,13 @@ class Circuits:
     Args:
         redis: A client that gives bytes.
         failures: So many images in a row open a circuit.
+        retry_seconds: How long the retries of an image take.
     """
 
-    def __init__(self, redis: RedisClient, failures: int) -> None:
+    def __init__(self, redis: RedisClient, failures: int, retry_seconds: float) -> None:
         self._redis = redis
         self._failures = failures
+        self._span_seconds = max(retry_seconds / 2, 1.0)
 
     def opened(self) -> list[Circuit]:
         """The circuits that are open, in the order of the stages."""
@@ -118,11 +123,12 @@ class Circuits:
         concerned = [stage for stage in STAGES if stage in set(stages)]
         if not concerned:
             return
+        span = self._span()
         with self._redis.pipeline(transaction=False) as pipe:
             for stage in concerned:
                 pipe.delete(redis_keys.circuit(stage), redis_keys.circuit_row(stage))
-                pipe.incr(redis_keys.circuit_passed(stage))
-                pipe.expire(redis_keys.circuit_passed(stage), _LATELY_SECONDS, nx=True)
+                pipe.incr(redis_keys.circuit_passed(stage, span))
+                pipe.expire(redis_keys.circuit_passed(stage, span), self._kept_seconds())
             pipe.execute()
 
     def failed(self, stage: str, image_id: str) -> bool:
@@ -131,24 +137,34 @@ class Circuits:
         Returns:
             Whether so many in a row have that the circuit must open.
         """
+        span = self._span()
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.sadd(redis_keys.circuit_row(stage), image_id)
             pipe.expire(redis_keys.circuit_row(stage), _ROW_SECONDS)
             pipe.scard(redis_keys.circuit_row(stage))
-            pipe.sadd(redis_keys.circuit_failed(stage), image_id)
-            pipe.expire(redis_keys.circuit_failed(stage), _LATELY_SECONDS, nx=True)
+            pipe.pfadd(redis_keys.circuit_failed(stage, span), image_id)
+            pipe.expire(redis_keys.circuit_failed(stage, span), self._kept_seconds())
             in_a_row = pipe.execute()[2]
         return int(in_a_row) >= self._failures
 
     def is_failing(self, stage: str) -> bool:
-        """Whether so many of the images of the last half hour failed at a stage that it, rather
-        than each of them, is at fault."""
-        with self._redis.pipeline(transaction=False) as pipe:
-            pipe.scard(redis_keys.circuit_failed(stage))
-            pipe.get(redis_keys.circuit_passed(stage))
-            failed, passed = pipe.execute()
-        tried = int(failed) + int(passed or 0)
-        return bool(failed >= max(self._failures, _SHARE * tried))
+        """Whether so many of the images lately failed at a stage that it, rather than each of
+        them, is at fault."""
+        return any(self._is_failing(stage, spans) for spans in _SPANS)
+
+    def _is_failing(self, stage: str, amount: int) -> bool:
+        last = self._span()
+        spans = range(last - amount + 1, last + 1)
+        failed = self._redis.pfcount(*(redis_keys.circuit_failed(stage, each) for each in spans))
+        counts = self._redis.mget([redis_keys.circuit_passed(stage, each) for each in spans])
+        tried = failed + sum(int(count) for count in counts if count)
+        return failed >= max(self._failures, _SHARE * tried)
+
+    def _span(self) -> int:
+        return int(shared_now(self._redis) // self._span_seconds)
+
+    def _kept_seconds(self) -> int:
+        return int(self._span_seconds * (max(_SPANS) + 1))
 
 
 def _circuit(text: bytes) -> Circuit | None:

@@ -180,14 +180,14 @@ def circuit_row(stage: str) -> str:
     return f"weavloader:circuit:{stage}:row"
 
 
-def circuit_failed(stage: str) -> str:
-    """Key of the set of images that failed at a stage lately."""
-    return f"weavloader:circuit:{stage}:failed"
+def circuit_failed(stage: str, span: int) -> str:
+    """Key of the images that failed at a stage in a span of time: a HyperLogLog of their ids."""
+    return f"weavloader:circuit:{stage}:failed:{span}"
 
 
-def circuit_passed(stage: str) -> str:
-    """Key of the number of images that passed it meanwhile."""
-    return f"weavloader:circuit:{stage}:passed"
+def circuit_passed(stage: str, span: int) -> str:
+    """Key of the number of images that passed it in that span."""
+    return f"weavloader:circuit:{stage}:passed:{span}"
 
 
 def unacked(worker_id: str) -> str:

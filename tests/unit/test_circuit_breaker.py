@@ -12,12 +12,12 @@ from job_system import circuit_breaker
 from job_system.circuit_breaker import CircuitBreaker, CircuitOpenError, is_of_dependency
 from metrics.health import Probe
 from processing import Stages
-from weavloader import redis_keys
+from weavloader import circuits, redis_keys
 from weavloader.circuits import Circuits
 from weavloader.errors import ConfigError, PermanentError, Reason, TransientError, WeavloaderError
 from weavloader.redis_connection import RedisClient
 
-FAILURES = 3
+FAILURES, RETRY_SECONDS = 3, 420
 MODEL_FAILS = TransientError("clip: the stub is dead", reason=Reason.MODEL_ERROR)
 STORE_DOWN = TransientError("no", reason=Reason.STORE_UNREACHABLE)
 
@@ -27,7 +27,7 @@ class Site:
 
     def __init__(self) -> None:
         self.redis = cast("RedisClient", fakeredis.FakeRedis())
-        self.circuits = Circuits(self.redis, FAILURES)
+        self.circuits = Circuits(self.redis, FAILURES, RETRY_SECONDS)
         self.error: WeavloaderError | None = None
         self.slept = 0.0
         self.stopping = False
@@ -223,14 +223,35 @@ def test_a_wait_ends_within_the_time_limit_of_a_task(
 
 
 def test_a_fault_of_many_among_successes_is_widespread_and_of_few_is_not(site: Site) -> None:
-    circuits = site.circuits
     for number in range(FAILURES):
-        circuits.passed(["embed"])
-        circuits.failed("embed", str(number))
-    assert circuits.is_failing("embed")
+        site.circuits.passed(["embed"])
+        site.circuits.failed("embed", str(number))
+    assert site.circuits.is_failing("embed")
     for _ in range(20 * FAILURES):
-        circuits.passed(["embed"])
-    assert not circuits.is_failing("embed")
+        site.circuits.passed(["embed"])
+    assert not site.circuits.is_failing("embed")
+
+
+def test_many_successes_before_a_fault_do_not_hide_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for second in range(4 * RETRY_SECONDS):
+        monkeypatch.setattr(circuits, "shared_now", lambda _, at=second: at)
+        site.circuits.passed(["embed"])
+    for second in range(4 * RETRY_SECONDS, 5 * RETRY_SECONDS):
+        monkeypatch.setattr(circuits, "shared_now", lambda _, at=second: at)
+        if second % 5:
+            site.circuits.passed(["embed"])
+        else:
+            site.circuits.failed("embed", str(second))
+    assert site.circuits.is_failing("embed")
+
+
+def test_few_images_far_apart_show_a_fault_too(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(FAILURES):
+        monkeypatch.setattr(circuits, "shared_now", lambda _, at=number * RETRY_SECONDS: at)
+        site.circuits.failed("embed", str(number))
+    assert site.circuits.is_failing("embed")
 
 
 def test_one_image_that_fails_often_is_not_widespread(site: Site) -> None:

@@ -43,7 +43,7 @@ def samples(redis: RedisClient) -> dict[tuple[str, ...], float]:
 def test_an_open_circuit_is_named_with_its_reason_everywhere_and_gone_when_it_closes(
     redis: RedisClient,
 ) -> None:
-    circuits = Circuits(redis, 5)
+    circuits = Circuits(redis, 5, 420)
     circuits.open("embed", Reason.MODEL_ERROR)
     assert failure(redis, "circuit").startswith("triton: model_error for ")
     assert samples(redis)["circuit_open", "triton"] == 1

@@ -135,7 +135,9 @@ def site(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Sit
     monkeypatch.setattr(processor, "dead_letters", lambda: made.letters)
     monkeypatch.setattr(processor, "redis_client", lambda: made.redis)
     # Triton answers the probe: it is the model that is at fault.
-    breaker = CircuitBreaker(Circuits(made.redis, 5), made.redis, {"triton": lambda: None}, bool)
+    breaker = CircuitBreaker(
+        Circuits(made.redis, 5, 420), made.redis, {"triton": lambda: None}, bool
+    )
     monkeypatch.setattr(processor, "circuit_breaker", lambda: breaker)
     # Celery's own record of a failure, which needs a server.
     monkeypatch.setattr(processor.process_image_task, "store_errors_even_if_ignored", False)
