@@ -218,7 +218,11 @@ def _retry(task: Task, error: Exception, stages: Stages, settings: Settings) -> 
     metrics.count_retry(task.name, traces.reason_of(error))
     outcome = f"retried in {delay:.0f} s"
     log_image(logging.WARNING, _image_id(task), outcome, stages, describe(error))
-    raise task.retry(exc=error, eta=due)
+    try:
+        raise task.retry(exc=error, eta=due)
+    except Reject as unpublished:
+        # Celery would drop the message, of which the broker did not take another.
+        raise Reject(unpublished.reason, requeue=True) from error
 
 
 def _dead_letter(task: Task, error: Exception, stages: Stages) -> None:

@@ -1,12 +1,51 @@
-"""What the task of an image raises while the file is not there yet."""
+"""What the task of an image raises when it cannot go on now."""
 
 from __future__ import annotations
 
 import pickle
+from typing import Any, NoReturn, cast
 
-from job_system.tasks.processor import _Deferred
+import fakeredis
+import pytest
+from celery.canvas import Signature
+from celery.exceptions import Reject
+from kombu.exceptions import OperationalError
+
+from job_system.tasks import processor
+from weavloader.dlq.queue import DeadLetters
+from weavloader.errors import Reason, TransientError
+from weavloader.images.job import ImageJob
+
+JOB = ImageJob("https://storage.sagecontinuum.org/a.jpg", "2026-11-24T01:57:56Z", vsn="W021")
 
 
 def test_it_reaches_the_main_process_of_the_worker_whole() -> None:
-    copy = pickle.loads(pickle.dumps(_Deferred(2.5, "not there yet")))
+    copy = pickle.loads(pickle.dumps(processor._Deferred(2.5, "not there yet")))
     assert (copy.pause, copy.why) == (2.5, "not there yet")
+
+
+def test_an_image_whose_retry_cannot_be_published_stays_on_its_queue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise TransientError("away", reason=Reason.STORE_UNREACHABLE)
+
+    def fail_to_publish(*_: object, **__: object) -> NoReturn:
+        raise OperationalError("the name server is away")
+
+    redis = cast(Any, fakeredis.FakeRedis())
+    monkeypatch.setattr(processor, "redis_client", lambda: redis)
+    monkeypatch.setattr(processor, "dead_letters", lambda: DeadLetters(redis, 1000))
+    monkeypatch.setattr(processor, "_process", fail)
+    monkeypatch.setattr(Signature, "apply_async", fail_to_publish)
+    task = processor.process_image_task
+    task.push_request(
+        id=JOB.id, args=[JOB.to_message()], kwargs={}, called_directly=False, retries=0,
+        delivery_info={"exchange": "", "routing_key": "image_processing"},
+    )  # fmt: skip
+    try:
+        with pytest.raises(Reject) as rejected:
+            task.run(JOB.to_message())
+    finally:
+        task.pop_request()
+    assert rejected.value.requeue, "Celery drops it"
