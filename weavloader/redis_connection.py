@@ -77,6 +77,12 @@ class SuspiciousConnection(AbstractConnection):
             super().connect()  # type: ignore[no-untyped-call]
             self._heard_at = time.monotonic()
 
+    def connect_check_health(
+        self, check_health: bool = True, retry_socket_connect: bool = True
+    ) -> None:
+        """Connect, without the check of its health, which would connect anew in the middle."""
+        super().connect_check_health(False, retry_socket_connect)
+
     def can_read(self, timeout: float = 0) -> bool:
         """Whether there is something to read, which a pool asks before each use.
 

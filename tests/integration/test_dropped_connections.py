@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from celery.backends.redis import RedisBackend
 from kombu.connection import Connection
 from redbeat import RedBeatScheduler
 from redis.exceptions import ConnectionError as ConnectionLost
+from redis.exceptions import RedisError
 
 from demo.servers.waiting import wait_until
 from job_system import signals
@@ -50,6 +52,19 @@ def test_the_first_command_after_the_drop_is_answered(way: Firewall, settings: S
         assert client.get("name") == b"value"
         assert time.monotonic() - began >= TIMEOUT, "the drop was noticed by the timeout"
         assert way.accepted == 2
+
+
+def test_a_redis_that_answers_nothing_is_tried_twice() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        with connect_redis(load_settings(celery_broker_url=url), timeout=0.2) as client:
+            with pytest.raises(RedisError):
+                client.get("name")
+        silent.settimeout(0)
+        for _ in range(2):
+            silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
 
 
 def test_an_acknowledgement_is_repeated(way: Firewall, job_system: Celery) -> None:
