@@ -304,7 +304,7 @@ def kill_weaviate(system: System) -> None:
         pause(5)
         system.weaviate.start()
     wait_until_done(system, 120)
-    _send_task("audit_images")
+    _send_task(system, "audit_images")
     system.wait_until(
         lambda: searchable_links(settings) == stored_links(settings).keys(),
         "images that a search finds",
@@ -360,7 +360,7 @@ def run_task(name: str) -> FaultAction:
 
     def bring_about(system: System) -> None:
         pause(5)
-        _send_task(name)
+        _send_task(system, name)
 
     return bring_about
 
@@ -479,10 +479,13 @@ def _start_all_that_ended_in_time(system: System, ended: Mapping[str, Ended]) ->
     assert not late, f"roles did not end in time: {late}"
 
 
-def _send_task(name: str) -> None:
+def _send_task(system: System, name: str) -> None:
     from job_system import celery_app
 
-    celery_app.send_task(f"job_system.tasks.{name}")
+    # Not the Redis of this process's settings, from which another may have taken over.
+    url = system.environment()["CELERY_BROKER_URL"]
+    with celery_app.connection_for_write(url) as connection:
+        celery_app.send_task(f"job_system.tasks.{name}", connection=connection, ignore_result=True)
 
 
 def wait_until_done(system: System, seconds: float) -> None:

@@ -271,6 +271,15 @@ class TestEmbeddedStore(RankingContract):
         hasty.close()
         assert image_files(settings) == {an_image().id}
 
+    def test_who_opens_a_new_database_waits_for_another_who_does(self, tmp_path: Path) -> None:
+        new = apsw.Connection(str(tmp_path / "new"))
+        new.execute("CREATE TABLE part (of); BEGIN IMMEDIATE")
+        over = Timer(0.3, lambda: new.execute("ROLLBACK"))
+        over.start()
+        schema.open_database(tmp_path / "new", 20).close()
+        over.join()
+        new.close()
+
     def test_who_waits_for_a_lock_hears_signals(self, store: Store, settings: Settings) -> None:
         def asked_to_end(*_: object) -> None:
             raise SystemExit

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from demo.servers.triton import PREVIEW_REPOSITORY, Ports, Triton, command
@@ -65,10 +65,10 @@ def test_a_server_that_was_killed_leaves_nothing_once_stopped(tmp_path: Path) ->
     with Triton(tmp_path / "log", repository=models) as server:
         (line,) = (
             each
-            for each in Path("/proc").glob("[0-9]*")
-            if f"--grpc-port={server.ports.grpc}" in (each / "cmdline").read_text()
+            for each in psutil.process_iter(["cmdline"])
+            if f"--grpc-port={server.ports.grpc}" in (each.info["cmdline"] or ())
         )
-        os.kill(int(line.name), signal.SIGKILL)
+        line.kill()
     assert left_behind(tmp_path, server) == []
 
 

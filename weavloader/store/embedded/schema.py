@@ -161,7 +161,7 @@ def open_database(path: Path, busy_seconds: float) -> apsw.Connection:
         _load_vectors(connection)
         if path.stat().st_size == 0:  # later it is without effect, and waits for writers
             connection.execute(_SHRINKABLE)
-        connection.execute("PRAGMA journal_mode = WAL")
+        _use_log(connection, busy_seconds)
         # A task is acknowledged once its object is stored, so the object must survive a power cut.
         connection.execute("PRAGMA synchronous = FULL")
         connection.set_wal_hook(partial(_limit_wal, busy_ms))
@@ -173,6 +173,19 @@ def open_database(path: Path, busy_seconds: float) -> apsw.Connection:
         connection.close()
         raise
     return connection
+
+
+def _use_log(connection: apsw.Connection, busy_seconds: float) -> None:
+    """Use a write-ahead log; SQLite does not wait for another who begins one too."""
+    end = time.monotonic() + busy_seconds
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except apsw.BusyError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(_MAX_LOCK_PAUSE)
 
 
 def make_shrinkable(connection: apsw.Connection) -> None:
