@@ -27,7 +27,7 @@ from weavloader.images.job import image_id
 from weavloader.settings import Settings, load_settings
 from weavloader.store import connect_store
 from weavloader.store.base import KEYWORD_PROPERTIES, Filters, SearchQuery, Store
-from weavloader.store.embedded import schema
+from weavloader.store.embedded import locks, schema
 
 AS_IN_VERSION_4 = """
     DROP TABLE leftover_files;
@@ -349,8 +349,8 @@ class TestEmbeddedStore(RankingContract):
     def test_the_log_stays_small_while_readers_read(
         self, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(schema, "_PAGES_BEFORE_CHECKPOINT", 50)
-        monkeypatch.setattr(schema, "_PAGES_BEFORE_WAITING", 200)
+        monkeypatch.setattr(locks, "_PAGES_BEFORE_CHECKPOINT", 50)
+        monkeypatch.setattr(locks, "_PAGES_BEFORE_WAITING", 200)
         log = Path(settings.embedded_store_path) / "store.sqlite3-wal"
         done = Event()
         reader = Thread(target=read_without_pause, args=(settings, done))

@@ -21,6 +21,7 @@ from job_system.dependencies import dead_letters
 from job_system.late_uploads import ROUND_FILES, ROUND_SECONDS, ask, pause_after
 from job_system.tasks import processor
 from processing import Outcome
+from tests.support.worker_request import in_a_worker
 from weavloader import redis_keys
 from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.images.job import ImageJob
@@ -60,19 +61,13 @@ def image(age: timedelta) -> ImageJob:
 
 def run(job: ImageJob, retries: int = 0, priority: int = 0) -> None:
     """Run the task as a worker does; what it raises tells the worker what to do."""
-    task = processor.process_image_task
-    info = {"exchange": "", "routing_key": redis_keys.IMAGE_QUEUE, "priority": priority}
-    task.push_request(
-        id=job.id, args=[job.to_message()], kwargs={}, retries=retries, delivery_info=info
-    )
-    try:
-        task.run(job.to_message())
-    except (Ignore, Reject) as outcome:
-        # Pickled on its way to the worker's main process, which ends if it cannot be read there.
-        assert type(pickle.loads(pickle.dumps(outcome))) is type(outcome)
-        raise
-    finally:
-        task.pop_request()
+    with in_a_worker(job, retries, priority) as task:
+        try:
+            task.run(job.to_message())
+        except (Ignore, Reject) as outcome:
+            # Pickled on its way to the main process of its worker, which must be able to read it.
+            assert type(pickle.loads(pickle.dumps(outcome))) is type(outcome)
+            raise
 
 
 def queued(redis: Any, key: str = redis_keys.IMAGE_QUEUE) -> list[dict[str, Any]]:

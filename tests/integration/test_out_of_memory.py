@@ -15,6 +15,7 @@ from celery.exceptions import Retry
 from demo.servers.processes import end_with_parent
 from demo.servers.waiting import wait_until
 from job_system.tasks import processor
+from tests.support.worker_request import in_a_worker
 from weavloader.errors import Reason
 from weavloader.images.job import ImageJob
 
@@ -65,14 +66,6 @@ def test_an_image_that_needs_more_memory_than_there_is_is_retried(
     job = ImageJob(
         url="https://storage.sagecontinuum.org/a.jpg", timestamp="2026-11-24T01:57:56Z", vsn="W021"
     )
-    task = processor.process_image_task
-    task.push_request(
-        id=job.id, args=[job.to_message()], kwargs={}, called_directly=False, retries=0,
-        delivery_info={"exchange": "", "routing_key": "image_processing"},
-    )  # fmt: skip
-    try:
-        with pytest.raises(Retry) as caught:
-            task.run(job.to_message())
-    finally:
-        task.pop_request()
+    with in_a_worker(job) as task, pytest.raises(Retry) as caught:
+        task.run(job.to_message())
     assert caught.value.exc.reason == Reason.OUT_OF_MEMORY

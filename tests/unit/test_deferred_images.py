@@ -12,6 +12,7 @@ from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 
 from job_system.tasks import processor
+from tests.support.worker_request import in_a_worker
 from weavloader.dlq.queue import DeadLetters
 from weavloader.errors import Reason, TransientError
 from weavloader.images.job import ImageJob
@@ -38,14 +39,6 @@ def test_an_image_whose_retry_cannot_be_published_stays_on_its_queue(
     monkeypatch.setattr(processor, "dead_letters", lambda: DeadLetters(redis, 1000))
     monkeypatch.setattr(processor, "_process", fail)
     monkeypatch.setattr(Signature, "apply_async", fail_to_publish)
-    task = processor.process_image_task
-    task.push_request(
-        id=JOB.id, args=[JOB.to_message()], kwargs={}, called_directly=False, retries=0,
-        delivery_info={"exchange": "", "routing_key": "image_processing"},
-    )  # fmt: skip
-    try:
-        with pytest.raises(Reject) as rejected:
-            task.run(JOB.to_message())
-    finally:
-        task.pop_request()
+    with in_a_worker(JOB) as task, pytest.raises(Reject) as rejected:
+        task.run(JOB.to_message())
     assert rejected.value.requeue, "Celery drops it"

@@ -9,8 +9,6 @@ vectors of rank 1. vec0 has no stable release yet, so an index can always be reb
 from __future__ import annotations
 
 import json
-import logging
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -28,12 +26,9 @@ from weavloader.store.base import (
     TEXT_PROPERTIES,
     SchemaReport,
 )
+from weavloader.store.embedded.locks import limit_log, use_log, wait_for_locks
 
 SCHEMA_VERSION = 5
-_PAGES_BEFORE_CHECKPOINT = 1000  # 4 MB, SQLite's default
-_PAGES_BEFORE_WAITING = 16_000  # 64 MB: from here on a checkpoint waits for readers
-_CHECKPOINT_WAIT_MS = 500
-_MAX_LOCK_PAUSE = 0.05
 _WORDS = f"""
 CREATE VIRTUAL TABLE words USING fts5(
     {", ".join(KEYWORD_PROPERTIES)}, content='', contentless_delete=1,
@@ -140,8 +135,6 @@ _REASONS: dict[type[apsw.Error], Reason] = {
     apsw.NoFTS5Error: Reason.STORE_FAILED,
 }
 
-logger = logging.getLogger(__name__)
-
 
 def newer_schema(version: int) -> str:
     """The problem of a database that a newer version wrote."""
@@ -157,14 +150,14 @@ def open_database(path: Path, busy_seconds: float) -> apsw.Connection:
     connection = apsw.Connection(str(path))
     busy_ms = int(busy_seconds * 1000)
     try:
-        _wait_for_locks(connection, busy_ms)
+        wait_for_locks(connection, busy_ms)
         _load_vectors(connection)
         if path.stat().st_size == 0:  # later it is without effect, and waits for writers
             connection.execute(_SHRINKABLE)
-        _use_log(connection, busy_seconds)
+        use_log(connection, busy_seconds)
         # A task is acknowledged once its object is stored, so the object must survive a power cut.
         connection.execute("PRAGMA synchronous = FULL")
-        connection.set_wal_hook(partial(_limit_wal, busy_ms))
+        connection.set_wal_hook(partial(limit_log, busy_ms))
         _create_or_check(connection)
         connection.execute(_COUNTS)
         for function in (keyword_score, column_totals):
@@ -173,19 +166,6 @@ def open_database(path: Path, busy_seconds: float) -> apsw.Connection:
         connection.close()
         raise
     return connection
-
-
-def _use_log(connection: apsw.Connection, busy_seconds: float) -> None:
-    """Use a write-ahead log; SQLite does not wait for another who begins one too."""
-    end = time.monotonic() + busy_seconds
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            return
-        except apsw.BusyError:
-            if time.monotonic() > end:
-                raise
-        time.sleep(_MAX_LOCK_PAUSE)
 
 
 def make_shrinkable(connection: apsw.Connection) -> None:
@@ -291,53 +271,6 @@ def _create_or_check(connection: apsw.Connection) -> None:
 
 def _version(connection: apsw.Connection) -> int:
     return int(fetch(connection, "PRAGMA user_version")[0][0])
-
-
-def _limit_wal(busy_ms: int, connection: apsw.Connection, name: str, pages: int) -> int:
-    """Checkpoint as SQLite does by default, but wait for readers once the log has grown large.
-
-    A passive checkpoint never waits, so it can never restart the log while there is always a
-    reader. New readers do not delay a waiting checkpoint.
-    """
-    if pages >= _PAGES_BEFORE_CHECKPOINT:
-        waiting = pages >= _PAGES_BEFORE_WAITING
-        mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if waiting else apsw.SQLITE_CHECKPOINT_PASSIVE
-        checkpoint(connection, mode, busy_ms, name)
-    return apsw.SQLITE_OK
-
-
-def checkpoint(connection: apsw.Connection, mode: int, busy_ms: int, name: str = "main") -> None:
-    """Write the log to the file, unless readers or writers are in the way for long.
-
-    Args:
-        busy_ms: The connection's timeout, which is set again.
-    """
-    _wait_for_locks(connection, _CHECKPOINT_WAIT_MS)
-    try:
-        connection.wal_checkpoint(name, mode)
-    except apsw.BusyError:
-        logger.debug("checkpoint blocked by a reader or writer")
-    finally:
-        _wait_for_locks(connection, busy_ms)
-
-
-def _wait_for_locks(connection: apsw.Connection, milliseconds: int) -> None:
-    """Let a connection wait so long for others, and hear signals meanwhile.
-
-    SQLite's own wait hears none: a process that is asked to end would have to be killed, with
-    what it has in hand.
-    """
-    end = 0.0
-
-    def wait(waits: int) -> bool:
-        nonlocal end
-        now = time.monotonic()
-        if not waits:
-            end = now + milliseconds / 1000
-        time.sleep(min(0.001 * 2 ** min(waits, 10), _MAX_LOCK_PAUSE, max(0.0, end - now)))
-        return now < end
-
-    connection.set_busy_handler(wait)
 
 
 def report(path: Path) -> SchemaReport:

@@ -30,6 +30,7 @@ from weavloader.store.base import (
     SearchResult,
     VectorCounts,
 )
+from weavloader.store.embedded.locks import checkpoint
 from weavloader.store.embedded.objects import (
     ImageFiles,
     delete_rows,
@@ -44,7 +45,6 @@ from weavloader.store.embedded.objects import (
     write_rows,
 )
 from weavloader.store.embedded.schema import (
-    checkpoint,
     fetch,
     holds_other,
     make_shrinkable,
