@@ -11,9 +11,10 @@ from contextlib import ExitStack, closing
 
 from demo.sage_replay.faults import DATA, STORAGE, Fault
 from demo.servers.ports import HOST
-from tests.chaos.faults import wait_for_answers, wait_until_done
+from tests.chaos.processes import memory_of
 from tests.chaos.role import FEW_FILES
-from tests.chaos.system import PROCESSORS, System, memory_of, pause
+from tests.chaos.system import PROCESSORS, System
+from tests.chaos.waits import pause, wait_for_answers, wait_until_done
 from weavloader.dlq.queue import DeadLetters
 
 # A processor takes some 250 MB without an image, and MAX_DECODE_BYTES lets one take 320 more.

@@ -314,7 +314,9 @@ SAFEGUARDS = {
     "look-ups of Triton's name": Safeguard(
         _look_ups, "a Triton is added", "work for the added Triton"
     ),
-    "reserved space for metrics": Safeguard(_reserved_metrics, "no space for metrics", "missing"),
+    "reserved space for metrics": Safeguard(
+        _reserved_metrics, "no space for metrics", "images that are done"
+    ),
     "end on signal": Safeguard(
         _end_in_time, "every role is ended without Redis", "roles did not end in time"
     ),

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from demo.sage_replay.faults import DATA, STORAGE
-from tests.chaos import attacks, bad_images, faults
+from tests.chaos import attacks, bad_images, faults, redis_faults, store_faults
 from tests.chaos.dataset import Published, images
 from tests.chaos.outcome_checker import Outcomes
-from tests.chaos.system import PROCESSORS
+from tests.chaos.system import PROCESSORS, FaultAction
+from tests.chaos.waits import LONG
 from weavloader import redis_keys
 
 Images = Callable[[str, str, int], Sequence[Published]]
@@ -41,7 +42,7 @@ class Scenario:
     """
 
     name: str
-    bring_about: faults.FaultAction
+    bring_about: FaultAction
     images: Images = SIXTY
     seconds: float = 4.0
     is_quick: bool = False
@@ -84,15 +85,15 @@ SCENARIOS = (
     ),
     Scenario("kill -9 of the scheduler", faults.kill("scheduler")),
     Scenario("every image published twice", faults.forget_what_was_taken),
-    Scenario("Redis restarted", faults.end_redis(signal.SIGTERM, 0)),
-    Scenario("Redis killed", faults.end_redis(signal.SIGKILL, 0), is_quick=True),
-    Scenario("Redis gone for 20 s", faults.end_redis(signal.SIGKILL, 20)),
-    Scenario("Redis frozen for 20 s", faults.freeze_redis),
-    Scenario("Redis full for 10 s", faults.fill_redis),
-    Scenario("Redis's disk full for 10 s", faults.fill_redis_disk),
-    Scenario("Redis busy with a script for 10 s", faults.keep_redis_busy),
-    Scenario("Redis fails over, connections stay open", faults.fail_over_redis),
-    Scenario("a firewall drops connections to Redis", faults.drop_redis_connections),
+    Scenario("Redis restarted", redis_faults.end_redis(signal.SIGTERM, 0)),
+    Scenario("Redis killed", redis_faults.end_redis(signal.SIGKILL, 0), is_quick=True),
+    Scenario("Redis gone for 20 s", redis_faults.end_redis(signal.SIGKILL, 20)),
+    Scenario("Redis frozen for 20 s", redis_faults.freeze_redis),
+    Scenario("Redis full for 10 s", redis_faults.fill_redis),
+    Scenario("Redis's disk full for 10 s", redis_faults.fill_redis_disk),
+    Scenario("Redis busy with a script for 10 s", redis_faults.keep_redis_busy),
+    Scenario("Redis fails over, connections stay open", redis_faults.fail_over_redis),
+    Scenario("a firewall drops connections to Redis", redis_faults.drop_redis_connections),
     Scenario("every role is ended without Redis", faults.end_all_without_redis, seconds=10.0),
     Scenario(
         "every role is ended, Triton is frozen", faults.end_all_with_frozen_triton, seconds=10.0
@@ -100,7 +101,7 @@ SCENARIOS = (
     Scenario("Triton down for 60 s", faults.stop_triton(60)),
     Scenario("Triton down for 5 s", faults.stop_triton(5), is_quick=True),
     Scenario("kill -9 of a model's process", faults.kill_a_models_process),
-    Scenario("every second inference fails for 45 s", faults.let_models("half", faults.LONG)),
+    Scenario("every second inference fails for 45 s", faults.let_models("half", LONG)),
     Scenario("a Triton is added", faults.add_a_triton, seconds=40.0),
     Scenario("no name resolves, twice for 25 s", faults.lose_names, seconds=60.0),
     Scenario(
@@ -113,17 +114,25 @@ SCENARIOS = (
     Scenario("models return errors as answers", faults.let_models("error_text"), is_quick=True),
     Scenario("models return empty answers", faults.let_models("blank")),
     Scenario("models return NaN", faults.let_models("nan")),
-    Scenario("store down for 60 s", faults.take_store_away(60), max_calls=1.0),
+    Scenario("store down for 60 s", store_faults.take_store_away(60), max_calls=1.0),
     Scenario(
         "store down for 10 s while models answer",
-        faults.take_store_away_from_thinkers,
+        store_faults.take_store_away_from_thinkers,
         is_quick=True,
         max_calls=1.0,
     ),
-    Scenario("store refuses every second image for 6 s", faults.refuse_half, max_calls=1.0),
-    Scenario("store locked for 8 s", faults.lock_store(8)),
-    Scenario("store read-only for 45 s", faults.lock_store(faults.LONG), max_calls=1.0),
-    Scenario("kill -9 of Weaviate, twice", faults.kill_weaviate, seconds=20.0, on_weaviate=True),
+    Scenario("store refuses every second image for 6 s", store_faults.refuse_half, max_calls=1.0),
+    Scenario("store locked for 8 s", store_faults.lock_store(8)),
+    Scenario("store read-only for 45 s", store_faults.lock_store(LONG), max_calls=1.0),
+    Scenario(
+        "kill -9 of Weaviate, twice", store_faults.kill_weaviate, seconds=20.0, on_weaviate=True
+    ),
+    Scenario(
+        "disk of Weaviate full for 45 s",
+        store_faults.fill_disk_of_weaviate,
+        seconds=30.0,
+        on_weaviate=True,
+    ),
     Scenario("SAGE answers 500", faults.disturb("status", DATA, 3, status=500)),
     Scenario("SAGE answers 401", faults.disturb("status", DATA, 3, status=401)),
     Scenario("SAGE sends garbage", faults.disturb("garbage_line", DATA, 3)),

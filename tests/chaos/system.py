@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
-import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,6 +27,7 @@ from demo.servers.waiting import wait_until
 from demo.servers.weaviate import LocalWeaviate, started
 from tests.chaos.dataset import EXCLUDED_VSN
 from tests.chaos.models import FaultyModels
+from tests.chaos.processes import Ended, WaitForCpu, children
 from tests.support.firewall import Firewall, firewall
 from weavloader.settings import Settings, load_settings
 
@@ -195,9 +194,8 @@ class System:
     @contextmanager
     def on_weaviate(self) -> Iterator[None]:
         """Let all roles store images in a real Weaviate inside."""
-        folder = self.folder / "weaviate"
-        folder.mkdir()
-        with started(folder) as self.weaviate:
+        folder = tempfile.mkdtemp(prefix="weaviate-", dir=self.folder)
+        with started(Path(folder)) as self.weaviate:
             self.restart(ROLES)
             yield
         self.weaviate = None
@@ -234,7 +232,7 @@ class System:
     def processes_of(self, roles: Iterable[str]) -> list[int]:
         """The main processes of roles, and those in which they run their tasks."""
         mains = [self._roles[role].pid for role in roles]
-        return [*mains, *(child for pid in mains for child in _children(pid))]
+        return [*mains, *(child for pid in mains for child in children(pid))]
 
     def failures(self) -> dict[str, str]:
         """What health says of each component that fails; Flower does not run here."""
@@ -279,13 +277,13 @@ class System:
     def kill_whole(self, role: str) -> None:
         """Kill a role's main process and those in which it runs its tasks."""
         pid = self._roles[role].pid
-        for each in (*_children(pid), pid):
+        for each in (*children(pid), pid):
             with suppress(ProcessLookupError):
                 os.kill(each, signal.SIGKILL)
 
     def kill_a_child(self, role: str) -> None:
         """Kill one of the processes in which a worker runs its tasks."""
-        for pid in _children(self._roles[role].pid)[:1]:
+        for pid in children(self._roles[role].pid)[:1]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -301,17 +299,11 @@ class System:
             )
         wait_until(self._redis_answers, "Redis")
 
-    @contextmanager
-    def full_redis_disk(self) -> Iterator[None]:
-        """Let no file of Redis grow inside."""
+    @property
+    def redis_pid(self) -> int:
+        """Id of the process of Redis."""
         assert self._redis_process is not None
-        pid, limit = self._redis_process.pid, resource.RLIMIT_FSIZE
-        _, hard = resource.prlimit(pid, limit)
-        resource.prlimit(pid, limit, (1, hard))
-        try:
-            yield
-        finally:
-            resource.prlimit(pid, limit, (hard, hard))
+        return self._redis_process.pid
 
     @contextmanager
     def failed_over(self, between: Firewall) -> Iterator[None]:
@@ -365,6 +357,16 @@ class System:
         for folder in halves:
             folder.with_suffix(".away").rename(folder)
 
+    def send_task(self, name: str) -> None:
+        """Send a task of the schedule."""
+        from job_system import celery_app
+
+        # Not the Redis of this process's settings, from which another may have taken over.
+        with celery_app.connection_for_write(self.redis_url) as connection:
+            celery_app.send_task(
+                f"job_system.tasks.{name}", connection=connection, ignore_result=True
+            )
+
     def log_of(self, roles: Iterable[str] = ROLES) -> str:
         """What roles have logged."""
         return "".join((self.folder / "log" / f"{role}.log").read_text() for role in roles)
@@ -376,60 +378,9 @@ class System:
             return False
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a role ended: its exit code, and the seconds that it would take on a quiet machine."""
-
-    code: int
-    seconds: float
-
-
-class WaitForCpu:
-    """How long the main thread of a process has been ready to run while others ran.
-
-    Attributes:
-        seconds: Since this was made, as far as :meth:`look` has seen.
-    """
-
-    def __init__(self, pid: int) -> None:
-        self._path = Path(f"/proc/{pid}/schedstat")
-        self._before = self._seconds() or 0.0
-        self.seconds = 0.0
-
-    def look(self) -> None:
-        """Look again; a process that has ended tells nothing."""
-        now = self._seconds()
-        self.seconds = self.seconds if now is None else now - self._before
-
-    def _seconds(self) -> float | None:
-        try:
-            return int(self._path.read_text().split()[1]) / 1e9
-        except OSError:
-            return None
+# Brings a fault about, and ends it.
+FaultAction = Callable[[System], None]
 
 
 def _replication(redis: Any) -> dict[str, Any]:
     return dict(redis.info("replication"))
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    except OSError:  # it has just ended
-        return []
-    return [int(child) for child in text.split()]
-
-
-def memory_of(pid: int) -> int:
-    """Bytes of memory that a process took at most so far; 0 if it has ended."""
-    try:
-        text = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    found = re.search(r"^VmHWM:\s+(\d+) kB", text, re.M)
-    return int(found[1]) * 1024 if found else 0
-
-
-def pause(seconds: float) -> None:
-    """Let a fault last: the one place where the suite waits by the clock."""
-    time.sleep(seconds)
