@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cache
 from threading import Event, Thread
 from typing import Any, Protocol, Self, cast
@@ -226,6 +227,11 @@ def shared_now(redis: RedisClient) -> float:
         seconds, microseconds = redis.time()
         _clock = (seconds + microseconds / 1e6, now)
     return _clock[0] + now - _clock[1]
+
+
+def shared_moment(redis: RedisClient) -> datetime:
+    """:func:`shared_now` as a moment, UTC."""
+    return datetime.fromtimestamp(shared_now(redis), UTC)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Literal
 
 from more_itertools import chunked
@@ -21,7 +21,7 @@ from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetters
 from weavloader.errors import ConfigError, Reason, TransientError
 from weavloader.images.job import ImageJob
-from weavloader.redis_connection import RedisClient, shared_now
+from weavloader.redis_connection import RedisClient, shared_moment, shared_now
 from weavloader.store.base import Filters, Held, Store
 from weavloader.times import Ages, duration
 
@@ -57,7 +57,7 @@ class DeletedImages:
             message = f"no more than {MAX_DELETED:,} deleted images are recorded: use KEEP_OBJECTS"
             raise ConfigError(message, reason=Reason.BAD_ARGUMENT)
         for some in chunked(ids, _REDIS_BATCH):
-            now = time.time()
+            now = shared_now(self._redis)
             self._redis.zadd(redis_keys.DELETED, {_member(each): now for each in some})
 
     def among(self, ids: Sequence[str]) -> set[str]:
@@ -79,7 +79,7 @@ class DeletedImages:
 
     def clock(self) -> datetime:
         """The time that all hosts share: that of one may be years ahead."""
-        return datetime.fromtimestamp(shared_now(self._redis), UTC)
+        return shared_moment(self._redis)
 
     def count(self) -> int:
         """How many there are."""

@@ -17,7 +17,7 @@ from typing import Any
 from kombu.transport.redis import QoS
 
 from weavloader import redis_keys
-from weavloader.redis_connection import RedisClient
+from weavloader.redis_connection import RedisClient, shared_now
 
 HEARTBEAT_SECONDS = 3.0
 # Heartbeats of ours without one of theirs: dead after 12 s, messages back within 15 s.
@@ -139,7 +139,8 @@ def restore_abandoned(channel: Any, seconds: float) -> int:
     held = QoS(channel)  # type: ignore[no-untyped-call]
     held.unacked_key, held.unacked_index_key = redis_keys.UNACKED, redis_keys.UNACKED_INDEX
     with channel.conn_or_acquire() as client:
-        tags = client.zrangebyscore(redis_keys.UNACKED_INDEX, "-inf", time.time() - seconds)
+        oldest = shared_now(client) - seconds
+        tags = client.zrangebyscore(redis_keys.UNACKED_INDEX, "-inf", oldest)
     for tag in tags:
         held.restore_by_tag(tag.decode())  # type: ignore[no-untyped-call]
     return len(tags)

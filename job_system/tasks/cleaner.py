@@ -36,6 +36,7 @@ from weavloader.dlq.letter import from_reference_message, is_due, is_hopeless
 from weavloader.dlq.queue import DeadLetter, DeadLetterFilter, FailedTask
 from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.images.job import image_id_in
+from weavloader.redis_connection import shared_moment
 from weavloader.settings import get_settings
 from weavloader.stream.audit import Audit
 from weavloader.stream.stream import SliceReader, State
@@ -158,7 +159,7 @@ def process_dlq_message(
 @celery_app.task(name=TASKS + "cleanup_failed_tasks")
 def cleanup_failed_tasks() -> int:
     """Discard dead letters older than ``DLQ_MAX_AGE``, counting them by origin."""
-    settings, now = get_settings(), utc_now()
+    settings, now = get_settings(), shared_moment(redis_client())
     oldest = DeadLetterFilter(older_than=now - timedelta(seconds=settings.dlq_max_age))
     discarded = 0
     for letters in chunked(dead_letters().each(oldest), BATCH):
@@ -262,7 +263,7 @@ def _without_letter(records: list[FailureRecord]) -> list[FailureRecord]:
 
 
 def _candidates(only_due: bool) -> Iterator[DeadLetter]:
-    max_retries, now = get_settings().max_retries, utc_now()
+    max_retries, now = get_settings().max_retries, shared_moment(redis_client())
     for letter in dead_letters().each():
         if is_hopeless(letter, max_retries):
             continue
@@ -351,7 +352,7 @@ def audit_images() -> None:
     The report is kept for the metrics server.
     """
     try:
-        _audit(utc_now())
+        _audit(shared_moment(redis_client()))
     except TransientError as error:
         metrics.count_error("cleaner", error.reason)
         logger.warning("audit failed, the next one is tomorrow: %s", error)

@@ -21,10 +21,9 @@ from job_system.publishing import publish
 from metrics import metrics
 from weavloader import redis_keys
 from weavloader.errors import TransientError
-from weavloader.redis_connection import RenewedLock
+from weavloader.redis_connection import RenewedLock, shared_moment
 from weavloader.settings import Settings, get_settings
 from weavloader.stream.stream import PollReport, Stream, next_interval
-from weavloader.times import utc_now
 
 # The next health check is half an hour away, so this one waits for a poll to end.
 HEALTH_CHECK_WAIT = 60.0
@@ -69,7 +68,7 @@ def _poll(name: str, poll: Poll, wait: float) -> None:
 
 
 def _poll_alone(name: str, poll: Poll, lock: RenewedLock) -> None:
-    now, report = utc_now(), PollReport()
+    now, report = shared_moment(redis_client()), PollReport()
     try:
         poll(_stream(lock), now, report)
         metrics.set_stream_health(True)

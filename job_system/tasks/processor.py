@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import timedelta
 from typing import Any, NoReturn
 
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -28,7 +28,7 @@ from weavloader import redis_keys, traces
 from weavloader.dlq.queue import FailedTask, describe
 from weavloader.errors import PermanentError, Reason, TransientError, WeavloaderError
 from weavloader.images.job import ImageJob, image_id_in
-from weavloader.redis_connection import RedisClient, shared_now
+from weavloader.redis_connection import RedisClient, shared_moment, shared_now
 from weavloader.reprocessing import Rework
 from weavloader.settings import Settings, get_settings
 
@@ -116,7 +116,8 @@ def log_image(
 
 
 def _process(task: Task, image_data: object, stages: Stages) -> None:
-    request, job = task.request, ImageJob.from_message(image_data)
+    request = task.request
+    job = ImageJob.from_message(image_data, shared_moment(redis_client()))
     rework = Rework.from_message(image_data)
     traces.note_job(job)
     try:
@@ -201,7 +202,7 @@ def _is_out_of_retries(task: Task, error: Exception, stages: Stages, settings: S
     """Whether an image was tried often enough; for up to a day not while many fail alike."""
     if task.request.retries < settings.max_retries:
         return False
-    age = time.time() - dead_letters().first_failure(task.request.id)
+    age = shared_now(redis_client()) - dead_letters().first_failure(task.request.id)
     return age > MAX_WIDESPREAD_SECONDS or not circuit_breaker().is_widespread(error, stages)
 
 
@@ -214,7 +215,7 @@ def _out_of_memory(error: MemoryError) -> TransientError:
 def _retry(task: Task, error: Exception, stages: Stages, settings: Settings) -> NoReturn:
     delay = retry_delay(task.request.retries, settings)
     # By a clock that all workers share: that of this host may be hours ahead.
-    due = datetime.fromtimestamp(shared_now(redis_client()) + delay, UTC)
+    due = shared_moment(redis_client()) + timedelta(seconds=delay)
     metrics.count_retry(task.name, traces.reason_of(error))
     outcome = f"retried in {delay:.0f} s"
     log_image(logging.WARNING, _image_id(task), outcome, stages, describe(error))

@@ -193,6 +193,16 @@ def test_cleanup_counts_what_it_throws_away_by_origin(
     assert set(letters.removed_at(["old", "older", "young"])) == {"old", "older"}
 
 
+def test_a_host_whose_clock_is_ahead_throws_nothing_away(
+    letters: DeadLetters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = utc_now() + timedelta(days=30)
+    monkeypatch.setattr(cleaner, "utc_now", lambda: ahead)
+    letters.put(letter("young", 6))
+    assert cleaner.cleanup_failed_tasks() == 0
+    assert letters.count() == 1
+
+
 def test_a_letter_that_someone_wrote_out_is_kept(letters: DeadLetters) -> None:
     cleaner.handle_dlq.apply([asdict(letter("from outside"))])
     assert letters.get("from outside") == letter("from outside")

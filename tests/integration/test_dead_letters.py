@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from threading import Thread
 from typing import Any
@@ -230,6 +231,16 @@ def test_a_task_is_claimed_once_until_it_fails_again(letters: DeadLetters) -> No
     assert letters.claim(["a"]) == {"a"}
     letters.release(["a"])
     assert letters.claim(["a"]) == {"a"}
+
+
+def test_a_host_whose_clock_is_ahead_claims_nothing_a_second_time(
+    letters: DeadLetters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letters.put(letter("a"))
+    assert letters.claim(["a"]) == {"a"}
+    ahead = time.time() + 2 * 86400
+    monkeypatch.setattr(time, "time", lambda: ahead)
+    assert letters.claim(["a"]) == set()
 
 
 def test_a_claim_without_a_trace_lapses_after_a_day(redis: Any, letters: DeadLetters) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any, NoReturn, cast
 
 import fakeredis
@@ -12,10 +14,12 @@ from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 
 from job_system.tasks import processor
+from processing import Outcome
 from tests.support.worker_request import in_a_worker
 from weavloader.dlq.queue import DeadLetters
 from weavloader.errors import Reason, TransientError
 from weavloader.images.job import ImageJob
+from weavloader.times import utc_now
 
 JOB = ImageJob("https://storage.sagecontinuum.org/a.jpg", "2026-11-24T01:57:56Z", vsn="W021")
 
@@ -42,3 +46,24 @@ def test_an_image_whose_retry_cannot_be_published_stays_on_its_queue(
     with in_a_worker(JOB) as task, pytest.raises(Reject) as rejected:
         task.run(JOB.to_message())
     assert rejected.value.requeue, "Celery drops it"
+
+
+def test_a_worker_whose_clock_is_days_behind_takes_an_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    processed = []
+
+    def process(job: ImageJob, *_: object) -> Outcome:
+        processed.append(job)
+        return Outcome.STORED
+
+    redis = cast(Any, fakeredis.FakeRedis())
+    new = replace(JOB, timestamp=utc_now().isoformat())
+    behind = utc_now() - timedelta(days=3)
+    monkeypatch.setattr("weavloader.images.job.utc_now", lambda: behind)
+    monkeypatch.setattr(processor, "redis_client", lambda: redis)
+    monkeypatch.setattr(processor, "dead_letters", lambda: DeadLetters(redis, 1000))
+    monkeypatch.setattr(processor, "_process_behind_breaker", process)
+    with in_a_worker(new) as task:
+        task.run(new.to_message())
+    assert processed == [new]

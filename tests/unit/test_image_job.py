@@ -233,5 +233,13 @@ def test_a_clock_that_is_a_little_ahead_is_taken() -> None:
         ImageJob.from_record(record(timestamp=(soon + timedelta(hours=2)).isoformat()))
 
 
+def test_another_clock_than_this_hosts_may_tell_what_is_too_far_ahead() -> None:
+    later = datetime.now(UTC) + timedelta(days=3)
+    said = record(timestamp=later.isoformat())
+    assert ImageJob.from_record(said, later).captured_at == later
+    with pytest.raises(PermanentError):
+        ImageJob.from_message({"url": LINK, **said}, later - timedelta(hours=25))
+
+
 def test_a_link_with_half_a_surrogate_pair_has_an_id_for_its_dead_letter() -> None:
     assert is_image_id(image_id_in([{"url": "https://x/\ud800"}]) or "")

@@ -356,7 +356,7 @@ def test_marks_are_forgotten_only_when_no_look_can_meet_their_record_again(
 ) -> None:
     bench.settings = {"reconcile_window": "2h", "stream_lookback": "10m"}
     clock = NOW.timestamp()
-    monkeypatch.setattr("weavloader.stream.stream.time.time", lambda: clock)
+    monkeypatch.setattr(stream, "shared_now", lambda redis: clock)
     bench.api.records_held = [record("a")]
     bench.poll()
     clock += 2 * 3600 + 600
@@ -365,6 +365,14 @@ def test_marks_are_forgotten_only_when_no_look_can_meet_their_record_again(
     clock += stream.SEEN_MARGIN_SECONDS + 1
     bench.poll(NOW + 2 * HOUR)
     assert bench.redis.zcard(redis_keys.SEEN) == 0
+
+
+def test_a_host_whose_clock_is_days_behind_refuses_no_record(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weavloader.images.job.utc_now", lambda: NOW - timedelta(days=3))
+    bench.api.records_held = [record("a")]
+    assert bench.poll().queued == 1 and bench.published() == ["a"]
 
 
 class Dying:

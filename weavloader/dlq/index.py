@@ -8,7 +8,6 @@ the id is not that of the image, because another program named the task, it is k
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +16,7 @@ from more_itertools import chunked
 
 from weavloader import redis_keys
 from weavloader.images.job import clean_name, is_image_id
-from weavloader.redis_connection import RedisClient
+from weavloader.redis_connection import RedisClient, shared_now
 
 BATCH = 1000
 
@@ -202,7 +201,7 @@ class DeadLetterIndex:
             *(marks if resolved else marks[::-1]),
         )
         names = [*sets, *letters, *failures]
-        return int(self._delete(keys=names, args=[*task_ids, time.time()]))
+        return int(self._delete(keys=names, args=[*task_ids, shared_now(self._redis)]))
 
     def forget_expired(self, task_ids: Sequence[str]) -> None:
         """Remove dead letters from the index that have expired."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
@@ -23,8 +22,8 @@ from weavloader.dlq.letter import (
 )
 from weavloader.errors import Kind, find_reason
 from weavloader.logs import mask
-from weavloader.redis_connection import RedisClient
-from weavloader.times import rfc3339, utc_now
+from weavloader.redis_connection import RedisClient, shared_moment, shared_now
+from weavloader.times import rfc3339
 
 __all__ = ["DeadLetter", "DeadLetterFilter", "DeadLetters", "FailedTask", "describe"]
 
@@ -59,7 +58,7 @@ class DeadLetters:
         """Count a failed attempt, and store the time of the first one."""
         key = redis_keys.failures(task_id)
         with self._redis.pipeline() as pipe:
-            pipe.hsetnx(key, "first_seen", time.time())
+            pipe.hsetnx(key, "first_seen", shared_now(self._redis))
             pipe.hincrby(key, "attempts", 1)
             pipe.expire(key, self._ttl)
             pipe.execute()
@@ -67,7 +66,7 @@ class DeadLetters:
     def first_failure(self, task_id: str) -> float:
         """When a task failed first, Unix seconds; now if it did not."""
         first_seen = self._redis.hget(redis_keys.failures(task_id), "first_seen")
-        return time.time() if first_seen is None else float(first_seen)
+        return shared_now(self._redis) if first_seen is None else float(first_seen)
 
     def write(self, failed: FailedTask, error: BaseException, traceback: str) -> DeadLetter:
         """Write the dead letter of a failed task, in place of any other of its image.
@@ -81,7 +80,7 @@ class DeadLetters:
     ) -> DeadLetter:
         """As :meth:`write`, where only the type and the text of the error are known."""
         history = self._redis.hgetall(redis_keys.failures(failed.task_id))
-        first_seen = float(history.get(b"first_seen", time.time()))
+        first_seen = float(history.get(b"first_seen", shared_now(self._redis)))
         letter = DeadLetter(
             task_id=failed.task_id,
             task=failed.task,
@@ -91,7 +90,7 @@ class DeadLetters:
             exc_message=mask(exc_message)[:MAX_TEXT],
             traceback=mask(traceback)[-MAX_TEXT:],
             retries=failed.retries,
-            failed_at=rfc3339(utc_now(), "seconds"),
+            failed_at=rfc3339(shared_moment(self._redis), "seconds"),
             first_seen=rfc3339(datetime.fromtimestamp(first_seen, UTC), "seconds"),
             attempts=int(history.get(b"attempts", 1)),
             worker=failed.worker,
@@ -212,7 +211,7 @@ class DeadLetters:
 
         A task may be claimed again once it has failed again, or after a day without a trace of it.
         """
-        now = time.time()
+        now = shared_now(self._redis)
         with self._redis.pipeline() as pipe:
             pipe.zremrangebyscore(redis_keys.DEAD_LETTERS_REPROCESSED, "-inf", now - CLAIM_SECONDS)
             for task_id in task_ids:
@@ -283,7 +282,7 @@ class DeadLetters:
         if letter is None or text is None:
             return False
         is_ours = "failed_task" not in json.loads(text)
-        entry = _entry(letter, _first_seen(letter) if is_ours else time.time())
+        entry = _entry(letter, _first_seen(letter) if is_ours else shared_now(self._redis))
         return self._index.write(entry, letter.to_json(), self._ttl, replaced=text)
 
     def _times(self, key: str, task_ids: Sequence[str]) -> dict[str, datetime]:

@@ -98,11 +98,14 @@ class ImageJob:
     zone: str = UNKNOWN
 
     @classmethod
-    def from_record(cls, record: object) -> Self:
+    def from_record(cls, record: object, now: datetime | None = None) -> Self:
         """Take a record of the data API.
 
         A meta field that is missing or no name becomes ``"unknown"``; a file name and a node's
         id are read off the link where it has them.
+
+        Args:
+            now: What decides whether a time is too far ahead; by default this host's clock.
 
         Raises:
             PermanentError: Without a usable link or time there is no image; ``reason`` is
@@ -112,27 +115,32 @@ class ImageJob:
             raise PermanentError("the record is not an object", reason=Reason.BAD_RECORD)
         meta = record.get("meta")
         meta = meta if isinstance(meta, Mapping) else {}
-        return cls._checked(record.get("value"), record.get("timestamp"), meta)
+        return cls._checked(record.get("value"), record.get("timestamp"), meta, now)
 
     @classmethod
-    def from_message(cls, message: object) -> Self:
+    def from_message(cls, message: object, now: datetime | None = None) -> Self:
         """Take ``image_data`` from the queue, whoever put it there.
+
+        Args:
+            now: As :meth:`from_record`.
 
         Raises:
             PermanentError: As :meth:`from_record`.
         """
         if not isinstance(message, Mapping):
             raise PermanentError("image_data is not an object", reason=Reason.BAD_RECORD)
-        return cls._checked(message.get("url"), message.get("timestamp"), message)
+        return cls._checked(message.get("url"), message.get("timestamp"), message, now)
 
     @classmethod
-    def _checked(cls, url: object, timestamp: object, meta: Mapping[str, object]) -> Self:
+    def _checked(
+        cls, url: object, timestamp: object, meta: Mapping[str, object], now: datetime | None
+    ) -> Self:
         names = {name: clean_name(meta.get(name)) for name in META_FIELDS}
         link = _checked_url(url)
         if UNKNOWN in (names["node"], names["filename"]) and (found := _STORAGE_PATH.search(link)):
             for name, text in zip(("node", "filename"), found.groups(), strict=True):
                 names[name] = clean_name(text) if names[name] == UNKNOWN else names[name]
-        return cls(url=link, timestamp=_checked_timestamp(timestamp), **names)
+        return cls(url=link, timestamp=_checked_timestamp(timestamp, now), **names)
 
     @property
     def id(self) -> str:
@@ -167,7 +175,7 @@ def clean_name(value: object) -> str:
     return line.strip()[:MAX_NAME] or UNKNOWN
 
 
-def _checked_timestamp(value: object) -> str:
+def _checked_timestamp(value: object, now: datetime | None) -> str:
     try:
         if not isinstance(value, str) or len(value) > 64:
             raise ValueError
@@ -176,7 +184,7 @@ def _checked_timestamp(value: object) -> str:
         raise PermanentError(
             f"{_shown(value)} is not a time", reason=Reason.BAD_TIMESTAMP
         ) from None
-    if not OLDEST <= moment <= utc_now() + MAX_AHEAD:
+    if not OLDEST <= moment <= (now or utc_now()) + MAX_AHEAD:
         message = f"{_shown(value)} is before 2000 or more than a day ahead"
         raise PermanentError(message, reason=Reason.BAD_TIMESTAMP)
     return value

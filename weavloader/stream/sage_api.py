@@ -200,12 +200,16 @@ class RejectedRecord:
         return str(uuid.uuid5(uuid.NAMESPACE_OID, self.record))
 
 
-def parse_record(record: object) -> ImageJob | RejectedRecord:
-    """The image of a record from :meth:`DataApi.records`, or why the record is rejected."""
+def parse_record(record: object, now: datetime | None = None) -> ImageJob | RejectedRecord:
+    """The image of a record from :meth:`DataApi.records`, or why the record is rejected.
+
+    Args:
+        now: As :meth:`ImageJob.from_record`.
+    """
     try:
         if isinstance(record, BadLine):
             raise PermanentError(f"{record.text!r} is not JSON", reason=Reason.BAD_LINE)
-        job = ImageJob.from_record(record)
+        job = ImageJob.from_record(record, now)
     except PermanentError as error:
         return RejectedRecord(error.reason, str(error), _to_text(record))
     if (suffix := suffix_of(job)) in UNWANTED_SUFFIXES:
@@ -243,13 +247,14 @@ def _to_text(record: object) -> str:
 
 
 def agreed_items(
-    ask: Callable[[], Iterable[object]], is_open: bool = False
+    ask: Callable[[], Iterable[object]], is_open: bool = False, now: datetime | None = None
 ) -> Iterator[ImageJob | RejectedRecord]:
     """Yield each image and each rejected record of a slice once, until an answer has no other.
 
     Args:
         ask: Asks for the records of the slice.
         is_open: Whether records are still added to it, so that no two answers need agree.
+        now: As :meth:`ImageJob.from_record`.
 
     Raises:
         TransientError: The API failed, or of many answers no last one held all that was listed.
@@ -257,7 +262,7 @@ def agreed_items(
     known: set[bytes] = set()
     for number in range(MAX_ANSWERS):
         before, listed = len(known), set[bytes]()
-        for item in map(parse_record, ask()):
+        for item in (parse_record(record, now) for record in ask()):
             listed.add(key := seen_key(item))
             if key not in known:
                 known.add(key)

@@ -25,7 +25,7 @@ from weavloader import redis_keys
 from weavloader.dlq.queue import DeadLetters
 from weavloader.errors import Reason, TransientError
 from weavloader.images.job import ImageJob
-from weavloader.redis_connection import RedisClient
+from weavloader.redis_connection import RedisClient, shared_now
 from weavloader.retention import LetGo
 from weavloader.settings import Settings
 from weavloader.store.base import Store
@@ -38,7 +38,6 @@ from weavloader.stream.sage_api import (
     seen_key,
     unallowed_names,
 )
-from weavloader.times import utc_now
 
 BATCH = 1000
 FIRST_LOOKBACK = timedelta(minutes=5)
@@ -114,7 +113,7 @@ class Stream:
                 passed what was not read.
         """
         for start, end in slices(self._start(now), now):
-            self._queue_new(start, end, report)
+            self._queue_new(start, end, now, report)
             if report.waiting:
                 break
             self._move_cursor(end or now)
@@ -128,7 +127,7 @@ class Stream:
         """
         window = timedelta(seconds=self._settings.reconcile_window)
         for start, end in slices(now - window, now):
-            self._queue_new(start, end, report)
+            self._queue_new(start, end, now, report)
             if report.waiting:
                 return
         self._redis.set(redis_keys.STREAM_RECONCILED, now.isoformat())
@@ -147,9 +146,11 @@ class Stream:
             raise TransientError(message, reason=Reason.LOCK_LOST)
         self._redis.set(redis_keys.STREAM_CURSOR, to.isoformat())
 
-    def _queue_new(self, start: datetime, end: datetime | None, report: PollReport) -> None:
+    def _queue_new(
+        self, start: datetime, end: datetime | None, now: datetime, report: PollReport
+    ) -> None:
         records = self._api.records(self._settings.sage_filter, start, end)
-        items = self._allowed(map(parse_record, records), report)
+        items = self._allowed((parse_record(record, now) for record in records), report)
         for batch in chunked(items, BATCH):
             new = self._unseen(batch)
             report.already += len(batch) - len(new)
@@ -182,13 +183,15 @@ class Stream:
         if jobs:
             self._publish(jobs)
         if items:
-            self._redis.zadd(redis_keys.SEEN, dict.fromkeys(map(seen_key, items), time.time()))
+            self._redis.zadd(
+                redis_keys.SEEN, dict.fromkeys(map(seen_key, items), shared_now(self._redis))
+            )
         _count(items, report)
 
     def _forget_old(self) -> None:
         """Remove members of the seen set whose records no poll will read again."""
         reach = self._settings.reconcile_window + self._settings.stream_lookback
-        oldest = time.time() - reach - SEEN_MARGIN_SECONDS
+        oldest = shared_now(self._redis) - reach - SEEN_MARGIN_SECONDS
         self._redis.zremrangebyscore(redis_keys.SEEN, "-inf", oldest)
 
 
@@ -269,7 +272,10 @@ class SliceReader:
 
     def _expected(self, jobs: Sequence[ImageJob], counts: Counter[State]) -> list[ImageJob]:
         """Those of the images that are to be stored; the others are counted."""
-        now, deleted = utc_now(), self.let_go.deleted.among([job.id for job in jobs])
+        now, deleted = (
+            self.let_go.deleted.clock(),
+            self.let_go.deleted.among([job.id for job in jobs]),
+        )
         rest = []
         for job in jobs:
             if job.id in deleted:
@@ -285,11 +291,11 @@ class SliceReader:
     ) -> Iterable[ImageJob | RejectedRecord]:
         for pause in self.pauses:
             try:
-                return list(agreed_items(ask, is_open))
+                return list(agreed_items(ask, is_open, self.let_go.deleted.clock()))
             except TransientError as error:
                 logger.warning("a slice is read again in %g s: %s", pause, error)
                 self.sleep(pause)
-        return agreed_items(ask, is_open)
+        return agreed_items(ask, is_open, self.let_go.deleted.clock())
 
     def _images(
         self, items: Iterable[ImageJob | RejectedRecord], counts: Counter[State]
