@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,15 @@ import click
 from celery import Celery
 from celery.signals import before_task_publish
 from kombu.transport import TRANSPORT_ALIASES
+from redis.exceptions import RedisError
 
 from job_system.celery_config import celery_config
 from weavloader import redis_keys
 from weavloader.errors import ConfigError
+from weavloader.redis_connection import shared_moment
 from weavloader.settings import get_settings, publish_to_environment
 from weavloader.shutdown import end_on_signal
+from weavloader.times import utc_now
 
 # `celery -A job_system` takes the folder it runs in off the path again once this is imported;
 # what is imported later, the transport first, is found by this.
@@ -87,6 +92,18 @@ def note_when_queued(headers: dict[str, Any], **_: Any) -> None:
     A retry keeps the moment at which its task was first published.
     """
     headers.setdefault(redis_keys.QUEUED_AT, time.time())
+
+
+@before_task_publish.connect
+def expire_by_the_shared_clock(headers: dict[str, Any], **_: Any) -> None:
+    """Let a task expire by the clock of Redis, of which that of this host may differ."""
+    if headers.get("expires") is None:
+        return
+    from job_system.dependencies import redis_client
+
+    left = datetime.fromisoformat(headers["expires"]) - utc_now()
+    with suppress(RedisError):  # the task is not published either
+        headers["expires"] = (shared_moment(redis_client()) + left).isoformat()
 
 
 def queued_at(request: Any) -> float | None:

@@ -16,7 +16,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -33,7 +33,7 @@ from weavloader import redis_keys
 from weavloader.errors import TransientError
 from weavloader.images.download import Downloader
 from weavloader.images.job import ImageJob
-from weavloader.redis_connection import RedisClient, shared_now
+from weavloader.redis_connection import RedisClient, shared_moment, shared_now
 from weavloader.settings import get_settings
 from weavloader.stream.sage_api import seen_key
 
@@ -188,7 +188,8 @@ def _send_round(redis: RedisClient) -> None:
     if not redis.set(redis_keys.LATE_NEXT_ROUND, b"1", nx=True, ex=_ROUND_EXPIRES):
         return
     try:
-        ask_for_late_files.apply_async(countdown=ROUND_SECONDS, expires=_ROUND_EXPIRES)
+        eta = shared_moment(redis) + timedelta(seconds=ROUND_SECONDS)
+        ask_for_late_files.apply_async(eta=eta, expires=_ROUND_EXPIRES)
     except BaseException:
         redis.delete(redis_keys.LATE_NEXT_ROUND)
         raise

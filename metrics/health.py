@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from weavloader import redis_keys
 from weavloader.circuits import open_circuits
 from weavloader.errors import Reason, TransientError, WeavloaderError
 from weavloader.logs import mask
-from weavloader.redis_connection import RedisClient
+from weavloader.redis_connection import RedisClient, shared_now
 from weavloader.settings import OPENAI, Settings
 
 PROBE_TIMEOUT = 2.0
@@ -53,7 +52,7 @@ def builtin_probes(settings: Settings, redis: RedisClient) -> dict[str, Probe]:
         "store": _store(settings),
         "flower": lambda: _http(f"{settings.flower_url.rstrip('/')}/healthcheck"),
         "circuit": lambda: _circuits(redis),
-        "workers": lambda: _worker_starts(redis, time.time()),
+        "workers": lambda: _worker_starts(redis),
     }
 
 
@@ -114,10 +113,11 @@ def _circuits(redis: RedisClient) -> None:
             raise TransientError(text, reason=Reason.CIRCUIT_OPEN)
 
 
-def _worker_starts(redis: RedisClient, now: float) -> None:
+def _worker_starts(redis: RedisClient) -> None:
     """Whether no worker restarts over and over; unknown without Redis."""
     with suppress(RedisError):
-        ids = redis.zrange(redis_keys.WORKER_STARTS, now - RESTART_SECONDS, "+inf", byscore=True)
+        since = shared_now(redis) - RESTART_SECONDS
+        ids = redis.zrange(redis_keys.WORKER_STARTS, since, "+inf", byscore=True)
         starts = Counter(raw.decode(errors="replace").rpartition(":")[0] for raw in ids)
         for name, amount in starts.most_common(1):
             if amount > MAX_STARTS:

@@ -222,11 +222,11 @@ def shared_now(redis: RedisClient) -> float:
         RedisError: Redis did not answer.
     """
     global _clock
-    now = time.monotonic()
-    if _clock is None or now - _clock[1] > _CLOCK_SECONDS:
+    if _clock is None or time.monotonic() - _clock[1] > _CLOCK_SECONDS:
         seconds, microseconds = redis.time()
-        _clock = (seconds + microseconds / 1e6, now)
-    return _clock[0] + now - _clock[1]
+        # Behind by the way back, and so never ahead.
+        _clock = (seconds + microseconds / 1e6, time.monotonic())
+    return _clock[0] + time.monotonic() - _clock[1]
 
 
 def shared_moment(redis: RedisClient) -> datetime:

@@ -15,10 +15,13 @@ from typing import Any
 
 from job_system.broker.message_validation import TaskMessage
 from weavloader import redis_keys
+from weavloader.errors import PermanentError, Reason
 from weavloader.redis_connection import RedisClient, shared_now
 
 # What is due so soon is not worth the way; workers look for what is due every three seconds.
 MIN_SECONDS = 2.0
+# No delay of ours is longer than some minutes.
+MAX_SECONDS = 2 * 86400.0
 _BATCH = 200
 # KEYS: the sorted set. ARGV: the time, how many at most, from which priority on the lane is the
 # low one, and what its key has after the queue's name. Each message goes to the end from which
@@ -49,18 +52,27 @@ _LOW_SUFFIX = redis_keys.IMAGE_QUEUE_LOW.removeprefix(redis_keys.IMAGE_QUEUE)
 def due_later(task: TaskMessage, now: float) -> float | None:
     """When a task is due, Unix seconds; ``None`` if it is now or in a moment.
 
-    What is due in a moment is due by the clock of this host from then on, by which Celery waits.
+    What is due in a moment is due, and expires, by the clock of this host from then on, which
+    Celery asks.
 
     Args:
         now: As :func:`weavloader.redis_connection.shared_now`.
+
+    Raises:
+        PermanentError: It is due so late that it is no task of ours.
     """
-    if task.eta is None:
-        return None
-    due = task.eta.timestamp()
-    if due > now + MIN_SECONDS:
-        return due
-    here = datetime.fromtimestamp(time.time() + max(0.0, due - now), UTC)
-    task.message["headers"]["eta"] = here.isoformat()
+    if task.eta is not None:
+        due = task.eta.timestamp()
+        if due > now + MAX_SECONDS:
+            message = f"eta: {task.eta.isoformat()}"
+            raise PermanentError(message, reason=Reason.MALFORMED_MESSAGE)
+        if due > now + MIN_SECONDS:
+            return due
+    headers = task.message["headers"]
+    for name in ("eta", "expires"):
+        if headers[name] is not None:
+            left = datetime.fromisoformat(headers[name]).timestamp() - now
+            headers[name] = datetime.fromtimestamp(time.time() + left, UTC).isoformat()
     return None
 
 

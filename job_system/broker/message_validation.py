@@ -14,7 +14,7 @@ import json
 import math
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from weavloader import redis_keys, traces
@@ -23,8 +23,6 @@ from weavloader.errors import PermanentError, Reason
 
 # The longest fields an image may have come to some 10 KB.
 MAX_BYTES = 256 * 1024
-# No delay of ours is longer than some minutes.
-MAX_DELAY = timedelta(days=2)
 _MAX_TEXT = 10_000
 _MAX_RETRIES = 1_000_000
 _MAX_SECONDS = 7 * 86400.0
@@ -48,6 +46,12 @@ class TaskMessage:
 
     message: Json
     eta: datetime | None
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether it tells when the task may start, or until when."""
+        headers = self.message["headers"]
+        return headers["eta"] is not None or headers["expires"] is not None
 
     @property
     def tag(self) -> str:
@@ -93,8 +97,6 @@ def _rebuilt(message: Any) -> tuple[Json, datetime | None]:
     given = message["headers"]
     headers = {name: read(given.get(name)) for name, read in _HEADERS.items()}
     eta = headers["eta"]
-    if eta is not None and eta > datetime.now(UTC) + MAX_DELAY:
-        raise ValueError("eta")
     for name in ("eta", "expires"):
         headers[name] = headers[name] and headers[name].isoformat()
     if message["content-type"] != "application/json":

@@ -204,12 +204,12 @@ class RecordingChannel:
         self._queue_cycle.rotate(queue)
         try:
             task = validate_task(raw, celery_app.tasks)
+            due = self._due_later(task)
         except PermanentError as error:
             _dead_letter_foreign(raw, error)
             self._forget(raw)
             raise Empty from error
         survivors.append(task.tag)
-        due = self._due_later(task)
         if receipts > MAX_RECEIPTS:
             _dead_letter_deadly(task)
             self._forget(raw)
@@ -223,7 +223,7 @@ class RecordingChannel:
         self.connection._deliver(task.message, queue)
 
     def _due_later(self: Any, task: TaskMessage) -> float | None:
-        if task.eta is None:
+        if not task.is_timed:
             return None
         with self.conn_or_acquire() as client:
             return due_later(task, shared_now(client))

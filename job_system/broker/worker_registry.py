@@ -9,7 +9,6 @@ no clocks compared, no worker is declared dead while Redis is down or frozen.
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -62,7 +61,7 @@ class WorkerRegistry:
 
     def start(self) -> None:
         """Note that this worker has started; the health check counts the starts of each name."""
-        now = time.time()
+        now = shared_now(self._redis)
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.zadd(redis_keys.WORKER_STARTS, {self._me: now})
             pipe.zremrangebyscore(redis_keys.WORKER_STARTS, "-inf", now - _STARTS_KEPT_SECONDS)

@@ -212,6 +212,12 @@ def _reserved_metrics() -> None:
     vars(multiprocess)["ForgivingDict"] = MmapedDict
 
 
+def _shared_clock() -> None:
+    from redis import Redis
+
+    Redis.time = lambda self: (int(time.time()), 0)  # type: ignore[method-assign, assignment]
+
+
 def _end_in_time() -> None:
     from weavloader import shutdown
 
@@ -316,6 +322,9 @@ SAFEGUARDS = {
     ),
     "reserved space for metrics": Safeguard(
         _reserved_metrics, "no space for metrics", "images that are done"
+    ),
+    "clock of Redis": Safeguard(
+        _shared_clock, "the clocks of hosts are days apart", "images that are done"
     ),
     "end on signal": Safeguard(
         _end_in_time, "every role is ended without Redis", "roles did not end in time"

@@ -13,7 +13,7 @@ from demo.servers.ports import HOST
 from tests.chaos import bad_images
 from tests.chaos.dataset import FORBIDDEN_VSN
 from tests.chaos.processes import Ended
-from tests.chaos.role import HASTY, NAMES, RECYCLED, TRITONS
+from tests.chaos.role import CLOCK, HASTY, NAMES, RECYCLED, TRITONS
 from tests.chaos.system import PROCESSORS, ROLES, FaultAction, System
 from tests.chaos.waits import (
     LONG,
@@ -33,6 +33,8 @@ MAX_REFUSALS = 8
 QUIET_SECONDS = 3.0
 END_SECONDS = 60.0
 SECOND_TRITON = "127.0.0.2"
+# Days that the clocks of roles' hosts are ahead.
+CLOCKS = {"moderator": -3, "stream": 2, "processor": 40, "processor2": -40, "cleaner": 10}
 # A request with a picture has more.
 _SOME_WORK = 100_000
 
@@ -195,6 +197,17 @@ def jump_clock(system: System) -> None:
     with closing(system.redis()) as redis:
         ahead = datetime.now(UTC) + timedelta(days=1)
         redis.set(redis_keys.STREAM_CURSOR, ahead.isoformat())
+
+
+def set_clocks_apart(system: System) -> None:
+    """Let the hosts' clocks be days apart, while storage fails so that images are retried."""
+    system.replay.add_fault(Fault("status", count=12, target=STORAGE, status=500))
+    for role, days in CLOCKS.items():
+        system.restart([role], f"{CLOCK}{days}")
+    try:
+        wait_until_done(system, 120)
+    finally:
+        system.restart(ROLES)
 
 
 def forget_what_was_taken(system: System) -> None:

@@ -5,8 +5,8 @@ takes for ever, and one that takes for ever and hears no signal, as code in C. T
 suite sees what it looks for, one safeguard can be taken out. A message with the word of
 :data:`FATAL` ends the worker that receives it. Options: ``--hasty`` has short time limits,
 ``--few-files`` may open 1,024, for ``--tritons=FILE`` Triton is at the addresses in a file, with
-``--names=FILE`` nothing is looked up while that file is there, and ``--recycled`` runs each task in
-a new process.
+``--names=FILE`` nothing is looked up while that file is there, ``--recycled`` runs each task in a
+new process, and with ``--clock=DAYS`` the clock is that far ahead.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import signal
 import socket
 import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from tests.chaos.disabled_safeguards import SAFEGUARDS
@@ -32,6 +34,7 @@ FEW_FILES = "--few-files"
 TRITONS = "--tritons="
 NAMES = "--names="
 RECYCLED = "--recycled"
+CLOCK = "--clock="
 # Instead of a minute.
 LOOK_UP_SECONDS = 5.0
 _FOR_EVER = 3600
@@ -118,6 +121,29 @@ def _recycle_processes() -> None:
     celery_app.conf.worker_max_tasks_per_child = 1
 
 
+def _set_clock(days: float) -> None:
+    """Let this host's clock be ahead, as far as Celery and this project ask it."""
+    from celery import Celery
+    from celery.worker import request
+    from grpc import _channel
+    from kombu.asynchronous import timer
+
+    from weavloader import times
+
+    ahead, here, celery_now = timedelta(days=days), time.time, Celery.now
+
+    class Wrong(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + ahead
+
+    vars(time)["time"] = vars(timer)["_time"] = lambda: here() + ahead.total_seconds()
+    vars(times)["datetime"] = vars(request)["datetime"] = Wrong
+    # Its core counts deadlines by the clock of the machine.
+    vars(_channel)["time"] = SimpleNamespace(time=here, perf_counter=time.perf_counter)
+    Celery.now = lambda self: celery_now(self) + ahead
+
+
 def main() -> None:
     """Run the role of the command line."""
     _odd_pictures()
@@ -130,6 +156,8 @@ def main() -> None:
             _allow_few_files()
         if option == RECYCLED:
             _recycle_processes()
+        if option.startswith(CLOCK):
+            _set_clock(float(option.removeprefix(CLOCK)))
         if option.startswith(NAMES):
             _fail_look_ups(option.removeprefix(NAMES))
         if option.startswith(TRITONS):

@@ -160,6 +160,7 @@ SCENARIOS = (
     Scenario("storage sends a byte a second", faults.disturb("drip", STORAGE, 6, seconds=1)),
     Scenario("SAGE sends a byte a second", faults.disturb("drip", DATA, 2, seconds=1)),
     Scenario("a clock jumps a day ahead and back", faults.jump_clock),
+    Scenario("the clocks of hosts are days apart", faults.set_clocks_apart, seconds=20.0),
     Scenario(
         "images uploaded hours late", faults.run_task("health_check"), bad_images.late(10_800)
     ),

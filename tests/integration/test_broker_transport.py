@@ -36,6 +36,7 @@ from job_system.broker.worker_registry import (
 from job_system.publishing import publish
 from metrics.redis_state import read_state, redis_families
 from weavloader import redis_keys
+from weavloader.dlq.queue import DeadLetters
 from weavloader.errors import Reason
 from weavloader.images.job import ImageJob
 from weavloader.stream.audit import waiting_for_retry
@@ -232,9 +233,33 @@ def test_a_clock_that_is_wrong_makes_nothing_due_sooner_or_later(
     receiver.receive_nothing()
     assert return_due(redis) == 0 and redis.zcard(redis_keys.DELAYED) == 1
     publish([job(2)])
-    change(redis, eta=datetime.fromtimestamp(now() - 1, UTC).isoformat())
+    change(redis, eta=datetime.fromtimestamp(now() - 30, UTC).isoformat())
     # Celery holds what is due later by the clock of its host.
     assert datetime.fromisoformat(receiver.receive().headers["eta"]).timestamp() <= time.time()
+
+
+@pytest.mark.parametrize("days", [-40, 40])
+def test_a_clock_that_is_wrong_refuses_no_retry_and_lets_nothing_expire(
+    receiver: Receiver, redis: Any, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + days * 86400)
+    publish([job(1)])
+    change(redis, eta=in_seconds(60))
+    receiver.receive_nothing()
+    assert redis.zcard(redis_keys.DELAYED) == 1 and not DeadLetters(redis, 1000).count()
+    publish([job(2)])
+    change(redis, expires=in_seconds(30))
+    expires = datetime.fromisoformat(receiver.receive().headers["expires"])
+    assert expires.timestamp() - time.time() == pytest.approx(30, abs=5)
+
+
+def test_a_task_that_is_due_in_days_is_none_of_ours(receiver: Receiver, redis: Any) -> None:
+    publish([job(1)])
+    change(redis, eta=in_seconds(3 * 86400))
+    receiver.receive_nothing()
+    (letter,) = DeadLetters(redis, 1000).each()
+    assert letter.reason == Reason.MALFORMED_MESSAGE and not redis.zcard(redis_keys.DELAYED)
 
 
 def test_what_was_queued_behind_all_live_images_comes_back_behind_them(

@@ -128,7 +128,7 @@ def test_only_a_mark_is_left_of_letters_that_went(redis: Any, letters: DeadLette
     assert letters.discard(["a", "b", "unheard of"]) == 2
     assert kept(redis) == {redis_keys.DEAD_LETTERS_DISCARDED}
     assert set(letters.removed_at(["a", "b", "unheard of"])) == {"a", "b"}
-    letters.forget_removed(datetime.now(UTC))
+    letters.forget_removed(datetime.now(UTC) + timedelta(minutes=1))
     assert kept(redis) == set()
 
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from base64 import b64decode
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 import redis as redis_py
 from celery import Celery
 
+from job_system import app
 from job_system.publishing import publish
+from job_system.tasks.moderator import monitor_data_stream
 from weavloader import redis_keys
 from weavloader.errors import TransientError
 from weavloader.images.job import ImageJob
@@ -57,6 +60,17 @@ def test_a_published_image_is_the_message_that_apply_async_would_send(redis_url:
 def test_a_published_image_shows_a_person_its_node_and_name_and_no_link(redis_url: str) -> None:
     _, by_us = enqueued(redis_url)
     assert by_us["headers"]["argsrepr"] == "(W021, unknown)"
+
+
+def test_a_poll_expires_by_the_clock_that_all_hosts_share(
+    job_system: Celery, redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = datetime.now(UTC) + timedelta(days=40)
+    monkeypatch.setattr(app, "shared_moment", lambda client: later)
+    monitor_data_stream.apply_async(expires=30)
+    (message,) = map(json.loads, redis.lrange(redis_keys.STREAM_QUEUE, 0, -1))
+    left = datetime.fromisoformat(message["headers"]["expires"]) - later
+    assert timedelta(seconds=25) < left <= timedelta(seconds=30)
 
 
 def test_a_broker_that_is_full_is_a_failure_that_passes(job_system: Celery, redis: Any) -> None:

@@ -74,7 +74,7 @@ def test_a_task_of_ours_is_not_refused() -> None:
         message(retries="0"),
         message(eta="noon-ish"),
         message(eta=5),
-        message(eta="9999-01-01T00:00:00+00:00"),
+        message(eta="9999-12-31T23:59:59-01:00"),
         message(expires="soon"),
         message(timelimit="b"),
         message(timelimit=["b", None]),
