@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 
 import httpx
@@ -28,7 +28,7 @@ from weavloader import redis_keys
 from weavloader.errors import ConfigError, Reason, TransientError, WeavloaderError
 from weavloader.images.job import ImageJob
 from weavloader.provenance import PREVIEW
-from weavloader.redis_connection import connect_redis
+from weavloader.redis_connection import connect_redis, shared_moment
 from weavloader.settings import OPENAI, Settings
 
 TRITON_TIMEOUT = 5.0
@@ -207,9 +207,10 @@ def _worker(role: str) -> Check:
 def _stream(settings: Settings) -> str:
     with closing(connect_redis(settings, timeout=REDIS_TIMEOUT)) as redis:
         last = redis.get(redis_keys.STREAM_LAST_POLL)
-    if last is None:
-        raise TransientError("the stream was never polled", reason=Reason.NO_POLL)
-    age = (datetime.now(UTC) - datetime.fromisoformat(json.loads(last)["at"])).total_seconds()
+        if last is None:
+            raise TransientError("the stream was never polled", reason=Reason.NO_POLL)
+        polled_at = datetime.fromisoformat(json.loads(last)["at"])
+        age = (shared_moment(redis) - polled_at).total_seconds()
     text = f"the stream was polled {age:.0f} s ago"
     if age > MAX_MISSED_POLLS * settings.poll_max_seconds:
         raise TransientError(text, reason=Reason.NO_POLL)

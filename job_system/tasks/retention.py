@@ -6,13 +6,13 @@ import logging
 
 from job_system.app import celery_app
 from job_system.celery_config import RETENTION_SECONDS, TASKS
-from job_system.dependencies import store
+from job_system.dependencies import redis_client, store
 from metrics import metrics
 from metrics.labels import LET_GO
 from weavloader.errors import TransientError
+from weavloader.redis_connection import shared_moment
 from weavloader.retention import Retention, RetentionReport, trusted_now
 from weavloader.settings import get_settings
-from weavloader.times import utc_now
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,9 @@ def apply_retention() -> None:
 
     retention = Retention(store(), settings.keep_images, settings.keep_objects)
     try:
-        report = retention.run(trusted_now(store(), utc_now()), RETENTION_SECONDS, count)
+        report = retention.run(
+            trusted_now(store(), shared_moment(redis_client())), RETENTION_SECONDS, count
+        )
     except TransientError as error:
         metrics.count_error("cleaner", error.reason)
         logger.warning("retention failed, the next run goes on: %s", error)

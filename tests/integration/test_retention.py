@@ -104,8 +104,8 @@ def test_the_task_lets_go_what_is_due_and_counts_it(
 def years_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that is years ahead, whoever asks for it."""
     ahead = utc_now() + timedelta(days=1000)
-    for module in ("weavloader.times", "job_system.tasks.retention"):
-        monkeypatch.setattr(f"{module}.utc_now", lambda: ahead)
+    monkeypatch.setattr("weavloader.times.utc_now", lambda: ahead)
+    monkeypatch.setattr("job_system.tasks.retention.shared_moment", lambda redis: ahead)
 
 
 # To a day after the newest image, which is 10 days old, none of 30 days is older than 25.

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sqlite3
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from demo.servers.ports import HOST, free_ports
 from demo.servers.waiting import wait_until
+from job_system import checks
 from job_system.checks import CheckResult, dependency_checks, run_checks
 from tests.support.metrics_endpoint import ROOT, metrics_server, running
 from tests.support.redis_fixture import StoppableRedis
@@ -113,6 +116,18 @@ def test_the_stream_is_well_while_it_is_polled(
         assert "never polled" in ask("stream", environment)[1]
         redis.set(redis_keys.STREAM_LAST_POLL, '{"at": "2026-01-01T00:00:00+00:00"}')
         assert ask("stream", environment)[0] == 1
+
+
+def test_how_long_ago_the_stream_was_polled_is_told_by_the_clock_of_redis(
+    own_redis: StoppableRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = datetime.now(UTC) - timedelta(days=40)
+    monkeypatch.setattr(checks, "shared_moment", lambda client: moment + timedelta(seconds=5))
+    with own_redis.client() as redis:
+        redis.set(redis_keys.STREAM_LAST_POLL, json.dumps({"at": moment.isoformat()}))
+    settings = load_settings(celery_broker_url=own_redis.url)
+    *_, found = run_checks(checks.role_checks("stream", settings), settings)
+    assert found.ok and "polled 5 s ago" in found.detail
 
 
 def test_the_active_scheduler_is_named_by_its_check_and_by_health(
