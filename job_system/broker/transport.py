@@ -204,12 +204,12 @@ class RecordingChannel:
         self._queue_cycle.rotate(queue)
         try:
             task = validate_task(raw, celery_app.tasks)
+            survivors.append(task.tag)
             due = self._due_later(task)
         except PermanentError as error:
             _dead_letter_foreign(raw, error)
             self._forget(raw)
             raise Empty from error
-        survivors.append(task.tag)
         if receipts > MAX_RECEIPTS:
             _dead_letter_deadly(task)
             self._forget(raw)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from celery import Celery
@@ -252,6 +252,20 @@ def test_a_clock_that_is_wrong_refuses_no_retry_and_lets_nothing_expire(
     change(redis, expires=in_seconds(30))
     expires = datetime.fromisoformat(receiver.receive().headers["expires"])
     assert expires.timestamp() - time.time() == pytest.approx(30, abs=5)
+
+
+def test_a_message_is_outlived_though_redis_does_not_tell_the_time(
+    receiver: Receiver, redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(client: Any) -> NoReturn:
+        raise ConnectionError
+
+    publish([job(1)])
+    tag = json.loads(change(redis, eta=in_seconds(60)))["properties"]["delivery_tag"]
+    monkeypatch.setattr(transport, "shared_now", refuse)
+    with pytest.raises(ConnectionError):
+        receiver.receive()
+    assert tag in transport.survivors
 
 
 def test_a_task_that_is_due_in_days_is_none_of_ours(receiver: Receiver, redis: Any) -> None:
