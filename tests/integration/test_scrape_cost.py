@@ -12,8 +12,9 @@ from weavloader import redis_keys
 
 # O(1) by the manual of Redis; LINDEX for the ends of a list, and ZRANGE, O(log n), for the first.
 CONSTANT_TIME = {"get", "lindex", "llen", "mget", "zcard", "zrange", "zscore"}
-# What connections ask for themselves, and a broker's client for its transactions and scripts.
-NOT_OF_DATA = {"multi", "exec", "script", "echo", "hello", "auth", "client", "select", "ping"}
+# What connections ask for themselves, a broker's client for its transactions and scripts, and each
+# process once a minute: the time.
+NOT_OF_DATA = set("multi exec script echo hello auth client select ping time".split())
 MANY = 20_000
 
 
