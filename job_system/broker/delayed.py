@@ -72,6 +72,7 @@ def due_later(task: TaskMessage, now: float) -> float | None:
     for name in ("eta", "expires"):
         if headers[name] is not None:
             left = datetime.fromisoformat(headers[name]).timestamp() - now
+            left = min(max(0.0, left), MAX_SECONDS)  # or it might be beyond the calendar here
             headers[name] = datetime.fromtimestamp(time.time() + left, UTC).isoformat()
     return None
 

@@ -189,7 +189,7 @@ def messages() -> Iterator[Attempt]:
             raw = task_message(rng)
             try:
                 task = validate_task(raw, celery_app.tasks)
-                due_later(task, time.time())
+                due_later(task, rng.choice((0.0, time.time(), 1e12)))
             except PermanentError as error:
                 transport._dead_letter_foreign(raw, error)
                 assert letters.count() == 1, "a message is lost"

@@ -222,36 +222,52 @@ def test_a_message_that_is_due_later_waits_in_redis_and_comes_back_when_it_is(
     assert [receiver.receive().headers["id"] for _ in "1"] == [job(1).id]  # next in line
 
 
-@pytest.mark.parametrize("hours", [-3, 3])
-def test_a_clock_that_is_wrong_makes_nothing_due_sooner_or_later(
-    receiver: Receiver, redis: Any, monkeypatch: pytest.MonkeyPatch, hours: int
-) -> None:
-    now = time.time
+@pytest.fixture(params=[-960, -3, 3, 960])
+def wrong_clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that is so many hours ahead."""
+    now, hours = time.time, request.param
     monkeypatch.setattr(time, "time", lambda: now() + hours * 3600)
+
+
+def test_a_clock_that_is_wrong_makes_nothing_due_sooner_or_later(
+    receiver: Receiver, redis: Any, wrong_clock: None
+) -> None:
     publish([job(1)])
-    change(redis, eta=datetime.fromtimestamp(now() + 60, UTC).isoformat())
+    change(redis, eta=in_seconds(60))
     receiver.receive_nothing()
     assert return_due(redis) == 0 and redis.zcard(redis_keys.DELAYED) == 1
+    assert not DeadLetters(redis, 1000).count()
     publish([job(2)])
-    change(redis, eta=datetime.fromtimestamp(now() - 30, UTC).isoformat())
+    change(redis, eta=in_seconds(-30))
     # Celery holds what is due later by the clock of its host.
     assert datetime.fromisoformat(receiver.receive().headers["eta"]).timestamp() <= time.time()
 
 
-@pytest.mark.parametrize("days", [-40, 40])
-def test_a_clock_that_is_wrong_refuses_no_retry_and_lets_nothing_expire(
-    receiver: Receiver, redis: Any, monkeypatch: pytest.MonkeyPatch, days: int
+def test_a_clock_that_is_wrong_lets_nothing_expire(
+    receiver: Receiver, redis: Any, wrong_clock: None
 ) -> None:
-    now = time.time
-    monkeypatch.setattr(time, "time", lambda: now() + days * 86400)
     publish([job(1)])
-    change(redis, eta=in_seconds(60))
-    receiver.receive_nothing()
-    assert redis.zcard(redis_keys.DELAYED) == 1 and not DeadLetters(redis, 1000).count()
-    publish([job(2)])
     change(redis, expires=in_seconds(30))
     expires = datetime.fromisoformat(receiver.receive().headers["expires"])
     assert expires.timestamp() - time.time() == pytest.approx(30, abs=5)
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_over"),
+    [
+        ({"eta": "0001-01-01T00:00:00+00:00"}, True),
+        ({"expires": "0001-01-01T00:00:00+00:00"}, True),
+        ({"expires": "9999-12-31T23:59:59.999999+00:00"}, False),
+    ],
+)
+def test_a_time_at_the_end_of_the_calendar_ends_no_worker(
+    receiver: Receiver, redis: Any, wrong_clock: None, headers: dict[str, str], is_over: bool
+) -> None:
+    publish([job(1)])
+    change(redis, **headers)
+    received = receiver.receive().headers
+    (given,) = (datetime.fromisoformat(received[name]).timestamp() for name in headers)
+    assert (given <= time.time()) == is_over
 
 
 def test_a_message_is_outlived_though_redis_does_not_tell_the_time(
