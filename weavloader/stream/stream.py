@@ -183,9 +183,8 @@ class Stream:
         if jobs:
             self._publish(jobs)
         if items:
-            self._redis.zadd(
-                redis_keys.SEEN, dict.fromkeys(map(seen_key, items), shared_now(self._redis))
-            )
+            now = shared_now(self._redis)
+            self._redis.zadd(redis_keys.SEEN, dict.fromkeys(map(seen_key, items), now))
         _count(items, report)
 
     def _forget_old(self) -> None:
@@ -272,10 +271,8 @@ class SliceReader:
 
     def _expected(self, jobs: Sequence[ImageJob], counts: Counter[State]) -> list[ImageJob]:
         """Those of the images that are to be stored; the others are counted."""
-        now, deleted = (
-            self.let_go.deleted.clock(),
-            self.let_go.deleted.among([job.id for job in jobs]),
-        )
+        now = self.let_go.deleted.clock()
+        deleted = self.let_go.deleted.among([job.id for job in jobs])
         rest = []
         for job in jobs:
             if job.id in deleted:
