@@ -2,6 +2,7 @@
 
 import signal
 
+from tests.support.image_world import world
 from tests.support.job_system_fixture import job_system
 from tests.support.log_fixture import own_log
 from tests.support.missing_parts import (
@@ -27,6 +28,7 @@ __all__ = [
     "triton_client",
     "weaviate_server",
     "weaviate_settings",
+    "world",
 ]
 
 
