@@ -2,6 +2,7 @@
 
 import signal
 
+from tests.support.audited_stream import scene
 from tests.support.image_world import world
 from tests.support.job_system_fixture import job_system
 from tests.support.log_fixture import own_log
@@ -24,6 +25,7 @@ __all__ = [
     "redis_of_bytes",
     "redis_server",
     "redis_url",
+    "scene",
     "triton",
     "triton_client",
     "weaviate_server",
