@@ -6,6 +6,7 @@ from tests.support.audited_stream import scene
 from tests.support.image_world import world
 from tests.support.job_system_fixture import job_system
 from tests.support.log_fixture import own_log
+from tests.support.message_consumer import consumer
 from tests.support.missing_parts import (
     pytest_fixture_setup,
     pytest_pyfunc_call,
@@ -16,6 +17,7 @@ from tests.support.triton_fixture import triton, triton_client
 from tests.support.weaviate_fixture import weaviate_server, weaviate_settings
 
 __all__ = [
+    "consumer",
     "job_system",
     "own_log",
     "own_redis",
