@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
+from inference.openai import OpenAIServer
 from tests.support.local_server import Answer, LocalServer, Request, local_server
+from weavloader.http_client import new_http_client
 
 MODEL = "gemma3:4b"
 KEY = "sk-a-key-for-nobody-else"
@@ -92,3 +95,14 @@ def picture_in(body: dict[str, Any]) -> Image.Image:
     head, _, data = url.partition(",")
     assert head == "data:image/jpeg;base64"
     return Image.open(io.BytesIO(base64.b64decode(data)), formats=("JPEG",))
+
+
+def connect(
+    server: OpenAIStandIn,
+    sleep: Callable[[float], None] = time.sleep,
+    url: str = "",
+    key: str = KEY,
+    model: str = MODEL,
+) -> OpenAIServer:
+    """A client of the stand-in."""
+    return OpenAIServer(new_http_client(20.0), url or server.url, model, key, sleep)

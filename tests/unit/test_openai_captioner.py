@@ -14,10 +14,8 @@ import httpx
 import numpy as np
 import pytest
 
-from client import connect_openai
 from inference.model_config import model_config
-from inference.openai import MAX_ANSWER_BYTES, MAX_LIST_BYTES, MAX_PAUSE_SECONDS, OpenAIServer
-from job_system.checks import dependency_checks, role_checks, run_checks
+from inference.openai import MAX_ANSWER_BYTES, MAX_LIST_BYTES, MAX_PAUSE_SECONDS
 from metrics import metrics
 from tests.support.local_server import Answer, local_server
 from tests.support.openai_stand_in import (
@@ -27,16 +25,16 @@ from tests.support.openai_stand_in import (
     OpenAIStandIn,
     answer,
     completion,
+    connect,
     openai_stand_in,
     picture_in,
     refusal,
 )
-from weavloader.errors import ConfigError, PermanentError, Reason, TransientError, WeavloaderError
-from weavloader.http_client import new_http_client
+from weavloader.errors import PermanentError, TransientError, WeavloaderError
 from weavloader.provenance import traced
-from weavloader.settings import load_settings
 
 IMAGE = np.full((1200, 1600, 3), (40, 120, 200), dtype=np.uint8)
+
 SMALL = IMAGE[:30, :40]
 TIMEOUT = 20.0
 
@@ -62,17 +60,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def server() -> Iterator[OpenAIStandIn]:
     with openai_stand_in() as stand_in:
         yield stand_in
-
-
-def connect(
-    server: OpenAIStandIn,
-    clock: Clock | None = None,
-    url: str = "",
-    key: str = KEY,
-    model: str = MODEL,
-) -> OpenAIServer:
-    sleep = clock.sleep if clock else time.sleep
-    return OpenAIServer(new_http_client(TIMEOUT), url or server.url, model, key, sleep)
 
 
 def failure(server: OpenAIStandIn, timeout: float = TIMEOUT, url: str = "") -> WeavloaderError:
@@ -279,14 +266,14 @@ def test_a_pause_is_waited_for_as_long_as_the_server_asks(
 ) -> None:
     busy = refusal(status, "slow down", {"Retry-After": "7"})
     server.completions = [busy, busy, completion(CAPTION)]
-    assert connect(server, clock).caption(SMALL, timeout=60) == CAPTION
+    assert connect(server, clock.sleep).caption(SMALL, timeout=60) == CAPTION
     assert clock.slept == pytest.approx([7, 7], abs=1)
 
 
 def test_a_pause_until_a_date_is_waited_for(server: OpenAIStandIn, clock: Clock) -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
     server.completions = [refusal(429, "", {"Retry-After": date}), completion(CAPTION)]
-    assert connect(server, clock).caption(SMALL, timeout=60) == CAPTION
+    assert connect(server, clock.sleep).caption(SMALL, timeout=60) == CAPTION
     assert clock.slept == pytest.approx([29], abs=3)
 
 
@@ -295,7 +282,7 @@ def test_a_pause_that_is_over_lasts_a_second(
     asked: str, server: OpenAIStandIn, clock: Clock
 ) -> None:
     server.completions = [refusal(429, "", {"Retry-After": asked}), completion(CAPTION)]
-    connect(server, clock).caption(SMALL, timeout=60)
+    connect(server, clock.sleep).caption(SMALL, timeout=60)
     assert clock.slept == pytest.approx([1], abs=0.5)
 
 
@@ -303,13 +290,13 @@ def test_a_pause_that_is_over_lasts_a_second(
 def test_a_pause_of_no_length_is_none(asked: str, server: OpenAIStandIn, clock: Clock) -> None:
     server.completions = [refusal(429, "slow down", {"Retry-After": asked})]
     with pytest.raises(TransientError, match="slow down"):
-        connect(server, clock).caption(SMALL, timeout=60)
+        connect(server, clock.sleep).caption(SMALL, timeout=60)
     assert not clock.slept
 
 
 def test_until_a_long_pause_ends_nothing_is_asked(server: OpenAIStandIn, clock: Clock) -> None:
     server.completions = [refusal(429, "quota", {"Retry-After": "1000"}), completion(CAPTION)]
-    captioner = connect(server, clock)
+    captioner = connect(server, clock.sleep)
     for _ in range(3):
         with pytest.raises(TransientError, match=r"asks for a pause, of \d+ s more") as caught:
             captioner.caption(SMALL, timeout=60)
@@ -324,7 +311,7 @@ def test_until_a_long_pause_ends_nothing_is_asked(server: OpenAIStandIn, clock: 
 
 def test_no_pause_is_longer_than_an_hour(server: OpenAIStandIn, clock: Clock) -> None:
     server.completions = [refusal(429, "", {"Retry-After": "1e300"}), completion(CAPTION)]
-    captioner = connect(server, clock)
+    captioner = connect(server, clock.sleep)
     with suppress(TransientError):
         captioner.caption(SMALL, timeout=60)
     clock.sleep(MAX_PAUSE_SECONDS)
@@ -426,7 +413,7 @@ def test_requests_are_counted_by_what_their_answers_were_worth(
         completion(CAPTION),
         completion(""),
     ]
-    captioner = connect(server, clock)
+    captioner = connect(server, clock.sleep)
     captioner.caption(SMALL, timeout=60)
     with suppress(TransientError):
         captioner.caption(SMALL, timeout=60)
@@ -434,133 +421,3 @@ def test_requests_are_counted_by_what_their_answers_were_worth(
         ("openai", "caption", status) for status in ("error", "success", "error")
     ]
     assert all(isinstance(call[3], float) and call[3] < 5 for call in calls)
-
-
-def test_a_model_that_is_offered_is_found(server: OpenAIStandIn) -> None:
-    connect(server).require_model(timeout=TIMEOUT)
-    server.models = answer(200, {"data": [{"id": "gemma3:latest"}]})
-    connect(server, model="gemma3").require_model(timeout=TIMEOUT)
-
-
-def test_a_model_that_is_not_offered_is_told_with_those_that_are(server: OpenAIStandIn) -> None:
-    expected = rf"no model 'gemma'; {server.url} offers gemma3:4b, llava:7b$"
-    with pytest.raises(TransientError, match=expected) as caught:
-        connect(server, model="gemma").require_model(timeout=TIMEOUT)
-    assert caught.value.reason == "captioner_not_found"
-    server.models = answer(200, {"data": [{"id": f"m{n}"} for n in range(500)]})
-    with pytest.raises(TransientError, match=r"m19 and 480 more$"):
-        connect(server).require_model(timeout=TIMEOUT)
-    server.models = answer(200, {"data": [{"id": "m" * 10**5} for _ in range(20)]})
-    with pytest.raises(TransientError) as caught:
-        connect(server).require_model(timeout=TIMEOUT)
-    assert len(str(caught.value)) < 2000
-
-
-@pytest.mark.parametrize(
-    ("found", "reason", "said"),
-    [
-        (refusal(401, "no"), "captioner_auth", "HTTP 401: OPENAI_API_KEY is refused: no"),
-        (Answer(404, (b"nothing",)), "captioner_not_found", "no http://127.0.0.1:.*/v1/models"),
-        (answer(404, {"detail": "Not Found"}), "captioner_not_found", "no http://127.0.0.1:.*/v1/"),
-        (Answer(200, (b"<html>",)), "captioner_not_found", "no list of models"),
-        (answer(200, {"data": None}), "captioner_not_found", "no list of models"),
-    ],
-)
-def test_a_server_that_lists_no_models_is_told(
-    found: Answer, reason: str, said: str, server: OpenAIStandIn
-) -> None:
-    server.models = found
-    with pytest.raises(TransientError, match=said) as caught:
-        connect(server).require_model(timeout=TIMEOUT)
-    assert caught.value.reason == reason
-
-
-@pytest.mark.parametrize(
-    ("found", "is_down"),
-    [
-        (refusal(401, "no"), True),
-        (refusal(503, "loading"), True),
-        (answer(200, {"data": []}), False),
-        (Answer(404, (b"",)), False),
-        (refusal(500, "no"), False),
-    ],
-)
-def test_the_probe_asks_for_no_more_than_a_request_needs(
-    found: Answer, is_down: bool, server: OpenAIStandIn
-) -> None:
-    server.models = found
-    try:
-        connect(server).probe(timeout=TIMEOUT)
-    except TransientError:
-        assert is_down
-    else:
-        assert not is_down
-
-
-def test_neither_client_nor_settings_show_the_key(server: OpenAIStandIn) -> None:
-    settings = load_settings(
-        caption_model="openai", openai_base_url=server.url, openai_model=MODEL, openai_api_key=KEY
-    )
-    captioner = connect_openai(settings)
-    assert captioner.caption(SMALL, timeout=TIMEOUT) == CAPTION
-    shown = repr(settings) + repr(captioner) + repr(vars(captioner))
-    assert KEY not in shown
-
-
-@pytest.mark.parametrize(
-    ("given", "missing"),
-    [({}, "OPENAI_BASE_URL"), ({"openai_base_url": "http://localhost:11434/v1"}, "OPENAI_MODEL")],
-)
-def test_a_captioner_without_url_or_model_is_refused(given: dict[str, str], missing: str) -> None:
-    with pytest.raises(ConfigError, match=f"{missing}: required by CAPTION_MODEL=openai") as caught:
-        connect_openai(load_settings(caption_model="openai", **given))
-    assert caught.value.reason is Reason.BAD_SETTING
-
-
-@pytest.mark.parametrize("url", ["localhost:11434/v1", "http://", "http://a:b:c/v1", "http://h:0"])
-def test_an_address_that_is_no_url_is_refused(url: str) -> None:
-    with pytest.raises(ConfigError, match="OPENAI_BASE_URL: expected a URL"):
-        load_settings(openai_base_url=url)
-
-
-@pytest.mark.parametrize(
-    ("url", "key", "model", "line"),
-    [
-        ("", KEY, MODEL, f"ok {MODEL} at http://127.0.0.1:PORT/v1"),
-        (
-            *("", "sk-wrong", MODEL),
-            "FAIL openai: HTTP 401: OPENAI_API_KEY is refused: Incorrect API key provided",
-        ),
-        (
-            *("", KEY, "gemma-3"),
-            "FAIL openai: no model 'gemma-3'; http://127.0.0.1:PORT/v1 offers gemma3:4b, llava:7b",
-        ),
-        (
-            *("/v2", KEY, MODEL),
-            "FAIL openai: HTTP 404: no http://127.0.0.1:PORT/v1/v2/models; "
-            "OPENAI_BASE_URL ends in /v1 on most servers",
-        ),
-        ("", KEY, "", "FAIL OPENAI_MODEL: required by CAPTION_MODEL=openai"),
-    ],
-)
-def test_the_check_names_what_the_operator_must_correct(
-    url: str, key: str, model: str, line: str, server: OpenAIStandIn
-) -> None:
-    settings = load_settings(
-        caption_model="openai",
-        openai_base_url=server.url + url,
-        openai_api_key=key,
-        openai_model=model,
-    )
-    check = {"captioner": dependency_checks(settings)["captioner"]}
-    (result,) = run_checks(check, settings)
-    port = server.server.host.rpartition(":")[2]
-    assert f"{'ok' if result.ok else 'FAIL'} {result.detail}" == line.replace("PORT", port)
-    assert not server.asked
-
-
-def test_a_site_that_captions_by_triton_checks_no_other_captioner() -> None:
-    assert "captioner" not in dependency_checks(load_settings())
-    assert "captioner" not in role_checks("processor", load_settings())
-    openai = load_settings(caption_model="openai")
-    assert "captioner" in role_checks("processor", openai)
