@@ -12,11 +12,13 @@ from tests.support.missing_parts import (
     pytest_pyfunc_call,
     pytest_terminal_summary,
 )
+from tests.support.polled_stream import bench
 from tests.support.redis_fixture import own_redis, redis_of_bytes, redis_server, redis_url
 from tests.support.triton_fixture import triton, triton_client
 from tests.support.weaviate_fixture import weaviate_server, weaviate_settings
 
 __all__ = [
+    "bench",
     "consumer",
     "job_system",
     "own_log",

@@ -237,13 +237,13 @@ def test_a_message_that_cannot_be_settled_goes_back_to_its_queue_while_its_worke
         busy.setattr(consumer.channel, "conn_or_acquire", refuse)
         with pytest.raises(ConnectionError):
             settle(message)
-    consumer = SimpleNamespace(
+    worker = SimpleNamespace(
         app=job_system, task_consumer=SimpleNamespace(channel=consumer.channel)
     )
-    recovery = Recovery(consumer)
-    recovery._restore_orphans(consumer)
+    recovery = Recovery(worker)
+    recovery._restore_orphans(worker)
     assert redis.hlen(UNACKED) == 1  # it may be on its way
-    recovery._restore_orphans(consumer)
+    recovery._restore_orphans(worker)
     assert not redis.hlen(UNACKED) and redis.llen(redis_keys.IMAGE_QUEUE) == 1
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from html import unescape
 from threading import Event, Thread
 
 import httpx
@@ -97,3 +99,15 @@ def served(
         loop, stop = loop_of[0]
         loop.call_soon_threadsafe(stop.set)
         thread.join(10)
+
+
+def shown(page: str) -> list[str]:
+    """Ids of the images on a page, in order."""
+    return re.findall(r'class="view" href="/image/([^"?]+)', page)
+
+
+def link(page: str, pattern: str) -> str:
+    """The address that ``pattern`` finds on a page."""
+    found = re.search(pattern, page)
+    assert found, pattern
+    return unescape(found[1])

@@ -4,107 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
 
-import fakeredis
 import pytest
 
+from tests.support.polled_stream import DAY, HOUR, MINUTE, NOW, Api, Bench, record
 from weavloader import redis_keys
-from weavloader.errors import Reason, TransientError
+from weavloader.errors import TransientError
 from weavloader.images.job import ImageJob
 from weavloader.settings import load_settings
 from weavloader.stream import stream
-from weavloader.stream.sage_api import BadLine, DataApi
-from weavloader.stream.stream import PollReport, Stream, next_interval, slices
-
-NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
-MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
-
-
-class Killed(BaseException):
-    """The process ends here; no code of ours catches it."""
-
-
-@dataclass
-class Api:
-    """Answers as the data API does: what was captured from ``start`` to before ``end``."""
-
-    records_held: list[Any] = field(default_factory=list)
-    asked: list[tuple[datetime, datetime | None]] = field(default_factory=list)
-    fails_after: int | None = None
-    answers_all: bool = False
-
-    def records(
-        self, query_filter: Mapping[str, str], start: datetime, end: datetime | None = None
-    ) -> Iterator[object]:
-        self.asked.append((start, end))
-        for count, record in enumerate(self.records_held):
-            if count == self.fails_after:
-                raise TransientError("cut off", reason=Reason.SAGE_CUT)
-            if self.answers_all or is_within(record, start, end):
-                yield record
-
-
-def is_within(record: Any, start: datetime, end: datetime | None) -> bool:
-    """Whether a record answers; one without a time always does."""
-    try:
-        at = datetime.fromisoformat(record["timestamp"])
-        return start <= at and (end is None or at < end)
-    except (TypeError, KeyError, ValueError):
-        return True
-
-
-@dataclass
-class Bench:
-    """A stream with all that is around it."""
-
-    redis: Any
-    api: Api = field(default_factory=Api)
-    queue: list[ImageJob] = field(default_factory=list)
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    def publish(self, jobs: Sequence[ImageJob]) -> None:
-        self.queue += jobs
-
-    def stream(self, **parts: Any) -> Stream:
-        settings = load_settings(**self.settings)
-        ready = {
-            "redis": self.redis,
-            "publish": self.publish,
-            "backlog": lambda: len(self.queue),
-            **parts,
-        }
-        return Stream(settings, cast(DataApi, self.api), **ready)
-
-    def poll(self, now: datetime = NOW, **parts: Any) -> PollReport:
-        """One poll of a new process."""
-        self.stream(**parts).poll(now, report := PollReport())
-        return report
-
-    def reconcile(self, now: datetime = NOW) -> PollReport:
-        self.stream().reconcile(now, report := PollReport())
-        return report
-
-    def published(self) -> list[str]:
-        """File names on the queue, in order."""
-        return [job.url.rpartition("/")[2] for job in self.queue]
-
-
-@pytest.fixture
-def bench() -> Bench:
-    """A stream that was never looked at before, on an empty Redis."""
-    return Bench(fakeredis.FakeRedis())
-
-
-def record(name: str, age: timedelta = MINUTE, vsn: str = "W021", **changes: Any) -> dict[str, Any]:
-    """An image captured so long before ``NOW``."""
-    meta = {"vsn": vsn, "node": f"node-of-{vsn}", "job": "sage", "task": "t", "camera": "top"}
-    link = f"https://storage.sagecontinuum.org/{name}"
-    at = (NOW - age).isoformat()
-    return {"timestamp": at, "name": "upload", "value": link, "meta": meta, **changes}
+from weavloader.stream.sage_api import BadLine
+from weavloader.stream.stream import next_interval, slices
 
 
 def test_the_first_run_starts_five_minutes_back(bench: Bench) -> None:
@@ -373,99 +286,6 @@ def test_a_host_whose_clock_is_days_behind_refuses_no_record(
     monkeypatch.setattr("weavloader.images.job.utc_now", lambda: NOW - timedelta(days=3))
     bench.api.records_held = [record("a")]
     assert bench.poll().queued == 1 and bench.published() == ["a"]
-
-
-class Dying:
-    """Passes every call on to the real thing, and kills the process at one of them.
-
-    Args:
-        dies_at: Number of the call, from 0.
-        before: Whether the call is not carried out any more.
-    """
-
-    def __init__(self, real: Any, dies_at: int, before: bool) -> None:
-        self._real, self._dies_at, self._before = real, dies_at, before
-        self.calls: list[str] = []
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            return self.at(name, lambda: getattr(self._real, name)(*arguments, **options))
-
-        return call
-
-    def at(self, name: str, work: Callable[[], Any]) -> Any:
-        """Do ``work``, unless it is time to die."""
-        number = len(self.calls)
-        self.calls.append(name)
-        if number == self._dies_at and self._before:
-            raise Killed
-        result = work()
-        if number == self._dies_at:
-            raise Killed
-        return result
-
-
-STEPS = [
-    "get",
-    "zmscore",
-    "publish",
-    "zadd",
-    "zmscore",
-    "publish",
-    "zadd",
-    "set",
-    "zremrangebyscore",
-]
-
-
-def tick_that_dies(bench: Bench, dies_at: int, before: bool) -> list[str]:
-    """A poll in a process that is killed; the steps it came to."""
-    dying = Dying(bench.redis, dies_at, before)
-    publish = lambda jobs: dying.at("publish", lambda: bench.publish(jobs))  # noqa: E731
-    try:
-        bench.poll(redis=dying, publish=publish)
-    except Killed:
-        pass
-    return dying.calls
-
-
-def test_it_publishes_then_marks_then_moves_the_cursor(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stream, "BATCH", 2)
-    bench.api.records_held = [record(name) for name in "abcd"]
-    assert tick_that_dies(bench, dies_at=10**6, before=True) == STEPS
-
-
-@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
-@pytest.mark.parametrize("step", range(len(STEPS)), ids=lambda step: f"{step}-{STEPS[step]}")
-def test_a_tick_killed_at_any_step_loses_nothing_and_publishes_at_most_twice(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, step: int, before: bool
-) -> None:
-    monkeypatch.setattr(stream, "BATCH", 2)
-    bench.api.records_held = [record(name) for name in "abcd"]
-    tick_that_dies(bench, step, before)
-    bench.poll(NOW + MINUTE)
-    counted = Counter(bench.published())
-    assert counted.keys() == set("abcd")
-    assert max(counted.values()) <= 2
-
-
-@pytest.mark.parametrize("got_through", range(3))
-def test_a_batch_that_the_broker_took_in_part_is_published_again_whole(
-    bench: Bench, got_through: int
-) -> None:
-    def publish(jobs: Sequence[ImageJob]) -> None:
-        bench.publish(jobs[:got_through])
-        raise TransientError("broker gone", reason=Reason.REDIS_UNREACHABLE)
-
-    bench.api.records_held = [record(name) for name in "abc"]
-    with pytest.raises(TransientError):
-        bench.poll(publish=publish)
-    assert bench.redis.get(redis_keys.STREAM_CURSOR) is None
-    assert bench.redis.zcard(redis_keys.SEEN) == 0
-    bench.poll(NOW + MINUTE)
-    assert set(bench.published()) == set("abc")
 
 
 @pytest.mark.parametrize("minutes", [0, 1, 59, 60, 61, 125, 1440])

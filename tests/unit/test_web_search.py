@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
 
@@ -16,22 +16,24 @@ import numpy as np
 import pytest
 
 from demo.servers.waiting import wait_until
-from tests.support.pages import NOW, SNOW, STREET, an_image, keep, png, served
+from tests.support.pages import NOW, SNOW, STREET, an_image, keep, link, served, shown
 from weavloader.search import blend
 from weavloader.settings import Settings, load_settings
-from weavloader.store.base import ImageObject, SearchQuery, SearchResult
+from weavloader.store.base import SearchQuery, SearchResult
 from weavloader.store.tally import Tally
 from web import search_service
-from web.captions import Block, Caption, blocks, examples
+from web.captions import examples
 from web.facets import facets, histogram, hours_of_day
 from web.image_service import ImageService
 from web.query import PageQuery, with_times
-from web.results import Counting, fold
+from web.results import Counting
 from web.search_service import SearchService
 from web.snapshot import NEWEST, Monitor, Snapshot
 
 HALF = (SNOW + STREET) / 2
+
 MINUTES = 60 * 24 * 30
+
 # Sixty images: every third has snow; nodes and cameras are spread over them.
 STORED = [
     an_image(
@@ -75,16 +77,6 @@ def results(site: httpx.Client, **query: str | list[str]) -> dict[str, object]:
     assert answer.status_code == 200, answer.text
     told: dict[str, object] = answer.json()
     return told
-
-
-def shown(page: str) -> list[str]:
-    return re.findall(r'class="view" href="/image/([^"?]+)', page)
-
-
-def link(page: str, pattern: str) -> str:
-    found = re.search(pattern, page)
-    assert found, pattern
-    return unescape(found[1])
 
 
 def walked(site: httpx.Client, address: str) -> list[str]:
@@ -313,46 +305,6 @@ def _luminance(color: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-MARKDOWN = """Here's a **detailed** description:
-
-**Overall:** A _snowy_ ridge.
-
-## Details
-* `Trees` on the left
-* A road
-1. First
-2. Second
----
-The end."""
-
-
-def test_a_caption_in_markdown_is_read_as_text() -> None:
-    assert blocks(MARKDOWN) == [
-        Block("text", ("Here's a detailed description:",)),
-        Block("text", ("Overall: A snowy ridge.",)),
-        Block("heading", ("Details",)),
-        Block("list", ("Trees on the left", "A road")),
-        Block("numbers", ("First", "Second")),
-        Block("text", ("The end.",)),
-    ]
-    summary = Caption.read(MARKDOWN).summary
-    assert summary.startswith("Here's a detailed description: Overall:")
-    assert "*" not in summary and "#" not in summary
-
-
-@pytest.mark.parametrize("text", ["snake_case_name", "2 * 3 * 4", "a *", "**", "`", "[x](", "|"])
-def test_what_is_no_markdown_stays(text: str) -> None:
-    assert " ".join(line for block in blocks(text) for line in block.lines) in (text, "")
-
-
-def test_a_long_caption_breaks_neither_card_nor_page() -> None:
-    caption = Caption.read("A long tale of snow. " * 200)
-    assert len(caption.summary) <= 240 and caption.summary.endswith("…")
-    assert sum(block.length for block in caption.lead) <= 600
-    assert sum(block.length for block in caption.rest) > 4000
-    assert Caption.read("Short.").rest == []
-
-
 def test_bars_are_hours_days_months_or_years() -> None:
     hours = {"hour": 30, "day": 24 * 50, "month": 24 * 900, "year": 24 * 365 * 20}
     for unit, apart in hours.items():
@@ -378,23 +330,6 @@ def test_a_facet_that_narrows_nothing_is_left_away() -> None:
     assert [value.count for value in found[0].values] == [3, 2]
 
 
-def image_with_caption(caption: str) -> ImageObject:
-    return an_image("long", caption, SNOW)
-
-
-def test_pages_with_such_captions_are_whole(settings: Settings, tmp_path: Path) -> None:
-    own = load_settings(vector_store="embedded", embedded_store_path=str(tmp_path / "own"))
-    image = image_with_caption(MARKDOWN + "\n\n" + "word " * 800)
-    keep(own, [image])
-    with served(own) as client:
-        page = client.get(f"/image/{image.id}").text
-        cards = client.get("/?vsn=W021").text
-    assert "<li>Trees on the left</li>" in page and "Whole caption" in page
-    assert "**" not in page and len(cards) < 12_000
-    assert png() == image.image
-    assert image.captured_at > NOW - timedelta(days=1)
-
-
 def test_examples_are_what_some_captions_say() -> None:
     captions = [
         *["Preview caption: fresh snow on a ridge."] * 5,
@@ -413,39 +348,6 @@ def test_examples_on_the_first_page_find_something(site: httpx.Client) -> None:
     assert addresses
     for address in addresses:
         assert shown(site.get(unescape(address)).text)
-
-
-def result_at(minute: float, score: float, camera: str = "top") -> SearchResult:
-    text = {"vsn": "W021", "camera": camera}
-    return SearchResult(str(minute), score, text, NOW + timedelta(minutes=minute), None)
-
-
-def test_near_duplicates_of_one_camera_within_an_hour_are_folded() -> None:
-    results = [
-        result_at(0, 0.9),
-        result_at(1, 0.89, "bottom"),
-        result_at(5, 0.885),
-        result_at(59, 0.881),
-        result_at(61, 0.881),
-        result_at(10, 0.5),
-    ]
-    groups = [[each.id for each in group] for group in fold(results)]
-    assert groups == [["0", "5", "59"], ["1"], ["61"], ["10"]]
-
-
-def test_a_card_stands_for_near_duplicates_and_leads_to_them(tmp_path: Path) -> None:
-    own = load_settings(vector_store="embedded", embedded_store_path=str(tmp_path / "own"))
-    alike = [an_image(f"n{n}", "snow", SNOW, minutes_ago=60 + n) for n in range(13)]
-    keep(own, [*alike, an_image("other", "snow", SNOW, minutes_ago=600)])
-    with served(own) as client:
-        page = client.get("/?q=snow&alpha=0").text
-        assert len(shown(page)) == 2 and ">+12<" in page and "14 matches" in page
-        unfolded = client.get(link(page, r'<a href="([^"]+)">\+12<')).text
-        assert set(shown(unfolded)) == {image.id for image in alike}
-        told = client.get("/api/search?q=snow&alpha=0").json()
-        assert len(told["results"]) == 14
-        folded = client.get("/api/search?q=snow&alpha=0&fold=1").json()["results"]
-        assert {each.get("folded") for each in folded} == {12, None}
 
 
 def test_a_reranker_orders_the_best_results(
