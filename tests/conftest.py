@@ -13,7 +13,13 @@ from tests.support.missing_parts import (
     pytest_terminal_summary,
 )
 from tests.support.polled_stream import bench
-from tests.support.redis_fixture import own_redis, redis_of_bytes, redis_server, redis_url
+from tests.support.redis_fixture import (
+    known_clock,
+    own_redis,
+    redis_of_bytes,
+    redis_server,
+    redis_url,
+)
 from tests.support.triton_fixture import triton, triton_client
 from tests.support.weaviate_fixture import weaviate_server, weaviate_settings
 
@@ -21,6 +27,7 @@ __all__ = [
     "bench",
     "consumer",
     "job_system",
+    "known_clock",
     "own_log",
     "own_redis",
     "pytest_fixture_setup",

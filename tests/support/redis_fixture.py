@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ import redis
 from demo.servers.ports import HOST, free_ports
 from demo.servers.redis import command, find_server, running_redis
 from demo.servers.waiting import wait_until
+from weavloader import redis_connection
 
 
 @pytest.fixture(scope="session")
@@ -89,3 +91,9 @@ def listens(port: int) -> bool:
     """Whether something on this machine takes connections on ``port``."""
     with socket.socket() as sock:
         return sock.connect_ex((HOST, port)) == 0
+
+
+@pytest.fixture(autouse=True)
+def known_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of Redis, asked a moment ago: it is chance which command would ask it."""
+    monkeypatch.setattr(redis_connection, "_clock", (time.time(), time.monotonic()))

@@ -1,7 +1,8 @@
-"""Where Redis is: by its URL, over TLS, or by Sentinels."""
+"""Where Redis is: by its URL, over TLS, or by Sentinels; and what its clock says."""
 
 from __future__ import annotations
 
+import time
 from typing import cast
 
 import pytest
@@ -12,7 +13,14 @@ from redis.sentinel import SentinelConnectionPool
 
 from job_system import celery_app
 from job_system.celery_config import celery_config
-from weavloader.redis_connection import SentinelAddress, connect_redis
+from weavloader import redis_connection
+from weavloader.redis_connection import (
+    RedisClient,
+    SentinelAddress,
+    connect_redis,
+    shared_moment,
+    shared_now,
+)
 from weavloader.settings import load_settings
 
 SENTINELS = "sentinel://:p%40ss@one:26379/2;sentinel://:p%40ss@two/2"
@@ -97,3 +105,24 @@ def test_every_scheme_has_a_transport_of_ours_and_keeps_its_name(scheme: str) ->
     connection = celery_app.connection(f"{scheme}://h/0")
     assert connection.get_transport_cls().__module__ == "job_system.broker.transport"
     assert connection.as_uri().startswith(f"{scheme}://"), "Flower knows a broker by its scheme"
+
+
+def test_the_clock_of_redis_is_asked_once_a_minute_and_follows_no_step_of_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passed, asked = 0.0, 0
+
+    class Server:
+        def time(self) -> tuple[int, int]:
+            nonlocal asked
+            asked += 1
+            return 1_000_000 + int(passed), 250_000
+
+    server = cast(RedisClient, Server())
+    monkeypatch.setattr(redis_connection, "_clock", None)
+    monkeypatch.setattr(time, "monotonic", lambda: passed)
+    monkeypatch.setattr(time, "time", lambda: 7.0)
+    for passed in (0.0, 1.0, 59.0, 61.0, 120.0, 122.0):
+        assert shared_now(server) == pytest.approx(1_000_000.25 + passed)
+        assert shared_moment(server).timestamp() == pytest.approx(1_000_000.25 + passed)
+    assert asked == 3
