@@ -76,6 +76,11 @@ class Replay:
         self._state.hold(catalogue)
 
     @property
+    def lists_all(self) -> bool:
+        """Whether every record is listed by now; the first appears when somebody asks."""
+        return self._state.publication.is_complete()
+
+    @property
     def ledger(self) -> Ledger:
         """What was asked so far."""
         return self._state.ledger

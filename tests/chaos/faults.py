@@ -21,11 +21,11 @@ from tests.chaos.waits import (
     wait_for_answers,
     wait_for_work,
     wait_until_done,
+    wait_until_listed,
     wait_until_taken,
 )
 from tests.support.firewall import firewall
 from weavloader import redis_keys
-from weavloader.dlq.queue import DeadLetters
 
 # Of twenty images of a forbidden node: each of six processes may have asked before one knows.
 MAX_REFUSALS = 8
@@ -223,22 +223,19 @@ def run_task(name: str) -> FaultAction:
     """Run a task of the schedule when all images are listed."""
 
     def bring_about(system: System) -> None:
-        pause(5)
+        wait_until_listed(system)
         system.send_task(name)
 
     return bring_about
 
 
 def hurry(system: System) -> None:
-    """Give an image 6 s, and 10 s if it hears no signal, until two have died of it."""
-    with closing(system.redis()) as redis:
-        dead_letters = DeadLetters(redis, ttl=1)
-        enough = dead_letters.count() + 2
-        system.restart(PROCESSORS, HASTY)
-        try:
-            system.wait_until(lambda: dead_letters.count() >= enough, "two dead letters", 150)
-        finally:
-            system.restart(PROCESSORS)
+    """Give an image 6 s, and 10 s if it hears no signal, until those that hang have died of it."""
+    system.restart(PROCESSORS, HASTY)
+    try:
+        wait_until_done(system, 150)
+    finally:
+        system.restart(PROCESSORS)
 
 
 def foreign_messages(system: System) -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from uuid import UUID
 
 from tests.chaos.dataset import Published
 from tests.chaos.models import CAPTION, MODELS
@@ -95,9 +96,12 @@ class OutcomeChecker:
         )
 
     def is_idle(self) -> bool:
-        """Whether no image is queued, in a worker's hands or waiting for a retry."""
+        """Whether nothing is queued, and none of the images in a worker's hands or waiting."""
+        ids = {UUID(image.id).bytes for image in self._published}
         with closing(self._system.redis()) as redis:
-            return not redis.llen(redis_keys.IMAGE_QUEUE) and not waiting_for_retry(redis)
+            return (
+                not redis.llen(redis_keys.IMAGE_QUEUE) and not ids & waiting_for_retry(redis).keys()
+            )
 
     def _objects(self) -> Counter[str]:
         """How many objects the store holds of each link; read past the store's own code."""

@@ -42,6 +42,11 @@ def wait_for_answers(system: System, amount: int) -> None:
     system.wait_until(lambda: system.models.answers().total() >= enough, "answers of models")
 
 
+def wait_until_listed(system: System) -> None:
+    """Wait until SAGE lists all images, which begins when a moderator asks."""
+    system.wait_until(lambda: system.replay.lists_all, "images that are listed", 60)
+
+
 def wait_until_taken(system: System, redis: Any) -> None:
     """Wait until images are marked as taken that were not."""
     before = redis.zcard(redis_keys.SEEN)
