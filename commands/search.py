@@ -110,7 +110,8 @@ def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--vector",
     metavar="MODEL",
-    help="Embedding model of the vector search.  [default: the first of EMBEDDING_MODELS]",
+    help="Embedding model of the vector search.  "
+    "[default: the first of EMBEDDING_MODELS that no image lacks]",
 )
 @click.option(
     "--fusion",
