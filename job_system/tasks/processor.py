@@ -23,7 +23,7 @@ from job_system.circuit_breaker import CircuitOpenError
 from job_system.dependencies import circuit_breaker, dead_letters, pipeline, redis_client
 from metrics import metrics
 from metrics.metrics import Arrival
-from processing import Outcome, Stages, process_image, reprocess_image
+from processing import Outcome, Pipeline, Stages, process_image, reprocess_image
 from weavloader import redis_keys, traces
 from weavloader.dlq.queue import FailedTask, describe
 from weavloader.errors import PermanentError, Reason, TransientError, WeavloaderError
@@ -161,15 +161,24 @@ def _process_behind_breaker(
     def work() -> Outcome:
         if rework is None:
             return _process_uploaded(task, job, stages)
-        return reprocess_image(job, rework, pipeline(), stages)
+        return reprocess_image(job, rework, _pipeline(stages), stages)
 
     return circuit_breaker().run(job.id, stages, work)
+
+
+def _pipeline(stages: Stages) -> Pipeline:
+    """This process's pipeline, which opens the store; that fails as a look-up in it does."""
+    try:
+        return pipeline()
+    except WeavloaderError:
+        stages.failed = "lookup"
+        raise
 
 
 def _process_uploaded(task: Task, job: ImageJob, stages: Stages) -> Outcome:
     """Process an image, or send its task again while its file is not there yet."""
     try:
-        return process_image(job, pipeline(), stages)
+        return process_image(job, _pipeline(stages), stages)
     except TransientError as error:
         if error.reason is not Reason.NOT_YET_UPLOADED:
             raise

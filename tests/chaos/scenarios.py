@@ -121,6 +121,7 @@ SCENARIOS = (
         is_quick=True,
         max_calls=1.0,
     ),
+    Scenario("processors start without the store", store_faults.start_without_store),
     Scenario("store refuses every second image for 6 s", store_faults.refuse_half, max_calls=1.0),
     Scenario("store locked for 8 s", store_faults.lock_store(8)),
     Scenario("store read-only for 45 s", store_faults.lock_store(LONG), max_calls=1.0),

@@ -8,7 +8,7 @@ from functools import partial
 
 from tests.chaos.processes import no_file_grows
 from tests.chaos.real_weaviate import searchable_links, stored_links
-from tests.chaos.system import FaultAction, System
+from tests.chaos.system import PROCESSORS, FaultAction, System
 from tests.chaos.waits import LONG, pause, wait_for_answers, wait_for_work, wait_until_done
 from weavloader.settings import Settings
 
@@ -33,6 +33,14 @@ def take_store_away_from_thinkers(system: System) -> None:
     pause(10)
     system.mend_store()
     system.models.behave("ok")
+
+
+def start_without_store(system: System) -> None:
+    """Let all processors start while the store is away, for longer than retries last."""
+    system.break_store()
+    system.restart(PROCESSORS)
+    pause(LONG)
+    system.mend_store()
 
 
 def refuse_half(system: System) -> None:
