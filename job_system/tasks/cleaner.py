@@ -28,6 +28,7 @@ from job_system.celery_config import (
     TASKS,
     VISIBILITY_TIMEOUT,
 )
+from job_system.dead_letters import dead_letter, trim
 from job_system.dependencies import data_api, dead_letters, let_go, redis_client, store
 from job_system.publishing import publish, reprocess
 from metrics import metrics
@@ -74,7 +75,7 @@ def handle_dlq(
     with _requeued_on_outage():
         found = _letter_of(self, letter, args, kwargs, headers)
         dead_letters().put(found)
-        _trim(found)
+        trim(found)
         _resolve_own(self, found)
 
 
@@ -93,7 +94,7 @@ def archive_failed_tasks() -> int:
     for records in failure_records():
         for record in _without_letter(records):
             dead_letters().note_failure(record.failed.task_id)
-            _trim(
+            trim(
                 dead_letters().write_described(
                     record.failed, record.exc_type, record.exc_message, record.traceback
                 )
@@ -208,16 +209,8 @@ def _letter_to_reprocess(task: Task, name: str, args: object, kwargs: object) ->
     if letter is None:
         letter = from_reference_message(letter_id, name, args, kwargs, None, utc_now())
         dead_letters().put(letter)
-        _trim(letter)
+        trim(letter)
     return letter
-
-
-def _trim(letter: DeadLetter) -> None:
-    """Hold a node that fails without end, and all together, to what Redis has room for."""
-    for scope, amount in dead_letters().trim(letter.label.vsn).items():
-        if amount:
-            logger.error("discarded %d dead letters: too many of %s", amount, scope)
-            metrics.count_capped(scope, amount)
 
 
 def _letter_of_message(task: Task, why: str) -> DeadLetter:
@@ -226,7 +219,7 @@ def _letter_of_message(task: Task, why: str) -> DeadLetter:
     failed = FailedTask(
         request.id, task.name, list(request.args), dict(request.kwargs), 0, str(request.hostname)
     )
-    return dead_letters().write(failed, PermanentError(why, reason=Reason.MALFORMED_MESSAGE), "")
+    return dead_letter(failed, PermanentError(why, reason=Reason.MALFORMED_MESSAGE), "")
 
 
 def _adopt() -> None:
