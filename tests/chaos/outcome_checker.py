@@ -64,6 +64,7 @@ class OutcomeChecker:
     def __init__(self, system: System, published: Sequence[Published]) -> None:
         self._system = system
         self._published = published
+        self._ids = {UUID(image.id).bytes for image in published}
         with closing(connect_store(system.settings())) as store:
             store.prepare()
         self._objects_before = self._objects().total()
@@ -97,10 +98,10 @@ class OutcomeChecker:
 
     def is_idle(self) -> bool:
         """Whether nothing is queued, and none of the images in a worker's hands or waiting."""
-        ids = {UUID(image.id).bytes for image in self._published}
         with closing(self._system.redis()) as redis:
             return (
-                not redis.llen(redis_keys.IMAGE_QUEUE) and not ids & waiting_for_retry(redis).keys()
+                not redis.llen(redis_keys.IMAGE_QUEUE)
+                and not self._ids & waiting_for_retry(redis).keys()
             )
 
     def _objects(self) -> Counter[str]:

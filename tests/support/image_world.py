@@ -23,11 +23,7 @@ from weavloader.images.nodes import Node, Nodes
 from weavloader.provenance import ServedModel, record_call
 from weavloader.retention import DeletedImages, LetGo
 from weavloader.settings import StoreImages
-from weavloader.store.base import (
-    ImageObject,
-    Store,
-    Vector,
-)
+from weavloader.store.base import ImageObject, Store, Vector
 from weavloader.times import FOR_EVER, Ages
 
 JOB = ImageJob(

@@ -11,10 +11,7 @@ import pytest
 from celery import Celery
 
 from demo.servers.waiting import wait_until
-from job_system.broker.worker_registry import (
-    restore,
-    transport_options,
-)
+from job_system.broker.worker_registry import restore, transport_options
 from weavloader import redis_keys
 from weavloader.images.job import ImageJob
 

@@ -18,9 +18,7 @@ from weavloader.geo import Location
 from weavloader.images.encode import is_reduced
 from weavloader.reprocessing import Rework
 from weavloader.retention import DeletedImages
-from weavloader.store.base import (
-    TEXT_PROPERTIES,
-)
+from weavloader.store.base import TEXT_PROPERTIES
 from weavloader.times import Ages, utc_now
 
 STAGES = ["existing", "fetch", "caption", "clip", "align", "describe", "upsert"]

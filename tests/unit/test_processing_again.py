@@ -14,9 +14,7 @@ from tests.support.image_world import JOB, World, run
 from weavloader.errors import ConfigError, Reason, TransientError
 from weavloader.reprocessing import Rework
 from weavloader.retention import DeletedImages
-from weavloader.store.base import (
-    ImageObject,
-)
+from weavloader.store.base import ImageObject
 from weavloader.times import utc_now
 
 SOON = datetime(2200, 1, 1, tzinfo=UTC)
