@@ -49,6 +49,22 @@ def site(settings: Settings) -> Iterator[httpx.Client]:
             yield client
 
 
+def next_status(site: httpx.Client) -> Any:
+    """The status of a snapshot that began after this call, with Redis and the store read.
+
+    It is not the first one, which cannot tell that there are no workers.
+    """
+    now = datetime.now(UTC)
+
+    def seen() -> Any:
+        status = site.get("/api/status").json()
+        is_new = datetime.fromisoformat(status["at"]) > now
+        is_read = status["queues"] is not None and status["images_stored"] is not None
+        return status if is_new and is_read and len(status["history"]["at"]) > 1 else None
+
+    return wait_until(seen, "a snapshot")
+
+
 def test_the_status_has_stored_queued_dead_and_failed_parts(
     settings: Settings, redis_url: str, site: httpx.Client
 ) -> None:
@@ -64,14 +80,9 @@ def test_the_status_has_stored_queued_dead_and_failed_parts(
             redis_keys.STREAM_NEWEST, {redis_keys.STREAM_NEWEST_MEMBER: captured.timestamp()}
         )
 
-    def seen() -> Any:
-        told = site.get("/api/status").json()
-        complete = (
-            told["images_stored"] == 2 and (told["queues"] or {}).get(redis_keys.IMAGE_QUEUE) == 3
-        )
-        return told if complete and told["stream"] else None
-
-    status = wait_until(seen, "a complete snapshot")
+    status = next_status(site)
+    assert status["images_stored"] == 2
+    assert status["queues"][redis_keys.IMAGE_QUEUE] == 3
     assert status["dead_letters"] == 1
     assert status["images_queued"] == 5
     assert status["stream"]["received"] == 7 and status["stream"]["waiting"] is True
@@ -144,14 +155,7 @@ def test_a_value_beyond_the_threshold_of_an_alert_is_marked_and_links_to_the_run
             redis.set(redis_keys.STREAM_LAST_POLL, json.dumps(note))
             newest = moment("WeavloaderStreamSilent", over).timestamp()
             redis.zadd(redis_keys.STREAM_NEWEST, {redis_keys.STREAM_NEWEST_MEMBER: newest})
-        written = datetime.now(UTC)
-
-        def seen() -> Any:
-            status = site.get("/api/status").json()
-            is_new = datetime.fromisoformat(status["at"]) > written
-            return status if is_new and len(status["history"]["at"]) > 1 else None
-
-        alerts = wait_until(seen, "a snapshot")["alerts"]
+        alerts = next_status(site)["alerts"]
         return {place: (each["alert"], each["severity"]) for place, each in alerts.items()}
 
     # No worker runs here.
