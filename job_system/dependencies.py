@@ -55,7 +55,7 @@ def data_api() -> DataApi:
 @cache
 def dead_letters() -> DeadLetters:
     """The dead-letter queue."""
-    return DeadLetters(redis_client(), get_settings().dlq_ttl)
+    return DeadLetters(redis_client(), get_settings().dlq_ttl, metrics.count_capped)
 
 
 @cache

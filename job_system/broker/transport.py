@@ -285,11 +285,11 @@ def _dead_letter_deadly(task: TaskMessage) -> None:
 
 
 def _dead_letter(failed: FailedTask, error: PermanentError, text: str) -> None:
-    from job_system.dead_letters import dead_letter
+    from job_system.dependencies import dead_letters
 
     metrics.count_error("broker", error.reason)
     logger.error("message rejected (%s), see dead letter %s", error.reason, failed.task_id)
     try:
-        dead_letter(failed, error, "")
+        dead_letters().write(failed, error, "")
     except RedisError as outage:
         logger.error("rejected message could not be kept (%s): %r", outage, text)

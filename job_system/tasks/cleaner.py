@@ -28,7 +28,6 @@ from job_system.celery_config import (
     TASKS,
     VISIBILITY_TIMEOUT,
 )
-from job_system.dead_letters import dead_letter, trim
 from job_system.dependencies import data_api, dead_letters, let_go, redis_client, store
 from job_system.publishing import publish, reprocess
 from metrics import metrics
@@ -75,7 +74,6 @@ def handle_dlq(
     with _requeued_on_outage():
         found = _letter_of(self, letter, args, kwargs, headers)
         dead_letters().put(found)
-        trim(found)
         _resolve_own(self, found)
 
 
@@ -94,10 +92,8 @@ def archive_failed_tasks() -> int:
     for records in failure_records():
         for record in _without_letter(records):
             dead_letters().note_failure(record.failed.task_id)
-            trim(
-                dead_letters().write_described(
-                    record.failed, record.exc_type, record.exc_message, record.traceback
-                )
+            dead_letters().write_described(
+                record.failed, record.exc_type, record.exc_message, record.traceback
             )
             archived += 1
         forget([record.failed.task_id for record in records])
@@ -209,7 +205,6 @@ def _letter_to_reprocess(task: Task, name: str, args: object, kwargs: object) ->
     if letter is None:
         letter = from_reference_message(letter_id, name, args, kwargs, None, utc_now())
         dead_letters().put(letter)
-        trim(letter)
     return letter
 
 
@@ -219,7 +214,8 @@ def _letter_of_message(task: Task, why: str) -> DeadLetter:
     failed = FailedTask(
         request.id, task.name, list(request.args), dict(request.kwargs), 0, str(request.hostname)
     )
-    return dead_letter(failed, PermanentError(why, reason=Reason.MALFORMED_MESSAGE), "")
+    error = PermanentError(why, reason=Reason.MALFORMED_MESSAGE)
+    return dead_letters().write(failed, error, "")
 
 
 def _adopt() -> None:

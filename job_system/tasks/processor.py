@@ -20,7 +20,6 @@ from job_system import late_uploads
 from job_system.app import celery_app, lane_of, queued_at
 from job_system.celery_config import TASKS, retry_delay
 from job_system.circuit_breaker import CircuitOpenError
-from job_system.dead_letters import dead_letter
 from job_system.dependencies import circuit_breaker, dead_letters, pipeline, redis_client
 from metrics import metrics
 from metrics.metrics import Arrival
@@ -248,7 +247,7 @@ def _dead_letter(task: Task, error: Exception, stages: Stages) -> None:
         trace_id=traces.trace_id(),
     )
     text = "".join(traceback.format_exception(error))
-    letter = dead_letter(failed, error, text)
+    letter = dead_letters().write(failed, error, text)
     metrics.count_outcome("dead")
     if letter.reason == Reason.NODE_FORBIDDEN:
         metrics.count_forbidden(letter.label.vsn)

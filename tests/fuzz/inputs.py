@@ -181,7 +181,7 @@ def messages() -> Iterator[Attempt]:
     redis = fakeredis.FakeRedis()
     letters = DeadLetters(cast("RedisClient", redis), 1000)
     celery_app.loader.import_default_modules()
-    with patch("job_system.dead_letters.dead_letters", lambda: letters):
+    with patch("job_system.dependencies.dead_letters", lambda: letters):
         channel = _memory().channel()
 
         def attempt(rng: Random) -> None:

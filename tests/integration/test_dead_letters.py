@@ -26,6 +26,18 @@ def letters(redis: Any) -> DeadLetters:
     return DeadLetters(redis, ttl=3600)
 
 
+@pytest.fixture
+def discarded() -> list[tuple[str, int]]:
+    """Which limits were exceeded, and by how many dead letters."""
+    return []
+
+
+@pytest.fixture
+def limited(redis: Any, discarded: list[tuple[str, int]]) -> DeadLetters:
+    """An empty dead-letter queue that tells what it discards."""
+    return DeadLetters(redis, 3600, lambda scope, amount: discarded.append((scope, amount)))
+
+
 def letter(
     name: str, reason: str = "empty", vsn: str = "W021", hours: float = 0, task: str = TASK
 ) -> DeadLetter:
@@ -266,29 +278,31 @@ def test_every_letter_has_a_reason_of_one_word(
     assert letters.reasons() == {reason: 1}
 
 
-def test_above_the_cap_of_a_node_its_oldest_permanent_ones_go_first(
-    letters: DeadLetters, monkeypatch: pytest.MonkeyPatch
+def test_above_the_limit_of_a_node_its_oldest_permanent_ones_go_first(
+    limited: DeadLetters, discarded: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue, "MAX_OF_NODE", 3)
-    letters.put(letter("other-node", "empty", "W07A", hours=99))
-    letters.put(letter("transient", "storage_error", hours=50))
-    letters.put(letter("unknown", "some_error", hours=40))
-    letters.put(letter("new", "empty", hours=1))
-    assert letters.trim("W021") == {"node": 0, "all": 0}
-    letters.put(letter("old", "empty", hours=9))
-    letters.put(letter("older", "empty", hours=10))
-    assert letters.trim("W021") == {"node": 2, "all": 0}
-    assert list(letters.ids()) == ["other-node", "transient", "unknown", "new"]
-    assert letters.nodes() == {"W021": 3, "W07A": 1}
+    limited.put(letter("other-node", "empty", "W07A", hours=99))
+    limited.put(letter("transient", "storage_error", hours=50))
+    limited.put(letter("unknown", "some_error", hours=40))
+    limited.put(letter("new", "empty", hours=1))
+    assert not discarded
+    limited.put(letter("old", "empty", hours=9))
+    limited.put(letter("older", "empty", hours=10))
+    assert discarded == [("node", 1), ("node", 1)]
+    assert list(limited.ids()) == ["other-node", "transient", "unknown", "new"]
+    assert limited.nodes() == {"W021": 3, "W07A": 1}
 
 
-def test_above_the_cap_of_all_the_oldest_go_when_none_is_permanent(
-    letters: DeadLetters, monkeypatch: pytest.MonkeyPatch
+def test_above_the_limit_of_all_the_oldest_go_when_none_is_permanent(
+    limited: DeadLetters, discarded: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue, "MAX_DEAD_LETTERS", 4)
     monkeypatch.setattr(queue, "SPARE_SHARE", 4)
-    for hours in range(5):
-        letters.put(letter(f"t{hours}", "storage_error", f"W{hours:03}", hours=hours))
-    assert letters.trim("W000") == {"node": 0, "all": 2}
-    assert list(letters.ids()) == ["t2", "t1", "t0"]
-    assert set(letters.discarded_at(["t3", "t4", "t2"])) == {"t3", "t4"}
+    for hours in range(4):
+        limited.put(letter(f"t{hours}", "storage_error", f"W{hours:03}", hours=hours))
+    assert not discarded
+    limited.put(letter("t4", "storage_error", "W004", hours=4))
+    assert discarded == [("all", 2)]
+    assert list(limited.ids()) == ["t2", "t1", "t0"]
+    assert set(limited.discarded_at(["t3", "t4", "t2"])) == {"t3", "t4"}

@@ -30,6 +30,7 @@ from tests.support.reference_deployment import (
     take,
 )
 from weavloader import redis_keys
+from weavloader.dlq import queue
 from weavloader.dlq.queue import DeadLetters
 from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.images.job import image_id
@@ -147,6 +148,16 @@ def test_an_image_that_fails_under_another_id_has_one_dead_letter(
         processor.process_image_task.apply([image_data(URL)], task_id=task_id)
         assert {each.task_id for each in letters.each()} == {task_id, other}
     assert letters.discarded_at([image_id(URL)]) == {}
+
+
+def test_more_dead_letters_than_may_be_kept_are_not_adopted(
+    letters: DeadLetters, redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "MAX_OF_NODE", 3)
+    for number in range(5):
+        archive(redis, image_data(f"{URL}{number}"))
+    assert letters.adopt() == 5
+    assert letters.count() == 3
 
 
 def test_its_dead_letters_are_listed_counted_and_shown_like_ours(

@@ -133,7 +133,7 @@ def site(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Sit
     made = Site(*request.param)
     monkeypatch.setattr(processor, "pipeline", lambda: made.pipeline)
     monkeypatch.setattr(processor, "dead_letters", lambda: made.letters)
-    monkeypatch.setattr("job_system.dead_letters.dead_letters", lambda: made.letters)
+    monkeypatch.setattr("job_system.dependencies.dead_letters", lambda: made.letters)
     monkeypatch.setattr(processor, "redis_client", lambda: made.redis)
     # Triton answers the probe: it is the model that is at fault.
     breaker = CircuitBreaker(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 
@@ -42,16 +42,24 @@ class DeadLetters:
     """The dead-letter queue in Redis.
 
     A dead letter is removed when its image is stored or when it is discarded; otherwise it
-    expires.
+    expires. There are never more than Redis has room for: of a node :data:`MAX_OF_NODE`, of all
+    :data:`MAX_DEAD_LETTERS`; whatever writes one discards those above the limits.
 
     Args:
         redis: A client that gives bytes.
         ttl: Seconds after its last failure until a dead letter expires.
+        on_discarded: Is told how many were above a limit, ``node`` or ``all``.
     """
 
-    def __init__(self, redis: RedisClient, ttl: float) -> None:
+    def __init__(
+        self,
+        redis: RedisClient,
+        ttl: float,
+        on_discarded: Callable[[str, int], None] = lambda scope, amount: None,
+    ) -> None:
         self._redis = redis
         self._ttl = int(ttl)
+        self._on_discarded = on_discarded
         self._index = DeadLetterIndex(redis)
 
     def note_failure(self, task_id: str) -> None:
@@ -96,13 +104,15 @@ class DeadLetters:
             worker=failed.worker,
             trace_id=failed.trace_id,
         )
-        self.put(letter)
+        self._write(letter)
         self._supersede(letter)
+        self._trim([letter])
         return letter
 
     def put(self, letter: DeadLetter) -> None:
         """Write a dead letter as it is, replacing the one of the same task."""
-        self._index.write(_entry(letter, _first_seen(letter)), letter.to_json(), self._ttl)
+        self._write(letter)
+        self._trim([letter])
 
     def adopt(self) -> int:
         """Index dead letters of another program or an earlier version; return how many.
@@ -115,7 +125,9 @@ class DeadLetters:
         for batch in chunked(keys, BATCH):
             names = [key.decode(errors="replace") for key in batch]
             ids = [name.removeprefix(redis_keys.DEAD_LETTER_PREFIX) for name in names]
-            adopted += sum(map(self._adopt, *self._unindexed(ids)))
+            taken = [letter for letter in map(self._adopt, *self._unindexed(ids)) if letter]
+            self._trim(taken)
+            adopted += len(taken)
         return adopted
 
     def get(self, task_id: str) -> DeadLetter | None:
@@ -189,23 +201,6 @@ class DeadLetters:
         batches = chunked(task_ids, BATCH)
         return sum(self._index.delete(batch, resolved=False) for batch in batches)
 
-    def trim(self, vsn: str) -> dict[str, int]:
-        """Discard what is above :data:`MAX_OF_NODE` for a node, and above :data:`MAX_DEAD_LETTERS`.
-
-        Permanent ones first, then the oldest; a few more than need be, so that not each failure has
-        to search for one.
-
-        Returns:
-            How many were discarded for either reason, ``node`` and ``all``.
-        """
-        node = self._discard_above(
-            MAX_OF_NODE, self._index.count_of_node(vsn), DeadLetterFilter(vsn=vsn)
-        )
-        return {
-            "node": node,
-            "all": self._discard_above(MAX_DEAD_LETTERS, self._index.count(_ALL), _ALL),
-        }
-
     def claim(self, task_ids: Sequence[str]) -> set[str]:
         """Mark the tasks that may be reprocessed now, and return them.
 
@@ -252,9 +247,25 @@ class DeadLetters:
         """Number of dead letters by node (VSN), the most frequent first."""
         return self._index.nodes()
 
-    def _discard_above(self, most: int, count: int, wanted: DeadLetterFilter) -> int:
+    def _write(self, letter: DeadLetter) -> None:
+        self._index.write(_entry(letter, _first_seen(letter)), letter.to_json(), self._ttl)
+
+    def _trim(self, written: Iterable[DeadLetter]) -> None:
+        """Discard what is above the limits, of the nodes of these dead letters and of all."""
+        nodes = {letter.label.vsn for letter in written}
+        for vsn in nodes:
+            of_node = DeadLetterFilter(vsn=vsn)
+            self._discard_above(MAX_OF_NODE, self._index.count_of_node(vsn), of_node, "node")
+        if nodes:
+            self._discard_above(MAX_DEAD_LETTERS, self._index.count(_ALL), _ALL, "all")
+
+    def _discard_above(self, most: int, count: int, wanted: DeadLetterFilter, scope: str) -> None:
+        """Permanent ones first, then the oldest.
+
+        A few more than need be, so that not each failure has to search for one.
+        """
         if count <= most:
-            return 0
+            return
         amount = count - most + most // SPARE_SHARE
         permanent: list[str] = []
         others: list[str] = []
@@ -263,7 +274,9 @@ class DeadLetters:
                 reason = find_reason(word)
                 is_permanent = reason is not None and reason.kind is Kind.PERMANENT
                 (permanent if is_permanent else others).append(task_id)
-        return self.discard([*permanent, *others][:amount])
+        discarded = self.discard([*permanent, *others][:amount])
+        logger.error("discarded %d dead letters: too many of %s", discarded, scope)
+        self._on_discarded(scope, discarded)
 
     def _supersede(self, letter: DeadLetter) -> None:
         """Delete the other dead letters of an image, which was queued under several ids."""
@@ -277,13 +290,14 @@ class DeadLetters:
         texts = self._redis.mget(map(redis_keys.dead_letter, lacking)) if lacking else []
         return lacking, texts
 
-    def _adopt(self, letter_id: str, text: bytes | None) -> bool:
+    def _adopt(self, letter_id: str, text: bytes | None) -> DeadLetter | None:
         letter = _parsed(letter_id, text)
         if letter is None or text is None:
-            return False
+            return None
         is_ours = "failed_task" not in json.loads(text)
         entry = _entry(letter, _first_seen(letter) if is_ours else shared_now(self._redis))
-        return self._index.write(entry, letter.to_json(), self._ttl, replaced=text)
+        is_written = self._index.write(entry, letter.to_json(), self._ttl, replaced=text)
+        return letter if is_written else None
 
     def _times(self, key: str, task_ids: Sequence[str]) -> dict[str, datetime]:
         if not task_ids:
