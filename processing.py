@@ -112,8 +112,11 @@ def process_image(job: ImageJob, pipeline: Pipeline, stages: Stages) -> Outcome:
         if pipeline.let_go.is_expired(job, utc_now()):
             return Outcome.EXPIRED
         with _store_operation("exists"):
-            if pipeline.store.existing([job.url]):
-                return Outcome.ALREADY_STORED
+            is_stored = bool(pipeline.store.existing([job.url]))
+    if is_stored:
+        if not _complete(job, job.id, pipeline, stages):
+            return Outcome.ALREADY_STORED
+        return _unless_deleted(Outcome.STORED, job, pipeline)
     with stages.timed("download"):
         data = pipeline.downloader.fetch(job.url, job.node if job.node != UNKNOWN else None)
         traces.note(bytes=len(data))
@@ -129,6 +132,23 @@ def process_image(job: ImageJob, pipeline: Pipeline, stages: Stages) -> Outcome:
         pipeline.match(image)
         _store(image, inference, pipeline, stages)
     return _unless_deleted(Outcome.STORED, job, pipeline)
+
+
+def _complete(job: ImageJob, name: str, pipeline: Pipeline, stages: Stages) -> bool:
+    """Complete a stored image if an attempt to write it failed; whether one had.
+
+    Such a write may have failed halfway: Weaviate has the object then, but no search by vector
+    finds it, and to write the same again changes nothing.
+
+    Args:
+        name: Of the inference that the attempt has left.
+    """
+    if not pipeline.cache.is_kept(name):
+        return False
+    with stages.timed("store"), _store_operation("upsert"):
+        pipeline.store.rewrite([job.id])
+    pipeline.cache.forget(name)
+    return True
 
 
 def _kept(data: bytes, job: ImageJob, node: Node, pipeline: Pipeline, stages: Stages) -> bytes:
@@ -193,6 +213,8 @@ def reprocess_image(job: ImageJob, rework: Rework, pipeline: Pipeline, stages: S
     if parts or ours is None:
         _replace(stored, parts, job, rework, pipeline, stages)
         outcome = Outcome.REPROCESSED
+    elif _complete(job, _rework_name(job, rework), pipeline, stages):
+        outcome = Outcome.REPROCESSED
     if foreign is not None:
         with stages.timed("store"), _store_operation("delete"):
             pipeline.store.delete([rework.object_id])
@@ -224,9 +246,13 @@ def _replace(
         with stages.timed("download"):
             node = job.node if job.node != UNKNOWN else None
             picture = pipeline.downloader.fetch(job.url, node)
-    with pipeline.cache.inference_of(f"{job.id}:{rework.since.isoformat()}") as inference:
+    with pipeline.cache.inference_of(_rework_name(job, rework)) as inference:
         infer_again(replace(stored, image=picture), parts, inference, pipeline, stages)
         _store(_reprocessed(stored, inference, parts), inference, pipeline, stages)
+
+
+def _rework_name(job: ImageJob, rework: Rework) -> str:
+    return f"{job.id}:{rework.since.isoformat()}"
 
 
 def infer_again(

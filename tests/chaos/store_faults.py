@@ -81,12 +81,17 @@ def kill_weaviate(system: System) -> None:
 
 
 def fill_disk_of_weaviate(system: System) -> None:
-    """Let no file of Weaviate grow until retries are long spent."""
+    """Let no file of Weaviate grow until retries are long spent, and restart it then.
+
+    Once it could not write the log of a vector index, it refuses every object until it is
+    restarted: that log's writer keeps its first error.
+    """
     assert system.weaviate is not None
     wait_for_answers(system, 3)
     with no_file_grows(system.weaviate.pid):
         pause(LONG)
         assert "store" in system.failures().get("circuit", ""), "health knew of no outage"
+    system.weaviate.restart()
     wait_until_done(system, 120)
     _repair(system)
 

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from processing import Outcome, Pipeline, Stages, process_image
+from weavloader.errors import Reason, TransientError
 from weavloader.geo import Location
 from weavloader.images.decode import DecodeLimits, Pixels
 from weavloader.images.download import Downloader
@@ -61,7 +62,7 @@ class World:
     ages: Ages = FOR_EVER
     keep_images: Ages = FOR_EVER
     store_images: StoreImages = "full"
-    on_upsert: Callable[[], None] = lambda: None
+    on_write: Callable[[], None] = lambda: None
 
     def note(self, name: str) -> None:
         self.done.append(name)
@@ -106,7 +107,12 @@ class World:
     def upsert(self, objects: Sequence[ImageObject]) -> None:
         self.note("upsert")
         self.stored.update({stored.id: stored for stored in objects})
-        self.on_upsert()
+        self.on_write()
+
+    def rewrite(self, ids: Iterable[str]) -> None:
+        self.note("rewrite")
+        assert set(ids) <= self.stored.keys()
+        self.on_write()
 
     def delete(self, ids: Iterable[str]) -> int:
         self.note("delete")
@@ -129,6 +135,11 @@ class World:
             store_images=self.store_images,
             keep_images=self.keep_images,
         )
+
+
+def break_off() -> None:
+    """What a store says that has an object, and failed to index it."""
+    raise TransientError("no space left on device", reason=Reason.STORE_FAILED)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from PIL import Image
 
 from processing import Outcome, Stages, process_image, reprocess_image
-from tests.support.image_world import JOB, World, drawn, run
+from tests.support.image_world import JOB, World, break_off, drawn, run
 from weavloader.errors import PermanentError, Reason, TransientError
 from weavloader.geo import Location
 from weavloader.images.encode import is_reduced
@@ -155,6 +155,28 @@ def test_after_a_stage_that_failed_the_next_try_stores_the_image(world: World, s
     assert world.done.count("caption") == 1 + (stage == "caption"), "no model is asked twice"
 
 
+def test_what_was_written_halfway_is_completed_before_it_counts_as_stored(world: World) -> None:
+    world.on_write = break_off
+    for _ in range(2):
+        stages = Stages()
+        with pytest.raises(TransientError):
+            process_image(JOB, world.pipeline(), stages)
+        assert stages.failed == "store"
+    world.on_write, world.done = (lambda: None), []
+    run(world)
+    assert world.done == ["existing", "rewrite"]
+    assert process_image(JOB, world.pipeline(), Stages()) == Outcome.ALREADY_STORED
+
+
+def test_a_person_may_delete_what_was_written_halfway(world: World) -> None:
+    world.on_write = break_off
+    with pytest.raises(TransientError):
+        process_image(JOB, world.pipeline(), Stages())
+    world.on_write = lambda: DeletedImages(world.redis).add([JOB.id])
+    assert process_image(JOB, world.pipeline(), Stages()) == Outcome.DELETED
+    assert world.stored == {}
+
+
 def test_vectors_of_a_wrong_model_are_not_kept_for_when_the_right_one_is_served(
     world: World,
 ) -> None:
@@ -251,7 +273,7 @@ def test_an_image_that_is_deleted_while_it_is_processed_does_not_come_back(world
     def delete() -> None:
         DeletedImages(world.redis).add([JOB.id])
 
-    world.on_upsert = delete
+    world.on_write = delete
     assert process_image(JOB, world.pipeline(), Stages()) == Outcome.DELETED
     assert world.stored == {}
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from processing import Outcome, Stages, reprocess_image
-from tests.support.image_world import JOB, World, run
+from tests.support.image_world import JOB, World, break_off, run
 from weavloader.errors import ConfigError, Reason, TransientError
 from weavloader.reprocessing import Rework
 from weavloader.retention import DeletedImages
@@ -65,6 +65,19 @@ def test_one_vector_is_filled_and_all_else_stays(world: World) -> None:
     assert after.vectors.keys() == {"clip", "align"}
     assert after.text == whole.text
     assert after.provenance.keys() == {"caption", "align"}
+
+
+def test_a_new_version_that_was_written_halfway_is_completed(world: World) -> None:
+    run(world)
+    whole = world.stored[JOB.id]
+    world.stored[JOB.id] = replace(whole, vectors={"clip": whole.vectors["clip"]})
+    world.on_write = break_off
+    with pytest.raises(TransientError):
+        again(world, "align", since=LONG_AGO)
+    world.on_write = lambda: None
+    assert again(world, "align", since=LONG_AGO) == Outcome.REPROCESSED
+    assert world.done == ["get", "rewrite"]
+    assert again(world, "align", since=LONG_AGO) == Outcome.ALREADY_STORED
 
 
 def test_what_is_new_enough_is_not_made_again(world: World) -> None:
@@ -129,7 +142,7 @@ def test_an_image_that_is_deleted_while_it_is_reprocessed_does_not_come_back(wor
         DeletedImages(world.redis).add([JOB.id])
         world.stored.pop(JOB.id, None)
 
-    world.on_upsert = delete
+    world.on_write = delete
     rework = Rework(frozenset({"clip"}), utc_now() + timedelta(days=1))
     assert reprocess_image(JOB, rework, world.pipeline(), Stages()) == Outcome.DELETED
     assert reprocess_image(JOB, rework, world.pipeline(), Stages()) == Outcome.DELETED
@@ -221,6 +234,6 @@ def test_a_foreign_object_of_a_deleted_image_is_not_stored_again(world: World) -
         DeletedImages(world.redis).add([JOB.id])
         world.stored.pop(FOREIGN, None)
 
-    world.on_upsert = delete
+    world.on_write = delete
     assert rework_foreign(world) == Outcome.DELETED
     assert world.stored == {}

@@ -81,10 +81,28 @@ class InferenceCache:
             if inference:
                 self._keep(image_id, inference)
             elif recalled:
-                self._forget(image_id)
+                self.forget(image_id)
             raise
         if recalled:
-            self._forget(image_id)
+            self.forget(image_id)
+
+    def is_kept(self, image_id: str) -> bool:
+        """Whether an attempt failed after a model had answered, and none has ended well since.
+
+        A cache that cannot be reached has none.
+        """
+        try:
+            return bool(self._redis.exists(redis_keys.inference(image_id)))
+        except RedisError as error:
+            logger.warning("inference of %s not looked up: %s", image_id, error)
+            return False
+
+    def forget(self, image_id: str) -> None:
+        """Delete what is known of an image."""
+        try:
+            self._redis.delete(redis_keys.inference(image_id))
+        except RedisError as error:
+            logger.warning("inference of %s not forgotten: %s", image_id, error)
 
     def _recall(self, image_id: str) -> Inference:
         try:
@@ -111,12 +129,6 @@ class InferenceCache:
             self._redis.set(redis_keys.inference(image_id), json.dumps(kept), ex=KEPT_SECONDS)
         except RedisError as error:
             logger.warning("inference of %s not kept: %s", image_id, error)
-
-    def _forget(self, image_id: str) -> None:
-        try:
-            self._redis.delete(redis_keys.inference(image_id))
-        except RedisError as error:
-            logger.warning("inference of %s not forgotten: %s", image_id, error)
 
 
 def packed(vector: Vector) -> tuple[list[int], str]:
