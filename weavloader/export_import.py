@@ -49,10 +49,15 @@ class ExportReport:
 
 @dataclass(slots=True)
 class ImportReport:
-    """What an import wrote, and what was stored before."""
+    """What an import wrote, and what was stored before.
+
+    Attributes:
+        rewritten: Of those stored before, the objects that a search did not find.
+    """
 
     written: int = 0
     already: int = 0
+    rewritten: int = 0
 
 
 class Writer(Protocol):
@@ -110,6 +115,9 @@ def export_objects(
 def import_objects(store: Store, path: Path, *, progress: Progress) -> ImportReport:
     """Write the objects of a file that a store does not have; given again, it goes on.
 
+    Those that it has and that a search does not find are written again: an earlier import may
+    have ended while the server wrote them.
+
     Args:
         progress: Told which share of the file is done, 0 to 1, and the same in words.
 
@@ -126,7 +134,11 @@ def import_objects(store: Store, path: Path, *, progress: Progress) -> ImportRep
         new = [item for item in items if item.text["link"] not in stored]
         if new:
             store.upsert(new)
+        lost = store.unsearchable(stored)
+        if lost:
+            store.rewrite(lost.values())
         report.written += len(new)
+        report.rewritten += len(lost)
         report.already += len(items) - len(new)
         progress(batch[-1][1][1], f"{report.written + report.already:,} objects")
     return report

@@ -113,10 +113,16 @@ def assert_holds(settings: Settings, items: list[ImageObject]) -> None:
 
 
 @pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """The environment of a stand-in for Weaviate."""
+def server() -> Iterator[StandIn]:
+    """A stand-in for Weaviate."""
     with StandIn() as server:
-        yield of_settings(load_settings(**server.settings))
+        yield server
+
+
+@pytest.fixture
+def stand_in(server: StandIn) -> dict[str, str]:
+    """The environment of a stand-in for Weaviate."""
+    return of_settings(load_settings(**server.settings))
 
 
 class Transfer:
@@ -234,6 +240,33 @@ def test_an_export_to_standard_output_is_the_file(
     assert piped.stdout == (tmp_path / "out").read_bytes() and len(piped.stdout.splitlines()) == 3
     assert (piped.returncode, piped.stderr) == (0, b"3 objects in -\n")
     assert not (ROOT / "-").exists()
+
+
+def test_an_import_that_is_run_again_completes_what_was_written_halfway(
+    tmp_path: Path,
+    server: StandIn,
+    stand_in: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    run_command: Run,
+) -> None:
+    items, file = objects(3), str(tmp_path / "out.jsonl")
+    filled(given(embedded(tmp_path / "store"), monkeypatch), items)
+    run_command("export", file)
+    settings = given(stand_in, monkeypatch)
+    assert run_command("import", file)[1] == "3 objects written, 0 already stored\n"
+    server.lose_index(settings.weaviate_collection, items[1].id, "vectors")
+    store = connect_store(settings)
+    links = [item.text["link"] for item in items]
+    assert store.unsearchable(links).keys() == {links[1]}
+    code, said, _ = run_command("import", file)
+    assert (code, said) == (
+        0,
+        "0 objects written, 3 already stored\n"
+        "1 of those were written again: a search did not find them\n",
+    )
+    assert store.unsearchable(links) == {}
+    store.close()
+    assert_holds(settings, items)
 
 
 def kill_in_the_middle(environment: Environment, *arguments: str, begun: Path, size: int) -> None:
