@@ -7,6 +7,7 @@ from tests.support.image_world import world
 from tests.support.job_system_fixture import job_system
 from tests.support.log_fixture import own_log
 from tests.support.message_consumer import consumer
+from tests.support.metrics_fixture import unshared_metrics
 from tests.support.missing_parts import (
     pytest_fixture_setup,
     pytest_pyfunc_call,
@@ -39,6 +40,7 @@ __all__ = [
     "scene",
     "triton",
     "triton_client",
+    "unshared_metrics",
     "weaviate_server",
     "weaviate_settings",
     "world",

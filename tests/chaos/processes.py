@@ -62,11 +62,11 @@ def memory_of(pid: int) -> int:
 
 
 @contextmanager
-def no_file_grows(pid: int) -> Iterator[None]:
-    """Let a process write to no file inside, as on a full disk."""
+def no_file_grows(pid: int, beyond: int = 1) -> Iterator[None]:
+    """Let no file of a process grow beyond so many bytes inside, as on a full disk."""
     limit = resource.RLIMIT_FSIZE
     _, hard = resource.prlimit(pid, limit)
-    resource.prlimit(pid, limit, (1, hard))
+    resource.prlimit(pid, limit, (beyond, hard))
     try:
         yield
     finally:

@@ -12,6 +12,9 @@ from tests.chaos.system import PROCESSORS, FaultAction, System
 from tests.chaos.waits import LONG, pause, wait_for_answers, wait_for_work, wait_until_done
 from weavloader.settings import Settings
 
+# Bytes; a shorter limit would tear the counters that Weaviate overwrites, as a full disk does not.
+_BLOCK = 4096
+
 
 def take_store_away(seconds: float) -> FaultAction:
     """Take the store away for so many seconds."""
@@ -83,12 +86,12 @@ def kill_weaviate(system: System) -> None:
 def fill_disk_of_weaviate(system: System) -> None:
     """Let no file of Weaviate grow until retries are long spent, and restart it then.
 
-    Once it could not write the log of a vector index, it refuses every object until it is
-    restarted: that log's writer keeps its first error.
+    Once it could not write one of its logs, it refuses every object until it is restarted: the
+    log's writer keeps its first error.
     """
     assert system.weaviate is not None
-    wait_for_answers(system, 3)
-    with no_file_grows(system.weaviate.pid):
+    system.wait_until(partial(_holds_more, system.settings(), 5), "images that are stored")
+    with no_file_grows(system.weaviate.pid, _BLOCK):
         pause(LONG)
         assert "store" in system.failures().get("circuit", ""), "health knew of no outage"
     system.weaviate.restart()

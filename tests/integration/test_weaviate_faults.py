@@ -61,7 +61,7 @@ class TestFaults:
 
     @pytest.fixture
     def store(self, settings: Settings) -> Iterator[Store]:
-        store = connect_store(settings.model_copy(update={"store_timeout": 1.0}))
+        store = connect_store(settings)
         store.prepare()
         yield store
         store.close()
@@ -96,13 +96,19 @@ class TestFaults:
         assert store.count() == 1
 
     def test_a_server_that_is_slow_is_given_up_at_the_timeout(
-        self, store: Store, server: StandIn
+        self, store: Store, server: StandIn, settings: Settings
     ) -> None:
-        server.faults.seconds = 4.0  # the timeout is 1 s
-        for call in (store.count, lambda: found(store, "fox"), lambda: store.upsert([an_image()])):
-            began = time.monotonic()
-            assert reason(call) == (TransientError, "store_unreachable")
-            assert time.monotonic() - began < server.faults.seconds
+        server.faults.seconds = 4.0
+        with closing(connect_store(settings.model_copy(update={"store_timeout": 1.0}))) as hasty:
+            calls: tuple[Callable[[], object], ...] = (
+                hasty.count,
+                lambda: found(hasty, "fox"),
+                lambda: hasty.upsert([an_image()]),
+            )
+            for call in calls:
+                began = time.monotonic()
+                assert reason(call) == (TransientError, "store_unreachable")
+                assert time.monotonic() - began < server.faults.seconds
 
     def test_a_server_that_goes_away_and_comes_back_is_found_again(
         self, store: Store, server: StandIn
@@ -237,7 +243,7 @@ class TestFaults:
     def test_what_a_call_without_an_answer_was_about_to_write_is_written_again(
         self, store: Store, server: StandIn, settings: Settings
     ) -> None:
-        server.faults.seconds = 1.5
+        server.faults.seconds = settings.store_timeout + 1
         assert fails(lambda: store.upsert([an_image("1")]))
         server.heal()
         wait_until(lambda: store.count() == 1, "what was under way")
