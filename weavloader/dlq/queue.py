@@ -274,9 +274,9 @@ class DeadLetters:
                 reason = find_reason(word)
                 is_permanent = reason is not None and reason.kind is Kind.PERMANENT
                 (permanent if is_permanent else others).append(task_id)
-        discarded = self.discard([*permanent, *others][:amount])
-        logger.error("discarded %d dead letters: too many of %s", discarded, scope)
-        self._on_discarded(scope, discarded)
+        if discarded := self.discard([*permanent, *others][:amount]):  # by this process
+            logger.error("discarded %d dead letters: too many of %s", discarded, scope)
+            self._on_discarded(scope, discarded)
 
     def _supersede(self, letter: DeadLetter) -> None:
         """Delete the other dead letters of an image, which was queued under several ids."""
