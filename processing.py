@@ -104,7 +104,7 @@ def process_image(job: ImageJob, pipeline: Pipeline, stages: Stages) -> Outcome:
 
     Raises:
         PermanentError: The image itself is at fault.
-        TransientError: A dependency failed; nothing was stored, and trying again is safe.
+        TransientError: A dependency failed; it is stored in part at most, and trying again is safe.
     """
     with stages.timed("lookup"):
         if pipeline.let_go.deleted.among([job.id]):
