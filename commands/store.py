@@ -158,8 +158,9 @@ def export_command(file: Path, no_images: bool) -> None:
 def import_command(file: Path) -> None:
     """Write the objects of an export FILE to the store.
 
-    Objects that are already stored are not changed; those that a search does not find are written
-    again as they are. With the same FILE, an interrupted import is resumed.
+    Objects that are already stored are not changed; those that some search does not find are
+    written again as they are. With the same FILE, an interrupted import is resumed. Exit with 1
+    when stored objects stay unsearchable.
     """
     settings = begin_tool("import")
     from client import open_store
@@ -169,5 +170,8 @@ def import_command(file: Path) -> None:
     with closing(open_store(settings)) as store, progress_bar("import", total=1.0) as progress:
         report = import_objects(store, file, progress=progress)
     say(f"{report.written:,} objects written, {report.already:,} already stored")
-    if report.rewritten:
-        say(f"{report.rewritten:,} of those were written again: a search did not find them")
+    if report.repaired:
+        say(f"{report.repaired:,} unsearchable objects written again")
+    if report.unsearchable:
+        say(f"{report.unsearchable:,} objects are still unsearchable: see the log")
+        sys.exit(1)

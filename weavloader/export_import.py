@@ -13,6 +13,7 @@ import base64
 import gzip
 import json
 import os
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -27,6 +28,7 @@ from weavloader import provenance
 from weavloader.errors import ConfigError, PermanentError, Reason
 from weavloader.geo import Location
 from weavloader.store.base import ImageObject, Store, Vector
+from weavloader.store.repair import find_unsearchable, repair
 
 OBJECTS_PER_BATCH = 100
 # Of an object with its image, in base 64: no object that was stored is larger.
@@ -52,12 +54,15 @@ class ImportReport:
     """What an import wrote, and what was stored before.
 
     Attributes:
-        rewritten: Of those stored before, the objects that a search did not find.
+        repaired: Of those stored before, the objects that some search did not find, and that were
+            written again.
+        unsearchable: Of those stored before, the objects that some search still does not find.
     """
 
     written: int = 0
     already: int = 0
-    rewritten: int = 0
+    repaired: int = 0
+    unsearchable: int = 0
 
 
 class Writer(Protocol):
@@ -112,14 +117,17 @@ def export_objects(
     return report
 
 
-def import_objects(store: Store, path: Path, *, progress: Progress) -> ImportReport:
+def import_objects(
+    store: Store, path: Path, *, progress: Progress, sleep: Callable[[float], None] = time.sleep
+) -> ImportReport:
     """Write the objects of a file that a store does not have; given again, it goes on.
 
-    Those that it has and that a search does not find are written again: an earlier import may
-    have ended while the server wrote them.
+    Those that it has and that some search does not find are repaired: an earlier import may have
+    ended while the server wrote them.
 
     Args:
         progress: Told which share of the file is done, 0 to 1, and the same in words.
+        sleep: Waits before objects that were not found are looked up again.
 
     Raises:
         ConfigError: There is no such file, or it is not complete.
@@ -134,11 +142,11 @@ def import_objects(store: Store, path: Path, *, progress: Progress) -> ImportRep
         new = [item for item in items if item.text["link"] not in stored]
         if new:
             store.upsert(new)
-        lost = store.unsearchable(stored)
-        if lost:
-            store.rewrite(lost.values())
+        lost = find_unsearchable(store, stored, sleep)
+        left = repair(store, lost)
         report.written += len(new)
-        report.rewritten += len(lost)
+        report.repaired += len(lost) - len(left)
+        report.unsearchable += len(left)
         report.already += len(items) - len(new)
         progress(batch[-1][1][1], f"{report.written + report.already:,} objects")
     return report

@@ -150,7 +150,7 @@ def test_an_image_that_fails_under_another_id_has_one_dead_letter(
     assert letters.discarded_at([image_id(URL)]) == {}
 
 
-def test_more_dead_letters_than_may_be_kept_are_not_adopted(
+def test_adopted_dead_letters_above_the_limit_are_discarded(
     letters: DeadLetters, redis: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue, "MAX_OF_NODE", 3)

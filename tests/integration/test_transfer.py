@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.support.command_line import Run, run_command
 from tests.support.store_contract import WHEN, an_image
 from tests.support.weaviate_contract import fill_as_the_reference
 from tests.support.weaviate_stand_in import StandIn
+from weavloader.export_import import ExportWriter, export_objects, import_objects
 from weavloader.geo import Location
 from weavloader.images.job import image_id
 from weavloader.provenance import Provenance
@@ -88,6 +90,16 @@ def filled(settings: Settings, items: list[ImageObject]) -> None:
     store.prepare()
     store.upsert(items)
     store.close()
+
+
+def exported(items: list[ImageObject], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with these objects."""
+    settings = given(embedded(tmp_path / "exported"), monkeypatch)
+    filled(settings, items)
+    file = tmp_path / "out.jsonl"
+    with closing(connect_store(settings)) as store:
+        export_objects(store, ExportWriter(file), images=True, progress=lambda *_: None)
+    return file
 
 
 def assert_holds(settings: Settings, items: list[ImageObject]) -> None:
@@ -261,11 +273,53 @@ def test_an_import_that_is_run_again_completes_what_was_written_halfway(
     code, said, _ = run_command("import", file)
     assert (code, said) == (
         0,
-        "0 objects written, 3 already stored\n"
-        "1 of those were written again: a search did not find them\n",
+        "0 objects written, 3 already stored\n1 unsearchable objects written again\n",
     )
     assert store.unsearchable(links) == {}
     store.close()
+    assert_holds(settings, items)
+
+
+def test_an_object_that_is_reprocessed_during_an_import_keeps_its_new_version(
+    tmp_path: Path, server: StandIn, stand_in: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = objects(2)
+    file = exported(items, tmp_path, monkeypatch)
+    settings = given(stand_in, monkeypatch)
+    filled(settings, items)
+    server.lose_index(settings.weaviate_collection, items[0].id, "vectors")
+    vectors = {name: -vector for name, vector in items[0].vectors.items()}
+    new = replace(items[0], vectors=vectors)
+    with closing(connect_store(settings)) as store:
+        report = import_objects(
+            store, file, progress=lambda *_: None, sleep=lambda _: store.upsert([new])
+        )
+        assert (report.already, report.repaired, report.unsearchable) == (2, 0, 0)
+    assert_holds(settings, [new, items[1]])
+
+
+def test_an_object_that_the_store_refuses_again_does_not_end_an_import(
+    tmp_path: Path,
+    server: StandIn,
+    stand_in: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    run_command: Run,
+) -> None:
+    items = objects(3)
+    file = exported(items, tmp_path, monkeypatch)
+    settings = given(stand_in, monkeypatch)
+    filled(settings, items[:2])
+    lost = [item.text["link"] for item in items[:2]]
+    for item in items[:2]:
+        server.lose_index(settings.weaviate_collection, item.id, "vectors")
+    server.faults.refuse = lambda link: "invalid text property" if link == lost[0] else ""
+    code, said, _ = run_command("import", str(file))
+    assert (code, said) == (
+        1,
+        "1 objects written, 2 already stored\n"
+        "1 unsearchable objects written again\n"
+        "1 objects are still unsearchable: see the log\n",
+    )
     assert_holds(settings, items)
 
 

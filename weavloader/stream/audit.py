@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import base64
 import json
-import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -22,9 +21,9 @@ from typing import Any
 from more_itertools import chunked
 
 from weavloader import redis_keys
-from weavloader.errors import PermanentError
 from weavloader.images.job import ImageJob, image_id_in, is_image_id
 from weavloader.redis_connection import RedisClient
+from weavloader.store.repair import find_unsearchable, repair
 from weavloader.stream.sage_api import seen_key
 from weavloader.stream.stream import BATCH, SliceReader, State, slices
 
@@ -36,8 +35,6 @@ RECHECK_SECONDS = 2.0
 RECONCILE_SECONDS = 2700
 POLL_MARGIN_SECONDS = 60
 PAGE = 500
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -126,25 +123,14 @@ class Audit:
         """The images that are neither stored nor have a dead letter."""
         stored, rest = self._reader.resolve(jobs, report.counts)
         store = self._reader.store
-        if missed := store.unsearchable(job.url for job in stored):
-            self._sleep(RECHECK_SECONDS)  # some may just be written
-            missed = store.unsearchable(missed)
-        if missed and self._repair:
-            before = len(missed)
-            missed = self._rewrite(missed)
-            report.repaired += before - len(missed)
+        missed = find_unsearchable(store, (job.url for job in stored), self._sleep)
+        if self._repair:
+            found = len(missed)
+            missed = repair(store, missed)
+            report.repaired += found - len(missed)
         report.counts[State.STORED] -= len(missed)
         report.counts[State.UNSEARCHABLE] += len(missed)
         return rest
-
-    def _rewrite(self, missed: Mapping[str, str]) -> dict[str, str]:
-        """Write objects again; those that some search still does not find."""
-        store = self._reader.store
-        try:
-            store.rewrite(missed.values())
-        except PermanentError as error:
-            logger.warning("some of %d objects were not written again: %s", len(missed), error)
-        return store.unsearchable(missed)
 
     def _recheck(self, jobs: list[ImageJob], report: AuditReport) -> None:
         left = self._not_in_flight(jobs, report)
