@@ -13,7 +13,7 @@ from web.query import PageQuery
 
 MAX_VALUES = 8  # of a facet; the others are in a list that opens
 MAX_MORE = 200
-MAX_BARS = 100
+MAX_BARS = 36
 LABELS = {
     "vsn": "Node",
     "camera": "Camera",

@@ -31,6 +31,7 @@ _ATTACK = an_image(
     "attack",
     HOSTILE,
     np.eye(1024, dtype=np.float32)[7],
+    minutes_ago=180,  # in another hour than the others, so that there is a histogram
     location=Location(41.7, -88),
     camera="<b>bold</b>",
     project="'\"><script>window.attacked = 1</script>",
@@ -164,11 +165,12 @@ def test_a_time_in_words_becomes_a_filter(site: WholeSite, page: Page) -> None:
 
 
 def test_results_begin_in_the_first_third_of_the_screen(site: WholeSite, page: Page) -> None:
-    for width, height in ((1366, 768), (390, 844)):
-        page.set_viewport_size({"width": width, "height": height})
-        page.goto(f"{site.url}/?q=picture")
-        top = page.locator("#grid").bounding_box()
-        assert top is not None and top["y"] <= height / 3
+    for path in ("?q=picture", "?since=2000-01-01"):  # the second one with a histogram
+        for width, height in ((1366, 768), (390, 844)):
+            page.set_viewport_size({"width": width, "height": height})
+            page.goto(f"{site.url}/{path}")
+            top = page.locator("#grid").bounding_box()
+            assert top is not None and top["y"] <= height / 3
 
 
 def test_arrow_keys_lead_through_a_search(site: WholeSite, page: Page) -> None:
