@@ -26,11 +26,12 @@ class Fault:
         kind: ``status`` answers with :attr:`status`; ``garbage_line`` puts a line that is not
             JSON before the records; ``half_line`` ends the answer in the middle of its last
             line (of storage: in the middle of the file, breaking the connection);
-            ``short_answer`` ends it after half of the records, at the end of a line, as if it
-            were whole; ``expired_link`` lets the signed link of storage expire before it is
-            followed; ``stall`` waits :attr:`seconds` before the answer; ``deflate_bomb`` answers
-            with what is a thousand times larger once it is decompressed, ``endless_error`` with
-            500 and a body of 600 MB, ``drip`` with a byte every :attr:`seconds` for hours.
+            ``short_answer`` ends one that has records after half of them, at the end of a line,
+            as if it were whole; ``expired_link`` lets the signed link of storage expire before it
+            is followed; ``stall`` waits :attr:`seconds` before the answer; ``deflate_bomb``
+            answers with what is a thousand times larger once it is decompressed,
+            ``endless_error`` with 500 and a body of 600 MB, ``drip`` with a byte every
+            :attr:`seconds` for hours.
         count: How many requests it meets.
         target: ``data``, ``storage`` or ``manifests``; garbage and short answers are for
             ``data`` only, expired links for ``storage``.

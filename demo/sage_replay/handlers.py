@@ -164,7 +164,7 @@ class QueryHandler(ReplayHandler):
         if self.has_fault("garbage_line"):
             lines.insert(0, "<upstream hiccup>\n")
         if self.has_fault("short_answer"):
-            del lines[len(lines) // 2 :]
+            self._end_early(lines)
         if self.has_fault("half_line"):
             last = lines.pop() if lines else '{"timestamp"}\n'
             lines.append(last[: len(last) // 2])
@@ -174,6 +174,12 @@ class QueryHandler(ReplayHandler):
                 await self.flush()
         except StreamClosedError:
             return  # the client has read enough
+
+    def _end_early(self, lines: list[str]) -> None:
+        if lines:
+            del lines[len(lines) // 2 :]
+        elif self.fault is not None:
+            self.fault.count += 1  # it is still to meet an answer
 
 
 class ManifestHandler(ReplayHandler):

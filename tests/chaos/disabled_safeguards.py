@@ -184,6 +184,23 @@ def _deadlines() -> None:
     setattr(http_client._Exchange, "charged", lambda self: nullcontext())  # noqa: B010
 
 
+def _two_answers() -> None:
+    """Take each answer about the past for whole."""
+    from weavloader.stream import stream
+    from weavloader.stream.sage_api import parse_record
+
+    vars(stream)["agreed_items"] = lambda ask, is_open, now: (
+        parse_record(record, now) for record in ask()
+    )
+
+
+def _counted_waits() -> None:
+    """Let workers hold what is due later, as Celery does."""
+    from job_system.broker import transport
+
+    vars(transport)["due_later"] = lambda task, now: None
+
+
 def _week_of_audit() -> None:
     """Let the daily audit look back a day."""
     from weavloader.settings import publish_to_environment
@@ -312,6 +329,12 @@ SAFEGUARDS = {
     ),
     "deadline of a whole exchange": Safeguard(
         _deadlines, "storage sends a byte a second", "missing"
+    ),
+    "two answers that agree": Safeguard(
+        _two_answers, "SAGE's answer to a backfill ends early", "missing"
+    ),
+    "waiting in Redis": Safeguard(
+        _counted_waits, "images are due later", "images that wait are counted"
     ),
     "audit of a week": Safeguard(_week_of_audit, "images uploaded three days late", "missing"),
     "repair of unsearchable images": Safeguard(

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
+from demo.sage_replay.catalogue import SECOND
 from demo.sage_replay.faults import STORAGE, Fault
 from demo.servers.ports import HOST
+from metrics.redis_state import read_state
 from tests.chaos import bad_images
-from tests.chaos.dataset import FORBIDDEN_VSN
+from tests.chaos.dataset import EXCLUDED_VSN, FORBIDDEN_VSN
 from tests.chaos.processes import Ended
 from tests.chaos.role import CLOCK, HASTY, NAMES, RECYCLED, TRITONS
 from tests.chaos.system import PROCESSORS, ROLES, FaultAction, System
@@ -26,6 +28,7 @@ from tests.chaos.waits import (
 )
 from tests.support.firewall import firewall
 from weavloader import redis_keys
+from weavloader.images.job import ImageJob
 
 # Of twenty images of a forbidden node: each of six processes may have asked before one knows.
 MAX_REFUSALS = 8
@@ -189,6 +192,39 @@ def disturb(kind: str, target: str, count: int, **details: int) -> FaultAction:
         pause(3)
 
     return bring_about
+
+
+def end_answers_early(system: System) -> None:
+    """Let SAGE's first answer to a backfill end early, as if it were whole."""
+    wait_until_listed(system)
+    moments = [entry.at / SECOND for entry in system.replay.catalogue.entries]
+    start, end = (
+        datetime.fromtimestamp(moment, UTC).isoformat()
+        for moment in (min(moments) - 1, max(moments) + 1)
+    )
+    system.replay.add_fault(Fault("short_answer"))
+    system.run("backfill", "--start", start, "--end", end)
+
+
+def delay_images(system: System) -> None:
+    """Queue images as tasks that are due in 40 s, as an outage leaves them; all are counted."""
+    jobs = [
+        ImageJob.from_record(entry.record)
+        for entry in system.replay.catalogue.entries
+        if EXCLUDED_VSN not in str(entry.record)
+    ]
+    for job in jobs:
+        system.send_task(
+            "process_image_task", args=[job.to_message()], task_id=job.id, countdown=40
+        )
+    with closing(system.redis()) as redis:
+
+        def are_counted() -> bool:
+            lengths = read_state(redis).lengths
+            lanes = (redis_keys.IMAGE_QUEUE, redis_keys.DELAYED_LANE)
+            return sum(lengths[lane] for lane in lanes) >= len(jobs) and not lengths[lanes[0]]
+
+        system.wait_until(are_counted, "images that wait are counted", 20)
 
 
 def jump_clock(system: System) -> None:

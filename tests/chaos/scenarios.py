@@ -156,6 +156,13 @@ SCENARIOS = (
     ),
     Scenario("storage answers 403 for a node", faults.forbid_a_node, bad_images.forbidden),
     Scenario("SAGE's answers end early", faults.disturb("short_answer", DATA, 3)),
+    Scenario(
+        "SAGE's answer to a backfill ends early",
+        faults.end_answers_early,
+        bad_images.late(8 * 86_400),
+        patience=30.0,
+    ),
+    Scenario("images are due later", faults.delay_images, seconds=600.0),
     Scenario("storage sends half a file", faults.disturb("half_line", STORAGE, 20)),
     Scenario("storage stalls for 10 s", faults.disturb("stall", STORAGE, 5, seconds=10)),
     Scenario("storage sends a byte a second", faults.disturb("drip", STORAGE, 6, seconds=1)),

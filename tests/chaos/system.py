@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -152,17 +152,18 @@ class System:
 
     def start(self, role: str) -> None:
         """Start a role as it is started in production."""
-        words = [
-            sys.executable,
-            "-m",
-            "tests.chaos.role",
-            *self._options,
-            *self._without,
-            *ROLES[role],
-        ]
-        with (self.folder / "log" / f"{role}.log").open("ab") as log:
-            self._roles[role] = subprocess.Popen(
-                words,
+        self._roles[role] = self._started(role, ROLES[role])
+
+    def run(self, *words: str) -> None:
+        """Run a command as an operator would, until it ends."""
+        code = self._started(words[0], words).wait(_PATIENCE)
+        assert code == 0, f"a command that ends with 0: {' '.join(words)}"
+
+    def _started(self, name: str, words: Sequence[str]) -> subprocess.Popen[bytes]:
+        program = [sys.executable, "-m", "tests.chaos.role", *self._options, *self._without]
+        with (self.folder / "log" / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(
+                [*program, *words],
                 cwd=ROOT,
                 env={**os.environ, **self.environment()},
                 stdin=subprocess.DEVNULL,
@@ -357,14 +358,14 @@ class System:
         for folder in halves:
             folder.with_suffix(".away").rename(folder)
 
-    def send_task(self, name: str) -> None:
-        """Send a task of the schedule."""
+    def send_task(self, name: str, **options: Any) -> None:
+        """Send a task; ``options`` are those of Celery's ``send_task``."""
         from job_system import celery_app
 
         # Not the Redis of this process's settings, from which another may have taken over.
         with celery_app.connection_for_write(self.redis_url) as connection:
             celery_app.send_task(
-                f"job_system.tasks.{name}", connection=connection, ignore_result=True
+                f"job_system.tasks.{name}", connection=connection, ignore_result=True, **options
             )
 
     def log_of(self, roles: Iterable[str] = ROLES) -> str:

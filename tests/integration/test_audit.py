@@ -210,7 +210,7 @@ def test_a_slice_that_fails_at_first_is_read_again(scene: Scene) -> None:
 
 def test_an_answer_that_ends_early_and_looks_whole_hides_no_image(scene: Scene) -> None:
     scene.taken(scene.images(4, age=3600 * 5 + 60))
-    scene.replay.add_fault(Fault("short_answer", count=24))
+    scene.replay.add_fault(Fault("short_answer"))
     assert scene.counts() == {"missing": 4}
 
 

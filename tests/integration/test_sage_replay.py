@@ -319,6 +319,7 @@ def test_the_account_may_not_read_the_files_of_every_node(
 def test_an_answer_may_end_early_and_look_whole(replay: Replay, api: DataApi) -> None:
     replay.add_fault(Fault("short_answer"))
     start = datetime(2026, 11, 24, 11, 59, tzinfo=UTC)
+    assert not list(api.records({"name": "nothing"}, start))
     assert len(list(api.records({"name": "upload"}, start))) == 2
     assert len(list(api.records({"name": "upload"}, start))) == 4
 
