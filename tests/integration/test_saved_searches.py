@@ -152,6 +152,8 @@ def test_a_histogram_of_one_score_or_none() -> None:
     [
         ({"name": "a b"}, "name: expected"),
         ({"name": "x"}, "expected a text"),
+        ({"name": "x", "unlike": ("i",)}, "unlike: expected"),
+        ({"name": "x", "unlike": ("i",), "text": "snow", "alpha": 0.0}, "unlike: expected"),
         ({"name": "x", "text": "snow", "interval": 1}, "interval: expected"),
         ({"name": "x", "filters": {"since": "soon"}}, "expected a time"),
     ],

@@ -80,6 +80,13 @@ def test_the_form_says_how_many_of_the_last_images_would_have_matched(site: http
     assert "9 of the last 30 images" in like and "similar images" in like
 
 
+def test_the_form_says_what_a_search_by_unlike_lacks(site: httpx.Client) -> None:
+    for address in (f"/saved/new?unlike={STORED[0].id}", f"/saved/new?unlike={STORED[0].id}&vsn=W"):
+        answer = site.get(address)
+        assert answer.status_code == 400 and "unlike: expected a text" in answer.text
+    assert site.get(f"/saved/new?unlike={STORED[0].id}&q=snow").status_code == 200
+
+
 def test_the_results_lead_to_the_form(site: httpx.Client) -> None:
     page = site.get("/?q=snow&sort=newest").text
     assert '<a class="quiet" href="/saved/new?q=snow">Save this search</a>' in page

@@ -112,6 +112,8 @@ class SavedSearch:
             raise _invalid("name: expected letters, digits, `.`, `_` and `-`, at most 64")
         if not (self.is_visual or self.is_by_words or self.filters):
             raise _invalid("expected a text, an image to be like, or a filter")
+        if self.unlike and not (self.like or (self.text and self.alpha > 0)):
+            raise _invalid("unlike: expected a text or an image to be like beside it")
         if not MIN_INTERVAL <= self.interval <= MAX_INTERVAL:
             raise _invalid("interval: expected from 1m to 7d")
         if self.threshold is not None and not -1 <= self.threshold <= 1000:
