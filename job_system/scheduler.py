@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +16,7 @@ from redis.exceptions import TimeoutError
 
 from weavloader import redis_keys
 from weavloader.redis_connection import suspicious
+from weavloader.shutdown import SIGNALS
 
 _PAUSE_SECONDS = 1.0
 # So far the clocks of hosts may differ.
@@ -32,13 +36,17 @@ class Scheduler(RedBeatScheduler):
     def tick(self, *args: Any, **options: Any) -> float:
         """Publish what is due; seconds until the next tick, which comes soon without Redis."""
         try:
-            self._run_again_from_now()
-            wait: float = super().tick(*args, **options)  # raises once another one holds the lock
-            name = f"scheduler@{socket.gethostname()}"
-            get_redis(self.app).set(redis_keys.ACTIVE_SCHEDULER, name, ex=int(self.lock_timeout))
+            with _uninterrupted():
+                return self._tick(*args, **options)
         except (ConnectionLost, TimeoutError) as error:
             logger.warning("Redis is unavailable, trying again: %s", error)
             return _PAUSE_SECONDS
+
+    def _tick(self, *args: Any, **options: Any) -> float:
+        self._run_again_from_now()
+        wait: float = super().tick(*args, **options)  # raises once another one holds the lock
+        name = f"scheduler@{socket.gethostname()}"
+        get_redis(self.app).set(redis_keys.ACTIVE_SCHEDULER, name, ex=int(self.lock_timeout))
         return wait
 
     def _run_again_from_now(self) -> None:
@@ -56,3 +64,23 @@ class Scheduler(RedBeatScheduler):
             if entry.last_run_at is not None and entry.last_run_at > latest:
                 logger.warning("%s ran at %s, in the future: planned again", key, entry.last_run_at)
                 entry.reschedule()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let a signal that asks to end wait for the end of the block.
+
+    Celery's handler closes all connections before it raises. One that is just read from would then
+    fail with an error of its own, which redbeat logs and forgets, so that beat went on.
+    """
+    asked: list[int] = []
+    handlers = [
+        (number, signal.signal(number, lambda got, _: asked.append(got))) for number in SIGNALS
+    ]
+    try:
+        yield
+    finally:
+        for number, handler in handlers:
+            signal.signal(number, handler)
+        if asked:
+            signal.raise_signal(asked[0])

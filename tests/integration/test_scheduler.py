@@ -16,10 +16,12 @@ import pytest
 import redis
 from celery import Celery
 from celery.schedules import crontab
+from redbeat.schedulers import RedBeatScheduler
 
 from demo.servers.waiting import wait_until
 from job_system.scheduler import Scheduler
 from weavloader import redis_keys
+from weavloader.shutdown import SIGNALS
 
 ROOT = Path(__file__).parents[2]
 # The real application and scheduler, with one entry that is due every so many seconds.
@@ -84,6 +86,38 @@ def test_what_a_clock_that_was_ahead_has_run_is_not_put_off_until_then(
         after = {name: client.zscore("redbeat::schedule", key) for name, key in names.items()}
     assert after["minutely"] <= time.time() + 60 < before["minutely"]
     assert after["punctual"] in (before["punctual"], before["punctual"] + 60)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("error", [None, RuntimeError("the connection was closed")])
+def test_a_signal_in_the_midst_of_a_tick_waits_for_its_end(
+    redis_url: str, number: int, error: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def tick(_: object) -> float:
+        signal.raise_signal(number)
+        seen.append("the tick is over")
+        if error:
+            raise error
+        return 1.0
+
+    def end(*_: object) -> None:  # as Celery's handler
+        seen.append("ends")
+        raise SystemExit
+
+    app = Celery(broker=redis_url)
+    app.conf.redbeat_redis_url = redis_url
+    planned = Scheduler(app)
+    monkeypatch.setattr(RedBeatScheduler, "tick", tick)
+    before = signal.signal(number, end)
+    try:
+        with pytest.raises(SystemExit):
+            planned.tick()
+        assert signal.getsignal(number) is end
+    finally:
+        signal.signal(number, before)
+    assert seen == ["the tick is over", "ends"]
 
 
 @pytest.mark.slow
