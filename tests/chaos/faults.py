@@ -13,12 +13,13 @@ from demo.sage_replay.faults import STORAGE, Fault
 from demo.servers.ports import HOST
 from metrics.redis_state import read_state
 from tests.chaos import bad_images
-from tests.chaos.dataset import EXCLUDED_VSN, FORBIDDEN_VSN
+from tests.chaos.dataset import FORBIDDEN_VSN
 from tests.chaos.processes import Ended
 from tests.chaos.role import CLOCK, HASTY, NAMES, RECYCLED, TRITONS
 from tests.chaos.system import PROCESSORS, ROLES, FaultAction, System
 from tests.chaos.waits import (
     LONG,
+    listed_images,
     pause,
     wait_for_answers,
     wait_for_work,
@@ -28,7 +29,6 @@ from tests.chaos.waits import (
 )
 from tests.support.firewall import firewall
 from weavloader import redis_keys
-from weavloader.images.job import ImageJob
 
 # Of twenty images of a forbidden node: each of six processes may have asked before one knows.
 MAX_REFUSALS = 8
@@ -208,11 +208,7 @@ def end_answers_early(system: System) -> None:
 
 def delay_images(system: System) -> None:
     """Queue images as tasks that are due in 40 s, as an outage leaves them; all are counted."""
-    jobs = [
-        ImageJob.from_record(entry.record)
-        for entry in system.replay.catalogue.entries
-        if EXCLUDED_VSN not in str(entry.record)
-    ]
+    jobs = listed_images(system)
     for job in jobs:
         system.send_task(
             "process_image_task", args=[job.to_message()], task_id=job.id, countdown=40

@@ -10,7 +10,7 @@ from uuid import UUID
 from tests.chaos.dataset import EXCLUDED_VSN
 from tests.chaos.system import System
 from weavloader import redis_keys
-from weavloader.images.job import image_id
+from weavloader.images.job import ImageJob
 from weavloader.stream.audit import waiting_for_retry
 
 # Three retries wait 2, 4 and 8 s here, and the slowest failure takes 5.
@@ -24,9 +24,7 @@ def pause(seconds: float) -> None:
 
 def wait_until_done(system: System, seconds: float) -> None:
     """Wait until all images of the scenario were received, and none is queued or in work."""
-    records = [entry.record for entry in system.replay.catalogue.entries]
-    links = [str(record["value"]) for record in records if EXCLUDED_VSN not in str(record)]
-    ids = [UUID(image_id(link)).bytes for link in links]
+    ids = [UUID(job.id).bytes for job in listed_images(system)]
     with closing(system.redis()) as redis:
 
         def is_done() -> bool:
@@ -34,6 +32,12 @@ def wait_until_done(system: System, seconds: float) -> None:
             return is_received and not set(ids) & waiting_for_retry(redis).keys()
 
         system.wait_until(is_done, "images that are done", seconds)
+
+
+def listed_images(system: System) -> list[ImageJob]:
+    """The images of the scenario, without those of nodes that are not allowed."""
+    jobs = [ImageJob.from_record(entry.record) for entry in system.replay.catalogue.entries]
+    return [job for job in jobs if job.vsn != EXCLUDED_VSN]
 
 
 def wait_for_answers(system: System, amount: int) -> None:

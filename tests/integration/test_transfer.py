@@ -261,9 +261,8 @@ def test_an_import_that_is_run_again_completes_what_was_written_halfway(
     monkeypatch: pytest.MonkeyPatch,
     run_command: Run,
 ) -> None:
-    items, file = objects(3), str(tmp_path / "out.jsonl")
-    filled(given(embedded(tmp_path / "store"), monkeypatch), items)
-    run_command("export", file)
+    items = objects(3)
+    file = str(exported(items, tmp_path, monkeypatch))
     settings = given(stand_in, monkeypatch)
     assert run_command("import", file)[1] == "3 objects written, 0 already stored\n"
     server.lose_index(settings.weaviate_collection, items[1].id, "vectors")
