@@ -25,7 +25,7 @@ from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from job_system.app import celery_app
+from job_system.app import celery_app, lane_of
 from job_system.broker import delayed
 from job_system.celery_config import TASKS
 from job_system.dependencies import downloader, redis_client
@@ -74,7 +74,7 @@ def defer(redis: RedisClient, task: Task, job: ImageJob) -> float | None:
 
     ``None`` if its record is older than ``LATE_UPLOAD_WINDOW``: the file is taken for lost. Records
     appear late too, so the age counts from when the stream received the record, or from its capture
-    where no poll did.
+    where no poll did; a live one that no poll has noted yet is asked for during 40 s at least.
 
     Raises:
         RedisError: Redis failed; nothing was sent.
@@ -88,6 +88,9 @@ def defer(redis: RedisClient, task: Task, job: ImageJob) -> float | None:
     missed_at = json.loads(known)["missed_at"] if known else now
     recorded_at = max(job.captured_at.timestamp(), received_at or 0.0)
     left = window - max(now - recorded_at, now - missed_at)
+    if received_at is None and lane_of(task.request) != redis_keys.LOW_LANE:
+        # A poll notes what it has received once all of that is queued: this may be a moment before.
+        left = max(left, EARLY_SECONDS - (now - missed_at))
     if left < 0:
         resolve(redis, job)
         return None

@@ -127,6 +127,7 @@ def test_a_record_of_two_hours_has_lost_its_file(storage: Storage, redis: Any) -
         run(job)
     redis.delete(redis_keys.IMAGE_QUEUE)
     old = image(2.1 * HOUR)
+    redis.zadd(redis_keys.SEEN, {seen_key(old): time.time() - 2.1 * 3600})
     with pytest.raises(PermanentError) as dead:
         run(old)
     assert dead.value.reason == "not_found"
@@ -142,6 +143,23 @@ def test_a_record_that_appeared_late_is_young(storage: Storage, redis: Any) -> N
     with pytest.raises(Ignore):
         run(job)
     assert len(queued(redis)) == 1
+
+
+def test_a_poll_may_note_an_old_record_after_its_image_was_tried(
+    storage: Storage, redis: Any
+) -> None:
+    job = image(72 * HOUR)
+    with pytest.raises(PermanentError):
+        run(job, priority=redis_keys.LOW_PRIORITY)  # of no poll
+    with pytest.raises(Ignore):
+        run(job)
+    missed(redis, job, time.time() - late_uploads.EARLY_SECONDS - 1)
+    with pytest.raises(PermanentError):
+        run(job)
+    missed(redis, job, time.time() - late_uploads.EARLY_SECONDS - 1)
+    redis.zadd(redis_keys.SEEN, {seen_key(job): time.time() - 60})
+    with pytest.raises(Ignore):
+        run(job)
 
 
 def test_a_clock_that_is_ahead_prolongs_nothing(storage: Storage, redis: Any) -> None:
