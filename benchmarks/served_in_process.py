@@ -30,7 +30,9 @@ import torch
 import transformers as hf
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "inference")]
+# The latter last, as in the models: torch imports a compiler that is named as inference/triton.py.
+sys.path[:0] = [str(ROOT)]
+sys.path.append(str(ROOT / "inference"))
 
 from benchmarks.sized_weights import (  # noqa: E402
     CLIP,
@@ -54,6 +56,8 @@ from benchmarks.stand_in_for_triton import (  # noqa: E402
 
 ROUNDS = 4
 """Requests of each caller; more where there are few."""
+_LEFT = 400 * 2**20
+"""Bytes that others leave: less than reading a group of prompts takes."""
 _TOGETHER = 0.05
 """Seconds within which answers of one group arrive."""
 Figures = dict[str, Any]
@@ -107,7 +111,7 @@ def measured(
     found: Figures = {"first_s": round(first, 2)}
     for count in counts:
         rounds = (
-            max(ROUNDS, min(60, 480 // count)) if server.backend._model.decoder is None else ROUNDS
+            max(ROUNDS, min(60, 2400 // count)) if server.backend._model.decoder is None else ROUNDS
         )
         found[str(count)] = callers(server, make, count, rounds, seconds)
     found["peak_gib"] = peak()
@@ -235,6 +239,8 @@ def measure(size: Size, device: str, report: Report) -> None:
         del of_clip
         gc.collect()
         report.section(f"gemma3_{fewest}_slots", lambda: in_slots(size, fewest, (8,)), 40)
+        if device == "cuda":
+            report.section("out_of_memory", lambda: out_of_memory(size), 40)
         report.section("gemma3_by_generate", lambda: by_generate(size), 60)
 
 
@@ -247,6 +253,19 @@ def in_slots(size: Size, slots: int, counts: tuple[int, ...], **settings: str) -
         return found | measured(server, gemma_request(), counts, size.seconds)
 
 
+def out_of_memory(size: Size) -> Figures:
+    """Figures of one request of each slot's caller, when others have taken the GPU's memory."""
+    few, made = size.slots[0], gemma_request()
+    with Server("gemma3", slots=few, max_new_tokens=size.new_tokens) as server:
+        server.ask(made(0))
+        torch.cuda.empty_cache()
+        free, _ = torch.cuda.mem_get_info()
+        others = torch.empty(free - _LEFT, dtype=torch.uint8, device="cuda")
+        found = callers(server, made, few, 1, size.seconds)
+        del others
+        return {"slots": few, "slots_after": server.backend._model.decoder.slots, **found}
+
+
 def by_generate(size: Size) -> Figures:
     """Figures of Gemma 3 in batches, with ``generate``, a request for each caller."""
     with Server("gemma3", slots=1, batch_size=8, max_new_tokens=size.new_tokens) as server:
@@ -256,7 +275,7 @@ def by_generate(size: Size) -> Figures:
 def exactness(size: Size, model: Any) -> Figures:
     """The error of logits."""
     with Server("gemma3", slots=4, max_new_tokens=size.new_tokens) as server:
-        return logits_error(server, model, min(16, size.new_tokens))
+        return logits_error(server, model, questions=8, steps=min(16, size.new_tokens))
 
 
 def embed(size: Size) -> Figures:

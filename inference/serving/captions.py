@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,13 +29,14 @@ from .backend import (
     text_tensor,
 )
 from .batching import InputError
+from .compiled import should_compile, warm_up
+from .gpu_memory import is_out_of_memory
 from .next_token import unsupported
+from .prompts import Prompts, Question
 from .settings import Settings
-from .slots import SlotDecoder, is_out_of_memory
+from .slots import SlotDecoder
 from .weights import load_model, load_processor, picture_inputs, special_tokens, stripper, to_model
 
-_PADDED_TO = 16
-"""Tokens: attention copies a mask whose rows are not aligned, and more of them cost time."""
 _TEMPLATE_TOKENS = 64
 """More than a chat template adds to a prompt and an image."""
 _USUAL_TOKENS = 450
@@ -51,25 +51,19 @@ _INSTRUCTION_TOKENS = 64
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A prompt about an image.
-
-    Attributes:
-        tokens: Of the prompt and the image, never less than there are.
-        limit: The most tokens of the answer.
-    """
-
-    image: Picture
-    prompt: str
-    tokens: int
-    limit: int
-
-
 def load_gemma3(settings: Settings) -> VisionLanguageModel:
     """Gemma 3."""
     model = load_model(Gemma3ForConditionalGeneration, settings)
+    # Its own counts them on the GPU and waits for that, and with it for the whole vision tower.
+    model.model.get_placeholder_mask = partial(_image_places, model.config.image_token_id)
     return VisionLanguageModel(model, load_processor(settings), settings)
+
+
+def _image_places(
+    image_token: int, input_ids: torch.Tensor, inputs_embeds: Any, image_features: Any
+) -> torch.Tensor:
+    """Where features of images go, bool [rows, tokens, 1]; the processor made as many places."""
+    return (input_ids == image_token)[..., None]
 
 
 def load_qwen2_5_vl(settings: Settings) -> VisionLanguageModel:
@@ -96,6 +90,7 @@ class VisionLanguageModel:
         self._processor = processor
         self._settings = settings
         self._max_aspect = max_aspect
+        self._prompts = Prompts(model, processor)
         self._strip = stripper(special_tokens(processor.tokenizer))
         self.decoder = self._decoder() if settings.slots > 1 else None
 
@@ -116,8 +111,9 @@ class VisionLanguageModel:
         Raises:
             InputError: The prompt is blank or too long.
         """
-        tokens = self._prompt_tokens(prompt) + _TEMPLATE_TOKENS + self._image_tokens(image)
-        return Question(image, prompt, tokens, limit)
+        of_image = self._image_tokens(image)
+        tokens = self._prompt_tokens(prompt) + _TEMPLATE_TOKENS + of_image
+        return Question(image, prompt, of_image, tokens, limit)
 
     def run(self, inputs: Sequence[Question]) -> list[Tensors]:
         """``answer`` STRING [1]."""
@@ -136,19 +132,9 @@ class VisionLanguageModel:
             for question, tokens in zip(inputs, new, strict=True)
         ]
 
-    def inputs(self, questions: Sequence[Question], **padding: Any) -> dict[str, Any]:
+    def inputs(self, questions: Sequence[Question], *, padding_side: str) -> dict[str, Any]:
         """Arguments of the model, on its device."""
-        pictures = picture_inputs([question.image for question in questions], self._model.device)
-        pictures["images"] = [[picture] for picture in pictures["images"]]
-        batch = self._processor.apply_chat_template(
-            [_conversation(question.prompt) for question in questions],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding": True, **padding, **pictures},
-        )
-        return to_model(self._model, batch)
+        return self._prompts.read(questions, padding_side=padding_side)
 
     def answer(self, tokens: Sequence[int]) -> Tensors:
         """``answer`` STRING [1]: the text of ``tokens``, without loops and broken sentences."""
@@ -213,7 +199,7 @@ class AnswerSlots:
             length=settings.kv_length,
             max_new_tokens=settings.max_new_tokens,
             memory_share=settings.memory_share,
-            compiles=settings.compile_pieces == "on",
+            compiles=should_compile(settings.compile_pieces, model.device),
         )
         room = self._slots.length - settings.max_new_tokens
         logger.log(
@@ -224,21 +210,21 @@ class AnswerSlots:
             max(0, room),
         )
         if self._slots.compiles:
-            self._compile()
+            # Few, more, one: the shapes of kernels for all. Attention plans for every number.
+            more = ((rows, 1) for rows in range(4, settings.batch_size + 1))
+            warm_up([(2, 1), (3, 64), (1, 1), *more], self._answer_briefly)
 
-    def _compile(self) -> None:
-        """Answer questions of the shapes that make kernels for all: few, more of them, one."""
-        began = time.monotonic()
+    def _answer_briefly(self, shape: tuple[int, int]) -> None:
+        """Answer some questions at once, of so many words."""
+        rows, words = shape
+        slots = range(min(rows, self.slots))
         picture = np.zeros((64, 64, 3), np.uint8)
-        for rows, words in ((2, 1), (3, 64), (1, 1)):
-            slots = range(min(rows, self.slots))
-            question = self._owner.question(picture, "a " * words, limit=2)
-            if self.fits(question):
-                self.start(slots, [question] * len(slots))
-                self.advance(slots)
-                for slot in slots:
-                    self.stop(slot)
-        logger.info("compiled pieces of the model in %.1f s", time.monotonic() - began)
+        question = self._owner.question(picture, "a " * words, limit=2)
+        if self.fits(question):
+            self.start(slots, [question] * len(slots))
+            self.advance(slots)
+            for slot in slots:
+                self.stop(slot)
 
     @property
     def slots(self) -> int:
@@ -261,7 +247,7 @@ class AnswerSlots:
 
     def start(self, slots: Sequence[int], items: Sequence[Question]) -> None:
         """Read the questions into free slots."""
-        inputs = self._owner.inputs(items, padding_side="right", pad_to_multiple_of=_PADDED_TO)
+        inputs = self._owner.inputs(items, padding_side="right")
         self._slots.start(slots, inputs, [item.limit for item in items])
 
     def advance(self, occupied: Sequence[int]) -> None:
@@ -293,11 +279,6 @@ def _note_trimmed(cause: str, before: str, after: str) -> None:
     metrics.count(metrics.TRIMMED, cause)
     kept = f"{len(after)} of {len(before)} characters are kept"
     logger.info("answer trimmed (%s): %s", cause, kept)
-
-
-def _conversation(prompt: str) -> list[dict[str, Any]]:
-    """One turn: an image, which comes apart from it, and ``prompt``."""
-    return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,33 +4,62 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+from .gpu_memory import is_out_of_memory
 
 _PIECES = ("RMSNorm", "MLP")
 """How the names of the compiled layers of text end."""
 _ROTARY = ("apply_rotary_pos_emb", "apply_multimodal_rotary_pos_emb")
-_VISION = ("EncoderLayer",)
+_ENCODER = ("EncoderLayer",)
 _VERSIONS = 64
 """Of a piece: for each number of rows and width. The default of torch is 8."""
+Shape = TypeVar("Shape")
 Owner = tuple[Any, str]
 """What has a piece, and the attribute that is it."""
 
 logger = logging.getLogger(__name__)
 
 
-def can_compile(device: torch.device) -> bool:
-    """Whether something can be compiled for ``device`` here; the log says why not."""
+def should_compile(setting: str, device: torch.device) -> bool:
+    """Whether pieces are compiled for ``device``; if that is not possible, the log says why.
+
+    Args:
+        setting: ``on``, ``off``, or ``auto``: on a GPU, which gains by it.
+    """
+    return (setting == "on" or (setting == "auto" and device.type == "cuda")) and _can(device)
+
+
+def _can(device: torch.device) -> bool:
     try:
         torch.compile(_trial)(torch.ones(8, device=device))
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        logger.warning("COMPILE_PIECES=on, but nothing is compiled: %s", reason)
+        logger.warning("nothing is compiled: %s", reason)
         return False
     return True
+
+
+def warm_up(shapes: Iterable[Shape], run: Callable[[Shape], None]) -> None:
+    """Call ``run`` for each of ``shapes``, of which kernels are made, so that no request waits.
+
+    Ends where the memory does: a larger one has its kernels made when it comes.
+    """
+    began = time.monotonic()
+    for shape in shapes:
+        try:
+            run(shape)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            logger.warning("out of memory while kernels are made: not made for %s and more", shape)
+            break
+    logger.info("compiled pieces of the model in %.1f s", time.monotonic() - began)
 
 
 def text_pieces(model: Any) -> list[Owner]:
@@ -44,7 +73,12 @@ def text_pieces(model: Any) -> list[Owner]:
 def vision_pieces(model: Any) -> list[Owner]:
     """The layers of the vision tower, where every picture has the same number of parts."""
     tower = getattr(model.model, "vision_tower", None)
-    return [] if tower is None else _layers(tower, _VISION)
+    return [] if tower is None else _layers(tower, _ENCODER)
+
+
+def encoder_pieces(model: Any) -> list[Owner]:
+    """The layers of a model that only encodes, of texts and of pictures."""
+    return _layers(model, _ENCODER)
 
 
 def _layers(whole: Any, names: tuple[str, ...]) -> list[Owner]:

@@ -19,6 +19,7 @@ from transformers import AlignModel, AutoTokenizer, BertModel, BertPreTrainedMod
 
 from .backend import Picture, Tensors, read_parameter, read_picture, read_text
 from .batching import InputError
+from .compiled import Compiled, encoder_pieces, should_compile, warm_up
 from .settings import Settings
 from .weights import load_model, load_processor, picture_inputs, special_tokens, stripper, to_model
 
@@ -66,6 +67,18 @@ class DualEncoderModel:
         self._settings = settings
         self._max_tokens = max_tokens
         self._strip = stripper(special_tokens(processor.tokenizer))
+        pieces = encoder_pieces(model)
+        compiles = bool(pieces) and should_compile(settings.compile_pieces, model.device)
+        self._pieces = Compiled(pieces if compiles else [], dynamic=None)
+        if compiles:
+            # As in slots; and attention has no mask where every text is as long as it may be.
+            numbers = (2, 3, 1, *range(4, settings.batch_size + 1))
+            warm_up([(rows, words) for rows in numbers for words in (1, max_tokens)], self._try)
+
+    def _try(self, shape: tuple[int, int]) -> None:
+        """Embed some pairs at once, with texts of so many words."""
+        rows, words = shape
+        self.run([Pair("a " * words, np.zeros((64, 64, 3), np.uint8))] * rows)
 
     def prepare(self, request: Any) -> Pair:
         """As :meth:`serving.backend.Model.prepare`."""
@@ -75,11 +88,13 @@ class DualEncoderModel:
 
     def run(self, inputs: Sequence[Pair]) -> list[Tensors]:
         """``text_embedding`` and ``image_embedding``, float32 [1, D], not normalised."""
-        texts = self._embed(self._of_texts, [pair.text for pair in inputs])
-        images = self._embed(self._of_pictures, [pair.image for pair in inputs])
+        with self._pieces:
+            # A GPU is still busy with the pictures while the texts are prepared.
+            images = self._embedded(self._of_pictures, [pair.image for pair in inputs])
+            texts = self._embedded(self._of_texts, [pair.text for pair in inputs])
         return [
             {"text_embedding": text[None], "image_embedding": image[None]}
-            for text, image in zip(texts, images, strict=True)
+            for text, image in zip(texts(), images(), strict=True)
         ]
 
     def _words(self, text: str) -> str:
@@ -104,17 +119,22 @@ class DualEncoderModel:
         )
         return self._model.get_image_features(**to_model(self._model, pixels))
 
-    def _embed(
+    def _embedded(
         self, features: Callable[[list[Any]], Any], inputs: Sequence[Any]
-    ) -> NDArray[np.float32]:
-        """A vector for each of ``inputs``, zeros for ``None``."""
+    ) -> Callable[[], NDArray[np.float32]]:
+        """What waits for a vector for each of ``inputs``, zeros for ``None``."""
         vectors = np.zeros((len(inputs), self._model.config.projection_dim), np.float32)
         given = [row for row, each in enumerate(inputs) if each is not None]
-        if given:
-            with torch.inference_mode():
-                found = features([inputs[row] for row in given]).pooler_output
+        if not given:
+            return lambda: vectors
+        with torch.inference_mode():
+            found = features([inputs[row] for row in given]).pooler_output
+
+        def wait() -> NDArray[np.float32]:
             vectors[given] = found.float().cpu().numpy()
-        return vectors
+            return vectors
+
+        return wait
 
 
 class ColBERT(BertPreTrainedModel):

@@ -33,7 +33,8 @@ class Settings:
             them in batches, with ``generate``.
         kv_length: Tokens of a slot: prompt, image and answer. Longer ones are decoded alone.
         memory_share: Share of the GPU's free memory that the slots may take, when they are made.
-        compile_pieces: ``on``: pieces of the model's code are compiled when it loads.
+        compile_pieces: ``on``, ``off`` or ``auto``: whether pieces of the model's code are
+            compiled when it loads; ``auto`` does so on a GPU.
     """
 
     weights: str
@@ -52,14 +53,14 @@ class Settings:
     slots: int = 1
     kv_length: int = 1024
     memory_share: float = 0.6
-    compile_pieces: str = "off"
+    compile_pieces: str = "auto"
 
 
 def read_settings(model: str, defaults: Settings) -> Settings:
     """``defaults``, overridden by the environment for ``model``, its name in Triton.
 
     Raises:
-        ValueError: A value is not a positive number, or neither ``on`` nor ``off``.
+        ValueError: A value is not a positive number, or none of ``auto``, ``on`` and ``off``.
     """
     found: dict[str, str | int | float] = {}
     for field in fields(Settings):
@@ -67,8 +68,8 @@ def read_settings(model: str, defaults: Settings) -> Settings:
             variable = f"{owner}_{field.name}".upper()
             if text := os.environ.get(variable, "").strip():
                 found[field.name] = _value(variable, text, type(getattr(defaults, field.name)))
-                if field.name == "compile_pieces" and text not in ("on", "off"):
-                    raise ValueError(f"{variable}: expected on or off, not {text!r}")
+                if field.name == "compile_pieces" and text not in ("auto", "on", "off"):
+                    raise ValueError(f"{variable}: expected auto, on or off, not {text!r}")
                 break
     return replace(defaults, **found)  # type: ignore[arg-type]
 

@@ -18,7 +18,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache
 
-from .compiled import Compiled, can_compile, text_pieces, vision_pieces
+from .compiled import Compiled, text_pieces, vision_pieces
+from .gpu_memory import is_out_of_memory
 from .next_token import GreedyRules
 
 _GPU_STEPS = 8
@@ -31,21 +32,6 @@ _WARM_UPS = 2
 _ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """Without cuDNN's, which plans anew for each shape."""
 logger = logging.getLogger(__name__)
-
-
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether ``error``, or one that it arose from, is that of a full GPU.
-
-    PyTorch has a class for those of its own memory; those of CUDA and its libraries are told by
-    their words alone, and may hide behind that of the capture they broke off.
-    """
-    while error is not None:
-        if isinstance(error, torch.OutOfMemoryError) or any(
-            words in str(error) for words in ("out of memory", "ALLOC_FAILED")
-        ):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 class _Layers:
@@ -80,10 +66,11 @@ class SlotDecoder:
         length: Tokens of a slot: prompt, image and answer.
         max_new_tokens: Of an answer.
         memory_share: Share of the free memory that the slots may take.
-        compiles: Whether pieces of the model's code are compiled, where that is possible.
+        compiles: Whether pieces of the model's code are compiled; then :meth:`start` is slow for
+            the first few shapes.
 
     Attributes:
-        compiles: Whether they are; then :meth:`start` is slow for the first few shapes.
+        compiles: Whether they are.
         length: Tokens of a slot, some more than asked for.
         slots: How many there are.
     """
@@ -103,7 +90,7 @@ class SlotDecoder:
         self._on_gpu = self._device.type == "cuda"
         self._text = model.config.get_text_config()
         self._max_new = max_new_tokens
-        self.compiles = compiles and can_compile(self._device)
+        self.compiles = compiles
         # A graph is of one shape; prompts come in all.
         step = text_pieces(model) if self.compiles else []
         self._step_pieces = Compiled(step, dynamic=False if self._on_gpu else None)

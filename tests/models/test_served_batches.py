@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 
@@ -33,6 +34,22 @@ def test_a_full_batch_does_not_wait_and_is_one_call(weights: Path, tmp_path: Pat
             # Fewer would wait for an hour: that they are answered shows that they ran as one.
             assert len(list(pool.map(lambda inputs: call(client, "colbert", inputs), asked))) == 16
         client.close()
+
+
+def test_embeddings_of_compiled_pieces_are_those_of_plain_ones(
+    weights: Path, tmp_path: Path
+) -> None:
+    found = {}
+    for setting in ("off", "on"):
+        log, settings = tmp_path / setting, {"CLIP_COMPILE_PIECES": setting, "CLIP_BATCH_SIZE": "4"}
+        repository = only("clip", tmp_path / f"models_{setting}")
+        with serve(weights, log, settings, repository) as server, ThreadPoolExecutor(6) as pool:
+            client = InferenceServerClient(server.url)
+            asked = [valid("clip", number) for number in range(12)]
+            found[setting] = list(pool.map(partial(call, client, "clip"), asked))
+            client.close()
+        assert ("compiled pieces of the model in " in log.read_text()) == (setting == "on")
+    assert all(same(*pair) for pair in zip(found["off"], found["on"], strict=True))
 
 
 def test_with_batches_of_one_nobody_waits(weights: Path, tmp_path: Path) -> None:

@@ -101,19 +101,21 @@ def test_answers_are_those_of_generate(
         client.close()
     assert log.read_text().count("6 slots of 512 tokens") == len(MODELS)
     assert log.read_text().count("decoded alone: ") == len(MODELS) * 4
+    assert "compiled pieces" not in log.read_text()  # which only a GPU gains by
 
 
 def test_answers_of_compiled_pieces_are_those_of_generate(
     expected: dict[str, list[bytes]], weights: Path, tmp_path: Path
 ) -> None:
-    log, settings = tmp_path / "slots", LENGTHS | SLOTS | {"GEMMA3_COMPILE_PIECES": "on"}
-    with serve(weights, log, settings, only("gemma3", tmp_path / "models")) as server:
+    log, settings = tmp_path / "slots", LENGTHS | SLOTS | {"MODELS_COMPILE_PIECES": "on"}
+    with serve(weights, log, settings, both(tmp_path / "models")) as server:
         client = InferenceServerClient(server.url)
         with ThreadPoolExecutor(CALLERS) as pool:
-            answers = list(pool.map(lambda number: ask(client, "gemma3", number), NUMBERS))
+            for model in MODELS:
+                answers = list(pool.map(lambda n, m=model: ask(client, m, n), NUMBERS))
+                assert answers == expected[model]
         client.close()
-    assert answers == expected["gemma3"]
-    assert "compiled pieces of the model in " in log.read_text()
+    assert log.read_text().count("compiled pieces of the model in ") == len(MODELS)
     assert "nothing is compiled" not in log.read_text()
 
 

@@ -13,7 +13,7 @@ from serving.settings import Settings
 class TritonPythonModel(Backend):
     """What Triton's Python backend runs."""
 
-    defaults = Settings(weights="apple/DFN5B-CLIP-ViT-H-14-378", batch_size=64)
+    defaults = Settings(weights="apple/DFN5B-CLIP-ViT-H-14-378", batch_size=32)
 
     def load(self, settings: Settings) -> Any:
         """The model and its processor, on their device."""
